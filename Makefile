@@ -1,0 +1,38 @@
+# Needs only python3 (3.11 or newer, with venv) and make. `make` alone says what there is.
+PYTHON ?= python3
+BIN := .venv/bin
+
+# Where it is set, imports are compiled anew in every process, and Airflow starts many.
+unexport PYTHONDONTWRITEBYTECODE
+unexport PYTHONPATH
+unexport VIRTUAL_ENV
+export PYTHONUNBUFFERED := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test ui clean
+
+help: ## Show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/'
+
+demo: .venv/stamp ## Backfill three days in a real Airflow against a sandbox, and compare every event
+	@$(BIN)/python -m tests.e2e.demo
+
+test: .venv/stamp ## Lint, types, and every test, end to end included
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest -v --durations=10
+
+ui: .venv/stamp ## The demo's Airflow, left running to click around in, until Ctrl-C
+	@$(BIN)/python -m tests.e2e.ui
+
+clean: ## Remove .venv and all caches
+	rm -rf .venv build dist .coverage htmlcov .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/stamp: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	@echo "Installing Airflow and the tools into .venv (about a minute, once) ..."
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@

@@ -1,0 +1,209 @@
+"""Customer.io's App API: deliveries, page by page."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Annotated, Any, Self
+
+import msgspec
+import requests
+
+from airflow_provider_cio.clients.transport import (
+    RateLimiter,
+    Retries,
+    StatusError,
+    Transport,
+    UnreadableBody,
+)
+from airflow_provider_cio.exceptions import ConfigurationError, UnexpectedDataError
+
+REGIONS = {"us": "https://api.customer.io", "eu": "https://api-eu.customer.io"}
+PAGE_SIZE = 1000  # the most that /v1/messages gives at once
+MAX_EMPTY_PAGES = 1000  # in a row, before a chain counts as stuck
+
+Id = str | int | None  # the specification says integer or string, live answers have both
+
+
+class Identifiers(msgspec.Struct, gc=False):
+    """The person's ids; unset ones are null or empty."""
+
+    id: Id = None
+    email: str | None = None
+    cio_id: Id = None
+
+
+class Delivery(msgspec.Struct, gc=False):
+    """One message to one person, an item of `/v1/messages`. Times are Unix seconds.
+
+    `metrics` has one time per recorded metric, and may hold keys and kinds of values that nobody documented.
+    """
+
+    id: Annotated[str, msgspec.Meta(min_length=1)]
+    type: str
+    created: int
+    metrics: dict[str, Any]
+    customer_identifiers: Identifiers | None = None
+    customer_id: Id = None
+    recipient: str | None = None
+    subject: str | None = None
+    failure_message: str | None = None
+    campaign_id: Id = None
+    action_id: Id = None
+    parent_action_id: Id = None
+    newsletter_id: Id = None
+    content_id: Id = None
+    broadcast_id: Id = None
+    transactional_message_id: Id = None
+    trigger_event_id: Id = None
+
+
+class Page(msgspec.Struct):
+    """`messages` may be null when empty; `next` is empty, null or absent on the last page."""
+
+    messages: list[Delivery] | None
+    next: str | None = None
+
+
+_decoder = msgspec.json.Decoder(Page)
+
+
+class CustomerIOClient:
+    """Reads one workspace.
+
+    :param region: only for the advice that an error gives; `base_url` says where to ask.
+    """
+
+    def __init__(
+        self,
+        api_key: str,
+        *,
+        base_url: str = REGIONS["us"],
+        region: str = "us",
+        requests_per_second: float = 10,
+        timeout: float = 60,
+        name: str = "Customer.io",
+        retries: Retries | None = None,
+    ) -> None:
+        def bearer(request: requests.PreparedRequest) -> requests.PreparedRequest:
+            request.headers["Authorization"] = f"Bearer {api_key}"
+            return request
+
+        self._region = region
+        self._transport = Transport(
+            base_url,
+            name=name,
+            auth=bearer,
+            timeout=timeout,
+            limiter=RateLimiter(requests_per_second),
+            retries=retries or Retries(),
+            secrets=(api_key,),
+        )
+
+    @property
+    def requests_made(self) -> int:
+        """How many so far, repeated ones included."""
+        return self._transport.attempts
+
+    def pages(self, channel: str, start: int, end: int, *, drafts: bool = False) -> Iterator[list[Delivery]]:
+        """Deliveries created in ``[start, end)``, Unix seconds, a page at a time, newest first.
+
+        The API's bounds are both inclusive and at most six months apart; what lies further back is silently cut.
+
+        :param channel: `type` of the deliveries, e.g. ``email``.
+        :param drafts: read the drafts instead of what was sent.
+        :raises UnexpectedDataError: a delivery of another shape than documented, a repeated cursor.
+        """
+        query: dict[str, str | int] = {
+            "type": channel,
+            "start_ts": start,
+            "end_ts": end - 1,
+            "limit": PAGE_SIZE,
+        }
+        if drafts:
+            query["drafts"] = "true"
+        seen: set[str] = set()
+        empty = 0
+        while True:
+            page = self.page(query)
+            if page.messages:
+                empty = 0
+                yield page.messages
+            elif (empty := empty + 1) > MAX_EMPTY_PAGES:
+                raise UnexpectedDataError(
+                    f"{self._transport.name} sent {MAX_EMPTY_PAGES} empty pages in a row, each naming a next one."
+                )
+            if not page.next:
+                return
+            if page.next in seen:
+                raise UnexpectedDataError(
+                    f"{self._transport.name} named the same next page twice: the list would never end."
+                )
+            seen.add(page.next)
+            query["start"] = page.next
+
+    def page(self, query: dict[str, str | int]) -> Page:
+        """One page of `/v1/messages`. Every value is percent-encoded: unencoded ones give an empty list."""
+        try:
+            return self._transport.request("GET", "/v1/messages", params=query, read=self._read)
+        except StatusError as error:
+            raise self._explained(error) from None
+
+    def _read(self, response: requests.Response) -> Page:
+        body = response.content
+        try:
+            return _decoder.decode(body)
+        except msgspec.ValidationError as error:
+            raise self._misshapen(body, str(error)) from None
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            pass
+        try:  # half of a surrogate pair, as in a subject cut within an emoji, is JSON that only the plain parser takes
+            plain = json.loads(body.decode("utf-8", "replace"))
+        except ValueError:
+            kind = response.headers.get("Content-Type", "unknown type")
+            raise UnreadableBody(f"{len(body)} bytes of {kind} that are not whole JSON") from None
+        mended = json.dumps(plain, ensure_ascii=False).encode("utf-8", "replace")
+        try:
+            return _decoder.decode(mended)
+        except msgspec.ValidationError as error:
+            raise self._misshapen(mended, str(error)) from None
+
+    def _misshapen(self, body: bytes, problem: str) -> UnexpectedDataError:
+        """Name field and delivery; the problem itself names kinds, never values."""
+        place = re.search(r"\$\.messages\[(\d+)\]", problem)
+        which = "the answer to /v1/messages"
+        if place:
+            delivery = msgspec.json.decode(body)["messages"][int(place[1])]
+            which = f"delivery {delivery['id']!r}" if isinstance(delivery, dict) and "id" in delivery else "a delivery"
+        return UnexpectedDataError(
+            f"{self._transport.name}: {which} does not have the documented shape: {problem}. "
+            "Nothing of its page was sent; please report it with this message."
+        )
+
+    def _explained(self, error: StatusError) -> Exception:
+        transport = self._transport
+        said = f"{transport.name} answered {error}."
+        if error.status == 401:
+            other = "eu" if self._region == "us" else "us"
+            return ConfigurationError(
+                f"{said} Check that password holds an App API key (not a Track API key) of this workspace, and the "
+                f"region: {transport.base_url} was asked as region {self._region!r}, is the account in {other!r}?"
+            )
+        if error.status == 403:
+            return ConfigurationError(
+                f"{said} The key is known but may not read messages: check its scope, "
+                "and its IP allow-list against the address of this worker."
+            )
+        if error.status == 404:
+            return ConfigurationError(f"{said} Check host: {transport.base_url} has no App API at /v1/messages.")
+        return UnexpectedDataError(said)
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,305 @@
+"""One HTTP session to one service: time-outs, retries, rate limit. Knows neither service.
+
+Safe to share between threads. Nothing here logs, and no error shows a secret or an e-mail address.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import socket
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Any, Self, TypeVar
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError
+
+T = TypeVar("T")
+
+_ADDRESS = re.compile(r"[^\s@<>\"',;:=&?/]+(?:@|%40)[^\s@<>\"',;:=&?/]+")
+_MARKUP = re.compile(r"<(script|style)\b.*?</\1\s*>|<[^>]*>", re.DOTALL | re.IGNORECASE)
+_READ_OF_TEXT = 4_000  # characters of a service's answer that are looked at
+_LONGEST_WORDS = 300  # characters of it that an error shows
+
+
+@dataclass(frozen=True)
+class Retries:
+    """How long to go on: at most `attempts` requests and `total` seconds, waits included.
+
+    Without word from the service, the n-th wait is a random part of ``first * 2**n``, `longest` at most.
+    """
+
+    attempts: int = 10
+    total: float = 600.0
+    first: float = 0.5
+    longest: float = 60.0
+
+    def wait(self, failures: int) -> float:
+        """Seconds to wait after that many failures in a row: half of it is certain, half is jitter."""
+        ceiling = min(self.longest, self.first * 2.0 ** (failures - 1))
+        return ceiling * random.uniform(0.5, 1.0)
+
+
+class StatusError(Exception):
+    """The service refused the request with a status that a retry won't change."""
+
+    def __init__(self, status: int, words: str) -> None:
+        super().__init__(f"{status}: {words}")
+        self.status = status
+        self.words = words
+
+
+class UnreadableBody(Exception):
+    """A good status with a body that is not what the service sends: cut off, or a gateway's page."""
+
+
+class ClosedError(Exception):
+    """The client was closed while it was at work."""
+
+
+class RateLimiter:
+    """Hands out evenly spaced places: `per_second` units a second over all threads together; 0 is no limit."""
+
+    def __init__(self, per_second: float) -> None:
+        self._seconds_per_unit = 1 / per_second if per_second else 0.0
+        self._lock = threading.Lock()
+        self._next_free = 0.0
+        self._paused_until = 0.0
+        self._pauses = 0
+
+    def acquire(self, units: float, sleep: Callable[[float], None]) -> None:
+        """Wait for a place. A pause that comes meanwhile makes all who wait queue up again behind it."""
+        while True:
+            with self._lock:
+                now = time.monotonic()
+                begins = max(now, self._next_free)
+                self._next_free = begins + units * self._seconds_per_unit
+                pauses = self._pauses
+            if begins > now:
+                sleep(begins - now)
+            if pauses == self._pauses:
+                return
+
+    def pause(self, seconds: float) -> None:
+        """Let nobody through for that long: the service said so to one, and means all."""
+        with self._lock:
+            self._paused_until = max(self._paused_until, time.monotonic() + seconds)
+            self._next_free = self._paused_until
+            self._pauses += 1
+
+
+class Transport:
+    """A session with retries, for requests that may be repeated.
+
+    :param name: how errors call the service, e.g. ``Customer.io (connection 'customerio_default')``.
+    :param timeout: seconds to wait for a connection, and for each read.
+    :param secrets: texts that no error may show.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        name: str,
+        auth: Callable[[requests.PreparedRequest], requests.PreparedRequest],
+        timeout: float,
+        limiter: RateLimiter,
+        retries: Retries,
+        secrets: tuple[str, ...],
+    ) -> None:
+        self.base_url = base_url.rstrip("/")
+        self.name = name
+        self.attempts = 0
+        self._auth = auth
+        self._timeout = timeout
+        self._limiter = limiter
+        self._retries = retries
+        self._secrets = secrets
+        self._closed = threading.Event()
+        self._session = requests.Session()
+        self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, _Adapter(self._sockets))
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        read: Callable[[requests.Response], T],
+        params: Mapping[str, str | int] | None = None,
+        headers: Mapping[str, str] | None = None,
+        body: Callable[[], bytes] | None = None,
+        units: float = 1,
+    ) -> T:
+        """Send until an answer can be read, as often as `Retries` allows.
+
+        :param read: turns a 2xx answer into the result; `UnreadableBody` from it counts as a fault.
+        :param body: makes the body anew for every attempt.
+        :param units: what one attempt takes from the rate limiter.
+        :raises StatusError: 4xx other than 408 and 429.
+        :raises ConfigurationError: a redirect, or a URL that can't be asked.
+        :raises TryAgainLaterError: attempts or time are used up.
+        """
+        failures = 0
+        give_up_at = time.monotonic() + self._retries.total
+        while True:
+            self._limiter.acquire(units, self._sleep)
+            if self._closed.is_set():
+                raise ClosedError(f"{self.name}: the client is closed")
+            asked_wait: float | None = None
+            throttled = False
+            self.attempts += 1
+            try:
+                response = self._session.request(
+                    method,
+                    self.base_url + path,
+                    params=params,
+                    data=body() if body else None,
+                    headers=headers,
+                    auth=self._auth,
+                    timeout=self._timeout,
+                    allow_redirects=False,
+                )
+                status = response.status_code
+                if 200 <= status < 300:
+                    return read(response)
+                trouble = f"answered {status}: {self.words_of(response)}"
+                if 300 <= status < 400:
+                    raise ConfigurationError(
+                        f"{self.name} {trouble}. {self.base_url} redirects: put the final address into host"
+                    )
+                if status < 500 and status not in (408, 429):
+                    raise StatusError(status, self.words_of(response))
+                asked_wait = _asked_wait(response.headers)
+                throttled = status == 429 or asked_wait is not None
+            except UnreadableBody as error:
+                trouble = f"sent an answer that can't be read: {error}"
+            except (
+                requests.exceptions.InvalidURL,
+                requests.exceptions.InvalidSchema,
+                requests.exceptions.InvalidHeader,
+            ) as error:
+                raise ConfigurationError(
+                    f"{self.name}: {self.base_url} can't be asked ({type(error).__name__}): check host and password"
+                ) from None
+            except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+                if self._closed.is_set():
+                    raise ClosedError(f"{self.name}: the client is closed") from None
+                trouble = f"could not be reached: {type(error).__name__}: {self._presentable(str(error))}"
+            failures += 1
+            wait = asked_wait if asked_wait else self._retries.wait(failures)
+            if failures >= self._retries.attempts or time.monotonic() + wait > give_up_at:
+                asked = f", and asks to wait {asked_wait:.0f} s" if asked_wait else ""
+                raise TryAgainLaterError(
+                    f"{self.name} {trouble}{asked}. Gave up after {failures} attempts; a retry of the task may help."
+                )
+            if throttled:
+                self._limiter.pause(wait)
+            else:
+                self._sleep(wait)
+
+    def words_of(self, response: requests.Response) -> str:
+        """What the service says is wrong, in one short line: from JSON in its known shapes, from text or from HTML."""
+        return self._presentable(_said(response.content)) or response.reason or "no further word"
+
+    def _presentable(self, text: str) -> str:
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        text = _ADDRESS.sub("<address>", " ".join(text[:_READ_OF_TEXT].split()))
+        return text if len(text) <= _LONGEST_WORDS else text[:_LONGEST_WORDS] + "..."
+
+    def _sleep(self, seconds: float) -> None:
+        if self._closed.wait(seconds):
+            raise ClosedError(f"{self.name}: the client is closed")
+
+    def close(self) -> None:
+        """Close every socket; a thread that is in `request` gets `ClosedError` at once."""
+        self._closed.set()
+        for one in list(self._sockets):
+            with suppress(OSError):  # it was closed already
+                one.shutdown(socket.SHUT_RDWR)
+        self._session.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class _Adapter(HTTPAdapter):
+    """Remembers the sockets it opens: one that another thread is reading from is in no pool that could close it."""
+
+    def __init__(self, sockets: weakref.WeakSet[socket.socket]) -> None:
+        self._sockets = sockets
+        super().__init__()
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        sockets = self._sockets
+
+        class Connection(HTTPConnection):
+            def connect(self) -> None:
+                super().connect()
+                sockets.add(self.sock)
+
+        class SecureConnection(HTTPSConnection):
+            def connect(self) -> None:
+                super().connect()
+                sockets.add(self.sock)
+
+        self.poolmanager.pool_classes_by_scheme = {
+            "http": type("Pool", (HTTPConnectionPool,), {"ConnectionCls": Connection}),
+            "https": type("SecurePool", (HTTPSConnectionPool,), {"ConnectionCls": SecureConnection}),
+        }
+
+
+def _said(content: bytes) -> str:
+    text = content.decode("utf-8", "replace")
+    try:
+        answer = json.loads(text)
+    except (ValueError, RecursionError):
+        return _MARKUP.sub(" ", text[:_READ_OF_TEXT])
+    return "; ".join(_messages(answer)) or text
+
+
+def _messages(answer: Any) -> list[str]:
+    """``errors[].detail`` (with ``source.pointer``), ``meta.error``, ``meta.errors``, ``error``, ``message``."""
+    if isinstance(answer, str):
+        return [answer]
+    if isinstance(answer, list):
+        return [text for item in answer for text in _messages(item)]
+    if not isinstance(answer, dict):
+        return []
+    found = [text for key in ("errors", "meta", "error", "detail", "message") for text in _messages(answer.get(key))]
+    source = answer.get("source")
+    if found and isinstance(source, dict) and isinstance(source.get("pointer"), str):
+        found[-1] += f" (at {source['pointer']})"
+    return found
+
+
+def _asked_wait(headers: Mapping[str, str]) -> float | None:
+    """Seconds that Retry-After (seconds or HTTP date), else X-RateLimit-Reset (seconds or Unix time), asks for."""
+    for name in ("Retry-After", "X-RateLimit-Reset"):
+        value = headers.get(name, "").strip()
+        if re.fullmatch(r"\d{1,12}(\.\d+)?", value):
+            seconds = float(value)
+            return seconds if seconds < 1e9 else max(0.0, seconds - time.time())
+        try:
+            return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+        except ValueError:
+            continue
+    return None

@@ -1,0 +1,86 @@
+"""Plan the windows, read them, find the occurrences inside the interval."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+from airflow_provider_cio.catalog import Collection
+from airflow_provider_cio.clients.customerio import CustomerIOClient, Delivery
+from airflow_provider_cio.interval import Interval
+
+LONGEST_WINDOW = 90 * 86_400  # seconds; the API silently cuts at six months
+EARLIEST_TIME = 1_000_000_000  # a smaller value in `metrics` is a count: `human_*` and `prefetch_*` may be that
+
+
+class Window(NamedTuple):
+    """Deliveries of one channel created in ``[start, end)``, Unix seconds, read with one chain of pages."""
+
+    channel: str
+    start: int
+    end: int
+    drafts: bool = False
+
+
+class Occurrence(NamedTuple):
+    """One metric happening to one delivery at one time (Unix seconds)."""
+
+    delivery: Delivery
+    collection: Collection
+    time: int
+
+
+def plan(interval: Interval, lookback: int, collections: Sequence[Collection]) -> list[Window]:
+    """The windows that hold every delivery an occurrence in the interval can belong to.
+
+    They cover ``[start - lookback, end)`` without gap or overlap, since a delivery is found by when it was
+    created, not by when something happened to it.
+
+    Drafts are listed apart from what was sent, so they are read too if their collection is wanted, and first:
+    a draft that is sent meanwhile then shows up in the second list rather than in neither.
+
+    :param lookback: seconds.
+    """
+    first = max(0, interval.start - lookback)
+    count = -(-(interval.end - first) // LONGEST_WINDOW)
+    bounds = [first + (interval.end - first) * i // count for i in range(count + 1)] if count else []
+    channels = dict.fromkeys(collection.channel for collection in collections)
+    with_drafts = {collection.channel for collection in collections if collection.metric == "drafted"}
+    return [
+        Window(channel, start, end, drafts)
+        for channel in channels
+        for drafts in ((True, False) if channel in with_drafts else (False,))
+        for start, end in pairwise(bounds)
+    ]
+
+
+def read(client: CustomerIOClient, windows: Sequence[Window]) -> Iterator[list[Delivery]]:
+    """The deliveries of the windows, page by page.
+
+    An older wording of the API has `drafts` list drafts beside what was sent; what was sent is left to its own window.
+    """
+    for window in windows:
+        for page in client.pages(window.channel, window.start, window.end, drafts=window.drafts):
+            yield [delivery for delivery in page if "sent" not in delivery.metrics] if window.drafts else page
+
+
+def occurrences(
+    page: Sequence[Delivery], collections: Sequence[Collection], interval: Interval, skipped: Counter[str]
+) -> Iterator[Occurrence]:
+    """What happened to these deliveries inside the interval.
+
+    :param skipped: counts, under ``not_a_time``, values of wanted metrics that can't be a time.
+    """
+    start, end = interval
+    for delivery in page:
+        metrics = delivery.metrics
+        for collection in collections:
+            time = metrics.get(collection.metric)
+            if time is None or delivery.type != collection.channel:
+                continue
+            if type(time) is not int or time < EARLIEST_TIME:
+                skipped["not_a_time"] += 1
+            elif start <= time < end:
+                yield Occurrence(delivery, collection, time)

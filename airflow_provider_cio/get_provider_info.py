@@ -1,0 +1,108 @@
+"""The provider's metadata. It must stay a literal: a wrong one breaks every `airflow` command."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def get_provider_info() -> dict[str, Any]:
+    """What Airflow reads through the entry point `apache_airflow_provider`."""
+    return {
+        "package-name": "airflow-provider-cio",
+        "name": "Customer.io to Segment",
+        "description": "Brings what happened to Customer.io's messages into Segment, one data interval at a time.",
+        "integrations": [
+            {
+                "integration-name": "Customer.io",
+                "external-doc-url": "https://docs.customer.io/integrations/api/app/",
+                "tags": ["service"],
+            },
+            {
+                "integration-name": "Segment",
+                "external-doc-url": "https://segment.com/docs/connections/sources/catalog/libraries/server/http-api/",
+                "tags": ["service"],
+            },
+        ],
+        "operators": [
+            {
+                "integration-name": "Customer.io",
+                "python-modules": ["airflow_provider_cio.operators.customerio_to_segment"],
+            },
+        ],
+        "hooks": [
+            {"integration-name": "Customer.io", "python-modules": ["airflow_provider_cio.hooks.customerio"]},
+            {"integration-name": "Segment", "python-modules": ["airflow_provider_cio.hooks.segment"]},
+        ],
+        "connection-types": [
+            {
+                "connection-type": "customerio",
+                "hook-class-name": "airflow_provider_cio.hooks.customerio.CustomerIOHook",
+                "hook-name": "Customer.io",
+                "ui-field-behaviour": {
+                    "hidden-fields": ["login", "schema", "extra"],
+                    "relabeling": {"password": "App API key", "host": "Base URL"},
+                    "placeholders": {"host": "empty for Customer.io itself; else a base URL in its place"},
+                },
+                "conn-fields": {
+                    "region": {
+                        "label": "Region",
+                        "description": "Where the Customer.io account lives. Default: us.",
+                        "schema": {"type": ["string", "null"], "enum": ["us", "eu"], "default": "us"},
+                    },
+                    "requests_per_second": {
+                        "label": "Requests per second",
+                        "description": "Customer.io allows 10 to a workspace, all its clients together. Default: 10.",
+                        "schema": {"type": ["number", "null"], "minimum": 0, "default": 10},
+                    },
+                    "timeout": {
+                        "label": "Time-out (seconds)",
+                        "description": "For a connection, and for each read. Default: 60.",
+                        "schema": {"type": ["number", "null"], "minimum": 0, "default": 60},
+                    },
+                },
+            },
+            {
+                "connection-type": "segment_source",
+                "hook-class-name": "airflow_provider_cio.hooks.segment.SegmentHook",
+                "hook-name": "Segment source",
+                "ui-field-behaviour": {
+                    "hidden-fields": ["login", "schema", "extra"],
+                    "relabeling": {"password": "Write key", "host": "Base URL"},
+                    "placeholders": {"host": "empty for Segment itself; else a receiver of the same shape"},
+                },
+                "conn-fields": {
+                    "region": {
+                        "label": "Region",
+                        "description": "Where the Segment workspace lives. Default: us.",
+                        "schema": {"type": ["string", "null"], "enum": ["us", "eu"], "default": "us"},
+                    },
+                    "path": {
+                        "label": "Path",
+                        "description": "Of the batch endpoint. Default: /v1/batch.",
+                        "schema": {"type": ["string", "null"], "default": "/v1/batch"},
+                    },
+                    "gzip": {
+                        "label": "Compress requests (gzip)",
+                        "description": "Less traffic for more work. Default: off.",
+                        "schema": {"type": ["boolean", "null"], "default": False},
+                    },
+                    "events_per_second": {
+                        "label": "Events per second",
+                        "description": "Segment's ceiling for a workspace is 1000. 0: no limit. Default: 1000.",
+                        "schema": {"type": ["number", "null"], "minimum": 0, "default": 1000},
+                    },
+                    "timeout": {
+                        "label": "Time-out (seconds)",
+                        "description": "For a connection, and for each read. Default: 60.",
+                        "schema": {"type": ["number", "null"], "minimum": 0, "default": 60},
+                    },
+                    "message_id_namespace": {
+                        "label": "Namespace of messageId",
+                        "description": "Keeps events apart from those sent to another source; "
+                        "derived from the write key if empty. Set it before you rotate the key.",
+                        "schema": {"type": ["string", "null"]},
+                    },
+                },
+            },
+        ],
+    }

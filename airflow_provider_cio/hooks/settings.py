@@ -1,0 +1,121 @@
+"""What both hooks read from a connection: typed, checked, with errors that name the field and the fix."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from airflow_provider_cio.exceptions import ConfigurationError
+
+if TYPE_CHECKING:
+    from airflow.sdk import Connection
+
+
+class Settings:
+    """The fields of one connection. Values are never shown in errors, only their kinds."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.conn_id = str(connection.conn_id)
+        self._connection = connection
+        try:  # Connection.extra_dejson takes malformed JSON for an empty object, and a region would go unnoticed
+            extra = json.loads(connection.extra) if connection.extra else {}
+        except ValueError:
+            raise self.error("extra", "must be a JSON object, got text that is not JSON") from None
+        if not isinstance(extra, Mapping):
+            raise self.error("extra", f"must be a JSON object, got {_kind(extra)}")
+        self._extra: Mapping[str, Any] = extra
+
+    def error(self, name: str, problem: str) -> ConfigurationError:
+        return ConfigurationError(f"Connection {self.conn_id!r}: {name} {problem}.")
+
+    def secret(self, what: str, fallback: str | None = None) -> str:
+        """The password, stripped, else the extra field named `fallback`.
+
+        :param what: what belongs there and where to find it, for the error.
+        """
+        value = self._connection.password or (self._extra.get(fallback) if fallback else None) or ""
+        if not isinstance(value, str):
+            raise self.error(str(fallback), f"must be text, got {_kind(value)}")
+        value = value.strip()
+        if not value:
+            raise self.error("password", f"is empty: put {what} there")
+        if not (value.isascii() and value.isprintable() and " " not in value):
+            raise self.error("password", f"must be one word of plain ASCII, got other characters: put {what} there")
+        return value
+
+    def region(self, known: Mapping[str, str]) -> str:
+        """One of the keys of `known`, the first by default."""
+        value = self._extra.get("region") or next(iter(known))
+        name = value.strip().lower() if isinstance(value, str) else value
+        if name not in known:
+            raise self.error(
+                "region",
+                f"must be {' or '.join(map(repr, known))}, got {_kind(value)} that is neither of them",
+            )
+        return str(name)
+
+    def base_url(self, regional: str) -> str:
+        """`host` with `port` in place of the regional URL if set; https unless it names a scheme."""
+        host = (self._connection.host or "").strip()
+        if not host:
+            return regional
+        try:
+            url = urlsplit(host if "://" in host else f"https://{host}")
+            port = url.port
+        except ValueError:
+            raise self.error("host", "must be a base URL such as 'https://example.com', got a malformed one") from None
+        if url.scheme not in ("http", "https") or not url.hostname or url.query or url.fragment or url.username:
+            raise self.error(
+                "host",
+                "must be a base URL such as 'https://example.com:8443', with neither login nor query in it",
+            )
+        netloc = url.netloc if port or not self._connection.port else f"{url.netloc}:{self._connection.port}"
+        return f"{url.scheme}://{netloc}{url.path.rstrip('/')}"
+
+    def number(self, name: str, default: float, *, unit: str, zero: str | None = None) -> float:
+        """A finite number above 0, or 0 if `zero` says what that means. Text that reads as a number will do."""
+        value = self._extra.get(name)
+        if value is None or value == "":
+            return default
+        problem = f"must be a number of {unit} above 0{f' (0: {zero})' if zero else ''}, got {_kind(value)}"
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            raise self.error(name, problem)
+        try:
+            number = float(value)
+        except (ValueError, OverflowError):
+            raise self.error(name, problem) from None
+        if not math.isfinite(number) or number < 0 or (number == 0 and zero is None):
+            raise self.error(name, f"{problem} outside that range")
+        return number
+
+    def flag(self, name: str) -> bool:
+        """True or false, as such or as text; false by default."""
+        value = self._extra.get(name)
+        word = value.strip().lower() if isinstance(value, str) else value
+        if word in (None, "", False, "false", "0", "no"):
+            return False
+        if word in (True, "true", "1", "yes"):
+            return True
+        raise self.error(name, f"must be true or false, got {_kind(value)}")
+
+    def text(self, name: str, default: str) -> str:
+        value = self._extra.get(name)
+        if value is None or value == "":
+            return default
+        if not isinstance(value, str):
+            raise self.error(name, f"must be text, got {_kind(value)}")
+        return value.strip()
+
+
+def _kind(value: object) -> str:
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, int | float):
+        return "a number"
+    name = type(value).__name__
+    return {"str": "text", "dict": "an object", "list": "a list"}.get(name, name)

@@ -1,0 +1,118 @@
+"""The run's data interval in whole Unix seconds, half-open: ``[start, end)``."""
+
+from __future__ import annotations
+
+from calendar import timegm
+from collections.abc import Mapping
+from datetime import UTC, date, datetime, timedelta
+from math import ceil
+from typing import Any, NamedTuple
+
+import pendulum
+
+from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError
+
+MAX_LOOKBACK = timedelta(days=180)
+_WHAT_TO_DO = (
+    "Give the DAG a timetable with data intervals, schedule=CronDataIntervalTimetable('@daily', timezone='UTC') "
+    "(a plain '@daily' gives zero-length ones), or set interval_start and interval_end"
+)
+
+
+class Interval(NamedTuple):
+    """``[start, end)`` in Unix seconds: `start` belongs to it, `end` to the next one."""
+
+    start: int
+    end: int
+
+    def __str__(self) -> str:
+        return f"[{iso(self.start)}, {iso(self.end)})"
+
+
+def iso(seconds: int) -> str:
+    """ISO 8601 in UTC, ``2026-11-01T00:00:00Z``."""
+    return pendulum.from_timestamp(seconds).to_iso8601_string()
+
+
+def whole_seconds(span: timedelta) -> int:
+    """Seconds, rounded up."""
+    return ceil(span.total_seconds())
+
+
+def check_lookback(lookback: timedelta) -> timedelta:
+    """:raises ConfigurationError: unless it is a timedelta of 0 to 180 days."""
+    if not isinstance(lookback, timedelta):
+        raise ConfigurationError(
+            f"lookback must be a timedelta, got {type(lookback).__name__}: write for example timedelta(days=30)"
+        )
+    if not timedelta(0) <= lookback <= MAX_LOOKBACK:
+        raise ConfigurationError(f"lookback must be 0 to {MAX_LOOKBACK.days} days, got {lookback}")
+    return lookback
+
+
+def check_bounds(interval_start: object, interval_end: object) -> None:
+    """Find at DAG parse what can be known then: half an interval, a value that is no time, end before start.
+
+    Templates, and references to other tasks' results, are left for the run.
+
+    :raises ConfigurationError: naming the parameter.
+    """
+    if (interval_start is None) != (interval_end is None):
+        given, missing = ("interval_start", "interval_end")[:: 1 if interval_end is None else -1]
+        raise ConfigurationError(f"{given} is set without {missing}: set both, or neither for the run's data interval")
+    known = [
+        _moment(value, name)
+        for value, name in ((interval_start, "interval_start"), (interval_end, "interval_end"))
+        if isinstance(value, date) or (isinstance(value, str) and "{" not in value)
+    ]
+    if len(known) == 2:
+        _between(*known)
+
+
+def resolve_interval(interval_start: object, interval_end: object, context: Mapping[str, Any]) -> Interval:
+    """The two parameters if set, else the data interval of the run (whose keys can be absent from `context`).
+
+    Occurrences have whole-second times, so a bound within a second is rounded up, both bounds alike:
+    adjacent intervals stay adjacent.
+
+    :raises ConfigurationError: if it is missing, malformed or zero-length.
+    :raises TryAgainLaterError: if it is not over yet: later occurrences would belong to it and be missed.
+    """
+    if interval_start is None and interval_end is None:
+        first, last = context.get("data_interval_start"), context.get("data_interval_end")
+        if first is None or last is None:
+            raise ConfigurationError(f"This run has no data interval. {_WHAT_TO_DO}.")
+        interval = _between(_moment(first, "data_interval_start"), _moment(last, "data_interval_end"))
+    else:
+        interval = _between(_moment(interval_start, "interval_start"), _moment(interval_end, "interval_end"))
+    if interval.end > datetime.now(UTC).timestamp():
+        raise TryAgainLaterError(f"The interval {interval} is not over yet: run it after its end, or end it earlier.")
+    return interval
+
+
+def _between(first: datetime, last: datetime) -> Interval:
+    if last < first:
+        raise ConfigurationError(f"The interval ends ({last}) before it starts ({first}): swap the two.")
+    if last == first:
+        raise ConfigurationError(f"The interval [{first}, {last}) has zero length. {_WHAT_TO_DO}.")
+    return Interval(_rounded_up(first), _rounded_up(last))
+
+
+def _rounded_up(moment: datetime) -> int:
+    return timegm(moment.utctimetuple()) + (moment.microsecond > 0)
+
+
+def _moment(value: object, name: str) -> datetime:
+    """A time zone that is not given is UTC, as Airflow has it; a date is its midnight."""
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value.strip())
+        except ValueError:
+            raise ConfigurationError(
+                f"{name} must be ISO 8601, such as '2026-11-01T00:00:00Z', got text of another form"
+            ) from None
+    if not isinstance(value, date):
+        raise ConfigurationError(f"{name} must be a datetime or ISO 8601 text, got {type(value).__name__}")
+    if not isinstance(value, datetime):
+        value = datetime(value.year, value.month, value.day)
+    return (value if value.tzinfo else value.replace(tzinfo=UTC)).astimezone(UTC)

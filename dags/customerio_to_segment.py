@@ -1,0 +1,37 @@
+"""Customer.io's e-mail events to Segment, a day at a time. Needs the connections `customerio_default` and
+`segment_default`. `airflow backfill create --dag-id customerio_to_segment --from-date ... --to-date ...` fills
+in earlier days."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pendulum
+from airflow.providers.standard.sensors.time_delta import TimeDeltaSensor
+from airflow.sdk import DAG, CronDataIntervalTimetable
+
+from airflow_provider_cio.operators.customerio_to_segment import CustomerIOToSegmentOperator
+
+with DAG(
+    dag_id="customerio_to_segment",
+    # Not "@daily": as a plain string it gives every run an interval of zero length.
+    schedule=CronDataIntervalTimetable("@daily", timezone="UTC"),
+    start_date=pendulum.datetime(2026, 11, 1, tz="UTC"),
+    catchup=True,
+    # Customer.io allows a workspace 10 requests a second, and one run at a time uses them up. The next step, for
+    # more DAGs on one workspace: `airflow pools set customerio 1 "App API"`, and pool="customerio" on the operator.
+    max_active_runs=1,
+    default_args={
+        "retries": 3,
+        "retry_delay": timedelta(minutes=1),
+        "retry_exponential_backoff": True,
+        "max_retry_delay": timedelta(hours=1),
+    },
+    tags=["customerio", "segment"],
+    doc_md=__doc__,
+):
+    # Customer.io shows some metrics minutes after the time that they carry.
+    settle = TimeDeltaSensor(task_id="settle", delta=timedelta(minutes=30), deferrable=True)
+    send = CustomerIOToSegmentOperator(task_id="customerio_to_segment", execution_timeout=timedelta(hours=6))
+
+    settle >> send
