@@ -1,0 +1,21 @@
+"""An Airflow of the tests' own, set up before anything imports airflow: no user's home, no database server."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+for name in [name for name in os.environ if name.startswith("AIRFLOW_")]:
+    del os.environ[name]
+_home = tempfile.mkdtemp(prefix="airflow-provider-cio-")
+atexit.register(shutil.rmtree, _home, ignore_errors=True)
+os.environ.update(
+    AIRFLOW_HOME=_home,
+    AIRFLOW__CORE__UNIT_TEST_MODE="True",
+    AIRFLOW__CORE__LOAD_EXAMPLES="False",
+    AIRFLOW__CORE__DAGS_FOLDER=str(Path(__file__).parents[1] / "dags"),
+    AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=f"sqlite:///{_home}/airflow.db",
+)

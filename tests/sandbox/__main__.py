@@ -1,0 +1,71 @@
+"""`python -m tests.sandbox`: a sandbox for other processes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+from datetime import UTC, datetime
+
+from tests.sandbox.catalog import CHANNELS
+from tests.sandbox.history import DAY, History
+from tests.sandbox.server import Sandbox
+from tests.sandbox.settings import Settings
+
+
+def main() -> None:
+    """Print one line of JSON when it listens, then run until SIGINT or SIGTERM."""
+    options = _parser().parse_args()
+    start = datetime.fromisoformat(options.start)
+    begin = int((start if start.tzinfo else start.replace(tzinfo=UTC)).timestamp())
+    history = History.generate(
+        seed=options.seed,
+        deliveries=options.deliveries,
+        start=begin,
+        end=begin + int(options.days * DAY),
+        burst=options.burst,
+        channels=tuple(options.channels.split(",")),
+        lean=options.lean,
+    )
+    settings = Settings(
+        latency=options.latency,
+        segment_latency=options.segment_latency,
+        requests_per_second=options.requests_per_second,
+        events_per_second=options.events_per_second,
+        retry_after=None if options.retry_after == "none" else options.retry_after,
+        remember=options.remember,
+        app_key=options.app_key,
+        write_key=options.write_key,
+    )
+    # Blocked before the server's thread begins, so that they wait for sigwait wherever they arrive.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    with Sandbox(history, settings, port=options.port) as sandbox:
+        line = {"url": sandbox.url, "app_key": settings.app_key, "write_key": settings.write_key}
+        print(json.dumps(line), flush=True)
+        signal.sigwait({signal.SIGINT, signal.SIGTERM})
+
+
+def _parser() -> argparse.ArgumentParser:
+    defaults = Settings()
+    parser = argparse.ArgumentParser(prog="python -m tests.sandbox", description=__doc__)
+    parser.add_argument("--port", type=int, default=8431, help="0 is a free one (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--deliveries", type=int, default=2000)
+    parser.add_argument("--start", default="2026-11-01", help="when the first delivery is created, UTC")
+    parser.add_argument("--days", type=float, default=5)
+    parser.add_argument("--burst", type=float, default=0.3, help="share that goes out as newsletters")
+    parser.add_argument("--channels", default=",".join(CHANNELS))
+    parser.add_argument("--lean", action="store_true", help="keep rows only: for millions of deliveries")
+    parser.add_argument("--latency", type=float, default=0.3, help="seconds, App API")
+    parser.add_argument("--segment-latency", type=float, default=0.0, help="seconds, Tracking API")
+    parser.add_argument("--requests-per-second", type=float, default=10, help="App API; 0 is no limit")
+    parser.add_argument("--events-per-second", type=float, default=0, help="Tracking API; 0 is no limit")
+    parser.add_argument("--retry-after", choices=("none", "seconds", "date"), default="none")
+    parser.add_argument("--remember", choices=("events", "counts"), default="events")
+    parser.add_argument("--app-key", default=defaults.app_key)
+    parser.add_argument("--write-key", default=defaults.write_key)
+    return parser
+
+
+if __name__ == "__main__":
+    main()

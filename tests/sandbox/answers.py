@@ -1,0 +1,28 @@
+"""Small parts of answers that several rooms of the sandbox need."""
+
+from __future__ import annotations
+
+import math
+from email.utils import formatdate
+
+from starlette.responses import Response
+
+JSON = "application/json"
+
+
+def http_date(time: float) -> str:
+    """RFC 9110, rounded up: an HTTP date knows whole seconds only."""
+    return formatdate(math.ceil(time), usegmt=True)
+
+
+def seconds(wait: float) -> str:
+    """Whole seconds for Retry-After, at least one."""
+    return str(max(1, math.ceil(wait)))
+
+
+def json_response(body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(body, status, headers, JSON)
+
+
+def text(body: str, status: int) -> Response:
+    return Response(body, status, media_type="text/plain")

@@ -1,0 +1,222 @@
+"""One delivery as it really was, the row the App API shows of it, and the truth that follows from it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from tests.sandbox.catalog import COLLECTIONS
+
+# Below this a value in `metrics` is a count and not a time (reference/customerio.md 1.5).
+FIRST_TIME = 10**9
+_ADDRESS = re.compile(r"[^@\s,;<>\"]+@[^@\s,;<>\"/:]+")
+
+
+class Person(msgspec.Struct, frozen=True):
+    """Someone in the workspace; "" and None both mean that it is missing."""
+
+    cio_id: str
+    id: str | None
+    email: str | None
+    address: str
+    phone: str
+    id_as_number: bool = False
+    cio_id_as_customer_id: bool = False
+
+
+class Identifiers(msgspec.Struct):
+    id: str | None
+    email: str | None
+    cio_id: str
+
+
+class Engagement(msgspec.Struct, frozen=True):
+    """One open or click. `metrics` shows the first of each only, activities show all of them."""
+
+    delivery_id: str
+    metric: str
+    time: int
+    link: str | None
+    link_id: int | None
+    prefetched: bool
+    machine: bool
+    ip: str
+    user_agent: str
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """One occurrence that belongs in Segment. Times are Unix seconds; `channel` is Customer.io's `type`.
+
+    With neither `user_id` nor `anonymous_id` the occurrence happened to someone unidentified.
+    """
+
+    collection: str
+    channel: str
+    metric: str
+    delivery_id: str
+    time: int
+    user_id: str | None
+    anonymous_id: str | None
+    subject: str | None
+    recipient: str | None
+    created: int
+
+
+class Row(msgspec.Struct):
+    """A delivery as GET /v1/messages shows it (reference/customerio.md 1.4)."""
+
+    id: str
+    deduplicate_id: str
+    msg_template_id: int
+    action_id: int | None
+    parent_action_id: int | None
+    broadcast_id: int | None
+    campaign_id: int | None
+    content_id: int | None
+    newsletter_id: int | None
+    transactional_message_id: int | None
+    trigger_event_id: str | None
+    customer_id: str | int | None
+    customer_identifiers: Identifiers | None
+    recipient: str | None
+    subject: str | None
+    type: str
+    created: int
+    metrics: dict[str, int]
+    failure_message: str | None
+    forgotten: bool
+
+
+class Delivery(msgspec.Struct, kw_only=True):
+    """One message to one person, and what happened to it when."""
+
+    id: str
+    channel: str
+    created: int
+    # Who: what an event about this delivery has to carry, known when the delivery was made.
+    user_id: str | None
+    anonymous_id: str | None
+    recipient: str | None
+    subject: str | None
+    # What and when: the first time of each metric. Counts (`human_opened`) are no occurrences.
+    times: dict[str, int]
+    counts: dict[str, int] = {}
+    draft: bool = False
+    forgotten: bool = False
+    failure_message: str | None = None
+    person: Person | None = None
+    customer_id: str | int | None = None
+    identifiers: Identifiers | None = None
+    template_id: int = 0
+    campaign_id: int | None = None
+    action_id: int | None = None
+    parent_action_id: int | None = None
+    newsletter_id: int | None = None
+    content_id: int | None = None
+    broadcast_id: int | None = None
+    transactional_message_id: int | None = None
+    trigger_event_id: str | None = None
+    engagements: list[Engagement] = []
+
+    def row(self) -> Row:
+        return Row(
+            self.id,
+            f"{self.id}:{max(self.times.values(), default=self.created)}",
+            self.template_id,
+            self.action_id,
+            self.parent_action_id,
+            self.broadcast_id,
+            self.campaign_id,
+            self.content_id,
+            self.newsletter_id,
+            self.transactional_message_id,
+            self.trigger_event_id,
+            self.customer_id,
+            self.identifiers,
+            self.recipient,
+            self.subject,
+            self.channel,
+            self.created,
+            self.times | self.counts if self.counts else self.times,
+            self.failure_message,
+            self.forgotten,
+        )
+
+    def truth(self) -> Iterator[Truth]:
+        """What happened to it and has a collection."""
+        for metric, time in self.times.items():
+            collection = COLLECTIONS.get((self.channel, metric))
+            if collection:
+                yield Truth(
+                    collection,
+                    self.channel,
+                    metric,
+                    self.id,
+                    time,
+                    self.user_id,
+                    self.anonymous_id,
+                    self.subject,
+                    self.recipient,
+                    self.created,
+                )
+
+
+def from_row(row: Mapping[str, Any]) -> Delivery:
+    """Read a hand-written row (or one of a lean history) back into a delivery."""
+    metrics = row.get("metrics") or {}
+    times = {key: value for key, value in metrics.items() if is_time(value)}
+    user_id, anonymous_id = identity(row)
+    return Delivery(
+        id=row["id"],
+        channel=row.get("type", "email"),
+        created=row["created"],
+        user_id=user_id,
+        anonymous_id=anonymous_id,
+        recipient=row.get("recipient"),
+        subject=row.get("subject"),
+        times=times,
+        draft=is_draft(metrics),
+        campaign_id=row.get("campaign_id"),
+        newsletter_id=row.get("newsletter_id"),
+        action_id=row.get("action_id"),
+    )
+
+
+def is_time(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= FIRST_TIME
+
+
+def is_draft(metrics: Mapping[str, Any]) -> bool:
+    """Only created and drafted: nothing was tried yet."""
+    return "drafted" in metrics and metrics.keys() <= {"created", "drafted"}
+
+
+def identity(row: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """(userId, anonymousId) by the identity rule of design.md, "Map". "" is missing."""
+    known = row.get("customer_identifiers") or {}
+    cio_id = known.get("cio_id") or None
+    user_id = _text(known.get("id"))
+    if user_id is None:
+        user_id = _text(row.get("customer_id"))
+        if user_id is not None and user_id == cio_id:
+            user_id = None
+    if user_id is not None:
+        return user_id, None
+    email = _text(known.get("email"))
+    if email is not None:
+        return None, email
+    recipient = row.get("recipient")
+    if isinstance(recipient, str) and _ADDRESS.fullmatch(recipient.strip()):
+        return None, recipient.strip()
+    return None, None
+
+
+def _text(value: object) -> str | None:
+    if value is None or value == "":
+        return None
+    return str(value)

@@ -1,0 +1,259 @@
+"""Faults on demand: which request gets one, and how each kind is played on the wire."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from dataclasses import dataclass
+from random import Random
+from time import time
+from typing import Any, Literal
+from urllib.parse import parse_qs
+
+import msgspec
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from tests.sandbox.answers import http_date
+
+Side = Literal["customerio", "segment"]
+Kind = Literal[
+    "400",
+    "401",
+    "403",
+    "413",
+    "429",
+    "500",
+    "502",
+    "503",
+    "html",
+    "html200",
+    "reset",
+    "reset_after",
+    "timeout",
+    "truncated",
+    "truncated_json",
+    "repeat_cursor",
+]
+
+HTML = "<!DOCTYPE html>\n<html><head><title>{0}</title></head><body><h1>{0}</h1></body></html>\n"
+_DETAILS = {
+    400: "bad request",
+    401: "unauthorized",
+    403: "forbidden",
+    413: "request entity too large",
+    429: "rate limited to 10 requests per 1s",
+    500: "internal server error",
+    502: "bad gateway",
+    503: "service unavailable",
+}
+
+
+class Fault(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """What goes wrong on one side, and when.
+
+    With `at` it meets the n-th request of that side (from 0, since the last reset) and the `times - 1`
+    after it; without, the next ones. With `probability` each request (from `at` on) meets it by a seeded
+    chance, at most `times` times (no limit unless given). `kinds` are taken in turn, by chance likewise.
+
+    Statuses, `html` (502), `html200` and `reset` come instead of the service: nothing is processed.
+    `reset_after`, `timeout`, `truncated`, `truncated_json` and `repeat_cursor` spoil the answer of a
+    request that was fully processed; a batch is then kept. `repeat_cursor` needs a request with a cursor.
+
+    :param retry_after: for 429 and 503; a number of seconds, or "date": an HTTP date `seconds` from now.
+    :param seconds: how long `timeout` holds the answer, and how far off the date of `retry_after` is.
+    :param body: the body of a status, instead of the service's usual one.
+    """
+
+    side: Side
+    kind: Kind | None = None
+    kinds: tuple[Kind, ...] = ()
+    at: int | None = None
+    times: int | None = None
+    probability: float = 0.0
+    seed: int = 0
+    retry_after: float | Literal["date"] | None = None
+    seconds: float = 1.0
+    body: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.kind is None) == (not self.kinds):
+            raise ValueError("a fault has either a kind or kinds")
+
+
+class _Armed:
+    """A fault that waits for its requests."""
+
+    def __init__(self, fault: Fault) -> None:
+        self.fault = fault
+        self.kinds: tuple[Kind, ...] = fault.kinds if fault.kind is None else (fault.kind,)
+        self.left = fault.times if fault.times is not None or fault.probability else 1
+        self.random = Random(fault.seed)
+        self.played = 0
+
+    def strike(self, number: int) -> Kind | None:
+        fault = self.fault
+        if self.left == 0 or (fault.at is not None and number < fault.at):
+            return None
+        if fault.probability:
+            if self.random.random() >= fault.probability:
+                return None
+            kind = self.random.choice(self.kinds)
+        else:
+            kind = self.kinds[self.played % len(self.kinds)]
+        self.played += 1
+        if self.left is not None:
+            self.left -= 1
+        return kind
+
+
+class Faults:
+    """The faults that were asked for. The first one that strikes a request is played."""
+
+    def __init__(self) -> None:
+        self._armed: list[_Armed] = []
+
+    def add(self, *faults: Fault) -> None:
+        self._armed += [_Armed(fault) for fault in faults]
+
+    def clear(self) -> None:
+        self._armed.clear()
+
+    def pick(self, side: Side, number: int) -> tuple[Kind, Fault] | None:
+        """The fault for the n-th request of a side, if one strikes."""
+        for armed in self._armed:
+            if armed.fault.side == side:
+                kind = armed.strike(number)
+                if kind is not None:
+                    return kind, armed.fault
+        return None
+
+
+@dataclass
+class _Answer:
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
+
+
+async def play(kind: Kind, fault: Fault, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer a request with a fault instead of, or on top of, what the service would answer."""
+    if kind == "reset":
+        await _drain(receive)
+        reset(receive)
+        await _gone(receive)
+    elif kind == "reset_after":
+        await _process(app, scope, receive)
+        reset(receive)
+        await _gone(receive)
+    elif kind == "timeout":
+        answer = await _process(app, scope, receive)
+        try:
+            await asyncio.wait_for(_gone(receive), fault.seconds)
+        except TimeoutError:
+            await _reply(answer, answer.body, send)
+    elif kind == "truncated":
+        answer = await _process(app, scope, receive)
+        _write_half(receive, answer)
+        await _gone(receive)
+    elif kind == "truncated_json":
+        answer = await _process(app, scope, receive)
+        await _reply(answer, answer.body[: len(answer.body) // 2], send)
+    elif kind == "repeat_cursor":
+        answer = await _process(app, scope, receive)
+        await _reply(answer, _with_same_cursor(answer.body, scope), send)
+    else:
+        await _drain(receive)
+        await _refusal(kind, fault)(scope, receive, send)
+
+
+def reset(receive: Receive) -> None:
+    """Cut the connection with a TCP reset: a zero linger makes the close discard what is queued."""
+    transport = transport_of(receive)
+    connection = transport.get_extra_info("socket")
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    transport.abort()
+
+
+def transport_of(receive: Receive) -> asyncio.Transport:
+    """The connection under a request: uvicorn hands out `receive` as a method of the object that has it."""
+    cycle: Any = receive.__self__  # type: ignore[attr-defined]
+    transport: asyncio.Transport = cycle.transport
+    return transport
+
+
+async def _process(app: ASGIApp, scope: Scope, receive: Receive) -> _Answer:
+    """Let the service do its work and keep the answer back."""
+    answer = _Answer(500, [], b"")
+
+    async def keep(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            answer.status, answer.headers = message["status"], list(message["headers"])
+        else:
+            answer.body += message.get("body", b"")
+
+    await app(scope, receive, keep)
+    return answer
+
+
+async def _reply(answer: _Answer, body: bytes, send: Send) -> None:
+    headers = [(name, value) for name, value in answer.headers if name.lower() != b"content-length"]
+    headers.append((b"content-length", str(len(body)).encode()))
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _write_half(receive: Receive, answer: _Answer) -> None:
+    """Announce the whole body, send half of it, close."""
+    transport = transport_of(receive)
+    head = [b"HTTP/1.1 %d Cut" % answer.status]
+    head += [name + b": " + value for name, value in answer.headers if name.lower() != b"content-length"]
+    head.append(b"content-length: %d" % len(answer.body))
+    transport.write(b"\r\n".join(head) + b"\r\n\r\n" + answer.body[: len(answer.body) // 2])
+    transport.close()
+
+
+def _with_same_cursor(body: bytes, scope: Scope) -> bytes:
+    """The page again, but its `next` is the cursor that was asked for; unchanged if there was none."""
+    start = parse_qs(scope["query_string"].decode()).get("start")
+    if not start:
+        return body
+    page = msgspec.json.decode(body)
+    page["next"] = start[0]
+    return msgspec.json.encode(page)
+
+
+def _refusal(kind: Kind, fault: Fault) -> Response:
+    if kind in {"html", "html200"}:
+        status = 200 if kind == "html200" else 502
+        return Response(fault.body or HTML.format(_DETAILS[502]), status, media_type="text/html")
+    status = int(kind)
+    headers = {}
+    if status in {429, 503} and fault.retry_after is not None:
+        if fault.retry_after == "date":
+            headers["Retry-After"] = http_date(time() + fault.seconds)
+        else:
+            headers["Retry-After"] = f"{fault.retry_after:g}"
+            if fault.side == "segment" and status == 429:
+                headers["X-RateLimit-Reset"] = f"{fault.retry_after:g}"
+    if fault.side == "customerio":
+        body = msgspec.json.encode({"errors": [{"detail": _DETAILS[status], "status": str(status)}]}).decode()
+        media_type = "application/json"
+    else:
+        body, media_type = _DETAILS[status].title(), "text/plain"
+    return Response(fault.body if fault.body is not None else body, status, headers, media_type)
+
+
+async def _drain(receive: Receive) -> None:
+    """Read the rest of the request, so that the answer can be read."""
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect" or not message.get("more_body"):
+            return
+
+
+async def _gone(receive: Receive) -> None:
+    """Wait until the connection is down; returning earlier would make uvicorn answer with a 500."""
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,93 @@
+"""The people of a made-up workspace, and the ways in which a delivery shows who it went to."""
+
+from __future__ import annotations
+
+from random import Random
+
+from tests.sandbox.delivery import Identifiers, Person
+
+_NAMES = (
+    ("ana", "example.com"),
+    ("björn.ek", "example.se"),
+    ("m.o'neill", "example.ie"),
+    ("yuki+news", "example.jp"),
+    ("иван", "пример.example"),
+    ("LI.WEI", "Example.CN"),
+    ("zoë_k", "sub.mail.example.org"),
+    ("o", "e.example"),
+)
+
+
+def make_people(rng: Random, count: int) -> list[Person]:
+    """People with id and e-mail, one of them, neither; old e-mail-only ones; "" where others have null."""
+    return [_person(rng, number) for number in range(count)]
+
+
+def _person(rng: Random, number: int) -> Person:
+    name, domain = _NAMES[number % len(_NAMES)]
+    email = f"{name}{number}@{domain}"
+    cio_id = f"d9c1{number:08x}"
+    phone = f"+4917{number:08d}"
+    kind = rng.random()
+    missing = "" if rng.random() < 0.3 else None
+    if kind < 0.12:
+        return Person(cio_id, missing, email, email, phone)
+    if kind < 0.18:
+        return Person(cio_id, missing, email, email, phone, cio_id_as_customer_id=True)
+    if kind < 0.22:
+        return Person(cio_id, missing, missing, email, phone)
+    if kind < 0.30:
+        return Person(cio_id, _id(rng, number, email), missing, email, phone)
+    if kind < 0.34:
+        return Person(cio_id, str(100_000 + number), email, email, phone, id_as_number=True)
+    return Person(cio_id, _id(rng, number, email), email, email, phone)
+
+
+def _id(rng: Random, number: int, email: str) -> str:
+    """Ids are whatever the customer uses: numbers, codes, UUIDs, addresses, any script."""
+    kind = rng.random()
+    if kind < 0.4:
+        return str(40_000 + number)
+    if kind < 0.7:
+        return f"user_{number:06d}"
+    if kind < 0.85:
+        return f"{rng.getrandbits(32):08x}-0000-4000-8000-{number:012x}"
+    if kind < 0.95:
+        return f"ÜID/{number}"
+    return email
+
+
+def show(rng: Random, person: Person) -> tuple[str | int | None, Identifiers | None, str | None, str | None]:
+    """(customer_id, customer_identifiers) as a delivery shows them, and what they say: (userId, e-mail).
+
+    The ways are those of reference/customerio.md 8: usually both, sometimes the identifiers without the
+    id or no identifiers at all, a `customer_id` that is a number, another id, or the `cio_id`.
+    """
+    known = Identifiers(person.id, person.email, person.cio_id)
+    email = person.email or None
+    if not person.id:
+        customer_id = person.cio_id if person.cio_id_as_customer_id else (None if rng.random() < 0.5 else "")
+        if not person.cio_id_as_customer_id and rng.random() < 0.1:
+            return None, None, None, None  # suppressed since: anonymous
+        return customer_id, known, None, email
+    way = rng.random()
+    if person.id_as_number:
+        return int(person.id), known if way < 0.5 else None, person.id, None
+    if way < 0.88:
+        return person.id, known, person.id, None
+    if way < 0.91:
+        return person.id, None, person.id, None
+    if way < 0.93:
+        return (
+            person.id,
+            Identifiers("" if way < 0.92 else None, person.email, person.cio_id),
+            person.id,
+            None,
+        )
+    if way < 0.95:
+        return "0200000001", known, person.id, None
+    if way < 0.97:
+        return None, known, person.id, None
+    if way < 0.985:  # the person was deleted: only the cio_id is left
+        return None, Identifiers(None, None, person.cio_id), None, None
+    return None, None, None, None

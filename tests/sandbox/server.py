@@ -1,0 +1,261 @@
+"""Both services and the control routes on one loopback port, in a daemon thread."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from dataclasses import asdict
+from time import monotonic, time
+from types import TracebackType
+from typing import Any
+from urllib.parse import parse_qsl
+
+import msgspec
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Message, Receive, Scope, Send
+
+from tests.sandbox.answers import json_response, text
+from tests.sandbox.customerio import CustomerIO, error
+from tests.sandbox.faults import Fault, Faults, Side, play
+from tests.sandbox.history import History
+from tests.sandbox.segment import Segment
+from tests.sandbox.settings import Asked, Settings, Shared
+
+_CONTROL = "/_sandbox/"
+
+
+class Sandbox:
+    """A running sandbox: a context manager, or `start()` and `stop()`.
+
+    Everything in it may be looked at and changed while it runs, from the thread that started it.
+    """
+
+    def __init__(self, history: History | None = None, settings: Settings | None = None, *, port: int = 0) -> None:
+        self._shared = Shared(history if history is not None else History(), settings or Settings())
+        self.customerio = CustomerIO(self._shared)
+        self.segment = Segment(self._shared)
+        self.faults = Faults()
+        self._port = port
+        self._server: _Server | None = None
+        self._thread: threading.Thread | None = None
+        self.url = ""
+
+    @property
+    def history(self) -> History:
+        return self._shared.history
+
+    @history.setter
+    def history(self, history: History) -> None:
+        self._shared.history = history
+
+    @property
+    def settings(self) -> Settings:
+        return self._shared.settings
+
+    @settings.setter
+    def settings(self, settings: Settings) -> None:
+        self._shared.settings = settings
+
+    def reset(self) -> None:
+        """Forget what was asked and what arrived, the counts and the faults; keep history and settings."""
+        self.customerio.reset()
+        self.segment.reset()
+        self.faults.clear()
+
+    def start(self) -> Sandbox:
+        listener = socket.create_server(("127.0.0.1", self._port))
+        self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        self._server = _Server(self)
+        self._thread = threading.Thread(target=self._server.serve_until_stopped, args=(listener,), daemon=True)
+        self._thread.start()
+        if not self._server.listening.wait(10):
+            raise RuntimeError("the sandbox did not start")
+        return self
+
+    def stop(self) -> None:
+        if self._server is not None and self._thread is not None:
+            self._server.stop()
+            self._thread.join(10)
+        self._server = self._thread = None
+
+    def __enter__(self) -> Sandbox:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+class _App:
+    """The ASGI application: sorts requests by side, notes them, and plays faults."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self._sandbox = sandbox
+        not_found = {404: _not_found, 405: _not_found}
+        self._control = Starlette(routes=_Control(sandbox).routes())
+        self._customerio = Starlette(routes=sandbox.customerio.routes(), exception_handlers=not_found)
+        self._segment = Starlette(routes=sandbox.segment.routes())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"].startswith(_CONTROL):
+            await self._control(scope, receive, send)
+            return
+        sandbox = self._sandbox
+        side: Side = "segment" if scope["method"] == "POST" else "customerio"
+        requests = sandbox.segment.requests if side == "segment" else sandbox.customerio.requests
+        asked = Asked(scope["method"], scope["path"], dict(parse_qsl(scope["query_string"].decode("latin-1"))), time())
+        picked = sandbox.faults.pick(side, len(requests))
+        requests.append(asked)
+        begun = monotonic()
+
+        async def noting(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                asked.status = message["status"]
+            await send(message)
+            asked.seconds = monotonic() - begun
+
+        settings = sandbox.settings
+        latency = settings.latency if side == "customerio" else settings.segment_latency
+        if latency:
+            await asyncio.sleep(latency)
+        app = self._segment if side == "segment" else self._customerio
+        if picked is None:
+            await app(scope, receive, noting)
+        else:
+            kind, fault = picked
+            asked.fault = kind
+            await play(kind, fault, app, scope, receive, noting)
+
+
+class _Control:
+    """The routes by which another process looks at the sandbox and changes it."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self._sandbox = sandbox
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("/_sandbox/truth", self.truth, methods=["GET"]),
+            Route("/_sandbox/segment", self.segment, methods=["GET"]),
+            Route("/_sandbox/customerio", self.customerio, methods=["GET"]),
+            Route("/_sandbox/faults", self.faults, methods=["POST"]),
+            Route("/_sandbox/reset", self.reset, methods=["POST"]),
+            Route("/_sandbox/settings", self.settings, methods=["GET", "POST"]),
+        ]
+
+    async def truth(self, request: Request) -> Response:
+        params = request.query_params
+        events = self._sandbox.history.truth(
+            int(params["start"]) if params.get("start") else None,
+            int(params["end"]) if params.get("end") else None,
+            params["metrics"].split(",") if params.get("metrics") else None,
+            params["channels"].split(",") if params.get("channels") else None,
+            drafts=params.get("drafts") in {"1", "true"},
+        )
+        return _json({"events": [asdict(truth) for truth in events]})
+
+    async def segment(self, request: Request) -> Response:
+        return _json(self._sandbox.segment.report(events=request.query_params.get("events") in {"1", "true"}))
+
+    async def customerio(self, request: Request) -> Response:
+        asked = self._sandbox.customerio
+        return _json(
+            {
+                "requests": len(asked.requests),
+                "rate_limited": asked.rate_limited,
+                "deliveries": len(self._sandbox.history),
+            }
+        )
+
+    async def faults(self, request: Request) -> Response:
+        try:
+            faults = msgspec.json.decode(await request.body(), type=list[Fault])
+        except msgspec.DecodeError as wrong:
+            return text(str(wrong), 400)
+        self._sandbox.faults.add(*faults)
+        return _json({"added": len(faults)})
+
+    async def reset(self, request: Request) -> Response:
+        self._sandbox.reset()
+        return _json({})
+
+    async def settings(self, request: Request) -> Response:
+        """Change the settings that the body names; answer with all of them."""
+        body = await request.body()
+        if body:
+            try:
+                changes = msgspec.json.decode(body, type=dict[str, Any])
+                whole = {**msgspec.to_builtins(self._sandbox.settings), **changes}
+                self._sandbox.settings = msgspec.convert(whole, Settings)
+            except msgspec.DecodeError as wrong:
+                return text(str(wrong), 400)
+        return _json(msgspec.to_builtins(self._sandbox.settings))
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its waits: it stops at once and cuts what is still open."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        config = uvicorn.Config(
+            _App(sandbox),
+            lifespan="off",
+            ws="none",
+            log_config=None,
+            log_level="critical",
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            timeout_keep_alive=60,
+        )
+        super().__init__(config)
+        self.listening = threading.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopping = asyncio.Event()
+
+    def serve_until_stopped(self, listener: socket.socket) -> None:
+        with listener, asyncio.Runner(loop_factory=self.config.get_loop_factory()) as runner:
+            runner.run(self.serve(sockets=[listener]))
+
+    def stop(self) -> None:
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._stopping.set)
+
+    async def main_loop(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.listening.set()
+        while not self._stopping.is_set():
+            await self.on_tick(0)  # renews the Date header
+            try:
+                await asyncio.wait_for(self._stopping.wait(), 1)
+            except TimeoutError:
+                continue
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        for connection in list(self.server_state.connections):
+            transport: Any = getattr(connection, "transport", None)
+            if transport is not None:
+                transport.abort()
+        tasks = list(self.server_state.tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        while self.server_state.connections:
+            await asyncio.sleep(0)
+        for server in self.servers:
+            await server.wait_closed()
+
+
+async def _not_found(request: Request, exception: Exception) -> Response:
+    return error(404, "not found")
+
+
+def _json(value: object) -> Response:
+    return json_response(msgspec.json.encode(value))

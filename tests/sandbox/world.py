@@ -1,0 +1,248 @@
+"""Makes up the deliveries of a workspace: who got what through which channel, and what came of it."""
+
+from __future__ import annotations
+
+from binascii import b2a_base64
+from collections.abc import Iterator
+from itertools import accumulate
+from random import Random
+
+import msgspec
+
+from tests.sandbox.delivery import Delivery, Person
+from tests.sandbox.fate import Fates
+from tests.sandbox.people import make_people, show
+
+_WEIGHTS = {"email": 60, "push": 12, "twilio": 8, "in_app": 8, "whatsapp": 4, "slack": 3, "webhook": 5}
+_ACTION_CHANNELS = (
+    "email",
+    "email",
+    "push",
+    "email",
+    "twilio",
+    "in_app",
+    "email",
+    "whatsapp",
+    "webhook",
+    "slack",
+)
+_SUBJECTS = (
+    "Your order is on its way",
+    "Grüße aus Köln 🎉",
+    "今週のおすすめ",
+    'He said "hello" & <goodbye>',
+    "Ваш заказ № 7",
+    "عرض خاص لك",
+    "👩‍👩‍👧‍👦 Family plan",
+    "Tab\there, back\\slash and / too",
+    "नमस्ते, नई कीमतें",
+    "x" * 300,
+)
+_URL_SAFE = bytes.maketrans(b"+/", b"-_")
+_PLANS = 1024  # more plans than this do not fit into the sort key
+_BURST_SECONDS = 600
+_DRAFT_RECIPIENT = "{{customer.email}}"
+
+
+class Plan(msgspec.Struct):
+    """A message that can be sent: an action of a campaign, a newsletter, a broadcast, a transactional one."""
+
+    channel: str
+    subject: str | None
+    template_id: int
+    campaign_id: int | None = None
+    action_id: int | None = None
+    parent_action_id: int | None = None
+    newsletter_id: int | None = None
+    content_id: int | None = None
+    broadcast_id: int | None = None
+    transactional_message_id: int | None = None
+    by_event: bool = False
+
+
+class World:
+    """A seeded workspace. The parameters are those of `History.generate`."""
+
+    def __init__(
+        self,
+        *,
+        seed: int,
+        deliveries: int,
+        start: int,
+        end: int,
+        burst: float,
+        channels: tuple[str, ...],
+        campaigns: int,
+        newsletters: int,
+        broadcasts: int,
+        transactional: int,
+        people: int | None,
+        drafts: float,
+        on_bounds: float,
+        longest_lag: int,
+        details: bool,
+    ) -> None:
+        if end <= start:
+            raise ValueError("a history needs some time to happen in")
+        if not channels:
+            raise ValueError("a history needs a channel")
+        self.rng = Random(seed)
+        self.count, self.start, self.end = deliveries, start, end
+        self.channels = channels
+        self.drafts, self.on_bounds = drafts, on_bounds
+        self.people = make_people(self.rng, people or min(50_000, max(20, deliveries // 10)))
+        self.trickles = self._trickles(campaigns, broadcasts, transactional)
+        self.newsletters = self._newsletters(newsletters) if burst > 0 else []
+        self.in_bursts = round(deliveries * burst) if self.newsletters else 0
+        self.fates = Fates(self.rng, on_bounds=on_bounds, longest_lag=longest_lag)
+        self.details = Random(f"{seed} details") if details else None
+
+    def deliveries(self) -> Iterator[Delivery]:
+        """All deliveries, newest first."""
+        plans = [*self.trickles, *self.newsletters]
+        moments = [*self._trickle_moments(), *self._burst_moments()]
+        moments.sort(reverse=True)
+        for moment in moments:
+            created, plan = divmod(moment, _PLANS)
+            yield self._delivery(created, plans[plan])
+
+    def _trickles(self, campaigns: int, broadcasts: int, transactional: int) -> list[Plan]:
+        plans: list[Plan] = []
+        for campaign in range(campaigns):
+            for action in range(3):
+                plan = self._plan(_ACTION_CHANNELS[(campaign * 3 + action) % len(_ACTION_CHANNELS)], len(plans))
+                plan.campaign_id = 10 + campaign
+                plan.action_id = 100 + campaign * 10 + action
+                plan.parent_action_id = plan.action_id + 1000 if action == 2 else None
+                plan.by_event = campaign % 2 == 0
+                plans.append(plan)
+        for broadcast in range(broadcasts):
+            plan = self._plan("email" if broadcast % 2 == 0 else "push", len(plans))
+            plan.broadcast_id, plan.action_id = 300 + broadcast, 3000 + broadcast
+            plans.append(plan)
+        for message in range(transactional):
+            plan = self._plan(("email", "twilio", "push")[message % 3], len(plans))
+            plan.transactional_message_id = 1 + message
+            plans.append(plan)
+        for channel in self.channels:
+            if all(plan.channel != channel for plan in plans):
+                plan = self._plan(channel, len(plans))
+                plan.campaign_id, plan.action_id = 90, 900 + len(plans)
+                plans.append(plan)
+        return plans
+
+    def _newsletters(self, count: int) -> list[Plan]:
+        plans: list[Plan] = []
+        for number in range(count):
+            plan = self._plan("email", number + 1)
+            plan.newsletter_id, plan.content_id = 500 + number, 5000 + number
+            plans.append(plan)
+        return plans
+
+    def _plan(self, channel: str, number: int) -> Plan:
+        if channel not in self.channels:
+            channel = self.channels[number % len(self.channels)]
+        subject = _SUBJECTS[number % len(_SUBJECTS)] if channel == "email" else None
+        return Plan(channel, subject, 7000 + number)
+
+    def _trickle_moments(self) -> list[int]:
+        """Creation times spread over the whole span, each with the number of its plan."""
+        rng, length = self.rng, self.end - self.start
+        counts = {channel: sum(p.channel == channel for p in self.trickles) for channel in self.channels}
+        weights = [_WEIGHTS.get(plan.channel, 5) / counts[plan.channel] for plan in self.trickles]
+        count = self.count - self.in_bursts
+        chosen = rng.choices(range(len(self.trickles)), cum_weights=list(accumulate(weights)), k=count)
+        random, on_bounds = rng.random, self.on_bounds
+        moments = []
+        for plan in chosen:
+            created = self.start + int(random() * length)
+            if random() < on_bounds:
+                created = self._to_bound(created)
+            moments.append(created * _PLANS + plan)
+        return moments
+
+    def _burst_moments(self) -> list[int]:
+        """Newsletters: each goes out within ten minutes, now and then from a full hour on."""
+        rng = self.rng
+        moments: list[int] = []
+        for number in range(len(self.newsletters)):
+            share = self.in_bursts * (number + 1) // len(self.newsletters) - len(moments)
+            begin = self.start + int(rng.random() * max(1, self.end - self.start - _BURST_SECONDS))
+            if rng.random() < 0.5:
+                begin = self._to_bound(begin)
+            span = min(_BURST_SECONDS, self.end - begin)
+            plan = len(self.trickles) + number
+            moments.extend((begin + int(rng.random() ** 2 * span)) * _PLANS + plan for _ in range(share))
+        return moments
+
+    def _to_bound(self, time: int) -> int:
+        """The full hour or midnight UTC before a time, or the second before that, if within the span."""
+        bound = time - time % (86_400 if self.rng.random() < 0.3 else 3600) - (self.rng.random() < 0.3)
+        return bound if bound >= self.start else time
+
+    def _delivery(self, created: int, plan: Plan) -> Delivery:
+        rng = self.rng
+        random = rng.random
+        person = self.people[int(random() * len(self.people))]
+        customer_id, identifiers, user_id, email = show(rng, person)
+        draft = plan.newsletter_id is None and random() < self.drafts
+        recipient, address = self._recipient(plan.channel, person, draft)
+        subject = plan.subject
+        if subject is not None and random() < 0.1:
+            subject = f"{subject} ({person.phone[-4:]})"
+        delivery = Delivery(
+            id=self._id(),
+            channel=plan.channel,
+            created=created,
+            user_id=user_id,
+            anonymous_id=None if user_id else (email or address),
+            recipient=recipient,
+            subject=subject,
+            times={"created": created, "drafted": created},
+            draft=draft,
+            person=person,
+            customer_id=customer_id,
+            identifiers=identifiers,
+            template_id=plan.template_id,
+            campaign_id=plan.campaign_id,
+            action_id=plan.action_id,
+            parent_action_id=plan.parent_action_id,
+            newsletter_id=plan.newsletter_id,
+            content_id=plan.content_id,
+            broadcast_id=plan.broadcast_id,
+            transactional_message_id=plan.transactional_message_id,
+            trigger_event_id=f"01J{rng.getrandbits(60):015X}" if plan.by_event else None,
+        )
+        if draft:
+            return delivery
+        if random() < 0.01:
+            delivery.forgotten, delivery.subject = True, None
+        self.fates.befall(delivery, self.details)
+        return delivery
+
+    def _recipient(self, channel: str, person: Person, draft: bool) -> tuple[str | None, str | None]:
+        """(recipient, its one e-mail address if it is one)."""
+        if draft:
+            return _DRAFT_RECIPIENT, None
+        if channel == "email":
+            chance = self.rng.random()
+            if chance < 0.97:
+                return person.address, person.address
+            if chance < 0.99:
+                comma = "," if chance < 0.98 else ", "
+                return f"{person.address}{comma}copy.{person.address}", None
+            return "", None
+        if channel in {"twilio", "whatsapp"}:
+            return person.phone, None
+        if channel == "push":
+            return f"{self.rng.getrandbits(128):032x}", None
+        if channel == "in_app":
+            return person.address, person.address
+        if channel == "slack":
+            return "#general", None
+        return "https://hooks.example.com/cio", None
+
+    def _id(self) -> str:
+        """Base64-ish; one in four ends in `=` (reference/customerio.md 1.4)."""
+        length = 20 if self.rng.random() < 0.25 else 21
+        return b2a_base64(self.rng.randbytes(length), newline=False).translate(_URL_SAFE).decode()

@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import pendulum
+import psutil
+import pytest
+from airflow.sdk import DAG
+from airflow.sdk.exceptions import AirflowFailException
+
+from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError
+from airflow_provider_cio.interval import Interval
+from airflow_provider_cio.operators.customerio_to_segment import CustomerIOToSegmentOperator
+from tests.sandbox import Fault, History, Sandbox, Settings
+from tests.unit.support import DAY, NOVEMBER, assert_kept_is_truth
+
+DAY_ONE = Interval(NOVEMBER, NOVEMBER + DAY)
+RUN: Any = {  # what a task's context has to have
+    "data_interval_start": pendulum.from_timestamp(DAY_ONE.start),
+    "data_interval_end": pendulum.from_timestamp(DAY_ONE.end),
+}
+HISTORY = History.generate(seed=5, deliveries=1500, start=NOVEMBER - 9 * DAY, end=NOVEMBER + 2 * DAY)
+
+
+@pytest.fixture
+def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
+    with Sandbox(HISTORY, Settings()) as sandbox:
+        connect(monkeypatch, sandbox)
+        yield sandbox
+
+
+def connect(monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox, **changes: str) -> None:
+    keys = {"app_key": sandbox.settings.app_key, "write_key": sandbox.settings.write_key} | changes
+    customerio = {"conn_type": "customerio", "host": sandbox.url, "password": keys["app_key"]}
+    segment = {"conn_type": "segment_source", "host": sandbox.url, "password": keys["write_key"]}
+    extras = ({"requests_per_second": 1000}, {"events_per_second": 0})
+    for conn_id, fields, extra in zip(
+        ("CUSTOMERIO_DEFAULT", "SEGMENT_DEFAULT"), (customerio, segment), extras, strict=True
+    ):
+        monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id}", json.dumps(fields | {"extra": extra}))
+
+
+def operator(**parameters: Any) -> CustomerIOToSegmentOperator:
+    return CustomerIOToSegmentOperator(task_id="send", **parameters)
+
+
+def left_behind() -> tuple[set[str], int]:
+    """Threads of ours, and sockets that this process has open to anywhere as a client."""
+    own = {thread.name for thread in threading.enumerate()}
+    return own, len([c for c in psutil.Process().net_connections("tcp") if c.status == psutil.CONN_ESTABLISHED])
+
+
+def test_it_sends_the_interval_of_the_run(sandbox: Sandbox) -> None:
+    result = operator().execute(RUN)
+    assert_kept_is_truth(sandbox, DAY_ONE)
+    assert json.loads(json.dumps(result)) == result
+    assert set(result) == {"interval", "read", "events", "sent", "skipped"}
+    assert result["sent"]["events"] == len(sandbox.segment.kept) > 0
+
+
+def test_the_parameters_are_templated(sandbox: Sandbox) -> None:
+    with DAG("templated", start_date=pendulum.datetime(2026, 1, 1), schedule=None):
+        task = operator(
+            customerio_conn_id="{{ workspace }}_default",
+            segment_conn_id="{{ 'segment' }}_default",
+            interval_start="{{ ds }}",
+            interval_end="{{ macros.ds_add(ds, 1) }}",
+        )
+    from airflow.sdk.execution_time.macros import ds_add
+
+    context: Any = {
+        "workspace": "customerio",
+        "ds": "2026-11-01",
+        "macros": type("M", (), {"ds_add": ds_add}),
+    }
+    task.render_template_fields(context)
+    task.execute(context)
+    assert_kept_is_truth(sandbox, DAY_ONE)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"collections": ["Email Clicked"]}, "did you mean"),
+        ({"lookback": timedelta(days=181)}, "lookback must be 0 to 180 days"),
+        ({"lookback": timedelta(seconds=-1)}, "lookback must be 0 to 180 days"),
+        ({"interval_start": "2026-11-01"}, "interval_start is set without interval_end"),
+        ({"interval_start": "2026-11-02", "interval_end": "2026-11-01"}, "before it starts"),
+    ],
+)
+def test_what_is_wrong_in_the_dag_is_said_when_it_is_parsed(parameters: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        operator(**parameters)
+
+
+@pytest.mark.parametrize(
+    ("context", "message"),
+    [
+        ({}, "no data interval.*CronDataIntervalTimetable"),
+        (RUN | {"data_interval_end": RUN["data_interval_start"]}, "zero length.*interval_start and interval_end"),
+    ],
+)
+def test_a_run_without_interval_fails_before_the_first_request(sandbox: Sandbox, context: Any, message: str) -> None:
+    with pytest.raises(AirflowFailException, match=message):
+        operator().execute(context)
+    assert sandbox.customerio.requests == []
+
+
+def test_a_wrong_key_is_not_retried_and_is_not_shown(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    connect(monkeypatch, sandbox, app_key="not-the-key-of-this-workspace")
+    with pytest.raises(AirflowFailException, match=r"'customerio_default'.* 401.*App API key.*region") as caught:
+        operator().execute(RUN)
+    assert "not-the-key" not in str(caught.value)
+    assert len(sandbox.customerio.requests) == 1
+
+
+def test_a_missing_scope_is_not_retried(sandbox: Sandbox) -> None:
+    sandbox.settings = Settings(scopes=("campaigns",))
+    with pytest.raises(AirflowFailException, match=r"'customerio_default'.* 403.*scope"):
+        operator().execute(RUN)
+    assert len(sandbox.customerio.requests) == 1
+
+
+def test_segments_400_fails_the_task_with_its_words(sandbox: Sandbox) -> None:
+    sandbox.faults.add(Fault(side="segment", kind="400", at=0, times=1000, body='{"message":"payload is malformed"}'))
+    with pytest.raises(AirflowFailException, match=r"'segment_default'.* 400: payload is malformed"):
+        operator().execute(RUN)
+
+
+def test_an_event_against_segments_rules_fails_the_task_after_all_else_was_sent(sandbox: Sandbox) -> None:
+    def row(number: int, subject: str) -> dict[str, Any]:
+        opened = {"opened": NOVEMBER + number}
+        shared = {"type": "email", "created": NOVEMBER, "customer_id": "1"}
+        return {"id": f"d{number}", "metrics": opened, "subject": subject, **shared}
+
+    sandbox.history = History(deliveries=[row(n, "x" * (20_000 if n == 0 else 10)) for n in range(10)])
+    with pytest.raises(AirflowFailException, match=r"1 events.*event_too_large: 1 \(first deliveries: d0\)"):
+        operator().execute(RUN)
+    assert {event["properties"]["delivery_id"] for event in sandbox.segment.kept} == {f"d{n}" for n in range(1, 10)}
+
+
+def test_an_overloaded_service_leaves_the_retry_to_airflow(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    sandbox.faults.add(Fault(side="customerio", kind="429", at=0, times=1000, retry_after=100_000))
+    with pytest.raises(TryAgainLaterError, match=r"'customerio_default'.* 429.*asks to wait 100000 s"):
+        operator().execute(RUN)
+
+
+def test_no_secret_and_no_address_is_logged(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
+    operator().execute(RUN)
+    out, err = capfd.readouterr()
+    assert "events sent" in out + err
+    assert sandbox.settings.app_key not in out + err
+    assert sandbox.settings.write_key not in out + err
+    assert "@" not in out + err
+
+
+def kill_from_a_signal_handler(task: CustomerIOToSegmentOperator) -> None:
+    os.kill(os.getpid(), signal.SIGUSR1)
+
+
+def kill_from_another_thread(task: CustomerIOToSegmentOperator) -> None:
+    task.on_kill()
+
+
+@pytest.mark.parametrize("side", ["customerio", "segment"])
+@pytest.mark.parametrize("kill", [kill_from_a_signal_handler, kill_from_another_thread])
+def test_a_kill_ends_the_task_at_once_and_leaves_nothing_open(
+    sandbox: Sandbox, side: Any, kill: Callable[[CustomerIOToSegmentOperator], None]
+) -> None:
+    before = left_behind()
+    sandbox.faults.add(Fault(side=side, kind="timeout", at=0, times=1000, seconds=3.0))
+    task = operator()
+    previous = signal.signal(signal.SIGUSR1, lambda *_: task.on_kill())  # as Airflow's task runner does on SIGTERM
+    killer = threading.Timer(0.5, kill, [task])
+    killer.start()
+    began = time.monotonic()
+    try:
+        with pytest.raises(BaseException) as caught:  # noqa: PT011  SystemExit, or the client's ClosedError
+            task.execute(RUN)
+    finally:
+        killer.join()
+        signal.signal(signal.SIGUSR1, previous)
+    assert type(caught.value).__name__ in ("SystemExit", "ClosedError")
+    assert time.monotonic() - began < 1.5
+    settle(before)
+    task.on_kill()  # nothing runs any more: no effect
+
+
+def test_a_timeout_of_airflow_leaves_nothing_open(sandbox: Sandbox) -> None:
+    from airflow.sdk.exceptions import AirflowTaskTimeout
+    from airflow.sdk.execution_time.timeout import timeout
+
+    before = left_behind()
+    sandbox.faults.add(Fault(side="segment", kind="timeout", at=0, times=1000, seconds=3.0))
+    task = operator()
+    with pytest.raises(AirflowTaskTimeout), timeout(1):  # type: ignore[no-untyped-call]
+        task.execute(RUN)
+    task.on_kill()
+    settle(before)
+
+
+def settle(before: tuple[set[str], int]) -> None:
+    """The sandbox's side of a socket closes a moment after ours."""
+    give_up_at = time.monotonic() + 5
+    while time.monotonic() < give_up_at:
+        threads, sockets = left_behind()
+        if threads <= before[0] and sockets <= before[1]:
+            return
+        time.sleep(0.05)
+    assert left_behind() == before

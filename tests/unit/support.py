@@ -1,0 +1,71 @@
+"""What several tests share: clients for a sandbox, and a run of the line against it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from airflow_provider_cio.catalog import CATALOG, DEFAULT_COLLECTIONS, resolve_collections
+from airflow_provider_cio.clients.customerio import CustomerIOClient
+from airflow_provider_cio.clients.segment import SegmentClient
+from airflow_provider_cio.clients.transport import Retries
+from airflow_provider_cio.interval import Interval
+from airflow_provider_cio.line import Report, run
+from airflow_provider_cio.mapping import Mapper
+from tests.e2e.compare import differences
+from tests.sandbox import History, Sandbox
+
+DAY = 86_400
+NOVEMBER = 1_793_491_200  # 2026-11-01T00:00:00Z
+QUICK = Retries(attempts=8, total=30.0, first=0.005, longest=0.05)
+EVERY_NAME = tuple(CATALOG)
+
+
+def clients(sandbox: Sandbox, retries: Retries = QUICK) -> tuple[CustomerIOClient, SegmentClient]:
+    settings = sandbox.settings
+    return (
+        CustomerIOClient(settings.app_key, base_url=sandbox.url, requests_per_second=100_000, retries=retries),
+        SegmentClient(settings.write_key, base_url=sandbox.url, events_per_second=0, retries=retries),
+    )
+
+
+def run_line(
+    sandbox: Sandbox,
+    interval: Interval,
+    *,
+    lookback: int = 30 * DAY,
+    names: Sequence[str] = DEFAULT_COLLECTIONS,
+    namespace: str = "test",
+    retries: Retries = QUICK,
+    **options: Any,
+) -> Report:
+    """One run over the interval, with new clients that are closed on every way out."""
+    source, destination = clients(sandbox, retries)
+    with source, destination:
+        return run(
+            source,
+            destination,
+            Mapper(namespace),
+            interval=interval,
+            lookback=lookback,
+            collections=resolve_collections(names),
+            **options,
+        )
+
+
+def truth_of(history: History, interval: Interval, names: Iterable[str] = DEFAULT_COLLECTIONS) -> list[dict[str, Any]]:
+    """What happened in the interval, as the sandbox tells it without the product's code."""
+    wanted = set(names)
+    found = history.truth(*interval, channels={"email"}, drafts="Email Drafted" in wanted)
+    return [asdict(row) for row in found if row.collection in wanted]
+
+
+def assert_kept_is_truth(
+    sandbox: Sandbox, interval: Interval, names: Iterable[str] = DEFAULT_COLLECTIONS, duplicates: int | None = 0
+) -> None:
+    """Event by event; `duplicates` None allows any number of repeats that Segment recognised."""
+    assert differences(truth_of(sandbox.history, interval, names), sandbox.segment.kept) == []
+    assert sandbox.segment.dropped == []
+    if duplicates is not None:
+        assert len(sandbox.segment.duplicates) == duplicates

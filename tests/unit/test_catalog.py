@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import pytest
+
+from airflow_provider_cio.catalog import CATALOG, DEFAULT_COLLECTIONS, resolve_collections
+from airflow_provider_cio.exceptions import ConfigurationError
+
+
+def test_the_e_mail_column_is_complete() -> None:
+    """reference/customerio.md 6.3: the table's e-mail column, and `undeliverable` by analogy."""
+    assert {collection.metric: collection.name for collection in CATALOG.values()} == {
+        "drafted": "Email Drafted",
+        "attempted": "Email Attempted",
+        "sent": "Email Sent",
+        "delivered": "Email Delivered",
+        "opened": "Email Opened",
+        "clicked": "Email Link Clicked",
+        "converted": "Email Converted",
+        "unsubscribed": "Email Unsubscribed",
+        "bounced": "Email Bounced",
+        "dropped": "Email Suppressed",
+        "spammed": "Email Marked as Spam",
+        "failed": "Email Failed",
+        "deferred": "Email Deferred",
+        "undeliverable": "Email Undeliverable",
+    }
+    assert {collection.channel for collection in CATALOG.values()} == {"email"}
+
+
+def test_tables_are_named_as_segment_names_them() -> None:
+    tables = [CATALOG[name].table for name in DEFAULT_COLLECTIONS]
+    assert tables == [
+        "email_delivered",
+        "email_opened",
+        "email_link_clicked",
+        "email_unsubscribed",
+        "email_bounced",
+        "email_marked_as_spam",
+    ]
+
+
+def test_names_are_looked_up_once_each_in_order() -> None:
+    found = resolve_collections(["Email Opened", "Email Sent", "Email Opened"])
+    assert [collection.metric for collection in found] == ["opened", "sent"]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["Email Clicked"], "unknown collection 'Email Clicked'; did you mean .*'Email Link Clicked'"),
+        (["email opened"], "did you mean 'Email Opened'"),
+        (["xyz"], "known are: Email Drafted, "),
+        ("Email Opened", "must be a list of names, got str"),
+        (None, "must be a list of names, got NoneType"),
+        ([3], "must hold names, got int"),
+        ([], "got an empty list"),
+    ],
+)
+def test_a_wrong_name_is_an_error_that_helps(names: list[str], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        resolve_collections(names)

@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import json
+import string
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_cio import __version__
+from airflow_provider_cio.catalog import CATALOG
+from airflow_provider_cio.clients.customerio import Delivery
+from airflow_provider_cio.clients.segment import breach, encode
+from airflow_provider_cio.mapping import Mapper, email_of, identity
+
+CLICKED = CATALOG["Email Link Clicked"]
+ADDRESS = st.from_regex(r"[a-z0-9.+-]{1,12}@[a-z0-9-]{1,12}\.(com|example)", fullmatch=True)
+ID = st.one_of(st.none(), st.just(""), st.text(min_size=1, max_size=12), st.integers(0, 10**9))
+
+
+def delivery(**fields: Any) -> Delivery:
+    return msgspec.convert({"id": "RPIL=", "type": "email", "created": 1613063000, "metrics": {}} | fields, Delivery)
+
+
+def as_sent(one: Delivery, mapper: Mapper | None = None, time: int = 1613063089) -> dict[str, Any]:
+    event = (mapper or Mapper("ns")).event(one, CLICKED, time)
+    assert event is not None
+    encoded = encode(event)
+    assert breach(event, encoded) is None
+    found: dict[str, Any] = json.loads(encoded)
+    return found
+
+
+def test_the_whole_event() -> None:
+    one = delivery(
+        customer_identifiers={"id": "42", "email": "test@example.com", "cio_id": "d9c1"},
+        customer_id="0200000001",
+        recipient="test@example.com",
+        subject="Grüße 😀",
+        campaign_id=9,
+        action_id="42",
+        parent_action_id=1,
+        newsletter_id=None,
+        trigger_event_id="01E4",
+        failure_message=None,
+    )
+    sender = {"name": "airflow-provider-cio", "version": __version__}
+    assert as_sent(one) == {
+        "type": "track",
+        "event": "Email Link Clicked",
+        "messageId": Mapper("ns").message_id("RPIL=", "clicked"),
+        "timestamp": "2021-02-11T17:04:49Z",
+        "userId": "42",
+        "properties": {
+            "delivery_id": "RPIL=",
+            "recipient": "test@example.com",
+            "subject": "Grüße 😀",
+            "campaign_id": "9",
+            "action_id": "42",
+            "parent_action_id": "1",
+            "trigger_event_id": "01E4",
+            "customer_id": "0200000001",
+            "email_id": "RPIL=",
+            "email_subject": "Grüße 😀",
+        },
+        "context": {"integration": sender, "library": sender, "traits": {"email": "test@example.com"}},
+        "integrations": {
+            "Customer.io": False,
+            "Actions Customerio": False,
+            "Customer.io Actions": False,
+            "Customer.io (Actions)": False,
+        },
+    }
+
+
+def test_the_loop_guard_can_be_switched_off() -> None:
+    one = delivery(customer_id="42")
+    assert "integrations" not in as_sent(one, Mapper("ns", send_to_customerio_destinations=True))
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"customer_identifiers": {"id": "42", "email": "a@b.c"}, "customer_id": "7"}, ("42", None)),
+        ({"customer_identifiers": {"id": 42}}, ("42", None)),
+        ({"customer_identifiers": {"id": "", "email": "a@b.c"}, "customer_id": "7"}, ("7", None)),
+        (
+            {"customer_identifiers": {"id": None, "email": "a@b.c", "cio_id": "d9"}, "customer_id": "d9"},
+            (None, "a@b.c"),
+        ),
+        ({"customer_identifiers": {"email": "a@b.c", "cio_id": "d9"}, "customer_id": "cio_d9"}, (None, "a@b.c")),
+        ({"customer_identifiers": {"email": "", "cio_id": "d9"}, "recipient": "x@y.z"}, (None, "x@y.z")),
+        ({"customer_identifiers": None, "customer_id": 7}, ("7", None)),
+        ({"customer_identifiers": None, "customer_id": None, "recipient": " x@y.z "}, (None, "x@y.z")),
+        ({"recipient": "x@y.z,u@v.w"}, (None, None)),
+        ({"recipient": "x@y.z u@v.w"}, (None, None)),
+        ({"recipient": "{{customer.email}}@y.z"}, (None, None)),
+        ({"recipient": "+4915112345678"}, (None, None)),
+        ({"recipient": ""}, (None, None)),
+        ({}, (None, None)),
+    ],
+)
+def test_identity(fields: dict[str, Any], expected: tuple[str | None, str | None]) -> None:
+    assert identity(delivery(**fields)) == expected
+
+
+def test_nobody_to_name_gives_no_event() -> None:
+    assert Mapper("ns").event(delivery(), CLICKED, 1613063089) is None
+
+
+def test_the_traits_name_the_person_before_the_recipient() -> None:
+    one = delivery(customer_identifiers={"id": "1", "email": "person@x.y"}, recipient="elsewhere@x.y")
+    assert as_sent(one)["context"]["traits"] == {"email": "person@x.y"}
+    assert email_of(delivery(recipient="a@b.c")) == "a@b.c"
+    assert "traits" not in as_sent(delivery(customer_id="1", recipient="a@b.c,d@e.f"))["context"]
+
+
+@given(
+    known=st.one_of(
+        st.none(), st.fixed_dictionaries({"id": ID, "email": st.one_of(ADDRESS, st.just(""), st.none()), "cio_id": ID})
+    ),
+    customer_id=ID,
+    recipient=st.one_of(st.none(), ADDRESS, st.lists(ADDRESS, min_size=2).map(",".join), st.text(max_size=20)),
+    subject=st.one_of(st.none(), st.text()),
+    parent=ID,
+)
+def test_whatever_comes_an_event_has_one_identity_and_text_ids(
+    known: Any, customer_id: Any, recipient: Any, subject: Any, parent: Any
+) -> None:
+    one = delivery(
+        customer_identifiers=known,
+        customer_id=customer_id,
+        recipient=recipient,
+        subject=subject,
+        campaign_id=parent,
+        newsletter_id=parent,
+    )
+    user_id, anonymous_id = identity(one)
+    assert user_id is None or anonymous_id is None
+    assert "" not in (user_id, anonymous_id)
+    if user_id or anonymous_id:
+        sent = as_sent(one)
+        assert sent.get("userId") == user_id
+        assert sent.get("anonymousId") == anonymous_id
+        assert all(isinstance(value, str) for value in sent["properties"].values())
+        assert ("campaign_id" in sent["properties"]) == (parent is not None)
+
+
+@given(st.text(), st.text(min_size=1), st.sampled_from(sorted(c.metric for c in CATALOG.values())))
+def test_a_message_id_is_stable_and_short(namespace: str, delivery_id: str, metric: str) -> None:
+    first, again = (Mapper(namespace).message_id(delivery_id, metric) for _ in range(2))
+    assert first == again
+    assert first.startswith("cio-")
+    assert len(first) == 36
+    assert set(first[4:]) <= set(string.hexdigits.lower())
+
+
+def test_message_ids_differ_by_namespace_delivery_and_metric() -> None:
+    metrics = [collection.metric for collection in CATALOG.values()]
+    ids = {
+        Mapper(namespace).message_id(one, metric)
+        for namespace in ("", "a", "b")
+        for one in ("x", "y", "x=", "opened")
+        for metric in metrics
+    }
+    assert len(ids) == 3 * 4 * len(metrics)
+
+
+def test_the_rule_for_message_ids_never_changes() -> None:
+    """Another rule would send everything anew that is within Segment's memory: this literal is a promise."""
+    assert Mapper("source-a").message_id("RPILAgUBcRhIBqSfeiIwdIYJKxTY", "opened") == (
+        "cio-47a280e4e61b45e134cb074c0b5584a5"
+    )
