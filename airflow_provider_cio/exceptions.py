@@ -14,7 +14,14 @@ class UnexpectedDataError(CustomerIOToSegmentError):
 
 
 class EventsRefusedError(CustomerIOToSegmentError):
-    """Segment did not accept events, or would have dropped them; a retry can't help."""
+    """Segment did not accept events, or would have dropped them; a retry can't help.
+
+    :param reason: a short name to count by, such as ``refused_413``.
+    """
+
+    def __init__(self, message: str, reason: str = "refused") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class TryAgainLaterError(CustomerIOToSegmentError):

@@ -1,4 +1,4 @@
-"""Plan the windows, read them, find the occurrences inside the interval."""
+"""Which windows to read for an interval, and which occurrences in what was read are inside it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from airflow_provider_cio.catalog import Collection
-from airflow_provider_cio.clients.customerio import CustomerIOClient, Delivery
+from airflow_provider_cio.clients.customerio import PAGE_SIZE, Delivery
 from airflow_provider_cio.interval import Interval
 
 LONGEST_WINDOW = 90 * 86_400  # seconds; the API silently cuts at six months
@@ -22,6 +22,11 @@ class Window(NamedTuple):
     start: int
     end: int
     drafts: bool = False
+
+    def query(self) -> dict[str, str | int]:
+        """For `/v1/messages`, whose bounds are both inclusive."""
+        query: dict[str, str | int] = {"type": self.channel, "start_ts": self.start, "end_ts": self.end - 1}
+        return query | {"limit": PAGE_SIZE} | ({"drafts": "true"} if self.drafts else {})
 
 
 class Occurrence(NamedTuple):
@@ -38,8 +43,7 @@ def plan(interval: Interval, lookback: int, collections: Sequence[Collection]) -
     They cover ``[start - lookback, end)`` without gap or overlap, since a delivery is found by when it was
     created, not by when something happened to it.
 
-    Drafts are listed apart from what was sent, so they are read too if their collection is wanted, and first:
-    a draft that is sent meanwhile then shows up in the second list rather than in neither.
+    Drafts are listed apart from what was sent, so they are read too if their collection is wanted.
 
     :param lookback: seconds.
     """
@@ -54,16 +58,6 @@ def plan(interval: Interval, lookback: int, collections: Sequence[Collection]) -
         for drafts in ((True, False) if channel in with_drafts else (False,))
         for start, end in pairwise(bounds)
     ]
-
-
-def read(client: CustomerIOClient, windows: Sequence[Window]) -> Iterator[list[Delivery]]:
-    """The deliveries of the windows, page by page.
-
-    An older wording of the API has `drafts` list drafts beside what was sent; what was sent is left to its own window.
-    """
-    for window in windows:
-        for page in client.pages(window.channel, window.start, window.end, drafts=window.drafts):
-            yield [delivery for delivery in page if "sent" not in delivery.metrics] if window.drafts else page
 
 
 def occurrences(

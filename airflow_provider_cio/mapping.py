@@ -69,11 +69,9 @@ class Mapper:
         self._seed = hashlib.blake2b(hashlib.sha256(namespace.encode()).digest(), digest_size=16)
         self._integrations = None if send_to_customerio_destinations else _LOOP_GUARD
 
-    def event(self, delivery: Delivery, collection: Collection, time: int) -> Event | None:
-        """The event of one occurrence at `time` (Unix seconds), or None if nobody can be named for it."""
+    def event(self, delivery: Delivery, collection: Collection, time: int) -> Event:
+        """The event of one occurrence at `time` (Unix seconds); it has no id if nobody can be named for it."""
         user_id, anonymous_id = identity(delivery)
-        if not (user_id or anonymous_id):
-            return None
         email = email_of(delivery)
         return Event(
             event=collection.name,

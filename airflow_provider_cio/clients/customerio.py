@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
 import msgspec
@@ -21,7 +21,6 @@ from airflow_provider_cio.exceptions import ConfigurationError, UnexpectedDataEr
 
 REGIONS = {"us": "https://api.customer.io", "eu": "https://api-eu.customer.io"}
 PAGE_SIZE = 1000  # the most that /v1/messages gives at once
-MAX_EMPTY_PAGES = 1000  # in a row, before a chain counts as stuck
 
 Id = str | int | None  # the specification says integer or string, live answers have both
 
@@ -106,44 +105,16 @@ class CustomerIOClient:
         """How many so far, repeated ones included."""
         return self._transport.attempts
 
-    def pages(self, channel: str, start: int, end: int, *, drafts: bool = False) -> Iterator[list[Delivery]]:
-        """Deliveries created in ``[start, end)``, Unix seconds, a page at a time, newest first.
+    @property
+    def name(self) -> str:
+        """How errors call the service."""
+        return self._transport.name
 
-        The API's bounds are both inclusive and at most six months apart; what lies further back is silently cut.
+    def in_flight(self) -> int:
+        """How many requests at once use up the rate that is allowed, at the latency seen so far."""
+        return self._transport.in_flight()
 
-        :param channel: `type` of the deliveries, e.g. ``email``.
-        :param drafts: read the drafts instead of what was sent.
-        :raises UnexpectedDataError: a delivery of another shape than documented, a repeated cursor.
-        """
-        query: dict[str, str | int] = {
-            "type": channel,
-            "start_ts": start,
-            "end_ts": end - 1,
-            "limit": PAGE_SIZE,
-        }
-        if drafts:
-            query["drafts"] = "true"
-        seen: set[str] = set()
-        empty = 0
-        while True:
-            page = self.page(query)
-            if page.messages:
-                empty = 0
-                yield page.messages
-            elif (empty := empty + 1) > MAX_EMPTY_PAGES:
-                raise UnexpectedDataError(
-                    f"{self._transport.name} sent {MAX_EMPTY_PAGES} empty pages in a row, each naming a next one."
-                )
-            if not page.next:
-                return
-            if page.next in seen:
-                raise UnexpectedDataError(
-                    f"{self._transport.name} named the same next page twice: the list would never end."
-                )
-            seen.add(page.next)
-            query["start"] = page.next
-
-    def page(self, query: dict[str, str | int]) -> Page:
+    def page(self, query: Mapping[str, str | int]) -> Page:
         """One page of `/v1/messages`. Every value is percent-encoded: unencoded ones give an empty list."""
         try:
             return self._transport.request("GET", "/v1/messages", params=query, read=self._read)
@@ -177,7 +148,7 @@ class CustomerIOClient:
             delivery = msgspec.json.decode(body)["messages"][int(place[1])]
             which = f"delivery {delivery['id']!r}" if isinstance(delivery, dict) and "id" in delivery else "a delivery"
         return UnexpectedDataError(
-            f"{self._transport.name}: {which} does not have the documented shape: {problem}. "
+            f"{self.name}: {which} does not have the documented shape: {problem}. "
             "Nothing of its page was sent; please report it with this message."
         )
 

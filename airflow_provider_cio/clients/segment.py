@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Self
 
@@ -47,9 +46,7 @@ def breach(event: Event, encoded: bytes) -> str | None:
     Segment answers 200 to most such events and drops them, so this is the only place where it shows.
     """
     if not (event.user_id or event.anonymous_id):
-        return "no_user_anon_id"
-    if event.user_id == "" or event.anonymous_id == "":
-        return "id_not_string"
+        return "unidentified"
     if not event.event:
         return "event_not_defined"
     if not 0 < len(event.message_id) <= MAX_MESSAGE_ID:
@@ -59,21 +56,33 @@ def breach(event: Event, encoded: bytes) -> str | None:
     return None
 
 
-def batches(events: Iterable[bytes], envelope: int) -> Iterator[list[bytes]]:
-    """Group encoded events so that no request reaches 475,000 bytes or exceeds 2,500 events. Order is kept.
+class Packer:
+    """Groups encoded events so that no request reaches 475,000 bytes or exceeds 2,500 events. Order is kept.
 
-    :param envelope: bytes of the request around the events.
+    :param envelope: bytes of a request around its events.
     """
-    batch: list[bytes] = []
-    size = envelope
-    for event in events:
-        if batch and (size + len(event) + 1 >= MAX_BATCH_BYTES or len(batch) == MAX_BATCH_EVENTS):
-            yield batch
-            batch, size = [], envelope
-        batch.append(event)
-        size += len(event) + 1  # with its comma
-    if batch:
-        yield batch
+
+    def __init__(self, envelope: int) -> None:
+        self._envelope = envelope
+        self._batch: list[bytes] = []
+        self._size = envelope
+
+    def add(self, event: bytes) -> list[bytes]:
+        """Returns the batch that the event found no more room in, or an empty list."""
+        size = len(event) + 1  # with its comma
+        full = self._size + size >= MAX_BATCH_BYTES or len(self._batch) == MAX_BATCH_EVENTS
+        batch = self.flush() if full else []
+        self._batch.append(event)
+        self._size += size
+        return batch
+
+    def flush(self) -> list[bytes]:
+        """Returns what has gathered, if anything, and starts anew."""
+        batch, self._batch, self._size = self._batch, [], self._envelope
+        return batch
+
+    def __bool__(self) -> bool:
+        return bool(self._batch)
 
 
 class SegmentClient:
@@ -148,7 +157,7 @@ class SegmentClient:
             return ConfigurationError(
                 f"{said} Check host, path and that the source is enabled: {transport.base_url}{self._path} was asked."
             )
-        return EventsRefusedError(f"{said} The batch of {events} events was not taken.")
+        return EventsRefusedError(f"{said} A batch of {events} events was not taken.", f"refused_{error.status}")
 
     def close(self) -> None:
         self._transport.close()

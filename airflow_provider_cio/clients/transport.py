@@ -6,6 +6,7 @@ Safe to share between threads. Nothing here logs, and no error shows a secret or
 from __future__ import annotations
 
 import json
+import math
 import random
 import re
 import socket
@@ -31,6 +32,7 @@ T = TypeVar("T")
 _ADDRESS = re.compile(r"[^\s@<>\"',;:=&?/]+(?:@|%40)[^\s@<>\"',;:=&?/]+")
 _MARKUP = re.compile(r"<(script|style)\b.*?</\1\s*>|<[^>]*>", re.DOTALL | re.IGNORECASE)
 _READ_OF_TEXT = 4_000  # characters of a service's answer that are looked at
+_SLOWER, _SLOWEST, _RECOVERY = 0.8, 0.05, 0.01  # of the allowed rate: after a 429; at the least; per request
 _LONGEST_WORDS = 300  # characters of it that an error shows
 
 
@@ -70,31 +72,46 @@ class ClosedError(Exception):
 
 
 class RateLimiter:
-    """Hands out evenly spaced places: `per_second` units a second over all threads together; 0 is no limit."""
+    """Hands out evenly spaced places: `per_second` units a second over all threads together; 0 is no limit.
+
+    When the service says that it is too much (somebody else shares its limit), all wait as long as it says and go
+    on slower; each place handed out then brings the rate back up a little.
+    """
 
     def __init__(self, per_second: float) -> None:
-        self._seconds_per_unit = 1 / per_second if per_second else 0.0
+        self.rate = per_second or math.inf
+        self._allowed = self.rate
         self._lock = threading.Lock()
         self._next_free = 0.0
         self._paused_until = 0.0
         self._pauses = 0
 
-    def acquire(self, units: float, sleep: Callable[[float], None]) -> None:
-        """Wait for a place. A pause that comes meanwhile makes all who wait queue up again behind it."""
+    def acquire(self, units: float, sleep: Callable[[float], None]) -> int:
+        """Wait for a place. A pause that comes meanwhile makes all who wait queue up again behind it.
+
+        :returns: what `slow_down` wants to be told.
+        """
         while True:
             with self._lock:
                 now = time.monotonic()
                 begins = max(now, self._next_free)
-                self._next_free = begins + units * self._seconds_per_unit
+                self._next_free = begins + units / self.rate
                 pauses = self._pauses
             if begins > now:
                 sleep(begins - now)
-            if pauses == self._pauses:
-                return
+            with self._lock:
+                if pauses == self._pauses:
+                    self.rate = min(self._allowed, self.rate + self._allowed * _RECOVERY)
+                    return pauses
 
-    def pause(self, seconds: float) -> None:
-        """Let nobody through for that long: the service said so to one, and means all."""
+    def slow_down(self, seconds: float, acquired: int) -> None:
+        """Let nobody through for that long: the service said so to one, and means all.
+
+        :param acquired: what `acquire` gave for the request; those that left before the last pause slow down no more.
+        """
         with self._lock:
+            if acquired == self._pauses and self.rate != math.inf:
+                self.rate = max(self.rate * _SLOWER, self._allowed * _SLOWEST)
             self._paused_until = max(self._paused_until, time.monotonic() + seconds)
             self._next_free = self._paused_until
             self._pauses += 1
@@ -127,6 +144,7 @@ class Transport:
         self._limiter = limiter
         self._retries = retries
         self._secrets = secrets
+        self._latency = 0.0  # seconds from a request to its whole answer, smoothed
         self._closed = threading.Event()
         self._session = requests.Session()
         self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
@@ -156,12 +174,13 @@ class Transport:
         failures = 0
         give_up_at = time.monotonic() + self._retries.total
         while True:
-            self._limiter.acquire(units, self._sleep)
+            acquired = self._limiter.acquire(units, self._sleep)
             if self._closed.is_set():
                 raise ClosedError(f"{self.name}: the client is closed")
             asked_wait: float | None = None
             throttled = False
             self.attempts += 1
+            sent_at = time.monotonic()
             try:
                 response = self._session.request(
                     method,
@@ -175,7 +194,9 @@ class Transport:
                 )
                 status = response.status_code
                 if 200 <= status < 300:
-                    return read(response)
+                    result = read(response)
+                    self._latency += (time.monotonic() - sent_at - self._latency) * (0.2 if self._latency else 1)
+                    return result
                 trouble = f"answered {status}: {self.words_of(response)}"
                 if 300 <= status < 400:
                     raise ConfigurationError(
@@ -207,9 +228,13 @@ class Transport:
                     f"{self.name} {trouble}{asked}. Gave up after {failures} attempts; a retry of the task may help."
                 )
             if throttled:
-                self._limiter.pause(wait)
+                self._limiter.slow_down(wait, acquired)
             else:
                 self._sleep(wait)
+
+    def in_flight(self) -> int:
+        """How many requests at once use up the rate that is allowed, at the latency seen so far; at least one."""
+        return max(1, math.ceil(min(self._limiter.rate, 1e6) * self._latency))
 
     def words_of(self, response: requests.Response) -> str:
         """What the service says is wrong, in one short line: from JSON in its known shapes, from text or from HTML."""
@@ -245,7 +270,7 @@ class _Adapter(HTTPAdapter):
 
     def __init__(self, sockets: weakref.WeakSet[socket.socket]) -> None:
         self._sockets = sockets
-        super().__init__()
+        super().__init__(pool_maxsize=16)  # no fewer than the threads that share the session
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.sdk import BaseOperator
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowFailException, AirflowRuntimeError
 
 from airflow_provider_cio.catalog import DEFAULT_COLLECTIONS, resolve_collections
-from airflow_provider_cio.exceptions import CustomerIOToSegmentError, EventsRefusedError, TryAgainLaterError
-from airflow_provider_cio.interval import check_bounds, check_lookback, resolve_interval, whole_seconds
+from airflow_provider_cio.exceptions import (
+    ConfigurationError,
+    CustomerIOToSegmentError,
+    EventsRefusedError,
+    TryAgainLaterError,
+)
+from airflow_provider_cio.interval import Interval, check_bounds, check_lookback, resolve_interval, whole_seconds
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -22,6 +28,9 @@ if TYPE_CHECKING:
     from airflow_provider_cio.clients.customerio import CustomerIOClient
     from airflow_provider_cio.clients.segment import SegmentClient
     from airflow_provider_cio.line import Report
+
+CHECKPOINT_KEY = "customerio_to_segment"
+ON_UNIDENTIFIED = ("skip", "dead-letter", "fail")
 
 
 class CustomerIOToSegmentOperator(BaseOperator):
@@ -41,6 +50,11 @@ class CustomerIOToSegmentOperator(BaseOperator):
         days. What happens to a delivery later than that is not sent.
     :param send_to_customerio_destinations: let Segment pass the events on to Customer.io destinations, where each
         comes back as a custom event of the person.
+    :param on_unidentified: what becomes of an event for whom nobody can be named: ``skip`` counts it as skipped,
+        ``dead-letter`` and ``fail`` treat it like any other that can't be sent.
+    :param dead_letter_path: a folder, local or remote (`ObjectStoragePath`), for events that can't be sent: JSON lines
+        with the reason, personal data included, one file for each run and try. The task then succeeds, and its result
+        has ``"dead_letters": {"path", "events": {reason: n}}``. Without it the task fails at its end. Templated.
     :returns: ``{"interval": {"start", "end"}, "read": {"requests", "deliveries"}, "events": {collection: n},
         "sent": {"events", "batches", "bytes"}, "skipped": {reason: n}}``
     """
@@ -63,6 +77,8 @@ class CustomerIOToSegmentOperator(BaseOperator):
         interval_end: str | datetime | None = None,
         lookback: timedelta = timedelta(days=30),
         send_to_customerio_destinations: bool = False,
+        on_unidentified: Literal["skip", "dead-letter", "fail"] = "skip",
+        dead_letter_path: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -73,49 +89,103 @@ class CustomerIOToSegmentOperator(BaseOperator):
         self.interval_end = interval_end
         self.lookback = check_lookback(lookback)
         self.send_to_customerio_destinations = send_to_customerio_destinations
+        self.on_unidentified = on_unidentified
+        self.dead_letter_path = dead_letter_path
         check_bounds(interval_start, interval_end)
+        if on_unidentified not in ON_UNIDENTIFIED:
+            raise ConfigurationError(f"on_unidentified must be one of {', '.join(map(repr, ON_UNIDENTIFIED))}")
+        if on_unidentified == "dead-letter" and dead_letter_path is None:
+            raise ConfigurationError("on_unidentified='dead-letter' needs dead_letter_path: say where they should go")
         self._stop: Callable[[], None] | None = None
 
     def execute(self, context: Context) -> dict[str, Any]:
         try:
-            report = self._run(context)
-            if report.refused:
+            interval = resolve_interval(self.interval_start, self.interval_end, context)
+            self.log.info("Interval %s, look-back %s: %s", interval, self.lookback, ", ".join(self.collections))
+            report, dead_letters = self._run(interval, context)
+            result = report.as_dict()
+            if report.refused and dead_letters is None:
                 raise EventsRefusedError(
-                    f"{report.refused.total()} events break rules of Segment's, which would drop them without a word, "
-                    f"and were not sent: {report.refusals()}. All others were."
+                    f"{report.refused.total()} events can't be sent, all others were: {report.refusals()} "
+                    "Set dead_letter_path to have such events kept aside."
                 )
         except TryAgainLaterError:
             raise
         except CustomerIOToSegmentError as error:  # a retry would end the same way
             raise AirflowFailException(str(error)) from error
-        return report.as_dict()
+        if report.refused:
+            self.log.warning("Events that can't be sent are in %s: %s", dead_letters, report.refusals())
+            result["dead_letters"] = {"path": str(dead_letters), "events": dict(report.refused)}
+        return result
 
-    def _run(self, context: Context) -> Report:
+    def _run(self, interval: Interval, context: Context) -> tuple[Report, str | None]:
+        """Wire the rooms together; returns the report, and where dead letters would be."""
+        from airflow_provider_cio.checkpoint import Checkpoint
         from airflow_provider_cio.hooks.customerio import CustomerIOHook
         from airflow_provider_cio.hooks.segment import SegmentHook
-        from airflow_provider_cio.line import run
+        from airflow_provider_cio.line import Callbacks, Line
         from airflow_provider_cio.mapping import Mapper
 
-        interval = resolve_interval(self.interval_start, self.interval_end, context)
         customerio = CustomerIOHook(customerio_conn_id=self.customerio_conn_id)
         segment = SegmentHook(segment_conn_id=self.segment_conn_id)
-        mapper = Mapper(
-            segment.message_id_namespace, send_to_customerio_destinations=self.send_to_customerio_destinations
-        )
-        self.log.info("Interval %s, look-back %s: %s", interval, self.lookback, ", ".join(self.collections))
         began = time.monotonic()
-        with customerio.client as source, segment.client as destination, self._stoppable(source, destination):
-            report = run(
+        store = context.get("task_state_store")  # Airflow 3.3 has one; where there is none, a retry starts over
+        checkpoint = Checkpoint(
+            self._fingerprint(interval, segment.message_id_namespace), store.get(CHECKPOINT_KEY) if store else None
+        )
+        if checkpoint:
+            self.log.info("An earlier try has done part of this interval; the counts below are those of the rest.")
+        with ExitStack() as stack:
+            dead_letters = None
+            if self.dead_letter_path is not None:
+                from airflow_provider_cio.operators.dead_letters import DeadLetters
+
+                dead_letters = stack.enter_context(DeadLetters(self.dead_letter_path, context))
+            source = stack.enter_context(customerio.client)
+            destination = stack.enter_context(segment.client)
+            stack.enter_context(self._stoppable(source, destination))
+            report = Line(
                 source,
                 destination,
-                mapper,
+                Mapper(
+                    segment.message_id_namespace, send_to_customerio_destinations=self.send_to_customerio_destinations
+                ),
                 interval=interval,
                 lookback=whole_seconds(self.lookback),
                 collections=resolve_collections(self.collections),
-                progress=lambda report: self._log_progress("So far", report, began),
-            )
+                skip_unidentified=self.on_unidentified == "skip",
+                checkpoint=checkpoint,
+                callbacks=Callbacks(
+                    progress=lambda report: self._log_progress("So far", report, began),
+                    refused=dead_letters.write if dead_letters else lambda reason, event: None,
+                    save=(lambda state: self._save(store, state)) if store else None,
+                ),
+            ).run()
         self._log_progress("Done", report, began)
-        return report
+        if store:
+            store.delete(CHECKPOINT_KEY)  # a task that is cleared has to run in full
+        return report, str(dead_letters.path) if dead_letters else None
+
+    def _save(self, store: Any, state: dict[str, Any]) -> None:
+        try:
+            store.set(CHECKPOINT_KEY, state)
+        except AirflowRuntimeError as error:  # Airflow's API is away for a while: a retry would repeat more, no harm
+            self.log.warning("The checkpoint could not be stored: %s", error)
+
+    def _fingerprint(self, interval: Interval, namespace: str) -> str:
+        """Of all that decides which events are sent, and where to."""
+        configuration = (
+            interval,
+            whole_seconds(self.lookback),
+            sorted(self.collections),
+            self.customerio_conn_id,
+            self.segment_conn_id,
+            namespace,
+            self.send_to_customerio_destinations,
+            self.on_unidentified,
+            self.dead_letter_path,
+        )
+        return hashlib.sha256(repr(configuration).encode()).hexdigest()[:32]
 
     def on_kill(self) -> None:
         """End the running `execute`, which then closes what it opened.
@@ -149,10 +219,10 @@ class CustomerIOToSegmentOperator(BaseOperator):
             label,
             report.requests,
             report.deliveries,
-            report.sent["events"],
-            report.sent["batches"],
+            report.sent.events,
+            report.sent.batches,
             dict(report.skipped),
             dict(report.refused),
             seconds,
-            report.sent["events"] / seconds if seconds else 0,
+            report.sent.events / seconds if seconds else 0,
         )

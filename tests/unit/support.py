@@ -11,7 +11,7 @@ from airflow_provider_cio.clients.customerio import CustomerIOClient
 from airflow_provider_cio.clients.segment import SegmentClient
 from airflow_provider_cio.clients.transport import Retries
 from airflow_provider_cio.interval import Interval
-from airflow_provider_cio.line import Report, run
+from airflow_provider_cio.line import Line, Report
 from airflow_provider_cio.mapping import Mapper
 from tests.e2e.compare import differences
 from tests.sandbox import History, Sandbox
@@ -43,7 +43,7 @@ def run_line(
     """One run over the interval, with new clients that are closed on every way out."""
     source, destination = clients(sandbox, retries)
     with source, destination:
-        return run(
+        return Line(
             source,
             destination,
             Mapper(namespace),
@@ -51,7 +51,7 @@ def run_line(
             lookback=lookback,
             collections=resolve_collections(names),
             **options,
-        )
+        ).run()
 
 
 def truth_of(history: History, interval: Interval, names: Iterable[str] = DEFAULT_COLLECTIONS) -> list[dict[str, Any]]:

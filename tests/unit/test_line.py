@@ -141,7 +141,7 @@ def test_an_event_too_large_for_segment_is_counted_and_the_others_are_sent(sandb
     sandbox.history = History(deliveries=[row("big", "x" * 20_000), row("small", "x" * 10_000)])
     report = run_line(sandbox, Interval(NOVEMBER, NOVEMBER + 60))
     assert dict(report.refused) == {"event_too_large": 1}
-    assert report.refusals() == "event_too_large: 1 (first deliveries: big)"
+    assert report.refusals() == "event_too_large: 1 (first deliveries: big)."
     assert [event["properties"]["delivery_id"] for event in sandbox.segment.kept] == ["small"]
     assert report.events["Email Opened"] == 1
 

@@ -26,7 +26,6 @@ def delivery(**fields: Any) -> Delivery:
 
 def as_sent(one: Delivery, mapper: Mapper | None = None, time: int = 1613063089) -> dict[str, Any]:
     event = (mapper or Mapper("ns")).event(one, CLICKED, time)
-    assert event is not None
     encoded = encode(event)
     assert breach(event, encoded) is None
     found: dict[str, Any] = json.loads(encoded)
@@ -106,8 +105,9 @@ def test_identity(fields: dict[str, Any], expected: tuple[str | None, str | None
     assert identity(delivery(**fields)) == expected
 
 
-def test_nobody_to_name_gives_no_event() -> None:
-    assert Mapper("ns").event(delivery(), CLICKED, 1613063089) is None
+def test_an_event_of_nobody_breaks_segments_rules() -> None:
+    event = Mapper("ns").event(delivery(), CLICKED, 1613063089)
+    assert breach(event, encode(event)) == "unidentified"
 
 
 def test_the_traits_name_the_person_before_the_recipient() -> None:

@@ -1,0 +1,87 @@
+"""Send batches with several requests in flight, and find the events that Segment does not take."""
+
+from __future__ import annotations
+
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Self
+
+from airflow_provider_cio.clients.segment import SegmentClient
+from airflow_provider_cio.exceptions import EventsRefusedError
+
+MAX_IN_FLIGHT = 4  # batches; each is up to half a megabyte
+_TAKES_NOTHING = 32  # refusals without one event ever taken: it is not about the events
+
+
+@dataclass
+class Outcome:
+    """What became of a batch. `size` is the bytes of request bodies before compression."""
+
+    events: int = 0
+    batches: int = 0
+    size: int = 0
+    refused: list[tuple[bytes, EventsRefusedError]] = field(default_factory=list)
+
+    def add(self, other: Outcome) -> None:
+        self.events += other.events
+        self.batches += other.batches
+        self.size += other.size
+        self.refused += other.refused
+
+
+class Sender:
+    """Sends with `client`, which it closes if it is left by an exception: that ends the requests in flight.
+
+    Outcomes come back in the order in which the batches were given, so after n of them the first n are settled.
+    """
+
+    def __init__(self, client: SegmentClient) -> None:
+        self._client = client
+        self._pool = ThreadPoolExecutor(MAX_IN_FLIGHT, thread_name_prefix="segment")
+        self._running: deque[Future[Outcome]] = deque()
+        self._taken = False
+        self._refusals = 0
+
+    def send(self, batch: list[bytes]) -> list[Outcome]:
+        """Give a batch of encoded events, waiting while too many are in flight; returns what has come back."""
+        self._running.append(self._pool.submit(self._deliver, batch))
+        return self.settled(at_most=MAX_IN_FLIGHT)
+
+    def settled(self, at_most: int) -> list[Outcome]:
+        """Outcomes that have come back, waiting until `at_most` batches are still in flight.
+
+        :raises ConfigurationError, TryAgainLaterError, EventsRefusedError: from the request that failed.
+        """
+        outcomes = []
+        while self._running and (len(self._running) > at_most or self._running[0].done()):
+            outcomes.append(self._running.popleft().result())
+        return outcomes
+
+    def _deliver(self, batch: list[bytes]) -> Outcome:
+        """A refused batch is halved until the events at fault are alone, so that all others are sent.
+
+        :raises EventsRefusedError: if Segment takes nothing at all.
+        """
+        try:
+            size = self._client.send(batch)
+        except EventsRefusedError as error:
+            self._refusals += 1
+            if not self._taken and self._refusals >= _TAKES_NOTHING:
+                raise
+            if len(batch) == 1:
+                return Outcome(refused=[(batch[0], error)])
+            middle = len(batch) // 2
+            outcome = self._deliver(batch[:middle])
+            outcome.add(self._deliver(batch[middle:]))
+            return outcome
+        self._taken = True
+        return Outcome(len(batch), 1, size)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind:
+            self._client.close()
+        self._pool.shutdown(cancel_futures=True)

@@ -1,0 +1,89 @@
+"""The example DAG, backfilled by a real Airflow, against services that make it hard."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import pytest
+
+from tests.e2e.compare import COLLECTIONS, Comparison, compare_world, dates, day_of, moment, seconds
+from tests.e2e.world import DAG_ID, Run, World
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+
+FIRST, LAST = "2026-11-04", "2026-11-07"
+DAYS = list(dates(FIRST, LAST))
+AWKWARD = {
+    "requests_per_second": 5,
+    "retry_after": "seconds",
+    "latency": 0.02,
+    "empty_page_every": 2,
+    "null_when_empty": True,
+    "last_next": "absent",
+    "trailing_page": True,
+}
+FAULTS = [
+    {"side": "customerio", "kinds": ["reset", "502", "truncated"], "at": 3, "times": 3},
+    {"side": "segment", "kinds": ["503", "reset"], "at": 1, "times": 2},
+]
+
+
+class Story(NamedTuple):
+    """What there is to check once the backfill is over."""
+
+    world: World
+    runs: list[Run]
+    comparison: Comparison
+
+
+@pytest.fixture(scope="module")
+def story() -> Iterator[Story]:
+    with World(
+        sandbox_args=("--seed", "2", "--deliveries", "5000", "--start", "2026-10-30", "--days", "12"),
+        sandbox_settings=AWKWARD,
+        # Faster than is allowed, so that 429s come.
+        connections={"customerio": {"requests_per_second": 50}},
+        say=print,
+    ) as world:
+        world.sandbox("faults", post=FAULTS)
+        runs = world.backfill(DAG_ID, FIRST, LAST)
+        yield Story(world, runs, compare_world(world, runs, FIRST, LAST))
+
+
+def test_every_day_has_a_run_that_succeeded(story: Story) -> None:
+    states = [(run.day, run.state) for run in story.runs]
+    assert states == [(day, "success") for day in DAYS], "\n".join(map(story.world.logs, story.runs))
+
+
+def test_segment_kept_what_customerio_held(story: Story) -> None:
+    assert story.comparison.differences == []
+    assert story.comparison.kept > 1000
+    assert sum(count.unidentified for count in story.comparison.counts) > 0
+
+
+def test_it_was_hard(story: Story) -> None:
+    assert story.world.sandbox("customerio")["rate_limited"] > 0
+    assert story.comparison.segment["requests"] > len(story.runs)
+
+
+def test_each_run_returns_its_counts(story: Story) -> None:
+    for run in story.runs:
+        counts = [count for count in story.comparison.counts if count.day == run.day]
+        value = story.world.xcom(run)
+        assert set(value) == {"interval", "read", "events", "sent", "skipped"}
+        bounds = {bound: seconds(value["interval"][bound]) for bound in ("start", "end")}
+        assert bounds == {"start": moment(run.day), "end": moment(run.day) + 86_400}
+        assert {name: value["events"].get(name, 0) for name in COLLECTIONS} == {
+            count.collection: count.kept for count in counts
+        }
+        assert value["sent"]["events"] == sum(count.kept for count in counts)
+        assert set(value["sent"]) == {"events", "batches", "bytes"}
+        assert set(value["read"]) == {"requests", "deliveries"}
+
+
+def test_running_a_day_again_changes_nothing(story: Story) -> None:
+    run = story.world.rerun(story.runs[0])
+    assert run.state == "success", story.world.logs(run)
+    after = story.world.sandbox("segment", events=1)
+    assert after["kept"] == story.comparison.kept
+    assert after["duplicates"] == sum(count.kept for count in story.comparison.counts if count.day == run.day)
+    assert {day_of(seconds(event["timestamp"])) for event in after["events"]} == set(DAYS)

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from airflow_provider_cio.operators.customerio_to_segment import CustomerIOToSegmentOperator
+
+if TYPE_CHECKING:
+    from airflow.dag_processing.dagbag import DagBag
+
+REPOSITORY = Path(__file__).parents[2]
+FILE = REPOSITORY / "dags" / "customerio_to_segment.py"
+
+WARNINGS = """
+import json, pkgutil, runpy, sys, warnings
+from importlib import import_module
+repository, dag_file = sys.argv[1:]
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    import airflow_provider_cio
+    for one in pkgutil.walk_packages(airflow_provider_cio.__path__, "airflow_provider_cio."):
+        import_module(one.name)
+    runpy.run_path(dag_file)
+    warnings.warn_explicit("a control", DeprecationWarning, dag_file, 1)
+kinds = (DeprecationWarning, PendingDeprecationWarning, FutureWarning)
+ours = (airflow_provider_cio.__path__[0], repository + "/dags")
+print(json.dumps([str(one.message) for one in caught if issubclass(one.category, kinds) and one.filename.startswith(ours)]))
+"""
+
+
+@pytest.fixture(scope="module")
+def bag() -> DagBag:
+    from airflow.dag_processing.dagbag import DagBag
+
+    return DagBag(FILE.parent)
+
+
+@pytest.fixture(scope="module")
+def dag(bag: DagBag) -> Any:
+    return bag.dags["customerio_to_segment"]
+
+
+def test_the_folder_is_read_without_errors(bag: DagBag) -> None:
+    assert bag.import_errors == {}
+    assert bag.captured_warnings == {}
+    assert set(bag.dags) == {"customerio_to_segment"}
+
+
+def test_its_runs_have_an_interval_of_a_day_and_none_is_left_out(dag: Any) -> None:
+    timetable = dag.timetable
+    assert type(timetable).__name__ == "CronDataIntervalTimetable"
+    assert timetable.can_be_scheduled
+    assert dag.catchup is True
+    assert dag.start_date == datetime(2026, 11, 1, tzinfo=UTC)
+    assert dag.max_active_runs == 1
+
+
+def test_it_waits_without_a_worker_and_then_sends(dag: Any) -> None:
+    assert [task.task_id for task in dag.tasks] == ["settle", "customerio_to_segment"]
+    settle, send = dag.tasks
+    assert settle.downstream_task_ids == {"customerio_to_segment"}
+    assert send.downstream_task_ids == set()
+    assert settle.deferrable is True
+    assert settle.delta == timedelta(minutes=30)
+    assert type(send) is CustomerIOToSegmentOperator
+    assert send.execution_timeout is not None
+
+
+def test_every_task_is_retried_with_growing_waits(dag: Any) -> None:
+    for task in dag.tasks:
+        assert task.retries >= 2
+        assert task.retry_exponential_backoff
+        assert timedelta(0) < task.retry_delay < task.max_retry_delay
+
+
+def test_it_fits_on_a_screen() -> None:
+    assert len(FILE.read_text().splitlines()) <= 60
+
+
+def test_nothing_of_ours_is_deprecated() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", WARNINGS, str(REPOSITORY), str(FILE)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert json.loads(ran.stdout.splitlines()[-1]) == ["a control"]

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import airflow_provider_cio
+
+PACKAGE = Path(str(airflow_provider_cio.__file__)).parent
+MODULES = {
+    ".".join(("airflow_provider_cio", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__"): path
+    for path in PACKAGE.rglob("*.py")
+}
+
+# Airflow first, as any DAG file does; then the operator, several times anew, as the dag-processor does.
+MEASURE = """
+import json, sys, time
+from airflow.sdk import DAG, BaseOperator, BaseHook, CronDataIntervalTimetable
+before = set(sys.modules)
+spans = []
+for _ in range(7):
+    for name in [name for name in sys.modules if name.startswith("airflow_provider_cio")]:
+        del sys.modules[name]
+    began = time.perf_counter()
+    import airflow_provider_cio.operators.customerio_to_segment
+    spans.append(time.perf_counter() - began)
+    if len(spans) == 1:
+        added = sorted(set(sys.modules) - before)
+print(json.dumps({"added": added, "spans": spans}))
+"""
+
+
+def test_importing_the_operator_costs_a_dag_file_next_to_nothing() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    for _ in range(2):  # the first one may have to compile
+        ran = subprocess.run(
+            [sys.executable, "-c", MEASURE], env=environment, capture_output=True, text=True, check=True, timeout=60
+        )
+        found = json.loads(ran.stdout.splitlines()[-1])
+        if min(found["spans"]) < 0.005:
+            break
+    added = found["added"]
+    assert "airflow_provider_cio.operators.customerio_to_segment" in added
+    assert [name for name in added if name.partition(".")[0] in ("requests", "urllib3", "httpx", "msgspec")] == []
+    assert "airflow.settings" not in added
+    heavy = ("airflow_provider_cio.clients", "airflow_provider_cio.mapping", "airflow_provider_cio.line")
+    assert [name for name in added if name.startswith(heavy)] == []
+    assert min(found["spans"]) < 0.005
+
+
+def imports(module: str) -> Iterator[str]:
+    """Every module that one imports, at whatever level, for type checking too."""
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative"
+            assert node.module is not None
+            submodules = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from [name for name in submodules if name in MODULES] or [node.module]
+
+
+def room(module: str) -> str:
+    """`clients`, `hooks`, `operators`, or the module itself."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else parts[0]
+
+
+def ours(module: str) -> set[str]:
+    return {room(name) for name in imports(module) if name.partition(".")[0] == "airflow_provider_cio"}
+
+
+def test_there_is_something_to_look_at() -> None:
+    assert {"clients", "hooks", "operators", "mapping", "catalog", "line"} <= {room(module) for module in MODULES}
+    assert "clients" in ours("airflow_provider_cio.line")
+    assert "airflow.sdk" in set(imports("airflow_provider_cio.hooks.segment"))
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_only_operators_and_hooks_import_airflow(module: str) -> None:
+    airflow = [name for name in imports(module) if name.partition(".")[0] == "airflow"]
+    if room(module) not in ("operators", "hooks"):
+        assert airflow == []
+    assert all(name == "airflow.sdk" or name.startswith("airflow.sdk.") for name in airflow)
+
+
+ALLOWED = {
+    "airflow_provider_cio": set(),
+    "exceptions": set(),
+    "get_provider_info": set(),
+    "catalog": {"exceptions"},
+    "interval": {"exceptions"},
+    "clients": {"clients", "exceptions"},
+    "hooks": {"hooks", "clients", "exceptions"},
+}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_nothing_imports_upwards(module: str) -> None:
+    above = {"operators", "hooks", "get_provider_info"} if room(module) not in ("operators", "hooks") else set()
+    if room(module) == "hooks":
+        above = {"operators"}
+    assert ours(module) & above == set()
+    if room(module) in ALLOWED:
+        assert ours(module) <= ALLOWED[room(module)]
+
+
+def test_no_room_leads_back_to_itself() -> None:
+    below = {
+        name: set().union(*(ours(module) for module in MODULES if room(module) == name)) for name in map(room, MODULES)
+    }
+    while below:
+        leaves = {name for name, rooms in below.items() if not (rooms - {name}) & set(below)}
+        assert leaves, f"a circle among {sorted(below)}"
+        for name in leaves:
+            del below[name]

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from importlib import import_module
+from importlib.metadata import distribution, entry_points
+from pathlib import Path
+from typing import Any
+
+import airflow
+import jsonschema  # type: ignore[import-untyped]
+import pytest
+
+from airflow_provider_cio.get_provider_info import get_provider_info
+from airflow_provider_cio.hooks.customerio import CustomerIOHook
+from airflow_provider_cio.hooks.segment import SegmentHook
+
+INFO = get_provider_info()
+TYPES = {one["connection-type"]: one for one in INFO["connection-types"]}
+HOOKS: dict[str, type[CustomerIOHook | SegmentHook]] = {"customerio": CustomerIOHook, "segment_source": SegmentHook}
+FIELDS = [(kind, name) for kind, one in TYPES.items() for name in one["conn-fields"]]
+KEY = "key-0123456789abcdef"
+
+
+def schema_of(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((Path(airflow.__path__[0]) / name).read_text())
+    return found
+
+
+def field(kind: str, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = TYPES[kind]["conn-fields"][name]["schema"]
+    return found
+
+
+def read(monkeypatch: pytest.MonkeyPatch, kind: str, **extra: Any) -> tuple[Any, ...]:
+    """Everything that the hook makes of a connection with this extra."""
+    monkeypatch.setenv("AIRFLOW_CONN_ITS_ID", json.dumps({"conn_type": kind, "password": KEY, "extra": extra}))
+    if kind == "customerio":
+        return (CustomerIOHook(customerio_conn_id="its_id").settings,)
+    hook = SegmentHook(segment_conn_id="its_id")
+    return hook.settings, hook.message_id_namespace
+
+
+def test_the_whole_fits_the_schema_that_airflow_checks_it_against() -> None:
+    schema = schema_of("provider_info.schema.json")
+    jsonschema.validators.validator_for(schema).check_schema(schema)
+    jsonschema.validate(INFO, schema)
+    assert set(INFO) <= {*schema["properties"], "description"}
+
+
+@pytest.mark.parametrize("part", ["connection-types", "integrations", "operators", "hooks"])
+def test_each_part_fits_the_stricter_schema_of_airflows_own_providers(part: str) -> None:
+    schema = schema_of("provider.yaml.schema.json")["properties"][part]
+    if part == "integrations":  # a page of Airflow's own documentation is for its own providers
+        schema["items"]["required"] = ["integration-name", "external-doc-url", "tags"]
+    jsonschema.validate(INFO[part], schema)
+
+
+def test_it_is_the_info_of_this_distribution() -> None:
+    [ours] = [
+        one for one in entry_points(group="apache_airflow_provider") if one.module.startswith("airflow_provider_cio")
+    ]
+    assert ours.load() is get_provider_info
+    assert ours.dist is not None
+    assert INFO["package-name"] == ours.dist.name == distribution("airflow-provider-cio").name
+
+
+def test_every_path_in_it_leads_somewhere() -> None:
+    modules = [path for part in ("operators", "hooks") for one in INFO[part] for path in one["python-modules"]]
+    assert len(modules) == 3
+    for path in modules:
+        import_module(path)
+    integrations = {one["integration-name"] for one in INFO["integrations"]}
+    assert {one["integration-name"] for part in ("operators", "hooks") for one in INFO[part]} == integrations
+
+
+@pytest.mark.parametrize("kind", HOOKS)
+def test_a_connection_type_and_its_hook_say_the_same(kind: str) -> None:
+    assert set(TYPES) == set(HOOKS)
+    hook, one = HOOKS[kind], TYPES[kind]
+    module, _, name = one["hook-class-name"].rpartition(".")
+    assert getattr(import_module(module), name) is hook
+    assert hook.conn_type == kind
+    assert hook.hook_name == one["hook-name"]
+    assert hook(**{hook.conn_name_attr: "its_id"}).__dict__[hook.conn_name_attr] == "its_id"
+    assert hook().__dict__[hook.conn_name_attr] == hook.default_conn_name
+
+
+@pytest.mark.parametrize("kind", HOOKS)
+def test_the_form_has_each_field_that_the_hook_reads_and_no_other(kind: str) -> None:
+    source = Path(str(sys.modules[HOOKS[kind].__module__].__file__)).read_text()
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    by_method = [(call.func.attr, call.args) for call in calls if isinstance(call.func, ast.Attribute)]
+    read = {ast.literal_eval(args[0]) for method, args in by_method if method in ("number", "flag", "text")}
+    read |= {"region" for method, _ in by_method if method == "region"}
+    assert len(read) >= 3
+    assert set(TYPES[kind]["conn-fields"]) == read
+
+
+@pytest.mark.parametrize("kind", HOOKS)
+def test_standard_fields_are_hidden_or_labelled_not_both(kind: str) -> None:
+    behaviour = TYPES[kind]["ui-field-behaviour"]
+    hidden = set(behaviour["hidden-fields"])
+    assert not hidden & {*behaviour["relabeling"], *behaviour["placeholders"]}
+    assert not hidden & {"host", "port", "password"}, "the hook reads these"
+
+
+@pytest.mark.parametrize(("kind", "name"), FIELDS)
+def test_a_default_in_the_form_is_that_of_the_hook(kind: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    schema = field(kind, name)
+    if name == "message_id_namespace":  # derived from the key
+        assert "default" not in schema
+        return
+    jsonschema.validate(schema["default"], schema)
+    plain = read(monkeypatch, kind)
+    assert read(monkeypatch, kind, **{name: schema["default"]}) == plain
+    written = {True: "on", False: "off"}.get(schema["default"], str(schema["default"]))
+    assert f"Default: {written}." in TYPES[kind]["conn-fields"][name]["description"]
+
+
+@pytest.mark.parametrize(("kind", "name"), FIELDS)
+def test_the_hook_takes_what_the_form_lets_through(kind: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    schema = field(kind, name)
+    candidates = [None, *schema.get("enum", []), True, False, 0, 0.5, 1, 2000, "/v2/events", "text"]
+    taken = [value for value in candidates if fits(value, schema)]
+    assert None in taken
+    assert len(taken) >= 3
+    different = {read(monkeypatch, kind, **{name: value}) for value in taken}
+    assert len(different) >= 2, "it makes no difference"
+
+
+def fits(value: Any, schema: dict[str, Any]) -> bool:
+    if "/v1/batch" == schema.get("default") and value == "text":
+        return False  # JSON Schema could say it, Airflow's form could not show it
+    return bool(jsonschema.Draft202012Validator(schema).is_valid(value))
+
+
+def test_the_module_imports_nothing_of_airflow_and_nothing_else_of_ours() -> None:
+    """`airflow` itself imports it at every start, and a failure in it breaks every command."""
+    code = (
+        "import sys; from airflow_provider_cio.get_provider_info import get_provider_info; get_provider_info()\n"
+        "print(sorted(name for name in sys.modules if name.startswith(('airflow', 'msgspec', 'requests'))))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert ast.literal_eval(ran.stdout) == ["airflow_provider_cio", "airflow_provider_cio.get_provider_info"]
+
+
+def test_it_gives_a_new_dict_each_time() -> None:
+    get_provider_info().clear()
+    assert get_provider_info() == INFO

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import zipfile
+from email.parser import Parser
+from pathlib import Path
+
+import pytest
+
+from airflow_provider_cio import __version__
+from airflow_provider_cio.get_provider_info import get_provider_info
+
+REPOSITORY = Path(__file__).parents[2]
+INFO = f"airflow_provider_cio-{__version__}.dist-info"
+
+BUILD = "import sys; from hatchling.build import build_wheel; print(build_wheel(sys.argv[1]))"
+LOAD = """
+import json, sys
+from importlib.metadata import distributions
+sys.path.insert(0, sys.argv[1])
+[ours] = distributions(path=sys.argv[1:])
+[entry] = ours.entry_points.select(group="apache_airflow_provider")
+info = entry.load()()
+print(json.dumps([sys.modules[entry.module].__file__, info]))
+"""
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built as `python -m build` does, but in this environment: nothing is downloaded."""
+    folder = tmp_path_factory.mktemp("wheel")
+    ran = subprocess.run(
+        [sys.executable, "-c", BUILD, str(folder)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    return folder / ran.stdout.split()[-1]
+
+
+@pytest.fixture(scope="module")
+def names(wheel: Path) -> list[str]:
+    return zipfile.ZipFile(wheel).namelist()
+
+
+def test_its_name(wheel: Path) -> None:
+    assert wheel.name == f"airflow_provider_cio-{__version__}-py3-none-any.whl"
+
+
+def test_it_holds_the_package_and_nothing_else(names: list[str]) -> None:
+    sources = {
+        path.relative_to(REPOSITORY).as_posix()
+        for path in (REPOSITORY / "airflow_provider_cio").rglob("*")
+        if path.is_file() and path.suffix != ".pyc"
+    }
+    assert "airflow_provider_cio/py.typed" in sources
+    facts = {f"{INFO}/{name}" for name in ("METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE")}
+    assert set(names) == sources | facts
+
+
+def test_what_it_says_of_itself(wheel: Path) -> None:
+    metadata = Parser().parsestr(zipfile.ZipFile(wheel).read(f"{INFO}/METADATA").decode())
+    assert metadata["Name"] == get_provider_info()["package-name"]
+    assert metadata["Version"] == __version__
+    assert metadata["License-Expression"] == "Apache-2.0"
+    assert metadata["Requires-Python"] == ">=3.11"
+    assert "Framework :: Apache Airflow :: Provider" in metadata.get_all("Classifier", [])
+    needs = {line.split(">")[0] for line in metadata.get_all("Requires-Dist", []) if "extra ==" not in line}
+    assert needs == {"apache-airflow", "msgspec", "pendulum", "requests"}
+
+
+def test_its_entry_point_gives_the_providers_info(wheel: Path, tmp_path: Path) -> None:
+    """From the wheel alone, without this checkout and without site-packages."""
+    zipfile.ZipFile(wheel).extractall(tmp_path)
+    command = [sys.executable, "-I", "-S", "-c", LOAD, str(tmp_path)]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60)
+    file, info = json.loads(ran.stdout)
+    assert Path(file).is_relative_to(tmp_path)
+    assert info == get_provider_info()
