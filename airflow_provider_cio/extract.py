@@ -29,12 +29,8 @@ class Window(NamedTuple):
         return query | {"limit": PAGE_SIZE} | ({"drafts": "true"} if self.drafts else {})
 
 
-class Occurrence(NamedTuple):
-    """One metric happening to one delivery at one time (Unix seconds)."""
-
-    delivery: Delivery
-    collection: Collection
-    time: int
+#: One metric happening to one delivery at one time (Unix seconds).
+Occurrence = tuple[Delivery, Collection, int]
 
 
 def plan(interval: Interval, lookback: int, collections: Sequence[Collection]) -> list[Window]:
@@ -77,4 +73,4 @@ def occurrences(
             if type(time) is not int or time < EARLIEST_TIME:
                 skipped["not_a_time"] += 1
             elif start <= time < end:
-                yield Occurrence(delivery, collection, time)
+                yield delivery, collection, time

@@ -68,36 +68,26 @@ class Mapper:
     def __init__(self, namespace: str, *, send_to_customerio_destinations: bool = False) -> None:
         self._seed = hashlib.blake2b(hashlib.sha256(namespace.encode()).digest(), digest_size=16)
         self._integrations = None if send_to_customerio_destinations else _LOOP_GUARD
+        self._delivery: Delivery | None = None
 
     def event(self, delivery: Delivery, collection: Collection, time: int) -> Event:
         """The event of one occurrence at `time` (Unix seconds); it has no id if nobody can be named for it."""
-        user_id, anonymous_id = identity(delivery)
-        email = email_of(delivery)
+        if delivery is not self._delivery:  # what several things that happened to one delivery have in common
+            self._delivery = delivery
+            email = email_of(delivery)
+            self._user_id = user_id_of(delivery)
+            self._anonymous_id = None if self._user_id else email
+            self._properties = properties_of(delivery)
+            self._context = Context(traits=Traits(email) if email else msgspec.UNSET)
         return Event(
-            event=collection.name,
-            message_id=self.message_id(delivery.id, collection.metric),
-            timestamp=datetime.fromtimestamp(time, UTC),
-            properties=Properties(
-                delivery_id=delivery.id,
-                recipient=delivery.recipient,
-                subject=delivery.subject,
-                campaign_id=_text(delivery.campaign_id),
-                action_id=_text(delivery.action_id),
-                parent_action_id=_text(delivery.parent_action_id),
-                newsletter_id=_text(delivery.newsletter_id),
-                content_id=_text(delivery.content_id),
-                broadcast_id=_text(delivery.broadcast_id),
-                transactional_message_id=_text(delivery.transactional_message_id),
-                trigger_event_id=_text(delivery.trigger_event_id),
-                customer_id=_text(delivery.customer_id),
-                failure_message=delivery.failure_message,
-                email_id=delivery.id,
-                email_subject=delivery.subject,
-            ),
-            context=Context(traits=Traits(email) if email else msgspec.UNSET),
-            user_id=user_id,
-            anonymous_id=anonymous_id,
-            integrations=self._integrations,
+            collection.name,
+            self.message_id(delivery.id, collection.metric),
+            datetime.fromtimestamp(time, UTC),
+            self._properties,
+            self._context,
+            self._user_id,
+            self._anonymous_id,
+            self._integrations,
         )
 
     def message_id(self, delivery_id: str, metric: str) -> str:
@@ -107,19 +97,19 @@ class Mapper:
         return f"cio-{hashed.hexdigest()}"
 
 
-def identity(delivery: Delivery) -> tuple[str | None, str | None]:
-    """``(userId, anonymousId)``, at most one of them set.
+def user_id_of(delivery: Delivery) -> str | None:
+    """The person's id, or None for the address to stand in as `anonymousId`, as the hosted source has it.
 
     `customer_identifiers.id` comes first; `customer_id` only if it is not the person's `cio_id`, as it is in
-    e-mail-only workspaces; then the address, as the hosted source does; then the recipient if it is one address.
+    e-mail-only workspaces.
     """
     known = delivery.customer_identifiers
     if known is not None and (user_id := _filled(known.id)):
-        return user_id, None
+        return user_id
     customer_id = _filled(delivery.customer_id)
     if customer_id and (known is None or customer_id.removeprefix("cio_") != _filled(known.cio_id)):
-        return customer_id, None
-    return None, email_of(delivery)
+        return customer_id
+    return None
 
 
 def email_of(delivery: Delivery) -> str | None:
@@ -129,6 +119,27 @@ def email_of(delivery: Delivery) -> str | None:
         return email
     recipient = (delivery.recipient or "").strip()
     return recipient if _ONE_ADDRESS.fullmatch(recipient) else None
+
+
+def properties_of(delivery: Delivery) -> Properties:
+    """All that is known of the delivery, the same for whatever happened to it."""
+    return Properties(
+        delivery_id=delivery.id,
+        recipient=delivery.recipient,
+        subject=delivery.subject,
+        campaign_id=_text(delivery.campaign_id),
+        action_id=_text(delivery.action_id),
+        parent_action_id=_text(delivery.parent_action_id),
+        newsletter_id=_text(delivery.newsletter_id),
+        content_id=_text(delivery.content_id),
+        broadcast_id=_text(delivery.broadcast_id),
+        transactional_message_id=_text(delivery.transactional_message_id),
+        trigger_event_id=_text(delivery.trigger_event_id),
+        customer_id=_text(delivery.customer_id),
+        failure_message=delivery.failure_message,
+        email_id=delivery.id,
+        email_subject=delivery.subject,
+    )
 
 
 def _text(value: Id) -> str | None:

@@ -101,7 +101,8 @@ class CustomerIOToSegmentOperator(BaseOperator):
     def execute(self, context: Context) -> dict[str, Any]:
         try:
             interval = resolve_interval(self.interval_start, self.interval_end, context)
-            self.log.info("Interval %s, look-back %s: %s", interval, self.lookback, ", ".join(self.collections))
+            days = self.lookback / timedelta(days=1)
+            self.log.info("Interval %s, look-back %g days: %s", interval, days, ", ".join(self.collections))
             report, dead_letters = self._run(interval, context)
             result = report.as_dict()
             if report.refused and dead_letters is None:

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).parents[2]
 FILE = REPOSITORY / "dags" / "customerio_to_segment.py"
 
+# Airflow comes first, since it takes hold of warnings for its log; at the end comes one to see that they are caught.
 WARNINGS = """
+import airflow.sdk.configuration, airflow.sdk, airflow.settings
 import json, pkgutil, runpy, sys, warnings
 from importlib import import_module
 repository, dag_file = sys.argv[1:]
@@ -30,7 +32,8 @@ with warnings.catch_warnings(record=True) as caught:
     warnings.warn_explicit("a control", DeprecationWarning, dag_file, 1)
 kinds = (DeprecationWarning, PendingDeprecationWarning, FutureWarning)
 ours = (airflow_provider_cio.__path__[0], repository + "/dags")
-print(json.dumps([str(one.message) for one in caught if issubclass(one.category, kinds) and one.filename.startswith(ours)]))
+found = [one for one in caught if issubclass(one.category, kinds) and one.filename.startswith(ours)]
+print(json.dumps([str(one.message) for one in found]))
 """
 
 

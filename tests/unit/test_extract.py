@@ -52,9 +52,9 @@ def test_each_occurrence_is_inside_exactly_one_of_adjacent_intervals(
     cuts = sorted(data.draw(st.sets(st.integers(10**9 + 1, 10**9 + 20))))
     bounds = [10**9, *cuts, 10**9 + 21]
     found = [
-        (occurrence.collection.metric, occurrence.time)
+        (collection.metric, time)
         for pair in itertools.pairwise(bounds)
-        for occurrence in occurrences([one(metrics)], SIX, Interval(*pair), Counter())
+        for _, collection, time in occurrences([one(metrics)], SIX, Interval(*pair), Counter())
     ]
     assert sorted(found) == sorted(metrics.items())
 

@@ -13,7 +13,7 @@ from airflow_provider_cio import __version__
 from airflow_provider_cio.catalog import CATALOG
 from airflow_provider_cio.clients.customerio import Delivery
 from airflow_provider_cio.clients.segment import breach, encode
-from airflow_provider_cio.mapping import Mapper, email_of, identity
+from airflow_provider_cio.mapping import Mapper, email_of
 
 CLICKED = CATALOG["Email Link Clicked"]
 ADDRESS = st.from_regex(r"[a-z0-9.+-]{1,12}@[a-z0-9-]{1,12}\.(com|example)", fullmatch=True)
@@ -22,6 +22,11 @@ ID = st.one_of(st.none(), st.just(""), st.text(min_size=1, max_size=12), st.inte
 
 def delivery(**fields: Any) -> Delivery:
     return msgspec.convert({"id": "RPIL=", "type": "email", "created": 1613063000, "metrics": {}} | fields, Delivery)
+
+
+def identity(one: Delivery) -> tuple[str | None, str | None]:
+    event = Mapper("ns").event(one, CLICKED, 1613063089)
+    return event.user_id, event.anonymous_id
 
 
 def as_sent(one: Delivery, mapper: Mapper | None = None, time: int = 1613063089) -> dict[str, Any]:
