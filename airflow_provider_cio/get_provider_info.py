@@ -52,12 +52,12 @@ def get_provider_info() -> dict[str, Any]:
                     "requests_per_second": {
                         "label": "Requests per second",
                         "description": "Customer.io allows 10 to a workspace, all its clients together. Default: 10.",
-                        "schema": {"type": ["number", "null"], "minimum": 0, "default": 10},
+                        "schema": {"type": ["number", "null"], "minimum": 0.1, "default": 10},
                     },
                     "timeout": {
                         "label": "Time-out (seconds)",
                         "description": "For a connection, and for each read. Default: 60.",
-                        "schema": {"type": ["number", "null"], "minimum": 0, "default": 60},
+                        "schema": {"type": ["number", "null"], "minimum": 0.1, "default": 60},
                     },
                 },
             },
@@ -94,7 +94,7 @@ def get_provider_info() -> dict[str, Any]:
                     "timeout": {
                         "label": "Time-out (seconds)",
                         "description": "For a connection, and for each read. Default: 60.",
-                        "schema": {"type": ["number", "null"], "minimum": 0, "default": 60},
+                        "schema": {"type": ["number", "null"], "minimum": 0.1, "default": 60},
                     },
                     "message_id_namespace": {
                         "label": "Namespace of messageId",

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import pairwise
+from math import ceil
 from typing import NamedTuple, Self
 
 from airflow_provider_cio.clients.customerio import CustomerIOClient, Delivery, Page
@@ -138,14 +139,14 @@ class _Chain:
 
     def left(self) -> float:
         """Pages to come after the one that is asked next, or 0 if nothing can be said, or given away."""
-        if not self._pace or not self._ordered or (self.asked and not self._pages):
+        if not self._pace or not self._ordered or (self.asked and not self._pages) or self._last - self.start < 2:
             return 0.0
         return (self._last - self.start) / self._pace - 1
 
     def cut(self) -> _Chain:
         """Keep the newer part of what is left, and return a chain for the older one."""
         kept = _LATER_KEPT if self._pages > 1 else _FIRST_KEPT * _GROWTH**self._generation
-        middle = int(self._last - self._pace * (1 + min(self.left() / 2, kept)))
+        middle = ceil(self._last - self._pace * (1 + min(self.left() / 2, kept)))  # start < middle < last
         rest = self._window._replace(start=self.start, end=middle)
         self.start = middle
         return _Chain(rest, self._pace, self._generation + 1)

@@ -11,7 +11,7 @@ from airflow_provider_cio.clients.segment import SegmentClient
 from airflow_provider_cio.exceptions import EventsRefusedError
 
 MAX_IN_FLIGHT = 4  # batches; each is up to half a megabyte
-_TAKES_NOTHING = 32  # refusals without one event ever taken: it is not about the events
+_TAKES_NOTHING = 32  # refusals within a batch, with no event taken in all of the run: it is not about the events
 
 
 @dataclass
@@ -41,7 +41,6 @@ class Sender:
         self._pool = ThreadPoolExecutor(MAX_IN_FLIGHT, thread_name_prefix="segment")
         self._running: deque[Future[Outcome]] = deque()
         self._taken = False
-        self._refusals = 0
 
     def send(self, batch: list[bytes]) -> list[Outcome]:
         """Give a batch of encoded events, waiting while too many are in flight; returns what has come back."""
@@ -61,22 +60,30 @@ class Sender:
     def _deliver(self, batch: list[bytes]) -> Outcome:
         """A refused batch is halved until the events at fault are alone, so that all others are sent.
 
-        :raises EventsRefusedError: if Segment takes nothing at all.
+        Largest parts first: so if Segment takes nothing at all, that shows after few requests.
+
+        :raises EventsRefusedError: then.
         """
-        try:
-            size = self._client.send(batch)
-        except EventsRefusedError as error:
-            self._refusals += 1
-            if not self._taken and self._refusals >= _TAKES_NOTHING:
-                raise
-            if len(batch) == 1:
-                return Outcome(refused=[(batch[0], error)])
-            middle = len(batch) // 2
-            outcome = self._deliver(batch[:middle])
-            outcome.add(self._deliver(batch[middle:]))
-            return outcome
-        self._taken = True
-        return Outcome(len(batch), 1, size)
+        outcome = Outcome()
+        parts = deque([batch])
+        refusals = 0
+        while parts:
+            part = parts.popleft()
+            try:
+                size = self._client.send(part)
+            except EventsRefusedError as error:
+                refusals += 1
+                if refusals >= _TAKES_NOTHING and not self._taken:
+                    raise
+                if len(part) == 1:
+                    outcome.refused.append((part[0], error))
+                else:
+                    middle = len(part) // 2
+                    parts += (part[:middle], part[middle:])
+            else:
+                self._taken = True
+                outcome.add(Outcome(len(part), 1, size))
+        return outcome
 
     def __enter__(self) -> Self:
         return self

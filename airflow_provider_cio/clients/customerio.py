@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Annotated, Any, Self
 
 import msgspec
@@ -68,6 +69,10 @@ class Page(msgspec.Struct):
 _decoder = msgspec.json.Decoder(Page)
 
 
+def _plain(body: bytes) -> Any:
+    return json.loads(body.decode("utf-8", "replace"))
+
+
 class CustomerIOClient:
     """Reads one workspace.
 
@@ -127,26 +132,24 @@ class CustomerIOClient:
             return _decoder.decode(body)
         except msgspec.ValidationError as error:
             raise self._misshapen(body, str(error)) from None
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             pass
         try:  # half of a surrogate pair, as in a subject cut within an emoji, is JSON that only the plain parser takes
-            plain = json.loads(body.decode("utf-8", "replace"))
-        except ValueError:
-            kind = response.headers.get("Content-Type", "unknown type")
-            raise UnreadableBody(f"{len(body)} bytes of {kind} that are not whole JSON") from None
-        mended = json.dumps(plain, ensure_ascii=False).encode("utf-8", "replace")
-        try:
+            mended = json.dumps(_plain(body), ensure_ascii=False).encode("utf-8", "replace")
             return _decoder.decode(mended)
         except msgspec.ValidationError as error:
-            raise self._misshapen(mended, str(error)) from None
+            raise self._misshapen(body, str(error)) from None
+        except (ValueError, RecursionError):
+            kind = response.headers.get("Content-Type", "unknown type")
+            raise UnreadableBody(f"{len(body)} bytes of {kind} that are not whole JSON") from None
 
     def _misshapen(self, body: bytes, problem: str) -> UnexpectedDataError:
         """Name field and delivery; the problem itself names kinds, never values."""
         place = re.search(r"\$\.messages\[(\d+)\]", problem)
-        which = "the answer to /v1/messages"
-        if place:
-            delivery = msgspec.json.decode(body)["messages"][int(place[1])]
-            which = f"delivery {delivery['id']!r}" if isinstance(delivery, dict) and "id" in delivery else "a delivery"
+        which = "a delivery" if place else "the answer to /v1/messages"
+        with suppress(ValueError, RecursionError, LookupError, TypeError):
+            delivery_id = _plain(body)["messages"][int(place[1])]["id"] if place else None
+            which = f"delivery {delivery_id!r}" if isinstance(delivery_id, str) else which
         return UnexpectedDataError(
             f"{self.name}: {which} does not have the documented shape: {problem}. "
             "Nothing of its page was sent; please report it with this message."

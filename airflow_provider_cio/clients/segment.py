@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from base64 import b64encode
 from datetime import UTC, datetime
 from typing import Self
 
@@ -11,7 +12,7 @@ import msgspec
 import requests
 from requests.auth import HTTPBasicAuth
 
-from airflow_provider_cio.clients.transport import RateLimiter, Retries, StatusError, Transport
+from airflow_provider_cio.clients.transport import RateLimiter, Retries, StatusError, Transport, UnreadableBody
 from airflow_provider_cio.exceptions import ConfigurationError, EventsRefusedError
 
 REGIONS = {"us": "https://api.segment.io", "eu": "https://events.eu1.segmentapis.com"}
@@ -47,6 +48,8 @@ def breach(event: Event, encoded: bytes) -> str | None:
     """
     if not (event.user_id or event.anonymous_id):
         return "unidentified"
+    if event.user_id == "" or event.anonymous_id == "":
+        return "id_not_string"
     if not event.event:
         return "event_not_defined"
     if not 0 < len(event.message_id) <= MAX_MESSAGE_ID:
@@ -111,7 +114,7 @@ class SegmentClient:
             timeout=timeout,
             limiter=RateLimiter(events_per_second),
             retries=retries or Retries(),
-            secrets=(write_key,),
+            secrets=(write_key, b64encode(f"{write_key}:".encode()).decode()),
         )
         self.envelope = len(self._body([]))
 
@@ -136,7 +139,11 @@ class SegmentClient:
             raise self._explained(error, len(batch)) from None
 
     def _accepted(self, answer: requests.Response, batch: list[bytes]) -> int:
-        if b'"success":false' in answer.content[:1000].replace(b" ", b""):
+        """Segment says ``{"success": true}``, others ``OK`` or nothing; a page of a gateway in between says neither."""
+        body = answer.content[:1000].lstrip()
+        if body.startswith(b"<"):
+            raise UnreadableBody("a page of HTML or XML, not the word of a batch taken")
+        if b'"success":false' in body.replace(b" ", b""):
             raise StatusError(answer.status_code, self._transport.words_of(answer))
         return self.envelope + sum(map(len, batch)) + max(0, len(batch) - 1)
 

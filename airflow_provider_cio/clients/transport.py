@@ -5,6 +5,7 @@ Safe to share between threads. Nothing here logs, and no error shows a secret or
 
 from __future__ import annotations
 
+import html
 import json
 import math
 import random
@@ -13,10 +14,12 @@ import socket
 import threading
 import time
 import weakref
+from calendar import timegm
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from html.parser import HTMLParser
 from typing import Any, Self, TypeVar
 
 import requests
@@ -25,13 +28,14 @@ from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
-from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError
+from airflow_provider_cio.exceptions import ConfigurationError, CustomerIOToSegmentError, TryAgainLaterError
 
 T = TypeVar("T")
 
-_ADDRESS = re.compile(r"[^\s@<>\"',;:=&?/]+(?:@|%40)[^\s@<>\"',;:=&?/]+")
-_MARKUP = re.compile(r"<(script|style)\b.*?</\1\s*>|<[^>]*>", re.DOTALL | re.IGNORECASE)
-_READ_OF_TEXT = 4_000  # characters of a service's answer that are looked at
+_IN_ADDRESS = r"[^\s@<>\"',;:=&?/]"
+_ADDRESS = re.compile(rf'(?:"[^"\s]*+"|(?<!{_IN_ADDRESS}){_IN_ADDRESS}++)@{_IN_ADDRESS}+')
+_READ_OF_BODY = 100_000  # bytes of a service's refusal that are looked at
+_NESTED = 8  # levels of its JSON that are
 _SLOWER, _SLOWEST, _RECOVERY = 0.8, 0.05, 0.01  # of the allowed rate: after a 429; at the least; per request
 _LONGEST_WORDS = 300  # characters of it that an error shows
 
@@ -67,6 +71,18 @@ class UnreadableBody(Exception):
     """A good status with a body that is not what the service sends: cut off, or a gateway's page."""
 
 
+class _Fault(Exception):
+    """What another attempt may cure.
+
+    :param asked_wait: seconds that the service asks for; then all wait that long, as they do when `throttled`.
+    """
+
+    def __init__(self, trouble: str, asked_wait: float | None = None, *, throttled: bool = False) -> None:
+        super().__init__(trouble)
+        self.asked_wait = asked_wait
+        self.throttled = throttled or asked_wait is not None
+
+
 class ClosedError(Exception):
     """The client was closed while it was at work."""
 
@@ -83,6 +99,7 @@ class RateLimiter:
         self._allowed = self.rate
         self._lock = threading.Lock()
         self._next_free = 0.0
+        self._granted_until = 0.0
         self._paused_until = 0.0
         self._pauses = 0
 
@@ -95,12 +112,13 @@ class RateLimiter:
             with self._lock:
                 now = time.monotonic()
                 begins = max(now, self._next_free)
-                self._next_free = begins + units / self.rate
+                ends = self._next_free = begins + units / self.rate
                 pauses = self._pauses
             if begins > now:
                 sleep(begins - now)
             with self._lock:
                 if pauses == self._pauses:
+                    self._granted_until = max(self._granted_until, ends)
                     self.rate = min(self._allowed, self.rate + self._allowed * _RECOVERY)
                     return pauses
 
@@ -113,7 +131,7 @@ class RateLimiter:
             if acquired == self._pauses and self.rate != math.inf:
                 self.rate = max(self.rate * _SLOWER, self._allowed * _SLOWEST)
             self._paused_until = max(self._paused_until, time.monotonic() + seconds)
-            self._next_free = self._paused_until
+            self._next_free = max(self._paused_until, self._granted_until)
             self._pauses += 1
 
 
@@ -149,7 +167,7 @@ class Transport:
         self._session = requests.Session()
         self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
         for scheme in ("http://", "https://"):
-            self._session.mount(scheme, _Adapter(self._sockets))
+            self._session.mount(scheme, _Adapter(self._opened))
 
     def request(
         self,
@@ -175,62 +193,72 @@ class Transport:
         give_up_at = time.monotonic() + self._retries.total
         while True:
             acquired = self._limiter.acquire(units, self._sleep)
-            if self._closed.is_set():
-                raise ClosedError(f"{self.name}: the client is closed")
-            asked_wait: float | None = None
-            throttled = False
-            self.attempts += 1
-            sent_at = time.monotonic()
             try:
-                response = self._session.request(
-                    method,
-                    self.base_url + path,
-                    params=params,
-                    data=body() if body else None,
-                    headers=headers,
-                    auth=self._auth,
-                    timeout=self._timeout,
-                    allow_redirects=False,
-                )
-                status = response.status_code
-                if 200 <= status < 300:
-                    result = read(response)
-                    self._latency += (time.monotonic() - sent_at - self._latency) * (0.2 if self._latency else 1)
-                    return result
-                trouble = f"answered {status}: {self.words_of(response)}"
-                if 300 <= status < 400:
-                    raise ConfigurationError(
-                        f"{self.name} {trouble}. {self.base_url} redirects: put the final address into host"
-                    )
-                if status < 500 and status not in (408, 429):
-                    raise StatusError(status, self.words_of(response))
-                asked_wait = _asked_wait(response.headers)
-                throttled = status == 429 or asked_wait is not None
-            except UnreadableBody as error:
-                trouble = f"sent an answer that can't be read: {error}"
-            except (
-                requests.exceptions.InvalidURL,
-                requests.exceptions.InvalidSchema,
-                requests.exceptions.InvalidHeader,
-            ) as error:
-                raise ConfigurationError(
-                    f"{self.name}: {self.base_url} can't be asked ({type(error).__name__}): check host and password"
-                ) from None
-            except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-                if self._closed.is_set():
-                    raise ClosedError(f"{self.name}: the client is closed") from None
-                trouble = f"could not be reached: {type(error).__name__}: {self._presentable(str(error))}"
+                return self._attempt(method, path, read, params, headers, body)
+            except _Fault as error:
+                fault = error
             failures += 1
-            wait = asked_wait if asked_wait else self._retries.wait(failures)
+            wait = fault.asked_wait or self._retries.wait(failures)
             if failures >= self._retries.attempts or time.monotonic() + wait > give_up_at:
-                asked = f", and asks to wait {asked_wait:.0f} s" if asked_wait else ""
+                asked = f", and asks to wait {fault.asked_wait:.0f} s" if fault.asked_wait else ""
                 raise TryAgainLaterError(
-                    f"{self.name} {trouble}{asked}. Gave up after {failures} attempts; a retry of the task may help."
+                    f"{self.name} {fault}{asked}. Gave up after {failures} attempts; a retry of the task may help."
                 )
-            if throttled:
+            if fault.throttled:
                 self._limiter.slow_down(wait, acquired)
             else:
                 self._sleep(wait)
+
+    def _attempt(
+        self,
+        method: str,
+        path: str,
+        read: Callable[[requests.Response], T],
+        params: Mapping[str, str | int] | None,
+        headers: Mapping[str, str] | None,
+        body: Callable[[], bytes] | None,
+    ) -> T:
+        """One request. A function of its own also so that no answer, and no socket with it, outlives the attempt."""
+        if self._closed.is_set():
+            raise ClosedError(f"{self.name}: the client is closed")
+        self.attempts += 1
+        sent_at = time.monotonic()
+        try:
+            response = self._session.request(
+                method,
+                self.base_url + path,
+                params=params,
+                data=body() if body else None,
+                headers=headers,
+                auth=self._auth,
+                timeout=self._timeout,
+                allow_redirects=False,
+            )
+            if 200 <= response.status_code < 300:
+                result = read(response)
+                self._latency += (time.monotonic() - sent_at - self._latency) * (0.2 if self._latency else 1)
+                return result
+        except CustomerIOToSegmentError:
+            raise
+        except UnreadableBody as error:
+            raise _Fault(f"sent an answer that can't be read: {error}") from None
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+            if self._closed.is_set():
+                raise ClosedError(f"{self.name}: the client is closed") from None
+            kind = type(error).__name__
+            if isinstance(error, ValueError):  # so are all that requests and urllib3 have for addresses and headers
+                raise ConfigurationError(
+                    f"{self.name}: {self.base_url} can't be asked ({kind}): check host and password"
+                ) from None
+            raise _Fault(f"could not be reached: {kind}: {self._presentable(str(error))}") from None
+        status, words = response.status_code, self.words_of(response)
+        if status < 400:
+            raise ConfigurationError(
+                f"{self.name} answered {status}: {words}. {self.base_url} redirects: put the final address into host"
+            )
+        if status < 500 and status not in (408, 429):
+            raise StatusError(status, words)
+        raise _Fault(f"answered {status}: {words}", _asked_wait(response.headers), throttled=status == 429)
 
     def in_flight(self) -> int:
         """How many requests at once use up the rate that is allowed, at the latency seen so far; at least one."""
@@ -238,24 +266,30 @@ class Transport:
 
     def words_of(self, response: requests.Response) -> str:
         """What the service says is wrong, in one short line: from JSON in its known shapes, from text or from HTML."""
-        return self._presentable(_said(response.content)) or response.reason or "no further word"
+        said = _said(response.content[:_READ_OF_BODY])
+        return self._presentable(said) or self._presentable(response.reason or "") or "no further word"
 
     def _presentable(self, text: str) -> str:
+        text = html.unescape(text).replace("%40", "@")
         for secret in self._secrets:
             text = text.replace(secret, "***")
-        text = _ADDRESS.sub("<address>", " ".join(text[:_READ_OF_TEXT].split()))
+        text = " ".join(_ADDRESS.sub("<address>", text).split())
         return text if len(text) <= _LONGEST_WORDS else text[:_LONGEST_WORDS] + "..."
 
     def _sleep(self, seconds: float) -> None:
         if self._closed.wait(seconds):
             raise ClosedError(f"{self.name}: the client is closed")
 
+    def _opened(self, one: socket.socket) -> None:
+        self._sockets.add(one)
+        if self._closed.is_set():  # while it was being opened
+            _shut(one)
+
     def close(self) -> None:
         """Close every socket; a thread that is in `request` gets `ClosedError` at once."""
         self._closed.set()
         for one in list(self._sockets):
-            with suppress(OSError):  # it was closed already
-                one.shutdown(socket.SHUT_RDWR)
+            _shut(one)
         self._session.close()
 
     def __enter__(self) -> Self:
@@ -265,31 +299,65 @@ class Transport:
         self.close()
 
 
+def _shut(one: socket.socket) -> None:
+    with suppress(OSError):  # it was closed already
+        one.shutdown(socket.SHUT_RDWR)
+
+
 class _Adapter(HTTPAdapter):
-    """Remembers the sockets it opens: one that another thread is reading from is in no pool that could close it."""
+    """Tells of each socket it opens: one that another thread is reading from is in no pool that could close it."""
 
-    def __init__(self, sockets: weakref.WeakSet[socket.socket]) -> None:
-        self._sockets = sockets
-        super().__init__(pool_maxsize=16)  # no fewer than the threads that share the session
-
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs)
-        sockets = self._sockets
-
+    def __init__(self, opened: Callable[[socket.socket], None]) -> None:
         class Connection(HTTPConnection):
             def connect(self) -> None:
                 super().connect()
-                sockets.add(self.sock)
+                opened(self.sock)
 
         class SecureConnection(HTTPSConnection):
             def connect(self) -> None:
                 super().connect()
-                sockets.add(self.sock)
+                opened(self.sock)
 
-        self.poolmanager.pool_classes_by_scheme = {
+        self._pools = {
             "http": type("Pool", (HTTPConnectionPool,), {"ConnectionCls": Connection}),
             "https": type("SecurePool", (HTTPSConnectionPool,), {"ConnectionCls": SecureConnection}),
         }
+        super().__init__(pool_maxsize=16)  # no fewer than the threads that share the session
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = self._pools
+
+    def close(self) -> None:
+        """At once, and not when the last who knows of a pool (an error's traceback, say) is gone."""
+        for manager in (self.poolmanager, *self.proxy_manager.values()):
+            for key in manager.pools.keys():  # noqa: SIM118  a mapping that can't be iterated
+                manager.pools[key].close()
+        super().close()
+
+    def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
+        manager = super().proxy_manager_for(*args, **kwargs)
+        manager.pool_classes_by_scheme = self._pools
+        return manager
+
+
+class _TextOfPage(HTMLParser):
+    """What a reader of the page would see."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+        self._hidden = False
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        self._hidden = tag in ("script", "style")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._hidden = False
+
+    def handle_data(self, data: str) -> None:
+        if not self._hidden:
+            self.texts.append(data)
 
 
 def _said(content: bytes) -> str:
@@ -297,19 +365,24 @@ def _said(content: bytes) -> str:
     try:
         answer = json.loads(text)
     except (ValueError, RecursionError):
-        return _MARKUP.sub(" ", text[:_READ_OF_TEXT])
-    return "; ".join(_messages(answer)) or text
+        page = _TextOfPage()
+        page.feed(text)
+        return " ".join(page.texts) or text
+    return "; ".join(_messages(answer, _NESTED)) or json.dumps(answer, ensure_ascii=False)
 
 
-def _messages(answer: Any) -> list[str]:
+def _messages(answer: Any, levels: int) -> list[str]:
     """``errors[].detail`` (with ``source.pointer``), ``meta.error``, ``meta.errors``, ``error``, ``message``."""
     if isinstance(answer, str):
         return [answer]
+    if levels == 0:
+        return []
     if isinstance(answer, list):
-        return [text for item in answer for text in _messages(item)]
+        return [text for item in answer for text in _messages(item, levels - 1)]
     if not isinstance(answer, dict):
         return []
-    found = [text for key in ("errors", "meta", "error", "detail", "message") for text in _messages(answer.get(key))]
+    keys = ("errors", "meta", "error", "detail", "message")
+    found = [text for key in keys for text in _messages(answer.get(key), levels - 1)]
     source = answer.get("source")
     if found and isinstance(source, dict) and isinstance(source.get("pointer"), str):
         found[-1] += f" (at {source['pointer']})"
@@ -320,11 +393,11 @@ def _asked_wait(headers: Mapping[str, str]) -> float | None:
     """Seconds that Retry-After (seconds or HTTP date), else X-RateLimit-Reset (seconds or Unix time), asks for."""
     for name in ("Retry-After", "X-RateLimit-Reset"):
         value = headers.get(name, "").strip()
-        if re.fullmatch(r"\d{1,12}(\.\d+)?", value):
+        if re.fullmatch(r"[0-9]{1,12}(\.[0-9]+)?", value):
             seconds = float(value)
             return seconds if seconds < 1e9 else max(0.0, seconds - time.time())
         try:
-            return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-        except ValueError:
+            return max(0.0, timegm(parsedate_to_datetime(value).utctimetuple()) - time.time())
+        except (ValueError, OverflowError, TypeError):
             continue
     return None

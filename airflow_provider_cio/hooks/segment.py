@@ -7,7 +7,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow.sdk import BaseHook
-from airflow.sdk.log import mask_secret
 
 from airflow_provider_cio.exceptions import CustomerIOToSegmentError, EventsRefusedError
 from airflow_provider_cio.hooks.settings import Settings
@@ -58,7 +57,6 @@ class SegmentHook(BaseHook):
 
         fields = self._fields
         write_key = fields.secret("the write key of the source (its Overview page shows it)", fallback="write_key")
-        mask_secret(write_key)  # Airflow masks a password, but not an extra field of this name
         path = fields.text("path", DEFAULT_PATH)
         if not path.startswith("/"):
             raise fields.error("path", f"must start with a slash, such as {DEFAULT_PATH!r}, got text that does not")

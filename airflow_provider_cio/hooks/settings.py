@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from airflow.sdk.log import mask_secret
+
 from airflow_provider_cio.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
@@ -36,26 +38,28 @@ class Settings:
 
         :param what: what belongs there and where to find it, for the error.
         """
-        value = self._connection.password or (self._extra.get(fallback) if fallback else None) or ""
-        if not isinstance(value, str):
-            raise self.error(str(fallback), f"must be text, got {_kind(value)}")
-        value = value.strip()
+        name, value = "password", (self._connection.password or "").strip()
+        if not value and fallback and self._extra.get(fallback):
+            name, value = fallback, self.text(fallback, "")
         if not value:
             raise self.error("password", f"is empty: put {what} there")
         if not (value.isascii() and value.isprintable() and " " not in value):
-            raise self.error("password", f"must be one word of plain ASCII, got other characters: put {what} there")
+            raise self.error(name, f"must be one word of plain ASCII, got other characters: put {what} there")
+        mask_secret(
+            value
+        )  # Airflow masks a password as it stands, blanks included, and an extra of this name not at all
         return value
 
     def region(self, known: Mapping[str, str]) -> str:
         """One of the keys of `known`, the first by default."""
-        value = self._extra.get("region") or next(iter(known))
-        name = value.strip().lower() if isinstance(value, str) else value
+        value = self._extra.get("region")
+        if value is None or value == "":
+            return next(iter(known))
+        name = value.strip().lower() if isinstance(value, str) else ""
         if name not in known:
-            raise self.error(
-                "region",
-                f"must be {' or '.join(map(repr, known))}, got {_kind(value)} that is neither of them",
-            )
-        return str(name)
+            choice = " or ".join(map(repr, known))
+            raise self.error("region", f"must be {choice}, got {_kind(value)} that is neither of them")
+        return name
 
     def base_url(self, regional: str) -> str:
         """`host` with `port` in place of the regional URL if set; https unless it names a scheme."""
@@ -67,7 +71,8 @@ class Settings:
             port = url.port
         except ValueError:
             raise self.error("host", "must be a base URL such as 'https://example.com', got a malformed one") from None
-        if url.scheme not in ("http", "https") or not url.hostname or url.query or url.fragment or url.username:
+        named = url.scheme in ("http", "https") and url.hostname and not url.netloc.endswith(":")
+        if not named or url.query or url.fragment or "@" in url.netloc or any(map(str.isspace, host)):
             raise self.error(
                 "host",
                 "must be a base URL such as 'https://example.com:8443', with neither login nor query in it",
@@ -107,7 +112,7 @@ class Settings:
             return default
         if not isinstance(value, str):
             raise self.error(name, f"must be text, got {_kind(value)}")
-        return value.strip()
+        return value.strip() or default
 
 
 def _kind(value: object) -> str:

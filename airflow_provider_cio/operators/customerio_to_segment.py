@@ -64,6 +64,7 @@ class CustomerIOToSegmentOperator(BaseOperator):
         "segment_conn_id",
         "interval_start",
         "interval_end",
+        "dead_letter_path",
     )
     ui_color = "#e4f0e8"
 
