@@ -18,7 +18,7 @@ from airflow_provider_cio.extract import Window, occurrences, plan
 from airflow_provider_cio.interval import Interval, iso
 from airflow_provider_cio.mapping import Mapper
 from airflow_provider_cio.reading import Reader
-from airflow_provider_cio.sending import Outcome, Sender
+from airflow_provider_cio.sending import MAX_IN_FLIGHT, Outcome, Sender
 
 PROGRESS_EVERY = 10.0  # seconds
 CHECKPOINT_EVERY = 5.0  # seconds; each is a round trip to Airflow's API
@@ -103,34 +103,39 @@ class Line:
         self._lookback = lookback
         self._collections = collections
         self._skip_unidentified = skip_unidentified
-        self._checkpoint = checkpoint or Checkpoint("")
+        self._checkpoint = Checkpoint("") if checkpoint is None else checkpoint
         self._callbacks = callbacks or Callbacks()
         self._packer = Packer(destination.envelope)
         self._given = self._settled = 0  # batches
+        self._progress_due = time.monotonic() + PROGRESS_EVERY
+        self._checkpoint_due = time.monotonic() + CHECKPOINT_EVERY
         self._finished: deque[tuple[int, Window]] = deque()  # after how many batches a window is acknowledged whole
 
     def run(self) -> Report:
         """Read, map and send at the same time, with a few pages and batches under way at once."""
         windows = self._checkpoint.rest(plan(self._interval, self._lookback, self._collections))
-        began = time.monotonic()
-        progress_due, checkpoint_due = began + PROGRESS_EVERY, began + CHECKPOINT_EVERY
         with Reader(self._source) as reader, Sender(self._destination) as sender:
             for deliveries, finished in reader.pieces(windows):
                 self._map(deliveries, sender)
                 if finished:
                     self._finished.append((self._given + bool(self._packer), finished))
-                self._settle(sender.settled(at_most=2**31))
-                now = time.monotonic()
-                if now >= progress_due:
-                    progress_due = now + PROGRESS_EVERY
-                    self._callbacks.progress(self.report)
-                if self._callbacks.save and now >= checkpoint_due:
-                    checkpoint_due = now + CHECKPOINT_EVERY
-                    self._give(self._packer.flush(), sender)  # a batch that fills slowly must not hold it up
-                    self._save()
+                self._settle(sender.settled(at_most=MAX_IN_FLIGHT))
+                self._tell(sender)
             self._give(self._packer.flush(), sender)
-            self._settle(sender.settled(at_most=0))
+            for left in reversed(range(MAX_IN_FLIGHT)):
+                self._settle(sender.settled(at_most=left))
+                self._tell(sender)
         return self.report
+
+    def _tell(self, sender: Sender) -> None:
+        now = time.monotonic()
+        if now >= self._progress_due:
+            self._progress_due = now + PROGRESS_EVERY
+            self._callbacks.progress(self.report)
+        if self._callbacks.save and now >= self._checkpoint_due:
+            self._checkpoint_due = now + CHECKPOINT_EVERY
+            self._give(self._packer.flush(), sender)  # a batch that fills slowly must not hold it up
+            self._save()
 
     def _map(self, deliveries: Sequence[Delivery], sender: Sender) -> None:
         report = self.report

@@ -31,7 +31,7 @@ _WORTH_CUTTING = 1.0  # pages beyond the one in flight
 
 
 class Piece(NamedTuple):
-    """A page of deliveries, and the window that is now read to its end, if this page ended one."""
+    """A page of deliveries, and the window that has been read whole with it, if any."""
 
     deliveries: Sequence[Delivery]
     finished: Window | None
@@ -45,7 +45,7 @@ class Reader:
         self._pool = ThreadPoolExecutor(MAX_IN_FLIGHT, thread_name_prefix="customerio")
 
     def pieces(self, windows: Sequence[Window]) -> Iterator[Piece]:
-        """The deliveries of all windows, each once, in no order; the windows that have ended, likewise.
+        """The deliveries of all windows, each once, in no order; and the windows themselves, in pieces, likewise.
 
         Windows of drafts come first, and end before any other begins: a draft that is sent meanwhile then
         shows up in the second list rather than in neither.
@@ -71,7 +71,7 @@ class Reader:
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 chain = running.pop(future)
                 pieces.append(Piece(chain.take(future.result(), self._client.name), chain.finished))
-                if chain.finished:
+                if chain.ended:
                     chains.remove(chain)
             yield from pieces
 
@@ -96,7 +96,9 @@ class _Chain:
         self.query: dict[str, str | int] = window.query()
         self.start = window.start
         self.asked = False  # a request is under way
-        self.finished: Window | None = None
+        self.ended = False
+        self.finished: Window | None = None  # what the last page has completed
+        self._unfinished = window.end  # all that was created from here on has been taken
         self._window = window
         self._last = window.end  # when the delivery was created that came last
         self._pace = pace  # seconds of creation time that a page spans; 0 is unknown
@@ -123,7 +125,7 @@ class _Chain:
             self._pace = max(1.0, times[0] - times[-1]) if page.next else 0.0
         self._empty = 0 if found else self._empty + 1
         if not page.next or (self._ordered and self._last < self.start):
-            self.finished = self._window._replace(start=self.start)
+            self.ended = True
         elif page.next in self._cursors:
             raise UnexpectedDataError(f"{name} named the same next page twice: the list would never end.")
         elif self._empty > MAX_EMPTY_PAGES:
@@ -131,11 +133,19 @@ class _Chain:
         else:
             self._cursors.add(page.next)
             self.query = self.query | {"start": page.next}
+        self._finish()
         if self.start > self._window.start:
             found = [delivery for delivery in found if delivery.created >= self.start]
         if self._window.drafts:  # an older wording of the API lists drafts beside what was sent
             found = [delivery for delivery in found if "sent" not in delivery.metrics]
         return found
+
+    def _finish(self) -> None:
+        """As long as the order holds, no more will come of what was created after the last delivery."""
+        down_to = self.start if self.ended else max(self.start, self._last + 1) if self._ordered else self._unfinished
+        finished = self._window._replace(start=down_to, end=self._unfinished)
+        self.finished = finished if down_to < self._unfinished else None
+        self._unfinished = min(down_to, self._unfinished)
 
     def left(self) -> float:
         """Pages to come after the one that is asked next, or 0 if nothing can be said, or given away."""

@@ -11,7 +11,7 @@ from airflow_provider_cio.clients.segment import SegmentClient
 from airflow_provider_cio.exceptions import EventsRefusedError
 
 MAX_IN_FLIGHT = 4  # batches; each is up to half a megabyte
-_TAKES_NOTHING = 32  # refusals within a batch, with no event taken in all of the run: it is not about the events
+_SAMPLES = 32  # single events that are refused, and none taken in all of the run: it is not about the events
 
 
 @dataclass
@@ -41,6 +41,7 @@ class Sender:
         self._pool = ThreadPoolExecutor(MAX_IN_FLIGHT, thread_name_prefix="segment")
         self._running: deque[Future[Outcome]] = deque()
         self._taken = False
+        self._refused_samples = 0
 
     def send(self, batch: list[bytes]) -> list[Outcome]:
         """Give a batch of encoded events, waiting while too many are in flight; returns what has come back."""
@@ -60,30 +61,45 @@ class Sender:
     def _deliver(self, batch: list[bytes]) -> Outcome:
         """A refused batch is halved until the events at fault are alone, so that all others are sent.
 
-        Largest parts first: so if Segment takes nothing at all, that shows after few requests.
-
-        :raises EventsRefusedError: then.
+        :raises EventsRefusedError: if Segment takes nothing at all.
         """
         outcome = Outcome()
         parts = deque([batch])
-        refusals = 0
         while parts:
             part = parts.popleft()
             try:
                 size = self._client.send(part)
             except EventsRefusedError as error:
-                refusals += 1
-                if refusals >= _TAKES_NOTHING and not self._taken:
-                    raise
                 if len(part) == 1:
                     outcome.refused.append((part[0], error))
-                else:
-                    middle = len(part) // 2
-                    parts += (part[:middle], part[middle:])
+                    continue
+                if not self._taken:
+                    part = self._without_samples(part, outcome)
+                middle = len(part) // 2
+                parts += (half for half in (part[:middle], part[middle:]) if half)
             else:
                 self._taken = True
                 outcome.add(Outcome(len(part), 1, size))
         return outcome
+
+    def _without_samples(self, batch: list[bytes], outcome: Outcome) -> list[bytes]:
+        """Is it about the events? Send some alone, from all over the batch, until one is taken; returns the others."""
+        step = max(1, len(batch) // _SAMPLES)
+        for index in range(0, len(batch), step):
+            try:
+                size = self._client.send([batch[index]])
+            except EventsRefusedError as error:
+                self._refused_samples += 1
+                if self._refused_samples >= _SAMPLES and not self._taken:
+                    raise
+                outcome.refused.append((batch[index], error))
+            else:
+                self._taken = True
+                outcome.add(Outcome(1, 1, size))
+            if self._taken:
+                break
+        last = index
+        return [event for number, event in enumerate(batch) if number > last or number % step]
 
     def __enter__(self) -> Self:
         return self

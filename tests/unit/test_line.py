@@ -26,7 +26,7 @@ def world() -> Iterator[Sandbox]:
 @pytest.fixture
 def sandbox(world: Sandbox) -> Sandbox:
     world.settings = Settings()
-    world.history = History.generate(seed=5, deliveries=1500, start=NOVEMBER - 9 * DAY, end=NOVEMBER + 2 * DAY)
+    world.history = History.generate(seed=5, deliveries=5000, start=NOVEMBER - 9 * DAY, end=NOVEMBER + 2 * DAY)
     world.reset()
     return world
 
