@@ -25,6 +25,7 @@ def main() -> None:
         end=begin + int(options.days * DAY),
         burst=options.burst,
         channels=tuple(options.channels.split(",")),
+        nasty=options.nasty,
         lean=options.lean,
     )
     settings = Settings(
@@ -55,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--days", type=float, default=5)
     parser.add_argument("--burst", type=float, default=0.3, help="share that goes out as newsletters")
     parser.add_argument("--channels", default=",".join(CHANNELS))
+    parser.add_argument("--nasty", type=float, default=0.0, help="share of odd recipients that look like addresses")
     parser.add_argument("--lean", action="store_true", help="keep rows only: for millions of deliveries")
     parser.add_argument("--latency", type=float, default=0.3, help="seconds, App API")
     parser.add_argument("--segment-latency", type=float, default=0.0, help="seconds, Tracking API")

@@ -38,9 +38,10 @@ _LABELS = {
     "failed": "Failed",
     "deferred": "Deferred",
     "undeliverable": "Undeliverable",
+    "replied": "Replied",
 }
 _TABLE = {
-    "email": ("Email", tuple(_LABELS)),
+    "email": ("Email", tuple(metric for metric in _LABELS if metric not in {"undeliverable", "replied"})),
     "push": (
         "Push",
         (
@@ -65,10 +66,65 @@ _TABLE = {
     "slack": ("Slack", ("drafted", "attempted", "sent", "clicked", "failed")),
 }
 
-# (channel, metric) -> collection: the whole table of reference/customerio.md 6.3. What is not in it
-# (all of WhatsApp, an undeliverable push) has no published name, hence no collection and no truth.
-COLLECTIONS = {
-    (channel, metric): f"{prefix} {_LABELS[metric]}"
-    for channel, (prefix, metrics) in _TABLE.items()
-    for metric in metrics
-} | {("in_app", "clicked"): "In-App Clicked"}
+# What the reporting webhooks can be subscribed to (reference/customerio.md 5) and that table does not name.
+_BY_ANALOGY = {
+    "email": ("Email", ("undeliverable",)),
+    "push": ("Push", ("undeliverable",)),
+    "twilio": ("SMS", ("dropped", "undeliverable", "replied")),
+    "in_app": ("In-App", ("undeliverable",)),
+    "webhook": ("Webhook", ("undeliverable",)),
+    "slack": ("Slack", ("converted",)),
+    "whatsapp": (
+        "WhatsApp",
+        (
+            "drafted",
+            "attempted",
+            "sent",
+            "delivered",
+            "opened",
+            "clicked",
+            "converted",
+            "bounced",
+            "dropped",
+            "failed",
+            "undeliverable",
+            "replied",
+        ),
+    ),
+}
+
+
+def _named(table: dict[str, tuple[str, tuple[str, ...]]]) -> dict[tuple[str, str], str]:
+    return {
+        (channel, metric): f"{prefix} {_LABELS[metric]}"
+        for channel, (prefix, metrics) in table.items()
+        for metric in metrics
+    }
+
+
+# (channel, metric) -> collection: the whole table of reference/customerio.md 6.3, and the names without one.
+# What neither has (a deferred push, a topic unsubscribed) has no collection and no truth.
+ANALOGUES = _named(_BY_ANALOGY)
+COLLECTIONS = _named(_TABLE) | {("in_app", "clicked"): "In-App Clicked"} | ANALOGUES
+
+# The values of the `type` field and filter of activities: every metric of every channel, by the pattern of
+# reference/customerio.md 2.2, and the few others that this sandbox has rows of.
+_METRICS = (*_LABELS, "topic_unsubscribed", "secondary:delivered")
+OTHER_ACTIVITIES = ("attribute_change", "event", "page")
+ACTIVITY_TYPES = frozenset(f"{metric}_{channel}" for metric in _METRICS for channel in CHANNELS) | set(OTHER_ACTIVITIES)
+
+# Of these, the ones that the API's own list of values has (the `listActivities` operation of its published
+# specification). It has no WhatsApp open, click or draft, no Slack click, no converted push and no reply.
+_DOCUMENTED = {
+    "email": "attempted bounced clicked converted deferred delivered drafted dropped failed opened sent spammed"
+    " topic_unsubscribed undeliverable unsubscribed",
+    "in_app": "attempted clicked converted deferred drafted failed opened sent undeliverable",
+    "push": "attempted bounced clicked deferred delivered drafted dropped failed opened sent undeliverable",
+    "slack": "attempted converted deferred drafted failed sent undeliverable",
+    "twilio": "attempted bounced clicked converted deferred delivered drafted dropped failed sent undeliverable",
+    "webhook": "attempted clicked converted deferred drafted dropped failed sent undeliverable",
+    "whatsapp": "attempted bounced converted deferred delivered failed sent undeliverable",
+}
+DOCUMENTED_ACTIVITY_TYPES = frozenset(
+    f"{metric}_{channel}" for channel, metrics in _DOCUMENTED.items() for metric in metrics.split()
+) | set(OTHER_ACTIVITIES)

@@ -2,56 +2,35 @@
 
 from __future__ import annotations
 
-import re
-import struct
-import zlib
-from base64 import b64decode, b64encode
-from binascii import Error as BadBase64
+from random import Random
 from time import time
-from typing import NamedTuple
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from tests.sandbox.activities import Wanted
 from tests.sandbox.answers import http_date, json_response, seconds
-from tests.sandbox.catalog import METRIC_FILTERS, TYPES
+from tests.sandbox.catalog import ACTIVITY_TYPES, DOCUMENTED_ACTIVITY_TYPES, METRIC_FILTERS, TYPES
+from tests.sandbox.params import NEEDS_ENCODING, BadRequest, Cursor, Number, choice, integer, limit_of
+from tests.sandbox.parents import Kind
 from tests.sandbox.rows import Filter
 from tests.sandbox.settings import Asked, Bucket, Shared
 
 # "At most 6 months" (reference/customerio.md 1.2) is not said in days: here the shortest half year there is.
 SIX_MONTHS = 181 * 86_400
 DEFAULT_LIMIT, MAX_LIMIT = 50, 1000
+DEFAULT_ACTIVITIES, MAX_ACTIVITIES = 10, 100
+DEFAULT_NEWSLETTERS, MAX_NEWSLETTERS = 50, 100  # the reference names no numbers
 
-# The bytes before the cursor's own make every cursor contain `+` and `/`; its length makes it end in `=`.
-_CURSOR_HEAD = b"\xfb\xff\xbf"
-_CURSOR = struct.Struct(">QIxI")
-_NEEDS_ENCODING = re.compile(rb"(?:^|&)start=[^&]*[+/=]")
-
-
-class BadRequest(Exception):
-    """A value that the API refuses with 400; the second argument names the parameter."""
-
-
-class Cursor(NamedTuple):
-    position: int
-    page: int
-
-    def encode(self) -> str:
-        checksum = zlib.crc32(struct.pack(">QI", *self))
-        return b64encode(_CURSOR_HEAD + _CURSOR.pack(self.position, self.page, checksum)).decode()
-
-    @classmethod
-    def decode(cls, text: str) -> Cursor:
-        try:
-            data = b64decode(text, validate=True)
-            position, page, checksum = _CURSOR.unpack(data[len(_CURSOR_HEAD) :])
-        except (BadBase64, struct.error, ValueError):
-            raise BadRequest("malformed cursor", "start") from None
-        if not data.startswith(_CURSOR_HEAD) or checksum != zlib.crc32(struct.pack(">QI", position, page)):
-            raise BadRequest("malformed cursor", "start")
-        return cls(position, page)
+# What an endpoint lists, and the key it lists it under (reference/customerio.md 4).
+_LISTS: dict[str, tuple[Kind, str]] = {
+    "campaigns": ("campaign", "campaigns"),
+    "newsletters": ("newsletter", "newsletters"),
+    "broadcasts": ("broadcast", "broadcasts"),
+    "transactional": ("transactional", "messages"),
+}
 
 
 class CustomerIO:
@@ -70,6 +49,8 @@ class CustomerIO:
         return [
             Route("/v1/messages", self.messages, methods=["GET"]),
             Route("/v1/messages/{id}", self.message, methods=["GET"]),
+            Route("/v1/activities", self.activities, methods=["GET"]),
+            *(Route(f"/v1/{name}", self.names, methods=["GET"]) for name in _LISTS),
         ]
 
     async def messages(self, request: Request) -> Response:
@@ -77,7 +58,7 @@ class CustomerIO:
         refused = self._refuse(request, "messages")
         if refused is not None:
             return refused
-        if _NEEDS_ENCODING.search(request.scope["query_string"]):
+        if NEEDS_ENCODING.search(request.scope["query_string"]):
             # Un-encoded query values "silently gave 200 with an empty list" (reference/customerio.md 7).
             return self._page([], None)
         try:
@@ -95,30 +76,97 @@ class CustomerIO:
             return error(404, "not found")
         return json_response(b'{"message":' + row + b"}")
 
+    async def activities(self, request: Request) -> Response:
+        """List activities (reference/customerio.md 2)."""
+        refused = self._refuse(request, "activities")
+        if refused is not None:
+            return refused
+        try:
+            return self._activities(request)
+        except BadRequest as bad:
+            return error(400, bad.args[0], pointer=bad.args[1])
+
+    async def names(self, request: Request) -> Response:
+        """List campaigns, newsletters, broadcasts or transactional messages (reference/customerio.md 4)."""
+        name = request.url.path.rpartition("/")[2]
+        refused = self._refuse(request, name)
+        if refused is not None:
+            return refused
+        kind, key = _LISTS[name]
+        items = [
+            msgspec.json.encode(item) for item in self._shared.history.listed(kind, self._shared.settings.parent_ids)
+        ]
+        if kind != "newsletter":
+            return json_response(_listed(key, items, self._shared.settings.null_when_empty) + b"}")
+        if NEEDS_ENCODING.search(request.scope["query_string"]):
+            return self._page([], None, key)
+        try:
+            return self._newsletters(request, items)
+        except BadRequest as bad:
+            return error(400, bad.args[0], pointer=bad.args[1])
+
+    def _activities(self, request: Request) -> Response:
+        settings, params = self._shared.settings, request.query_params
+        limit = limit_of(params.get("limit"), DEFAULT_ACTIVITIES, MAX_ACTIVITIES)
+        start = params.get("start")
+        cursor = Number.decode(start) if start else Number(0, 0)
+        types = ACTIVITY_TYPES if settings.activity_types == "all" else DOCUMENTED_ACTIVITY_TYPES
+        type = params.get("type") or None
+        if type is not None and type not in types:
+            raise BadRequest("type is not one of the known types", "type")
+        choice(params.get("deleted"), "deleted", ("true", "false", "1", "0"))  # the same rows (2.4)
+        id_type = choice(params.get("id_type"), "id_type", ("id", "email", "phone", "cio_id")) or "id"
+        if id_type == "phone":
+            raise BadRequest("this workspace does not identify people by phone", "id_type")
+        person = params.get("customer_id")
+        days = settings.activities_days
+        rows, following = self._shared.history.activities.page(
+            Wanted(type, params.get("name") or None, (id_type, person) if person else None),
+            cursor.position,
+            limit,
+            disorder=settings.activity_disorder,
+            oldest=None if days is None else int(settings.clock() - days * 86_400),
+        )
+        position, page = following, cursor.page + 1
+        if following is None and settings.activities_end != "next":
+            position = cursor.position + len(rows)
+            page = cursor.page if not rows and settings.activities_end == "same_cursor" else cursor.page + 1
+        return self._page(rows, None if position is None else Number(position, page), "activities")
+
+    def _newsletters(self, request: Request, items: list[bytes]) -> Response:
+        params = request.query_params
+        limit = limit_of(params.get("limit"), DEFAULT_NEWSLETTERS, MAX_NEWSLETTERS)
+        start = params.get("start")
+        cursor = Cursor.decode(start) if start else Cursor(0, 0)
+        if choice(params.get("sort"), "sort", ("asc", "desc")) == "desc":
+            items.reverse()
+        stop = cursor.position + limit
+        following = Cursor(stop, cursor.page + 1) if stop < len(items) else None
+        return self._page(items[cursor.position : stop], following, "newsletters")
+
     def _list(self, request: Request) -> Response:
         settings, params = self._shared.settings, request.query_params
-        limit = _integer(params.get("limit"), "limit")
-        if limit is None:
-            limit = DEFAULT_LIMIT
-        elif not 1 <= limit <= MAX_LIMIT:
-            raise BadRequest(f"limit must be between 1 and {MAX_LIMIT}", "limit")
+        limit = limit_of(params.get("limit"), DEFAULT_LIMIT, MAX_LIMIT)
         start = params.get("start")
         cursor = Cursor.decode(start) if start else Cursor(0, 0)
         start_ts, end_ts = time_bounds(
-            _integer(params.get("start_ts"), "start_ts"),
-            _integer(params.get("end_ts"), "end_ts"),
+            integer(params.get("start_ts"), "start_ts"),
+            integer(params.get("end_ts"), "end_ts"),
             int(settings.clock()),
         )
-        drafts = _choice(params.get("drafts"), "drafts", ("true", "false", "1", "0")) in {"true", "1"}
+        drafts = choice(params.get("drafts"), "drafts", ("true", "false", "1", "0")) in {"true", "1"}
         wanted = Filter(
-            type=_choice(params.get("type"), "type", TYPES),
-            metric=_choice(params.get("metric"), "metric", METRIC_FILTERS),
+            type=choice(params.get("type"), "type", TYPES),
+            metric=choice(params.get("metric"), "metric", METRIC_FILTERS),
             drafts="sent" if not drafts else "both" if settings.drafts_wording == "both" else "drafts",
-            campaign_id=_integer(params.get("campaign_id"), "campaign_id"),
-            newsletter_id=_integer(params.get("newsletter_id"), "newsletter_id"),
-            action_id=_integer(params.get("action_id"), "action_id"),
+            campaign_id=integer(params.get("campaign_id"), "campaign_id"),
+            newsletter_id=integer(params.get("newsletter_id"), "newsletter_id"),
+            action_id=integer(params.get("action_id"), "action_id"),
         )
-        rows, following = self._shared.history.rows.page(wanted, start_ts, end_ts, cursor.position, limit)
+        if settings.order == "newest":
+            rows, following = self._shared.history.rows.page(wanted, start_ts, end_ts, cursor.position, limit)
+        else:
+            rows, following = self._reordered(wanted, start_ts, end_ts, cursor.position, limit)
         every = settings.empty_page_every
         if every and rows and (cursor.page + 1) % (every + 1) == 0:
             return self._page([], Cursor(cursor.position, cursor.page + 1))
@@ -126,15 +174,25 @@ class CustomerIO:
             following = len(self._shared.history)
         return self._page(rows, None if following is None else Cursor(following, cursor.page + 1))
 
-    def _page(self, rows: list[bytes], following: Cursor | None) -> Response:
+    def _reordered(
+        self, wanted: Filter, start_ts: int, end_ts: int, position: int, limit: int
+    ) -> tuple[list[bytes], int | None]:
+        """A page of the whole list in another order, always the same one for the same bounds."""
+        rows, _ = self._shared.history.rows.page(wanted, start_ts, end_ts, 0, len(self._shared.history))
+        if self._shared.settings.order == "oldest":
+            rows.reverse()
+        else:
+            Random(f"{start_ts} {end_ts}").shuffle(rows)
+        following = position + limit
+        return rows[position:following], following if following < len(rows) else None
+
+    def _page(self, rows: list[bytes], following: Cursor | Number | None, key: str = "messages") -> Response:
         settings = self._shared.settings
         if following is not None:
             tail = b',"next":"' + following.encode().encode() + b'"}'
         else:
             tail = {"empty": b',"next":""}', "null": b',"next":null}', "absent": b"}"}[settings.last_next]
-        if not rows and settings.null_when_empty:
-            return json_response(b'{"messages":null' + tail)
-        return json_response(b"".join((b'{"messages":[', b",".join(rows), b"]", tail)))
+        return json_response(_listed(key, rows, settings.null_when_empty) + tail)
 
     def _refuse(self, request: Request, scope: str) -> Response | None:
         """401, 403 or 429, in that order; the bucket is the workspace's, so a wrong key leaves it alone."""
@@ -177,17 +235,8 @@ def error(status: int, detail: str, *, pointer: str | None = None, headers: dict
     return json_response(msgspec.json.encode({"errors": [problem]}), status, headers)
 
 
-def _integer(value: str | None, name: str) -> int | None:
-    if value is None or value == "":
-        return None
-    if not re.fullmatch(r"-?[0-9]{1,18}", value):
-        raise BadRequest(f"{name} must be an integer", name)
-    return int(value)
-
-
-def _choice(value: str | None, name: str, allowed: tuple[str, ...]) -> str | None:
-    if value is None or value == "":
-        return None
-    if value not in allowed:
-        raise BadRequest(f"{name} must be one of {', '.join(allowed)}", name)
-    return value
+def _listed(key: str, rows: list[bytes], null_when_empty: bool) -> bytes:
+    """The head of an answer: the rows under their key."""
+    if not rows and null_when_empty:
+        return b'{"%b":null' % key.encode()
+    return b"".join((b'{"', key.encode(), b'":[', b",".join(rows), b"]"))

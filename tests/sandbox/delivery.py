@@ -10,9 +10,12 @@ from typing import Any
 import msgspec
 
 from tests.sandbox.catalog import COLLECTIONS
+from tests.sandbox.parents import Kind, Parent, parent_of
 
 # Below this a value in `metrics` is a count and not a time (reference/customerio.md 1.5).
 FIRST_TIME = 10**9
+# The metrics that can happen to a delivery again and again.
+REPEATED = ("opened", "clicked")
 _ADDRESS = re.compile(r"[^@\s,;<>\"]+@[^@\s,;<>\"/:]+")
 
 
@@ -40,19 +43,22 @@ class Engagement(msgspec.Struct, frozen=True):
     delivery_id: str
     metric: str
     time: int
-    link: str | None
-    link_id: int | None
-    prefetched: bool
-    machine: bool
-    ip: str
-    user_agent: str
+    activity_id: str
+    link: str | None = None
+    prefetched: bool = False
+    machine: bool = False
+    #: One address, or "v6, v4".
+    ip_address: str | None = None
+    user_agent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Truth:
     """One occurrence that belongs in Segment. Times are Unix seconds; `channel` is Customer.io's `type`.
 
-    With neither `user_id` nor `anonymous_id` the occurrence happened to someone unidentified.
+    With neither `user_id` nor `anonymous_id` the occurrence happened to someone unidentified. `campaign_name`
+    is the name of the parent, of whatever kind; None if there is no parent, or if it was deleted. What stands
+    below it is known of opens and clicks only, when every one of them is asked for.
     """
 
     collection: str
@@ -65,6 +71,16 @@ class Truth:
     subject: str | None
     recipient: str | None
     created: int
+    parent_kind: Kind | None = None
+    parent_id: int | None = None
+    campaign_name: str | None = None
+    activity_id: str | None = None
+    link: str | None = None
+    #: The first one where activities show a list.
+    ip: str | None = None
+    user_agent: str | None = None
+    prefetched: bool = False
+    machine: bool = False
 
 
 class Row(msgspec.Struct):
@@ -121,7 +137,11 @@ class Delivery(msgspec.Struct, kw_only=True):
     broadcast_id: int | None = None
     transactional_message_id: int | None = None
     trigger_event_id: str | None = None
-    engagements: list[Engagement] = []
+
+    @property
+    def parent(self) -> Parent | None:
+        """What it belongs to: a campaign, a newsletter, a broadcast or a transactional message."""
+        return parent_of(self)
 
     def row(self) -> Row:
         return Row(
@@ -147,23 +167,45 @@ class Delivery(msgspec.Struct, kw_only=True):
             self.forgotten,
         )
 
-    def truth(self) -> Iterator[Truth]:
-        """What happened to it and has a collection."""
+    def truth(self, campaign_name: str | None, engagements: list[Engagement] | None = None) -> Iterator[Truth]:
+        """What happened to it and has a collection.
+
+        :param engagements: all opens and clicks, to be told in place of the first of each.
+        """
         for metric, time in self.times.items():
-            collection = COLLECTIONS.get((self.channel, metric))
-            if collection:
-                yield Truth(
-                    collection,
-                    self.channel,
-                    metric,
-                    self.id,
-                    time,
-                    self.user_id,
-                    self.anonymous_id,
-                    self.subject,
-                    self.recipient,
-                    self.created,
-                )
+            if engagements is None or metric not in REPEATED:
+                yield from self._truth(metric, time, campaign_name)
+        for one in engagements or ():
+            yield from self._truth(one.metric, one.time, campaign_name, one)
+
+    def _truth(
+        self, metric: str, time: int, campaign_name: str | None, one: Engagement | None = None
+    ) -> Iterator[Truth]:
+        collection = COLLECTIONS.get((self.channel, metric))
+        if collection is None:
+            return
+        kind, parent_id = self.parent or (None, None)
+        yield Truth(
+            collection,
+            self.channel,
+            metric,
+            self.id,
+            time,
+            self.user_id,
+            self.anonymous_id,
+            self.subject,
+            self.recipient,
+            self.created,
+            kind,
+            parent_id,
+            campaign_name,
+            None if one is None else one.activity_id,
+            None if one is None else one.link,
+            None if one is None or one.ip_address is None else one.ip_address.partition(",")[0].strip(),
+            None if one is None else one.user_agent,
+            one is not None and one.prefetched,
+            one is not None and one.machine,
+        )
 
 
 def from_row(row: Mapping[str, Any]) -> Delivery:
@@ -180,15 +222,22 @@ def from_row(row: Mapping[str, Any]) -> Delivery:
         recipient=row.get("recipient"),
         subject=row.get("subject"),
         times=times,
+        counts={key: value for key, value in metrics.items() if is_count(value)},
         draft=is_draft(metrics),
         campaign_id=row.get("campaign_id"),
         newsletter_id=row.get("newsletter_id"),
         action_id=row.get("action_id"),
+        broadcast_id=row.get("broadcast_id"),
+        transactional_message_id=row.get("transactional_message_id"),
     )
 
 
 def is_time(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= FIRST_TIME
+
+
+def is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < FIRST_TIME
 
 
 def is_draft(metrics: Mapping[str, Any]) -> bool:
@@ -197,7 +246,10 @@ def is_draft(metrics: Mapping[str, Any]) -> bool:
 
 
 def identity(row: Mapping[str, Any]) -> tuple[str | None, str | None]:
-    """(userId, anonymousId) by the identity rule of design.md, "Map". "" is missing."""
+    """(userId, anonymousId) by the identity rule of design.md, "Map". "" is missing.
+
+    Only an e-mail's recipient can be an address: elsewhere it is a phone number, a token, a channel or a URL.
+    """
     known = row.get("customer_identifiers") or {}
     cio_id = known.get("cio_id") or None
     user_id = _text(known.get("id"))
@@ -211,9 +263,9 @@ def identity(row: Mapping[str, Any]) -> tuple[str | None, str | None]:
     if email is not None:
         return None, email
     recipient = row.get("recipient")
-    if isinstance(recipient, str) and _ADDRESS.fullmatch(recipient.strip()):
-        return None, recipient.strip()
-    return None, None
+    if row.get("type", "email") != "email" or not isinstance(recipient, str):
+        return None, None
+    return None, recipient.strip() if _ADDRESS.fullmatch(recipient.strip()) else None
 
 
 def _text(value: object) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from tests.sandbox.delivery import Delivery, Engagement
+from tests.sandbox.delivery import Delivery
 
 HOUR, DAY = 3600, 86_400
 
@@ -12,17 +12,12 @@ HOUR, DAY = 3600, 86_400
 _CAN = {
     "email": "attempted delivered opened clicked converted bounced dropped failed undeliverable".split(),
     "push": "attempted delivered opened clicked converted bounced dropped failed undeliverable".split(),
-    "twilio": "attempted delivered clicked converted bounced failed undeliverable".split(),
+    "twilio": "attempted delivered clicked converted bounced dropped failed undeliverable replied".split(),
     "in_app": "attempted opened clicked converted failed undeliverable".split(),
-    "whatsapp": "attempted delivered opened clicked converted bounced failed undeliverable".split(),
+    "whatsapp": "attempted delivered opened clicked converted bounced dropped failed undeliverable replied".split(),
     "slack": "attempted clicked converted failed".split(),
     "webhook": "attempted clicked converted failed undeliverable".split(),
 }
-_LINKS = ("https://example.com/", "https://example.com/ü?q=1&r=2#top", "https://shop.example/p/42")
-_AGENTS = (
-    "Mozilla/5.0 (Windows NT 5.1; rv:11.0) Gecko Firefox/11.0 (via ggpht.com GoogleImageProxy)",
-    "Mozilla/5.0 (iPhone; CPU iPhone OS 18_0 like Mac OS X) AppleWebKit/605.1.15",
-)
 
 
 class Fates:
@@ -33,8 +28,8 @@ class Fates:
         self._can = {channel: frozenset(metrics) for channel, metrics in _CAN.items()}
         self._latest = 0
 
-    def befall(self, delivery: Delivery, details: Random | None) -> None:
-        """Fill in `times`, `counts` and `failure_message`; with `details` also every open and click."""
+    def befall(self, delivery: Delivery) -> None:
+        """Fill in `times`, `counts` and `failure_message`."""
         random = self.rng.random
         can = self._can[delivery.channel]
         times, now = delivery.times, delivery.created
@@ -68,9 +63,9 @@ class Fates:
             times["delivered"] = now = self._after(now, self._transit())
             if end > 0.99:
                 times["secondary:delivered"] = self._after(now, random() * 60)
-        self._engage(delivery, now, details)
+        self._engage(delivery, now)
 
-    def _engage(self, delivery: Delivery, now: int, details: Random | None) -> None:
+    def _engage(self, delivery: Delivery, now: int) -> None:
         random = self.rng.random
         can = self._can[delivery.channel]
         times = delivery.times
@@ -88,7 +83,7 @@ class Fates:
         if delivery.channel == "email" and random() < 0.02:
             metric = ("unsubscribed", "topic_unsubscribed", "spammed")[int(random() * 3)]
             times[metric] = self._after(now, random() * HOUR)
-        if delivery.channel == "twilio" and random() < 0.02:
+        if "replied" in can and random() < 0.02:
             times["replied"] = self._after(now, random() * HOUR)
         if (opens or clicks) and random() < 0.7:  # not from before these were recorded
             delivery.counts = {
@@ -101,37 +96,6 @@ class Fates:
                 )
                 if count
             }
-        if details is not None and (opens or clicks):
-            delivery.engagements = [
-                *self._engagements(delivery, "opened", opens, prefetched, details),
-                *self._engagements(delivery, "clicked", clicks, machine, details),
-            ]
-
-    def _engagements(
-        self, delivery: Delivery, metric: str, count: int, by_machine: int, details: Random
-    ) -> list[Engagement]:
-        """Every open or click; the first is the one that `metrics` shows."""
-        found = []
-        for number in range(count):
-            time = delivery.times[metric]
-            if number:
-                time += int(details.expovariate(1 / DAY))
-            automatic = number < by_machine
-            link = int(details.random() * len(_LINKS))
-            found.append(
-                Engagement(
-                    delivery_id=delivery.id,
-                    metric=metric,
-                    time=time,
-                    link=_LINKS[link] if metric == "clicked" else None,
-                    link_id=link + 1 if metric == "clicked" else None,
-                    prefetched=automatic and metric == "opened",
-                    machine=automatic and metric == "clicked",
-                    ip=f"203.0.113.{1 + int(details.random() * 250)}",
-                    user_agent=_AGENTS[0 if automatic else 1],
-                )
-            )
-        return found
 
     def _after(self, time: int, lag: float) -> int:
         """A time that much later, at most the longest lag after the creation, sometimes on a bound."""

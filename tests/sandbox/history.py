@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
+from tests.sandbox.activities import Activities, engagements_of, other_activities
 from tests.sandbox.catalog import CHANNELS
 from tests.sandbox.delivery import Delivery, Engagement, Truth, from_row, is_draft
-from tests.sandbox.rows import Rows
-from tests.sandbox.world import World
+from tests.sandbox.engagements import engagements
+from tests.sandbox.parents import IdForm, Kind, Names, Parents, collect, listed, name_of, old_parents
+from tests.sandbox.rows import Filter, Rows
+from tests.sandbox.world import BurstShape, World
 
 DAY = 86_400
 DEFAULT_START = 1_793_491_200  # 2026-11-01T00:00:00Z
@@ -31,12 +34,29 @@ class History:
 
     `History(deliveries=[...])` takes rows as GET /v1/messages would show them, `History.generate` makes
     them up. A lean history keeps the encoded rows only and reads the truth back from them when asked.
+
+    :param activities: rows as GET /v1/activities would show them, which it then shows in this order; without
+        them, they follow from the deliveries: one for each metric, and as many opens and clicks as `human_*`
+        and `prefetch_*` say.
+    :param names: (kind, id of a parent) -> its name where it isn't the usual one, None if it was deleted.
     """
 
-    def __init__(self, deliveries: Iterable[Mapping[str, Any]] = ()) -> None:
+    def __init__(
+        self,
+        deliveries: Iterable[Mapping[str, Any]] = (),
+        activities: Sequence[Mapping[str, Any]] | None = None,
+        names: Names | None = None,
+    ) -> None:
         self.rows = Rows()
+        self.names: Names = names or {}
+        self.parents: Parents = {}
         self._deliveries: list[Delivery] | None = None
+        self._given = activities
+        self._repeated = False
+        self._others: Callable[[], list[dict[str, Any]]] = list
+        self._activities: Activities | None = None
         for row in sorted(deliveries, key=lambda row: -row["created"]):
+            collect(self.parents, [from_row(row)])
             metrics = row.get("metrics") or {}
             self.rows.add(
                 msgspec.json.encode(row),
@@ -58,6 +78,7 @@ class History:
         start: int = DEFAULT_START,
         end: int = DEFAULT_END,
         burst: float = 0.3,
+        burst_shape: BurstShape = "steady",
         channels: Sequence[str] = CHANNELS,
         campaigns: int = 6,
         newsletters: int = 3,
@@ -67,14 +88,19 @@ class History:
         drafts: float = 0.02,
         on_bounds: float = 0.08,
         longest_lag: int = 28 * DAY,
+        nasty: float = 0.0,
         lean: bool = False,
     ) -> History:
         """Make up a workspace whose deliveries were created in [start, end).
 
         :param burst: share of the deliveries that belong to newsletters, each sent within minutes.
+        :param burst_shape: how a newsletter goes out: at an even rate, or most of it at the front.
         :param drafts: share of the deliveries that were never sent.
         :param on_bounds: share of the times that lie on a full hour or midnight UTC, or a second before.
-        :param longest_lag: seconds from the creation of a delivery to the last thing that happens to it.
+        :param longest_lag: seconds from the creation of a delivery to the last thing that happens to it, but
+            for repeated opens and clicks.
+        :param nasty: share of the recipients of in-app messages, Slack and webhooks that look like an e-mail
+            address or have one in them.
         :param lean: keep the encoded rows only, for histories of a million deliveries.
         """
         world = World(
@@ -83,6 +109,7 @@ class History:
             start=start,
             end=end,
             burst=burst,
+            burst_shape=burst_shape,
             channels=tuple(channels),
             campaigns=campaigns,
             newsletters=newsletters,
@@ -92,9 +119,13 @@ class History:
             drafts=drafts,
             on_bounds=on_bounds,
             longest_lag=longest_lag,
-            details=not lean,
+            nasty=nasty,
         )
         history = cls()
+        history.parents = old_parents()
+        collect(history.parents, world.plans)
+        history._repeated = True
+        history._others = lambda: other_activities(seed, deliveries // 20, start, end)
         kept: list[Delivery] = []
         for delivery in world.deliveries():
             history.rows.add(
@@ -133,32 +164,61 @@ class History:
         channels: Collection[str] | None = None,
         *,
         drafts: bool = False,
+        every: bool = False,
     ) -> list[Truth]:
         """What happened in [start, end) and has a collection, by time; nothing named means all.
 
         :param drafts: also the deliveries that the API shows only when asked with `drafts=true`.
+        :param every: each open and click, not the first of them only.
         """
+        every_one = self._engagements() if every else None
         found = [
             truth
             for delivery in self.deliveries
             if (drafts or not delivery.draft) and (channels is None or delivery.channel in channels)
-            for truth in delivery.truth()
+            for truth in delivery.truth(self._name_of(delivery), every_one and every_one(delivery))
             if (metrics is None or truth.metric in metrics)
             and (start is None or start <= truth.time)
             and (end is None or truth.time < end)
         ]
-        found.sort(key=lambda truth: (truth.time, truth.delivery_id, truth.metric))
+        found.sort(key=lambda truth: (truth.time, truth.delivery_id, truth.metric, truth.activity_id or ""))
         return found
 
     def engagements(self) -> dict[str, list[Engagement]]:
         """Every open and click of each person, by `cio_id` and time. Empty for lean or given histories."""
         found: dict[str, list[Engagement]] = {}
+        every = self._engagements()
         for delivery in self._deliveries or ():
-            if delivery.person is not None and delivery.engagements:
-                found.setdefault(delivery.person.cio_id, []).extend(delivery.engagements)
-        for engagements in found.values():
-            engagements.sort(key=lambda engagement: engagement.time)
+            if delivery.person is not None and (those := every(delivery)):
+                found.setdefault(delivery.person.cio_id, []).extend(those)
+        for of_person in found.values():
+            of_person.sort(key=lambda engagement: engagement.time)
         return found
+
+    @property
+    def activities(self) -> Activities:
+        """What GET /v1/activities lists; made when it is first looked at."""
+        if self._activities is None:
+            others, given = (self._others(), False) if self._given is None else (self._given, True)
+            self._activities = Activities(self.rows, repeated=self._repeated, others=others, as_given=given)
+        return self._activities
+
+    def listed(self, kind: Kind, form: IdForm) -> list[dict[str, Any]]:
+        """The parents of one kind, as their list shows them."""
+        newsletters = (parent.id for parent in self.parents if parent.kind == kind == "newsletter")
+        sent_at = {id: created for id in newsletters if (created := self.rows.first(Filter(newsletter_id=id)))}
+        return listed(self.parents, kind, self.names, form, sent_at)
+
+    def _engagements(self) -> Callable[[Delivery], list[Engagement]]:
+        """Tells all opens and clicks of a delivery."""
+        if self._given is not None:
+            given = engagements_of(self._given)
+            return lambda delivery: given.get(delivery.id, [])
+        return lambda one: engagements(one.id, one.channel, one.times | one.counts, repeated=self._repeated)
+
+    def _name_of(self, delivery: Delivery) -> str | None:
+        parent = delivery.parent
+        return None if parent is None else name_of(parent, self.names)
 
     def find(self, delivery_id: str) -> bytes | None:
         """The encoded row of one delivery."""

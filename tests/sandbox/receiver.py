@@ -144,6 +144,7 @@ class Receiver:
         }
         if events:
             report["events"] = self.kept
+            report["repeated"] = self.duplicates
         return report
 
     def _objection(self, events: list[msgspec.Raw], write_key: str, settings: Settings) -> str | None:

@@ -89,6 +89,11 @@ class Rows:
         data = self.data
         return [data[at] for at in view[first:stop]], following
 
+    def first(self, wanted: Filter) -> int | None:
+        """When the earliest of the rows that a filter lets through was created."""
+        view = self._view(wanted)
+        return -self._negative_created[view[-1]] if view else None
+
     def find(self, delivery_id: str, id_of: Any) -> bytes | None:
         """The row of one delivery; the index is built when it is first asked for."""
         if len(self._positions) != len(self.data):

@@ -42,6 +42,11 @@ class Segment(Receiver):
         body = await _body(request)
         if body is None or len(body) > MAX_BODY:
             return text("Bad Request", 400)
+        settings = self._shared.settings
+        if settings.refuse_containing and settings.refuse_containing.encode() in body:
+            return text(
+                "Bad Request" if settings.refuse_with == 400 else "Request Entity Too Large", settings.refuse_with
+            )
         try:
             body.decode()  # the decoder passes over what it does not need
             envelope = _envelope.decode(body)

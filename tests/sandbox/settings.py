@@ -9,6 +9,7 @@ from typing import Literal
 import msgspec
 
 from tests.sandbox.history import History
+from tests.sandbox.parents import IdForm
 
 APP_KEY = "sandbox-app-api-key-0123456789abcdef"
 WRITE_KEY = "sandboxWriteKey0123456789abcdefg"
@@ -38,6 +39,20 @@ class Settings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     last_next: Literal["empty", "null", "absent"] = "empty"
     #: A last page that is full still names a `next`, which then leads to an empty page.
     trailing_page: bool = False
+    #: How a list is ordered by creation; newest first is what is observed, and nowhere documented.
+    order: Literal["newest", "oldest", "shuffled"] = "newest"
+
+    #: Seconds by which an activity may stand behind an older one; 0 is none.
+    activity_disorder: int = 600
+    #: What is older than so many days is not listed among the activities; the API guarantees 30.
+    activities_days: float | None = None
+    #: How the last page of activities ends: as `last_next` says, or with a cursor, which leads to an empty page
+    #: with that same cursor, or with a new one each time.
+    activities_end: Literal["next", "same_cursor", "new_cursor"] = "next"
+    #: "documented" refuses a `type` of activity that the API's own list lacks: it has no `opened_whatsapp`.
+    activity_types: Literal["all", "documented"] = "all"
+    #: The ids of campaigns and the like in their lists: "mixed" has strings among the integers.
+    parent_ids: IdForm = "mixed"
 
     # Segment's Tracking API
     write_key: str = WRITE_KEY
@@ -51,6 +66,9 @@ class Settings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     events_per_second: float = 0
     #: Segment's `{"success": true}`, or RudderStack's plain `OK`.
     success_body: Literal["segment", "rudderstack"] = "segment"
+    #: A batch whose body contains this text is refused whole, with this status.
+    refuse_containing: str | None = None
+    refuse_with: Literal[400, 413] = 400
     #: "events" keeps what arrived, "counts" only what is needed to count and to know a duplicate.
     remember: Literal["events", "counts"] = "events"
 

@@ -6,12 +6,15 @@ from binascii import b2a_base64
 from collections.abc import Iterator
 from itertools import accumulate
 from random import Random
+from typing import Literal
 
 import msgspec
 
 from tests.sandbox.delivery import Delivery, Person
 from tests.sandbox.fate import Fates
 from tests.sandbox.people import make_people, show
+
+BurstShape = Literal["steady", "front"]
 
 _WEIGHTS = {"email": 60, "push": 12, "twilio": 8, "in_app": 8, "whatsapp": 4, "slack": 3, "webhook": 5}
 _ACTION_CHANNELS = (
@@ -41,6 +44,17 @@ _SUBJECTS = (
 _URL_SAFE = bytes.maketrans(b"+/", b"-_")
 _PLANS = 1024  # more plans than this do not fit into the sort key
 _BURST_SECONDS = 600
+_ELSEWHERE = {
+    "slack": (("#general", "#продажи", "C024BE91L"), ("#team@example.com", "@ana", "ops@example.com")),
+    "webhook": (
+        ("https://hooks.example.com/cio", "https://hooks.example.com/in?id=1&k=ü"),
+        (
+            "https://cio:s3cret@hooks.example.com",
+            "https://cio:s3cret@hooks.example.com/in?id=1",
+            "https://hooks.example.com/in?to=ops@example.com",
+        ),
+    ),
+}
 _DRAFT_RECIPIENT = "{{customer.email}}"
 
 
@@ -71,6 +85,7 @@ class World:
         start: int,
         end: int,
         burst: float,
+        burst_shape: BurstShape,
         channels: tuple[str, ...],
         campaigns: int,
         newsletters: int,
@@ -80,7 +95,7 @@ class World:
         drafts: float,
         on_bounds: float,
         longest_lag: int,
-        details: bool,
+        nasty: float,
     ) -> None:
         if end <= start:
             raise ValueError("a history needs some time to happen in")
@@ -89,17 +104,22 @@ class World:
         self.rng = Random(seed)
         self.count, self.start, self.end = deliveries, start, end
         self.channels = channels
+        self.burst_power = {"steady": 1, "front": 2}[burst_shape]
         self.drafts, self.on_bounds = drafts, on_bounds
         self.people = make_people(self.rng, people or min(50_000, max(20, deliveries // 10)))
         self.trickles = self._trickles(campaigns, broadcasts, transactional)
         self.newsletters = self._newsletters(newsletters) if burst > 0 else []
         self.in_bursts = round(deliveries * burst) if self.newsletters else 0
         self.fates = Fates(self.rng, on_bounds=on_bounds, longest_lag=longest_lag)
-        self.details = Random(f"{seed} details") if details else None
+        self.nasty, self.recipients = nasty, Random(f"{seed} recipients")
+
+    @property
+    def plans(self) -> list[Plan]:
+        return [*self.trickles, *self.newsletters]
 
     def deliveries(self) -> Iterator[Delivery]:
         """All deliveries, newest first."""
-        plans = [*self.trickles, *self.newsletters]
+        plans = self.plans
         moments = [*self._trickle_moments(), *self._burst_moments()]
         moments.sort(reverse=True)
         for moment in moments:
@@ -172,7 +192,7 @@ class World:
                 begin = self._to_bound(begin)
             span = min(_BURST_SECONDS, self.end - begin)
             plan = len(self.trickles) + number
-            moments.extend((begin + int(rng.random() ** 2 * span)) * _PLANS + plan for _ in range(share))
+            moments.extend((begin + int(rng.random() ** self.burst_power * span)) * _PLANS + plan for _ in range(share))
         return moments
 
     def _to_bound(self, time: int) -> int:
@@ -217,11 +237,11 @@ class World:
             return delivery
         if random() < 0.01:
             delivery.forgotten, delivery.subject = True, None
-        self.fates.befall(delivery, self.details)
+        self.fates.befall(delivery)
         return delivery
 
     def _recipient(self, channel: str, person: Person, draft: bool) -> tuple[str | None, str | None]:
-        """(recipient, its one e-mail address if it is one)."""
+        """(recipient, the one e-mail address that an e-mail went to)."""
         if draft:
             return _DRAFT_RECIPIENT, None
         if channel == "email":
@@ -235,12 +255,16 @@ class World:
         if channel in {"twilio", "whatsapp"}:
             return person.phone, None
         if channel == "push":
-            return f"{self.rng.getrandbits(128):032x}", None
+            token = f"{self.rng.getrandbits(128):032x}"
+            return (token * 2 if token < "8" else f"{token[:22]}:APA91b{token}"), None
+        return self._elsewhere(channel, person), None
+
+    def _elsewhere(self, channel: str, person: Person) -> str:
+        """Where in-app messages, Slack messages and webhooks go; the nasty ones are no addresses either."""
+        nasty = self.recipients.random() < self.nasty
         if channel == "in_app":
-            return person.address, person.address
-        if channel == "slack":
-            return "#general", None
-        return "https://hooks.example.com/cio", None
+            return person.address if nasty else person.cio_id
+        return self.recipients.choice(_ELSEWHERE[channel][nasty])
 
     def _id(self) -> str:
         """Base64-ish; one in four ends in `=` (reference/customerio.md 1.4)."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
+
+import pytest
 
 from airflow_provider_cio.catalog import CATALOG, DEFAULT_COLLECTIONS, resolve_collections
 from airflow_provider_cio.clients.customerio import CustomerIOClient
@@ -22,12 +25,27 @@ QUICK = Retries(attempts=8, total=30.0, first=0.005, longest=0.05)
 EVERY_NAME = tuple(CATALOG)
 
 
-def clients(sandbox: Sandbox, retries: Retries = QUICK) -> tuple[CustomerIOClient, SegmentClient]:
+def clients(
+    sandbox: Sandbox, retries: Retries = QUICK, *, timeout: float = 60
+) -> tuple[CustomerIOClient, SegmentClient]:
     settings = sandbox.settings
+    shared: Any = {"base_url": sandbox.url, "timeout": timeout, "retries": retries}
     return (
-        CustomerIOClient(settings.app_key, base_url=sandbox.url, requests_per_second=100_000, retries=retries),
-        SegmentClient(settings.write_key, base_url=sandbox.url, events_per_second=0, retries=retries),
+        CustomerIOClient(settings.app_key, requests_per_second=100_000, **shared),
+        SegmentClient(settings.write_key, events_per_second=0, **shared),
     )
+
+
+def connect(monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox, **changes: str) -> None:
+    """Airflow's two default connections, to this sandbox; `changes` are other keys than its own."""
+    keys = {"app_key": sandbox.settings.app_key, "write_key": sandbox.settings.write_key} | changes
+    customerio = {"conn_type": "customerio", "host": sandbox.url, "password": keys["app_key"]}
+    segment = {"conn_type": "segment_source", "host": sandbox.url, "password": keys["write_key"]}
+    extras = ({"requests_per_second": 1000}, {"events_per_second": 0})
+    for conn_id, fields, extra in zip(
+        ("CUSTOMERIO_DEFAULT", "SEGMENT_DEFAULT"), (customerio, segment), extras, strict=True
+    ):
+        monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id}", json.dumps(fields | {"extra": extra}))
 
 
 def run_line(
@@ -38,10 +56,11 @@ def run_line(
     names: Sequence[str] = DEFAULT_COLLECTIONS,
     namespace: str = "test",
     retries: Retries = QUICK,
+    timeout: float = 60,
     **options: Any,
 ) -> Report:
     """One run over the interval, with new clients that are closed on every way out."""
-    source, destination = clients(sandbox, retries)
+    source, destination = clients(sandbox, retries, timeout=timeout)
     with source, destination:
         return Line(
             source,

@@ -155,6 +155,6 @@ def test_a_delivery_of_another_shape_stops_the_run(sandbox: Sandbox) -> None:
 
 
 def test_a_next_page_that_repeats_is_an_error(sandbox: Sandbox) -> None:
-    sandbox.faults.add(Fault(side="customerio", kind="repeat_cursor", at=0, times=5))
+    sandbox.faults.add(Fault(side="customerio", kind="repeat_cursor", at=0, times=1000))
     with pytest.raises(UnexpectedDataError, match="same next page twice"):
         run_line(sandbox, Interval(NOVEMBER, NOVEMBER + DAY))

@@ -729,6 +729,14 @@ def test_newsletters_go_out_within_minutes() -> None:
     assert all(one["newsletter_id"] is None for one in rows_of(History.generate(deliveries=200, burst=0.0)))
 
 
+@pytest.mark.parametrize(("shape", "share"), [("steady", 0.25), ("front", 0.5)])
+def test_a_newsletter_goes_out_evenly_or_dense_first(shape: Any, share: float) -> None:
+    history = History.generate(deliveries=4000, burst=1.0, newsletters=1, burst_shape=shape)
+    created = [one["created"] for one in rows_of(history)]
+    quarter = min(created) + (max(created) - min(created)) / 4
+    assert sum(time < quarter for time in created) / len(created) == pytest.approx(share, abs=0.04)
+
+
 def test_every_open_and_click_is_remembered_and_the_first_is_shown(generated: History) -> None:
     rows = {one["id"]: one for one in rows_of(generated)}
     firsts: dict[tuple[str, str], int] = {}

@@ -19,7 +19,7 @@ from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterErr
 from airflow_provider_cio.interval import Interval
 from airflow_provider_cio.operators.customerio_to_segment import CustomerIOToSegmentOperator
 from tests.sandbox import Fault, History, Sandbox, Settings
-from tests.unit.support import DAY, NOVEMBER, assert_kept_is_truth
+from tests.unit.support import DAY, NOVEMBER, assert_kept_is_truth, connect
 
 DAY_ONE = Interval(NOVEMBER, NOVEMBER + DAY)
 RUN: Any = {  # what a task's context has to have
@@ -34,17 +34,6 @@ def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
     with Sandbox(HISTORY, Settings()) as sandbox:
         connect(monkeypatch, sandbox)
         yield sandbox
-
-
-def connect(monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox, **changes: str) -> None:
-    keys = {"app_key": sandbox.settings.app_key, "write_key": sandbox.settings.write_key} | changes
-    customerio = {"conn_type": "customerio", "host": sandbox.url, "password": keys["app_key"]}
-    segment = {"conn_type": "segment_source", "host": sandbox.url, "password": keys["write_key"]}
-    extras = ({"requests_per_second": 1000}, {"events_per_second": 0})
-    for conn_id, fields, extra in zip(
-        ("CUSTOMERIO_DEFAULT", "SEGMENT_DEFAULT"), (customerio, segment), extras, strict=True
-    ):
-        monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id}", json.dumps(fields | {"extra": extra}))
 
 
 def operator(**parameters: Any) -> CustomerIOToSegmentOperator:
