@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from airflow_provider_cio.exceptions import UnexpectedDataError
 from airflow_provider_cio.interval import Interval
-from tests.sandbox import Fault, History, Sandbox, Settings
+from tests.sandbox import History, Sandbox, Settings
 from tests.unit.support import DAY, EVERY_NAME, NOVEMBER, assert_kept_is_truth, run_line, truth_of
 
 
@@ -152,9 +152,3 @@ def test_a_delivery_of_another_shape_stops_the_run(sandbox: Sandbox) -> None:
     with pytest.raises(UnexpectedDataError, match=r"delivery 'odd=' .*`str \| null`, got `int` .*\.subject"):
         run_line(sandbox, Interval(NOVEMBER, NOVEMBER + 60))
     assert sandbox.segment.kept == []
-
-
-def test_a_next_page_that_repeats_is_an_error(sandbox: Sandbox) -> None:
-    sandbox.faults.add(Fault(side="customerio", kind="repeat_cursor", at=0, times=1000))
-    with pytest.raises(UnexpectedDataError, match="same next page twice"):
-        run_line(sandbox, Interval(NOVEMBER, NOVEMBER + DAY))
