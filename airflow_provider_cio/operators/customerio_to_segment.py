@@ -51,7 +51,7 @@ class CustomerIOToSegmentOperator(BaseOperator):
     :param send_to_customerio_destinations: let Segment pass the events on to Customer.io destinations, where each
         comes back as a custom event of the person.
     :param on_unidentified: what becomes of an event for whom nobody can be named: ``skip`` counts it as skipped,
-        ``dead-letter`` and ``fail`` treat it like any other that can't be sent.
+        ``dead-letter`` treats it like any other that can't be sent, ``fail`` fails the task at its end in any case.
     :param dead_letter_path: a folder, local or remote (`ObjectStoragePath`), for events that can't be sent: JSON lines
         with the reason, personal data included, one file for each run and try. The task then succeeds, and its result
         has ``"dead_letters": {"path", "events": {reason: n}}``. Without it the task fails at its end. Templated.
@@ -106,7 +106,8 @@ class CustomerIOToSegmentOperator(BaseOperator):
             self.log.info("Interval %s, look-back %g days: %s", interval, days, ", ".join(self.collections))
             report, dead_letters = self._run(interval, context)
             result = report.as_dict()
-            if report.refused and dead_letters is None:
+            unnamed = report.refused["unidentified"] if self.on_unidentified == "fail" else 0
+            if report.refused and (dead_letters is None or unnamed):
                 raise EventsRefusedError(
                     f"{report.refused.total()} events can't be sent, all others were: {report.refusals()} "
                     "Set dead_letter_path to have such events kept aside."

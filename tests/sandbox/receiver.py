@@ -140,6 +140,7 @@ class Receiver:
             "duplicates": self.duplicate_count,
             "dropped": dict(self.dropped_counts),
             "rate_limited": self.rate_limited,
+            "faults": sum(asked.fault is not None for asked in self.requests),
             "by_event": dict(self.events),
         }
         if events:

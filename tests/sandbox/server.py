@@ -186,6 +186,7 @@ class _Control:
             {
                 "requests": len(asked.requests),
                 "rate_limited": asked.rate_limited,
+                "faults": sum(one.fault is not None for one in asked.requests),
                 "deliveries": len(self._sandbox.history),
             }
         )

@@ -512,6 +512,7 @@ def test_counts_only(sandbox: Sandbox) -> None:
         "duplicates": 1,
         "dropped": {"id_not_string": 1},
         "rate_limited": 0,
+        "faults": 0,
         "by_event": {"Email Opened": 1},
     }
 
@@ -803,7 +804,7 @@ def test_the_control_routes(sandbox: Sandbox, generated: History) -> None:
     }  # fmt: skip
     ask(sandbox)
     post(sandbox, event("a"))
-    assert get("/customerio") == {"requests": 1, "rate_limited": 0, "deliveries": 3000}
+    assert get("/customerio") == {"requests": 1, "rate_limited": 0, "faults": 0, "deliveries": 3000}
     assert get("/segment")["kept"] == 1
     assert "events" not in get("/segment")
     assert get("/segment?events=1")["events"] == sandbox.segment.kept
