@@ -9,7 +9,7 @@ unexport VIRTUAL_ENV
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test ui clean
+.PHONY: help demo test soak ui clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/'
@@ -22,6 +22,9 @@ test: .venv/stamp ## Lint, types, and every test, end to end included
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest -v --durations=10
+
+soak: .venv/stamp ## Hundreds of hourly intervals with faults at random: nothing lost, nothing growing
+	@$(BIN)/python -m tests.soak
 
 ui: .venv/stamp ## The demo's Airflow, left running to click around in, until Ctrl-C
 	@$(BIN)/python -m tests.e2e.ui

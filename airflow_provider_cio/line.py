@@ -109,6 +109,7 @@ class Line:
         self._given = self._settled = 0  # batches
         self._progress_due = time.monotonic() + PROGRESS_EVERY
         self._checkpoint_due = time.monotonic() + CHECKPOINT_EVERY
+        self._save_after: int | None = None  # a checkpoint is due once that many batches are settled
         self._finished: deque[tuple[int, Window]] = deque()  # after how many batches a window is acknowledged whole
 
     def run(self) -> Report:
@@ -135,6 +136,9 @@ class Line:
         if self._callbacks.save and now >= self._checkpoint_due:
             self._checkpoint_due = now + CHECKPOINT_EVERY
             self._give(self._packer.flush(), sender)  # a batch that fills slowly must not hold it up
+            self._save_after = self._given
+        if self._save_after is not None and self._settled >= self._save_after:
+            self._save_after = None
             self._save()
 
     def _map(self, deliveries: Sequence[Delivery], sender: Sender) -> None:

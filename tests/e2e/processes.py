@@ -98,6 +98,12 @@ class Processes:
             raise WorldError(f"{name} failed\n{self.output(name)}")
         del self._running[name]
 
+    def stop(self, name: str) -> None:
+        """End a process the gentle way, and wait for it; `start` may then start it anew."""
+        process = self._running.pop(name)
+        process.terminate()
+        process.wait(timeout=30)
+
     def wait(self, true: Callable[[], bool], what: str, *, timeout: float = 90) -> None:
         """Ask until it is true; raises when time is up, or when a process that should run has ended."""
         deadline = time.monotonic() + timeout

@@ -149,6 +149,15 @@ class World:
                 self.api("connections", post={"connection_id": conn_id, **connection})
         self.elapsed(f"Airflow {self.api('version')['version']} runs at {self.airflow_url}")
 
+    def restart_api_server(self, *, seconds_away: float) -> None:
+        """As in an upgrade of Airflow; returns when it serves again."""
+        self._processes.stop("api-server")
+        self.elapsed("the API server is away")
+        time.sleep(seconds_away)
+        self._processes.start("api-server", "-m", "airflow", "api-server", env=self.env)
+        self.wait(self._serving, "API server")
+        self.elapsed("the API server is back")
+
     def _connection(self, kind: str, password: str) -> dict[str, str]:
         connection = {"conn_type": kind, "host": self.sandbox_url, "password": password}
         if extra := self.connection_extras.get(kind):

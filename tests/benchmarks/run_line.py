@@ -1,0 +1,77 @@
+"""The whole line, once, over an interval: seconds, and the most memory it took."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+
+import requests
+
+from airflow_provider_cio.catalog import DEFAULT_COLLECTIONS, resolve_collections
+from airflow_provider_cio.clients.customerio import CustomerIOClient
+from airflow_provider_cio.clients.segment import SegmentClient
+from airflow_provider_cio.interval import Interval
+from airflow_provider_cio.line import Line, Report
+from airflow_provider_cio.mapping import Mapper
+
+
+def line(source: CustomerIOClient, destination: SegmentClient, interval: Interval, namespace: str) -> Report:
+    """Read what was created within the interval, without a look-back, and send the six default collections."""
+    return Line(
+        source,
+        destination,
+        Mapper(namespace),
+        interval=interval,
+        lookback=0,
+        collections=resolve_collections(DEFAULT_COLLECTIONS),
+    ).run()
+
+
+def once(url: str, app_key: str, write_key: str, interval: Interval, namespace: str = "benchmark") -> Report:
+    with (
+        CustomerIOClient(app_key, base_url=url, requests_per_second=100_000) as source,
+        SegmentClient(write_key, base_url=url, events_per_second=0) as destination,
+    ):
+        return line(source, destination, interval, namespace)
+
+
+def main() -> None:
+    wanted = json.loads(sys.argv[1])
+    url, app_key, write_key = wanted["url"], wanted["app_key"], wanted["write_key"]
+    start, end = wanted["interval"]
+    once(url, app_key, write_key, Interval(start, start + 3600), "warm-up")
+    requests.post(f"{url}/_sandbox/reset", timeout=60).raise_for_status()
+    began, busy = time.perf_counter(), time.process_time()
+    report = once(url, app_key, write_key, Interval(start, end))
+    seconds, cpu = time.perf_counter() - began, time.process_time() - busy
+    result = {
+        "seconds": seconds,
+        "cpu_seconds": cpu,
+        "events": report.sent.events,
+        "batches": report.sent.batches,
+        "bytes_sent": report.sent.size,
+        "requests": report.requests,
+        "deliveries": report.deliveries,
+        "peak_memory": peak_memory(),
+    }
+    print(json.dumps(result))
+
+
+def peak_memory() -> int:
+    """Bytes of this process's program.
+
+    `ru_maxrss` also counts what its parent held when it started it (Linux keeps the larger of both at exec).
+    """
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return most if sys.platform == "darwin" else most * 1024
+    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""A sandbox over a history of its own, until stdin ends."""
+
+from __future__ import annotations
+
+import gc
+import json
+import sys
+from collections import Counter
+
+import msgspec
+
+from airflow_provider_cio.catalog import DEFAULT_COLLECTIONS
+from tests.sandbox import History, Sandbox, Settings
+
+
+def main() -> None:
+    """Print one line of JSON when it listens."""
+    wanted = json.loads(sys.argv[1])
+    history = History.generate(**wanted["history"])
+    truth = count(history, *wanted["interval"]) if wanted["interval"] else {}
+    settings = msgspec.convert(wanted["settings"], Settings)
+    gc.collect()
+    gc.freeze()  # a large history must not make the sandbox slower
+    with Sandbox(history, settings) as sandbox:
+        line = {
+            "url": sandbox.url,
+            "app_key": settings.app_key,
+            "write_key": settings.write_key,
+            "deliveries": len(history),
+            "truth": truth,
+        }
+        print(json.dumps(line), flush=True)
+        sys.stdin.read()
+
+
+def count(history: History, start: int, end: int) -> dict[str, int]:
+    """The events in [start, end) of the default collections, by name; those of unidentified people are not sent."""
+    wanted = frozenset(DEFAULT_COLLECTIONS)
+    found = Counter(
+        truth.collection
+        for delivery in history.deliveries
+        for truth in delivery.truth()
+        if truth.collection in wanted and start <= truth.time < end and (truth.user_id or truth.anonymous_id)
+    )
+    return dict(found)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""The values of query parameters, and the cursors among them."""
+
+from __future__ import annotations
+
+import re
+import struct
+import zlib
+from base64 import b64decode, b64encode
+from binascii import Error as BadBase64
+from typing import NamedTuple
+
+# The bytes before the cursor's own make every cursor contain `+` and `/`; its length makes it end in `=`.
+_CURSOR_HEAD = b"\xfb\xff\xbf"
+_CURSOR = struct.Struct(">QIxI")
+NEEDS_ENCODING = re.compile(rb"(?:^|&)start=[^&]*[+/=]")
+
+
+class BadRequest(Exception):
+    """A value that the API refuses with 400; the second argument names the parameter."""
+
+
+class Cursor(NamedTuple):
+    position: int
+    page: int
+
+    def encode(self) -> str:
+        checksum = zlib.crc32(struct.pack(">QI", *self))
+        return b64encode(_CURSOR_HEAD + _CURSOR.pack(self.position, self.page, checksum)).decode()
+
+    @classmethod
+    def decode(cls, text: str) -> Cursor:
+        try:
+            data = b64decode(text, validate=True)
+            position, page, checksum = _CURSOR.unpack(data[len(_CURSOR_HEAD) :])
+        except (BadBase64, struct.error, ValueError):
+            raise BadRequest("malformed cursor", "start") from None
+        if not data.startswith(_CURSOR_HEAD) or checksum != zlib.crc32(struct.pack(">QI", position, page)):
+            raise BadRequest("malformed cursor", "start")
+        return cls(position, page)
+
+
+class Number(NamedTuple):
+    """The cursor of activities: a numeric string (reference/customerio.md 2.4)."""
+
+    position: int
+    page: int
+
+    def encode(self) -> str:
+        return str((self.position << 20 | self.page) * 97 + 11)
+
+    @classmethod
+    def decode(cls, text: str) -> Number:
+        number, rest = divmod(int(text) - 11, 97) if re.fullmatch("[0-9]{1,24}", text) else (0, 1)
+        if rest:
+            raise BadRequest("malformed cursor", "start")
+        return cls(number >> 20, number & 0xFFFFF)
+
+
+def limit_of(value: str | None, default: int, most: int) -> int:
+    limit = integer(value, "limit")
+    if limit is None:
+        return default
+    if not 1 <= limit <= most:
+        raise BadRequest(f"limit must be between 1 and {most}", "limit")
+    return limit
+
+
+def integer(value: str | None, name: str) -> int | None:
+    if value is None or value == "":
+        return None
+    if not re.fullmatch(r"-?[0-9]{1,18}", value):
+        raise BadRequest(f"{name} must be an integer", name)
+    return int(value)
+
+
+def choice(value: str | None, name: str, allowed: tuple[str, ...]) -> str | None:
+    if value is None or value == "":
+        return None
+    if value not in allowed:
+        raise BadRequest(f"{name} must be one of {', '.join(allowed)}", name)
+    return value

@@ -1,0 +1,1 @@
+"""Hundreds of hourly intervals through the operator, with faults at random: nothing may be lost, nothing may grow."""

@@ -1,0 +1,346 @@
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from airflow.sdk._shared.secrets_masker import redact
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from airflow_provider_cio.clients.customerio import CustomerIOClient
+from airflow_provider_cio.exceptions import ConfigurationError
+from airflow_provider_cio.hooks.customerio import CustomerIOHook, CustomerIOSettings
+from tests.sandbox import Fault, Sandbox, Settings
+from tests.sandbox.settings import APP_KEY
+
+KEY = "app-key-0123456789abcdef"
+Put = Callable[..., CustomerIOHook]
+
+
+@pytest.fixture
+def put(monkeypatch: pytest.MonkeyPatch) -> Put:
+    """Define the connection `its_id` as a user would, and give its hook."""
+
+    def put(uri: str | None = None, **fields: Any) -> CustomerIOHook:
+        value = uri or json.dumps({"conn_type": "customerio", "password": KEY, **fields})
+        monkeypatch.setenv("AIRFLOW_CONN_ITS_ID", value)
+        return CustomerIOHook(customerio_conn_id="its_id")
+
+    return put
+
+
+def error_of(hook: CustomerIOHook) -> str:
+    with pytest.raises(ConfigurationError) as caught:
+        _ = hook.settings
+    assert KEY not in str(caught.value)
+    assert str(caught.value).startswith("Connection 'its_id': ")
+    return str(caught.value).removeprefix("Connection 'its_id': ")
+
+
+# --- reading the connection -------------------------------------------------------------------------------------
+
+
+def test_the_defaults(put: Put) -> None:
+    assert put().settings == CustomerIOSettings(
+        api_key=KEY, base_url="https://api.customer.io", region="us", requests_per_second=10, timeout=60
+    )
+
+
+def test_every_field_in_json(put: Put) -> None:
+    hook = put(host="http://127.0.0.1", port=8431, extra={"region": "eu", "requests_per_second": 2.5, "timeout": 5})
+    assert hook.settings == CustomerIOSettings(
+        api_key=KEY, base_url="http://127.0.0.1:8431", region="eu", requests_per_second=2.5, timeout=5
+    )
+
+
+@pytest.mark.parametrize(
+    ("uri", "base_url"),
+    [
+        (f"customerio://:{KEY}@", "https://api.customer.io"),
+        (f"customerio://:{KEY}@?region=us&timeout=5", "https://api.customer.io"),
+        (f"customerio://:{KEY}@/?region=eu&timeout=5&requests_per_second=2.5", "https://api-eu.customer.io"),
+        (f"customerio://:{KEY}@?__extra__={quote(json.dumps({'region': 'eu'}))}", "https://api-eu.customer.io"),
+        (f"customerio://:{KEY}@127.0.0.1:8431", "https://127.0.0.1:8431"),
+        (f"customerio://http://:{KEY}@127.0.0.1:8431", "http://127.0.0.1:8431"),
+        (f"customerio://:{KEY}@{quote('http://127.0.0.1:8431/base', safe='')}", "http://127.0.0.1:8431/base"),
+    ],
+)
+def test_the_uri_form(put: Put, uri: str, base_url: str) -> None:
+    hook = put(uri)
+    assert hook.settings.base_url == base_url
+    assert hook.settings.api_key == KEY
+    assert hook.settings.timeout == (5 if "timeout" in uri else 60)
+    assert hook.settings.requests_per_second == (2.5 if "requests_per_second" in uri else 10)
+
+
+def test_the_connection_is_read_once_and_not_before_it_is_needed(put: Put, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AIRFLOW_CONN_ITS_ID", raising=False)
+    hook = CustomerIOHook(customerio_conn_id="its_id")  # there is none yet
+    put(extra={"timeout": 5})
+    assert hook.settings.timeout == 5
+    put(extra={"timeout": 6})
+    assert hook.settings.timeout == 5
+    with hook.client as client:
+        assert hook.client is client is hook.get_conn()
+
+
+def test_the_default_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_CUSTOMERIO_DEFAULT", f"customerio://:{KEY}@")
+    assert CustomerIOHook().settings.api_key == KEY
+
+
+def test_a_key_is_stripped_and_masked_as_it_is_used(put: Put) -> None:
+    """Airflow masks the password as it stands in the connection, blanks included."""
+    padded = " padded-key-0123456789\n"
+    assert put(password=padded).settings.api_key == padded.strip()
+    assert padded.strip() not in str(redact(f"Bearer {padded.strip()}"))
+
+
+@pytest.mark.parametrize("value", ["10", " 10 ", "1e1", 10, 10.0])
+@pytest.mark.parametrize("name", ["timeout", "requests_per_second"])
+def test_a_number_may_be_text(put: Put, name: str, value: Any) -> None:
+    assert getattr(put(extra={name: value}).settings, name) == 10
+
+
+@pytest.mark.parametrize("value", [None, ""])
+@pytest.mark.parametrize("name", ["region", "timeout", "requests_per_second"])
+def test_a_field_that_is_left_empty_in_the_form_has_its_default(put: Put, name: str, value: Any) -> None:
+    assert put(extra={name: value}).settings == put().settings
+
+
+@pytest.mark.parametrize("region", ["eu", "EU", " eu "])
+def test_a_region_in_another_case(put: Put, region: str) -> None:
+    settings = put(extra={"region": region}).settings
+    assert (settings.region, settings.base_url) == ("eu", "https://api-eu.customer.io")
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "base_url"),
+    [
+        ("api.example.com", None, "https://api.example.com"),
+        (" api.example.com/ ", None, "https://api.example.com"),
+        ("http://127.0.0.1:8431", None, "http://127.0.0.1:8431"),
+        ("http://127.0.0.1", 8431, "http://127.0.0.1:8431"),
+        ("http://127.0.0.1:8431", 9, "http://127.0.0.1:8431"),
+        ("https://example.com/customerio/", 8443, "https://example.com:8443/customerio"),
+        ("example.com/a/b", None, "https://example.com/a/b"),
+        ("[::1]", 8431, "https://[::1]:8431"),
+        ("", 8431, "https://api.customer.io"),
+        ("  ", None, "https://api.customer.io"),
+    ],
+)
+def test_the_base_url(put: Put, host: str, port: int | None, base_url: str) -> None:
+    assert put(host=host, port=port).settings.base_url == base_url
+
+
+# --- what is wrong with it --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("region", ["mars", "us-east", "  ", 1, True, False, ["eu"], {"name": "eu"}])
+def test_a_wrong_region(put: Put, region: Any) -> None:
+    error = error_of(put(extra={"region": region}))
+    assert error.startswith("region must be 'us' or 'eu', got ")
+    assert "mars" not in error
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        ("fast", "text"),
+        ("10 s", "text"),
+        ("nan", "text outside that range"),
+        ("inf", "text outside that range"),
+        ("-1", "text outside that range"),
+        ("0", "text outside that range"),
+        (0, "a number outside that range"),
+        (-0.0, "a number outside that range"),
+        (-1, "a number outside that range"),
+        (float("nan"), "a number outside that range"),
+        (float("inf"), "a number outside that range"),
+        (10**400, "a number"),
+        (True, "true or false"),
+        ([10], "a list"),
+        ({"seconds": 10}, "an object"),
+    ],
+)
+@pytest.mark.parametrize(("name", "unit"), [("timeout", "seconds"), ("requests_per_second", "requests")])
+def test_a_wrong_number(put: Put, name: str, unit: str, value: Any, kind: str) -> None:
+    assert error_of(put(extra={name: value})) == f"{name} must be a number of {unit} above 0, got {kind}."
+
+
+@pytest.mark.parametrize("password", [None, "", "  ", "\n"])
+def test_no_key(put: Put, password: str | None) -> None:
+    assert error_of(put(password=password)).startswith("password is empty: put an App API key (Account settings > ")
+
+
+@pytest.mark.parametrize("password", ["two words", "tab\there", "ключ", "key\x7f", "key\u00a0key", "“key”"])
+def test_a_key_that_cannot_be_one(put: Put, password: str) -> None:
+    error = error_of(put(password=password))
+    assert error.startswith("password must be one word of plain ASCII")
+    assert "App API key" in error
+    assert password not in error
+
+
+@pytest.mark.parametrize(
+    ("extra", "kind"),
+    [
+        ('{"region": "eu"', "text that is not JSON"),
+        ("region=eu", "text that is not JSON"),
+        ('["eu"]', "a list"),
+        ('"eu"', "text"),
+        ("5", "a number"),
+        ("true", "true or false"),
+    ],
+)
+def test_an_extra_that_is_no_object(put: Put, extra: str, kind: str) -> None:
+    assert error_of(put(extra=extra)) == f"extra must be a JSON object, got {kind}."
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "ftp://example.com",
+        "https://",
+        "/v1",
+        "//example.com",
+        "https://example.com?x=hidden",
+        "https://example.com#hidden",
+        "https://somebody:hidden@example.com",
+        "https://somebody@example.com",
+        "https://:hidden@example.com",
+        "https://[::1",
+        "https://example.com:",
+        "example.com:port",
+        "example.com:99999",
+        "https:example.com",
+        "https:/example.com",
+        "exa mple.com",
+    ],
+)
+def test_a_host_that_is_no_base_url(put: Put, host: str) -> None:
+    error = error_of(put(host=host, port=8431))
+    assert error.startswith("host must be a base URL such as 'https://example.com")
+    assert "hidden" not in error
+
+
+ANYTHING = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.just("S3CRET")),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@given(st.dictionaries(st.sampled_from(["region", "timeout", "requests_per_second", "else"]), ANYTHING))
+@settings(max_examples=60)
+def test_whatever_is_in_extra_is_read_or_explained_and_never_shown(extra: dict[str, Any]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        connection = json.dumps({"conn_type": "customerio", "password": KEY, "extra": extra})
+        patch.setenv("AIRFLOW_CONN_ITS_ID", connection)
+        hook, said = CustomerIOHook(customerio_conn_id="its_id"), ""
+        try:
+            found = hook.settings
+        except ConfigurationError as error:
+            said = str(error)
+    if said:
+        assert "S3CRET" not in said
+        assert any(said.startswith(f"Connection 'its_id': {name} must be") for name in extra)
+    else:
+        assert found.region in ("us", "eu")
+        assert 0 < found.timeout < float("inf")
+        assert 0 < found.requests_per_second < float("inf")
+
+
+# --- the test button --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def running_sandbox() -> Iterator[Sandbox]:
+    with Sandbox() as running:
+        yield running
+
+
+@pytest.fixture
+def sandbox(running_sandbox: Sandbox) -> Sandbox:
+    running_sandbox.reset()
+    running_sandbox.settings = Settings()
+    return running_sandbox
+
+
+def pressed(hook: CustomerIOHook, key: str = APP_KEY) -> tuple[bool, str]:
+    began = time.monotonic()
+    ok, message = hook.test_connection()
+    assert time.monotonic() - began < 2  # somebody is looking at the form
+    assert type(ok) is bool
+    assert key not in message
+    return ok, message
+
+
+def test_a_connection_that_works(put: Put, sandbox: Sandbox) -> None:
+    assert pressed(put(host=sandbox.url, password=APP_KEY)) == (
+        True,
+        f"{sandbox.url} accepts the key, and the key may read messages.",
+    )
+    [asked] = sandbox.customerio.requests
+    assert asked.path == "/v1/messages"
+    assert asked.params == {"type": "email", "limit": "1"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "key", "words"),
+    [
+        ({}, KEY, ["answered 401", "App API key"]),
+        ({"key_region": "eu"}, APP_KEY, ["answered 401", "is the account in 'eu'?"]),
+        ({"scopes": ("campaigns",)}, APP_KEY, ["answered 403", "scope"]),
+    ],
+)
+def test_a_key_that_may_not(put: Put, sandbox: Sandbox, changed: dict[str, Any], key: str, words: list[str]) -> None:
+    sandbox.settings = Settings(**changed)
+    ok, message = pressed(put(host=sandbox.url, password=key), key)
+    assert not ok
+    assert message.startswith("Customer.io (connection 'its_id') answered")
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize("kind", ["html", "html200", "truncated_json", "reset", "429", "503", "timeout"])
+def test_a_service_that_is_ill(put: Put, sandbox: Sandbox, kind: Any) -> None:
+    sandbox.faults.add(Fault(side="customerio", kind=kind, times=9, retry_after=30, seconds=2))
+    ok, message = pressed(put(host=sandbox.url, password=APP_KEY, extra={"timeout": 0.2}))
+    assert not ok
+    assert message.startswith("Customer.io (connection 'its_id') ")
+    assert len(sandbox.customerio.requests) == 1
+
+
+def test_a_port_that_nobody_listens_on(put: Put) -> None:
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as listener:
+        port = listener.getsockname()[1]
+    ok, message = pressed(put(host="http://127.0.0.1", port=port))
+    assert not ok
+    assert "could not be reached" in message
+
+
+def test_a_connection_that_is_wrong(put: Put) -> None:
+    ok, message = pressed(put(extra={"timeout": "soon"}))
+    assert not ok
+    assert message == "Connection 'its_id': timeout must be a number of seconds above 0, got text."
+
+
+def test_a_connection_that_is_not_there() -> None:
+    ok, message = pressed(CustomerIOHook(customerio_conn_id="nowhere"))
+    assert not ok
+    assert "'nowhere'" in message
+
+
+def test_the_client_has_the_settings(put: Put, sandbox: Sandbox) -> None:
+    with put(host=sandbox.url, password=APP_KEY, extra={"requests_per_second": 20}).client as client:
+        assert isinstance(client, CustomerIOClient)
+        began = time.monotonic()
+        for _ in range(4):
+            client.page({"type": "email", "limit": 1})
+        assert time.monotonic() - began >= 3 / 20

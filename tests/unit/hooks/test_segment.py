@@ -1,0 +1,368 @@
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from airflow.sdk._shared.secrets_masker import redact
+
+from airflow_provider_cio.exceptions import ConfigurationError
+from airflow_provider_cio.hooks.segment import SegmentHook, SegmentSettings
+from tests.sandbox import Fault, Sandbox, Settings
+from tests.sandbox.settings import WRITE_KEY
+
+KEY = "writeKey0123456789abcdef"
+Put = Callable[..., SegmentHook]
+
+
+@pytest.fixture
+def put(monkeypatch: pytest.MonkeyPatch) -> Put:
+    """Define the connection `its_id` as a user would, and give its hook."""
+
+    def put(uri: str | None = None, **fields: Any) -> SegmentHook:
+        value = uri or json.dumps({"conn_type": "segment_source", "password": KEY, **fields})
+        monkeypatch.setenv("AIRFLOW_CONN_ITS_ID", value)
+        return SegmentHook(segment_conn_id="its_id")
+
+    return put
+
+
+def error_of(hook: SegmentHook) -> str:
+    with pytest.raises(ConfigurationError) as caught:
+        _ = hook.settings, hook.message_id_namespace
+    assert KEY not in str(caught.value)
+    assert str(caught.value).startswith("Connection 'its_id': ")
+    return str(caught.value).removeprefix("Connection 'its_id': ")
+
+
+# --- reading the connection -------------------------------------------------------------------------------------
+
+
+def test_the_defaults(put: Put) -> None:
+    assert put().settings == SegmentSettings(
+        write_key=KEY,
+        base_url="https://api.segment.io",
+        path="/v1/batch",
+        compress=False,
+        events_per_second=1000,
+        timeout=60,
+    )
+
+
+def test_every_field_in_json(put: Put) -> None:
+    extra = {"region": "eu", "path": "/v2", "gzip": True, "events_per_second": 0, "timeout": 5}
+    assert put(host="http://127.0.0.1", port=8431, extra=extra).settings == SegmentSettings(
+        write_key=KEY,
+        base_url="http://127.0.0.1:8431",
+        path="/v2",
+        compress=True,
+        events_per_second=0,
+        timeout=5,
+    )
+
+
+def test_every_field_in_the_uri_form(put: Put) -> None:
+    query = "region=eu&path=%2Fv2&gzip=true&events_per_second=0&timeout=5&message_id_namespace=mine"
+    hook = put(f"segment-source://:{KEY}@/?{query}")
+    assert hook.settings == SegmentSettings(
+        write_key=KEY,
+        base_url="https://events.eu1.segmentapis.com",
+        path="/v2",
+        compress=True,
+        events_per_second=0,
+        timeout=5,
+    )
+    assert hook.message_id_namespace == "mine"
+    assert put(f"segment-source://http://:{KEY}@127.0.0.1:8431").settings.base_url == "http://127.0.0.1:8431"
+    assert put(f"segment-source://:{quote('a/b+c==', safe='')}@").settings.write_key == "a/b+c=="
+
+
+def test_the_connection_is_read_once_and_not_before_it_is_needed(put: Put, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AIRFLOW_CONN_ITS_ID", raising=False)
+    hook = SegmentHook(segment_conn_id="its_id")  # there is none yet
+    put(extra={"timeout": 5, "message_id_namespace": "first"})
+    assert hook.settings.timeout == 5
+    put(extra={"timeout": 6, "message_id_namespace": "second"})
+    assert hook.settings.timeout == 5
+    assert hook.message_id_namespace == "first"
+    with hook.client as client:
+        assert hook.client is client is hook.get_conn()
+
+
+def test_the_default_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_SEGMENT_DEFAULT", f"segment-source://:{KEY}@")
+    assert SegmentHook().settings.write_key == KEY
+
+
+@pytest.mark.parametrize("password", [None, ""])
+def test_a_connection_of_the_older_provider_has_its_key_in_extra(put: Put, password: str | None) -> None:
+    hook = put(password=password, extra={"write_key": " olderKey0123456789 "})
+    assert hook.settings.write_key == "olderKey0123456789"
+    assert redact("the key is olderKey0123456789!") == "the key is ***!"
+
+
+def test_the_password_comes_first(put: Put) -> None:
+    assert put(extra={"write_key": "olderKey0123456789"}).settings.write_key == KEY
+
+
+@pytest.mark.parametrize(("value", "meant"), [("10", 10), (" 10 ", 10), ("1e1", 10), (10.0, 10), ("2.5", 2.5)])
+@pytest.mark.parametrize("name", ["timeout", "events_per_second"])
+def test_a_number_may_be_text(put: Put, name: str, value: Any, meant: float) -> None:
+    assert getattr(put(extra={name: value}).settings, name) == meant
+
+
+@pytest.mark.parametrize("value", [0, "0", 0.0])
+def test_no_limit_of_events(put: Put, value: Any) -> None:
+    assert put(extra={"events_per_second": value}).settings.events_per_second == 0
+
+
+@pytest.mark.parametrize(
+    ("value", "meant"),
+    [
+        *((yes, True) for yes in (True, "true", "True", " TRUE ", "1", "yes", 1)),
+        *((no, False) for no in (False, "false", "False", "0", "no", 0, "", None)),
+    ],
+)
+def test_a_flag_may_be_text(put: Put, value: Any, meant: bool) -> None:
+    assert put(extra={"gzip": value}).settings.compress is meant
+
+
+@pytest.mark.parametrize("value", [None, ""])
+@pytest.mark.parametrize("name", ["region", "path", "gzip", "events_per_second", "timeout", "message_id_namespace"])
+def test_a_field_that_is_left_empty_in_the_form_has_its_default(put: Put, name: str, value: Any) -> None:
+    hook, plain = put(extra={name: value}), put()
+    assert hook.settings == plain.settings
+    assert hook.message_id_namespace == plain.message_id_namespace
+
+
+# --- the namespace ----------------------------------------------------------------------------------------------
+
+
+def namespace(put: Put, **fields: Any) -> str:
+    return put(**fields).message_id_namespace
+
+
+def test_the_namespace_is_that_of_the_source_and_does_not_tell_the_key(put: Put) -> None:
+    derived = namespace(put)
+    assert derived == namespace(put, host="http://elsewhere", extra={"region": "eu"})
+    assert derived == namespace(put, password=None, extra={"write_key": KEY})
+    assert derived == namespace(put, password=f" {KEY}\n")
+    assert derived != namespace(put, password=KEY + "1")
+    assert KEY not in derived
+
+
+def test_the_rule_for_the_namespace_never_changes(put: Put) -> None:
+    """Another rule would give every event a new `messageId`: this literal is a promise."""
+    assert namespace(put, password="abc") == "4e336e67fda112150ab737c668ac472749ce36c7ebaff40a32543cd291aa030a"
+
+
+def test_the_namespace_may_be_set_and_then_outlives_the_key(put: Put) -> None:
+    assert namespace(put, extra={"message_id_namespace": " mine "}) == "mine"
+    assert namespace(put, password="another", extra={"message_id_namespace": "mine"}) == "mine"
+
+
+def test_a_blank_namespace_is_none(put: Put) -> None:
+    """Else two sources that have one share their `messageId`s, and Segment drops the second one's events."""
+    try:
+        found = namespace(put, extra={"message_id_namespace": "  "})
+    except ConfigurationError:
+        return  # as good
+    assert found == namespace(put)
+
+
+# --- what is wrong with it --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("region", ["mars", "  ", 1, True, False, ["eu"], {"name": "eu"}])
+def test_a_wrong_region(put: Put, region: Any) -> None:
+    error = error_of(put(extra={"region": region}))
+    assert error.startswith("region must be 'us' or 'eu', got ")
+    assert "mars" not in error
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        ("fast", "text"),
+        ("nan", "text outside that range"),
+        ("-1", "text outside that range"),
+        (-1, "a number outside that range"),
+        (float("nan"), "a number outside that range"),
+        (float("inf"), "a number outside that range"),
+        (True, "true or false"),
+        ([10], "a list"),
+        ({"seconds": 10}, "an object"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [("timeout", "seconds above 0"), ("events_per_second", "events above 0 (0: no limit)")],
+)
+def test_a_wrong_number(put: Put, name: str, wanted: str, value: Any, kind: str) -> None:
+    assert error_of(put(extra={name: value})) == f"{name} must be a number of {wanted}, got {kind}."
+
+
+@pytest.mark.parametrize("value", [0, "0"])
+def test_no_time_out_is_none(put: Put, value: Any) -> None:
+    assert error_of(put(extra={"timeout": value})).startswith("timeout must be a number of seconds above 0")
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"), [("maybe", "text"), ("on-ish", "text"), (2, "a number"), ([], "a list"), ({}, "an object")]
+)
+def test_a_wrong_flag(put: Put, value: Any, kind: str) -> None:
+    assert error_of(put(extra={"gzip": value})) == f"gzip must be true or false, got {kind}."
+
+
+@pytest.mark.parametrize("path", ["v1/batch", "https://example.com/v1"])
+def test_a_path_without_its_slash(put: Put, path: str) -> None:
+    error = error_of(put(extra={"path": path}))
+    assert error == "path must start with a slash, such as '/v1/batch', got text that does not."
+
+
+@pytest.mark.parametrize("name", ["path", "message_id_namespace", "write_key"])
+@pytest.mark.parametrize(("value", "kind"), [(5, "a number"), (["/v1"], "a list"), (True, "true or false")])
+def test_what_is_not_text(put: Put, name: str, value: Any, kind: str) -> None:
+    password = None if name == "write_key" else KEY
+    assert error_of(put(password=password, extra={name: value})) == f"{name} must be text, got {kind}."
+
+
+@pytest.mark.parametrize("fields", [{}, {"extra": {"write_key": ""}}, {"extra": {"write_key": "  "}}])
+@pytest.mark.parametrize("password", [None, "", "  "])
+def test_no_key(put: Put, password: str | None, fields: dict[str, Any]) -> None:
+    assert error_of(put(password=password, **fields)).startswith("password is empty: put the write key of the source")
+
+
+@pytest.mark.parametrize("key", ["two words", "ключ", "tab\there"])
+@pytest.mark.parametrize("where", ["password", "write_key"])
+def test_a_key_that_cannot_be_one(put: Put, where: str, key: str) -> None:
+    hook = put(password=key) if where == "password" else put(password=None, extra={"write_key": key})
+    error = error_of(hook)
+    assert error.startswith(f"{where} must be one word of plain ASCII")
+    assert key not in error
+
+
+@pytest.mark.parametrize("extra", ['{"region": "eu"', '["eu"]', '"eu"', "5"])
+def test_an_extra_that_is_no_object(put: Put, extra: str) -> None:
+    assert error_of(put(extra=extra)).startswith("extra must be a JSON object, got ")
+
+
+@pytest.mark.parametrize("host", ["ftp://example.com", "https://:hidden@example.com", "example.com?key=hidden"])
+def test_a_host_that_is_no_base_url(put: Put, host: str) -> None:
+    error = error_of(put(host=host))
+    assert error.startswith("host must be a base URL such as 'https://example.com")
+    assert "hidden" not in error
+
+
+# --- the test button --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def running_sandbox() -> Iterator[Sandbox]:
+    with Sandbox() as running:
+        yield running
+
+
+@pytest.fixture
+def sandbox(running_sandbox: Sandbox) -> Sandbox:
+    running_sandbox.reset()
+    running_sandbox.settings = Settings()
+    return running_sandbox
+
+
+def pressed(hook: SegmentHook, key: str = WRITE_KEY) -> tuple[bool, str]:
+    began = time.monotonic()
+    ok, message = hook.test_connection()
+    assert time.monotonic() - began < 2  # somebody is looking at the form
+    assert type(ok) is bool
+    assert key not in message
+    return ok, message
+
+
+@pytest.mark.parametrize("success_body", ["segment", "rudderstack"])
+def test_a_connection_that_works(put: Put, sandbox: Sandbox, success_body: Any) -> None:
+    sandbox.settings = Settings(success_body=success_body)
+    ok, message = pressed(put(host=sandbox.url, password=WRITE_KEY))
+    assert ok
+    assert message.startswith(f"{sandbox.url}/v1/batch took an empty batch")
+    assert sandbox.segment.kept == []
+    assert [asked.path for asked in sandbox.segment.requests] == ["/v1/batch"]
+
+
+def test_a_key_that_segment_does_not_know_is_not_called_good(put: Put, sandbox: Sandbox) -> None:
+    ok, message = pressed(put(host=sandbox.url, password="unknownKey0123456789"), "unknownKey0123456789")
+    assert ok  # Segment answers 200
+    assert "Not checked: whether the write key is known" in message
+
+
+def test_a_receiver_that_takes_no_empty_batch(put: Put, sandbox: Sandbox) -> None:
+    sandbox.faults.add(Fault(side="segment", kind="400", body="batch is empty"))
+    ok, message = pressed(put(host=sandbox.url, password=WRITE_KEY))
+    assert ok
+    assert "batch is empty" in message
+
+
+@pytest.mark.parametrize("kind", ["401", "403"])
+def test_a_key_that_may_not(put: Put, sandbox: Sandbox, kind: Any) -> None:
+    sandbox.faults.add(Fault(side="segment", kind=kind))
+    ok, message = pressed(put(host=sandbox.url, password=WRITE_KEY))
+    assert not ok
+    assert message.startswith(f"Segment (connection 'its_id') answered {kind}")
+    assert "write key" in message
+
+
+def test_a_key_that_cannot_be_used(put: Put, sandbox: Sandbox) -> None:
+    ok, message = pressed(put(host=sandbox.url, password="tooshort"), "tooshort")
+    assert not ok
+    assert "An invalid write key was provided" in message
+
+
+def test_a_path_that_is_not_there(put: Put, sandbox: Sandbox) -> None:
+    ok, message = pressed(put(host=sandbox.url, password=WRITE_KEY, extra={"path": "/v1/nowhere"}))
+    assert not ok
+    assert f"{sandbox.url}/v1/nowhere was asked" in message
+
+
+@pytest.mark.parametrize("kind", ["html", "html200", "reset", "429", "503", "timeout"])
+def test_a_service_that_is_ill(put: Put, sandbox: Sandbox, kind: Any) -> None:
+    sandbox.faults.add(Fault(side="segment", kind=kind, times=9, retry_after=30, seconds=2))
+    ok, message = pressed(put(host=sandbox.url, password=WRITE_KEY, extra={"timeout": 0.2}))
+    assert not ok
+    assert message.startswith("Segment (connection 'its_id') ")
+    assert len(sandbox.segment.requests) == 1
+
+
+def test_a_port_that_nobody_listens_on(put: Put) -> None:
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as listener:
+        port = listener.getsockname()[1]
+    ok, message = pressed(put(host="http://127.0.0.1", port=port))
+    assert not ok
+    assert "could not be reached" in message
+
+
+def test_a_connection_that_is_wrong(put: Put) -> None:
+    assert pressed(put(extra={"gzip": "maybe"})) == (
+        False,
+        "Connection 'its_id': gzip must be true or false, got text.",
+    )
+
+
+def test_a_connection_that_is_not_there() -> None:
+    ok, message = pressed(SegmentHook(segment_conn_id="nowhere"))
+    assert not ok
+    assert "'nowhere'" in message
+
+
+def test_the_client_has_the_settings(put: Put, sandbox: Sandbox) -> None:
+    extra = {"gzip": True, "events_per_second": 40}
+    with put(host=sandbox.url, password=WRITE_KEY, extra=extra).client as client:
+        began = time.monotonic()
+        for n in range(3):
+            client.send([b'{"type":"track","event":"e","userId":"1","messageId":"%d%d"}' % (n, m) for m in range(4)])
+        assert time.monotonic() - began >= 2 * 4 / 40
+    assert sandbox.segment.kept_count == 12

@@ -1,0 +1,309 @@
+"""The fault matrix: each fault of the sandbox, on each side, wherever in the run, alone and mixed.
+
+What passes must leave Segment with the truth, and repeat no event but those of a request whose answer was
+spoiled; what does not pass must end the run at once, and say why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from math import ceil
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from airflow_provider_cio import extract, reading, sending
+from airflow_provider_cio.clients import segment
+from airflow_provider_cio.clients.transport import Retries
+from airflow_provider_cio.exceptions import (
+    ConfigurationError,
+    CustomerIOToSegmentError,
+    EventsRefusedError,
+    TryAgainLaterError,
+    UnexpectedDataError,
+)
+from airflow_provider_cio.interval import Interval
+from airflow_provider_cio.line import Callbacks
+from tests.sandbox import Fault, History, Sandbox, Settings
+from tests.sandbox.faults import Kind, Side
+from tests.sandbox.settings import Asked
+from tests.unit.support import DAY, NOVEMBER, assert_kept_is_truth, run_line, truth_of
+
+INTERVAL = Interval(NOVEMBER, NOVEMBER + 3 * DAY)
+HISTORY = History.generate(seed=3, deliveries=700, start=NOVEMBER - 4 * DAY, end=NOVEMBER + 3 * DAY)
+TRUTH = truth_of(HISTORY, INTERVAL)
+EVENTS = sum(bool(row["user_id"] or row["anonymous_id"]) for row in TRUTH)
+BATCH = 60  # events
+BATCHES = ceil(EVENTS / BATCH)
+
+TIMEOUT = 0.4  # seconds, of the clients; shorter than the sandbox holds an answer
+PASSING: dict[str, dict[str, Any]] = {
+    "429": {"kind": "429"},
+    "429 for seconds": {"kind": "429", "retry_after": 0.1},
+    "429 until a date": {"kind": "429", "retry_after": "date", "seconds": -0.4},
+    "500": {"kind": "500"},
+    "502": {"kind": "502"},
+    "503": {"kind": "503"},
+    "503 for seconds": {"kind": "503", "retry_after": 0.1},
+    "html": {"kind": "html"},
+    "html200": {"kind": "html200"},
+    "reset": {"kind": "reset"},
+    "reset_after": {"kind": "reset_after"},
+    "timeout": {"kind": "timeout", "seconds": 2.0},
+    "truncated": {"kind": "truncated"},
+    "truncated_json": {"kind": "truncated_json"},
+}
+KINDS: tuple[Kind, ...] = tuple(dict.fromkeys(fault["kind"] for fault in PASSING.values()))
+SPOILING = {"reset_after", "timeout", "truncated", "truncated_json"}  # the request itself was processed
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small() -> Iterator[None]:
+    """A small history has many pages and batches."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(extract, "PAGE_SIZE", 40)
+        patch.setattr(segment, "MAX_BATCH_EVENTS", BATCH)
+        yield
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[Sandbox]:
+    with Sandbox(HISTORY) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def sandbox(world: Sandbox) -> Sandbox:
+    world.settings = Settings()
+    world.history = HISTORY
+    world.reset()
+    return world
+
+
+@pytest.fixture
+def one_chain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One request to Customer.io at a time, so that the n-th one is the n-th page."""
+    monkeypatch.setattr(reading, "MAX_IN_FLIGHT", 1)
+
+
+@pytest.fixture(scope="module")
+def pages(world: Sandbox) -> int:
+    """How many requests to Customer.io a run makes that meets no fault, one at a time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reading, "MAX_IN_FLIGHT", 1)
+        world.reset()
+        run_line(world, INTERVAL)
+    assert len(world.segment.requests) == BATCHES >= 4
+    assert len(world.customerio.requests) >= 8
+    return len(world.customerio.requests)
+
+
+def struck(requests: list[Asked]) -> list[str]:
+    return [asked.fault for asked in requests if asked.fault]
+
+
+# What passes
+
+
+@pytest.mark.usefixtures("one_chain")
+@pytest.mark.parametrize("place", ["first", "middle", "last"])
+@pytest.mark.parametrize("side", ["customerio", "segment"])
+@pytest.mark.parametrize("name", PASSING)
+def test_a_fault_that_passes_costs_one_more_request_and_nothing_else(
+    sandbox: Sandbox, pages: int, name: str, side: Side, place: str
+) -> None:
+    fault = PASSING[name]
+    kind = fault["kind"]
+    count = pages if side == "customerio" else BATCHES
+    sandbox.faults.add(Fault(side=side, at={"first": 0, "middle": count // 2, "last": count - 1}[place], **fault))
+    run_line(sandbox, INTERVAL, timeout=TIMEOUT if kind == "timeout" else 60)
+    assert struck(sandbox.customerio.requests + sandbox.segment.requests) == [kind]
+    processed_twice = side == "segment" and kind in SPOILING
+    assert_kept_is_truth(sandbox, INTERVAL, duplicates=None if processed_twice else 0)
+    assert len(sandbox.segment.duplicates) <= BATCH
+    assert len(sandbox.customerio.requests) == pages + (side == "customerio")
+    # Half of Segment's answer says as much as all of it, so it need not be asked again.
+    spare = 1 if (side, kind) == ("segment", "truncated_json") else 0
+    assert BATCHES + (side == "segment") - spare <= len(sandbox.segment.requests) <= BATCHES + (side == "segment")
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    seeds=st.tuples(st.integers(0, 10**6), st.integers(0, 10**6)),
+    probability=st.sampled_from([0.03, 0.1, 0.3]),
+    kinds=st.tuples(*[st.sets(st.sampled_from(KINDS), min_size=1).map(sorted) for _ in range(2)]),
+    pauses=st.sampled_from([None, 0.02]),
+    in_flight=st.sampled_from([1, 3, 12]),
+)
+def test_faults_at_random_on_both_sides_lose_nothing(
+    world: Sandbox,
+    seeds: tuple[int, int],
+    probability: float,
+    kinds: tuple[list[Kind], list[Kind]],
+    pauses: float | None,
+    in_flight: int,
+) -> None:
+    world.settings = Settings()
+    world.reset()
+    sides: tuple[Side, Side] = ("customerio", "segment")
+    for side, seed, some in zip(sides, seeds, kinds, strict=True):
+        rare = probability / 5 if "timeout" in some else probability  # it costs its time
+        world.faults.add(
+            Fault(side=side, kinds=tuple(some), probability=rare, seed=seed, retry_after=pauses, seconds=2.0)
+        )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reading, "MAX_IN_FLIGHT", in_flight)
+        retries = Retries(attempts=60, total=60.0, first=0.001, longest=0.01)
+        report = run_line(world, INTERVAL, retries=retries, timeout=TIMEOUT)
+    spoiled = sum(asked.fault in SPOILING for asked in world.segment.requests)
+    assert_kept_is_truth(world, INTERVAL, duplicates=None)
+    assert len(world.segment.duplicates) <= spoiled * BATCH
+    assert report.sent.events == EVENTS
+    assert report.skipped["unidentified"] == len(TRUTH) - EVENTS
+    assert not report.refused
+    assert report.requests == len(world.customerio.requests)
+
+
+@pytest.mark.parametrize("side", ["customerio", "segment"])
+def test_a_fault_that_stays_is_left_to_airflows_retry(sandbox: Sandbox, side: Side) -> None:
+    sandbox.faults.add(Fault(side=side, kind="503", at=1, times=10_000))
+    with pytest.raises(TryAgainLaterError, match=r"answered 503: .*Gave up after 3 attempts"):
+        run_line(sandbox, INTERVAL, retries=Retries(attempts=3, total=5.0, first=0.001, longest=0.01))
+
+
+def test_a_429_holds_all_readers_back(sandbox: Sandbox) -> None:
+    """Nobody asks within the time that one of them was told to wait, but those who were on their way."""
+    sandbox.settings = Settings(latency=0.01)
+    sandbox.faults.add(Fault(side="customerio", kind="429", at=10, retry_after=0.3))
+    run_line(sandbox, INTERVAL)
+    assert_kept_is_truth(sandbox, INTERVAL)
+    asked = sandbox.customerio.requests
+    told = next(one.time + one.seconds for one in asked if one.fault)
+    within = [one for one in asked if told + 0.05 < one.time < told + 0.28]
+    assert within == []
+    assert any(one.time >= told + 0.28 for one in asked)
+
+
+# What does not pass
+
+
+FATAL: dict[str, tuple[Side, Kind, type[CustomerIOToSegmentError], str]] = {
+    "Customer.io 401": ("customerio", "401", ConfigurationError, r"answered 401: unauthorized.*App API key.*region"),
+    "Customer.io 403": ("customerio", "403", ConfigurationError, r"answered 403: forbidden.*scope"),
+    "Customer.io 400": ("customerio", "400", UnexpectedDataError, r"answered 400: bad request"),
+    "Customer.io 413": ("customerio", "413", UnexpectedDataError, r"answered 413: request entity too large"),
+    "repeated cursor": ("customerio", "repeat_cursor", UnexpectedDataError, r"same next page twice"),
+    "Segment 401": ("segment", "401", ConfigurationError, r"answered 401: Unauthorized.*write key.*region"),
+    "Segment 403": ("segment", "403", ConfigurationError, r"answered 403: Forbidden.*write key"),
+}
+
+
+@pytest.mark.usefixtures("one_chain")
+@pytest.mark.parametrize("at", [0, 2])
+@pytest.mark.parametrize("name", FATAL)
+def test_a_fault_that_does_not_pass_ends_the_run_at_once(sandbox: Sandbox, name: str, at: int) -> None:
+    side, kind, error, message = FATAL[name]
+    sandbox.faults.add(Fault(side=side, kind=kind, at=at, times=10_000))
+    with pytest.raises(error, match=message) as caught:
+        run_line(sandbox, INTERVAL)
+    assert sandbox.settings.app_key not in str(caught.value)
+    assert sandbox.settings.write_key not in str(caught.value)
+    if kind == "repeat_cursor":  # it shows once the same page was named twice
+        assert len(sandbox.customerio.requests) == max(at, 1) + 1
+    elif side == "customerio":
+        assert len(sandbox.customerio.requests) == at + 1
+    else:  # what was in flight, and the one that was waiting
+        assert len(sandbox.segment.requests) <= at + sending.MAX_IN_FLIGHT + 1
+    kept = {event["messageId"] for event in sandbox.segment.kept}
+    assert len(kept) == len(sandbox.segment.kept) < EVENTS
+
+
+@pytest.mark.parametrize("side", ["customerio", "segment"])
+def test_with_several_requests_in_flight_it_ends_as_soon(sandbox: Sandbox, side: Side) -> None:
+    sandbox.settings = Settings(latency=0.005, segment_latency=0.005)
+    sandbox.faults.add(Fault(side=side, kind="401", at=3, times=10_000))
+    with pytest.raises(ConfigurationError, match="answered 401"):
+        run_line(sandbox, INTERVAL)
+    asked = sandbox.customerio.requests if side == "customerio" else sandbox.segment.requests
+    assert len(asked) <= 3 + (reading.MAX_IN_FLIGHT if side == "customerio" else sending.MAX_IN_FLIGHT + 1)
+
+
+def test_a_write_key_that_segment_can_not_use_stops_the_run(sandbox: Sandbox) -> None:
+    """Segment says so with the 400 that it also has for malformed events."""
+    sandbox.settings = Settings(write_key="short")
+    with pytest.raises(ConfigurationError, match=r"answered 400: An invalid write key.*password"):
+        run_line(sandbox, INTERVAL)
+    assert len(sandbox.segment.requests) <= sending.MAX_IN_FLIGHT + 1
+
+
+# Events that Segment refuses
+
+
+def row(number: int, subject: str) -> dict[str, Any]:
+    return {
+        "id": f"d{number:04d}",
+        "type": "email",
+        "created": NOVEMBER + 10_000 - number,  # newest first, so it is sent in the order of its number
+        "metrics": {"opened": NOVEMBER + 20_000},
+        "customer_id": "1",
+        "subject": subject,
+    }
+
+
+def poisoned(count: int, bad: Callable[[int], bool]) -> tuple[History, set[str]]:
+    """Deliveries whose events Segment takes, and those whose events it does not, by their ids."""
+    names = {f"d{number:04d}" for number in range(count) if bad(number)}
+    return History(deliveries=[row(n, "POISON" if bad(n) else "fine") for n in range(count)]), names
+
+
+@pytest.mark.parametrize("status", [400, 413])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        pytest.param(lambda n: n == 0, id="the first"),
+        pytest.param(lambda n: n == 299, id="the last"),
+        pytest.param(lambda n: n in {7, 8, 100, 155, 156, 157}, id="some"),
+        pytest.param(lambda n: n % 60 == 0, id="the first of each batch"),
+        pytest.param(lambda n: n < 30, id="many in a row from the first on"),
+        pytest.param(lambda n: 60 <= n < 120, id="a whole batch"),
+    ],
+)
+def test_refused_events_end_alone_and_all_others_are_kept(
+    sandbox: Sandbox, status: Any, bad: Callable[[int], bool]
+) -> None:
+    sandbox.history, names = poisoned(300, bad)
+    sandbox.settings = Settings(refuse_containing="POISON", refuse_with=status)
+    given: list[tuple[str, bytes]] = []
+    report = run_line(
+        sandbox,
+        Interval(NOVEMBER, NOVEMBER + DAY),
+        callbacks=Callbacks(refused=lambda reason, event: given.append((reason, event))),
+    )
+    kept = {event["properties"]["delivery_id"] for event in sandbox.segment.kept}
+    assert kept == {f"d{number:04d}" for number in range(300)} - names
+    assert sandbox.segment.duplicates == []
+    assert dict(report.refused) == {f"refused_{status}": len(names)}
+    assert set(report.refused_ids[f"refused_{status}"]) <= names
+    assert f"answered {status}" in report.refusals()
+    assert report.events["Email Opened"] == report.sent.events == 300 - len(names)
+    assert [reason for reason, _ in given] == [f"refused_{status}"] * len(names)
+    assert all(b"POISON" in event for _, event in given)
+    assert len(given) == len({event for _, event in given})
+
+
+@pytest.mark.parametrize("status", [400, 413])
+def test_a_refusal_of_everything_stops_the_run_early(sandbox: Sandbox, status: Any) -> None:
+    sandbox.settings = Settings(refuse_containing='"type":"track"', refuse_with=status)
+    with pytest.raises(EventsRefusedError, match=f"answered {status}: "):
+        run_line(sandbox, INTERVAL)
+    assert sandbox.segment.kept == []
+    assert len(sandbox.segment.requests) < EVENTS / 2
+
+
+def test_a_400_that_passes_refuses_no_event(sandbox: Sandbox) -> None:
+    sandbox.faults.add(Fault(side="segment", kind="400", at=1, times=3))
+    report = run_line(sandbox, INTERVAL)
+    assert_kept_is_truth(sandbox, INTERVAL)
+    assert not report.refused

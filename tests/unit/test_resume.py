@@ -1,0 +1,352 @@
+"""A try that fails leaves a checkpoint; the next one reads and sends only the rest, and nothing is lost between them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pendulum
+import pytest
+from airflow.sdk.exceptions import AirflowRuntimeError
+from airflow.sdk.execution_time.comms import ErrorResponse
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from airflow_provider_cio import extract, line, reading
+from airflow_provider_cio.catalog import resolve_collections
+from airflow_provider_cio.checkpoint import Checkpoint, State
+from airflow_provider_cio.clients import segment
+from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError
+from airflow_provider_cio.extract import plan
+from airflow_provider_cio.interval import Interval
+from airflow_provider_cio.line import Callbacks, Report
+from airflow_provider_cio.operators.customerio_to_segment import CHECKPOINT_KEY, CustomerIOToSegmentOperator
+from tests.sandbox import Fault, History, Sandbox, Settings
+from tests.sandbox.faults import Side
+from tests.sandbox.settings import Asked
+from tests.unit.support import DAY, EVERY_NAME, NOVEMBER, assert_kept_is_truth, connect, run_line
+
+INTERVAL = Interval(NOVEMBER, NOVEMBER + 3 * DAY)
+HISTORY = History.generate(seed=6, deliveries=900, start=NOVEMBER, end=INTERVAL.end, drafts=0.1)
+CREATED = {delivery.id: delivery for delivery in HISTORY.deliveries}
+NAMES = (*EVERY_NAME[:3], "Email Opened", "Email Link Clicked")
+RUN: Any = {
+    "data_interval_start": pendulum.from_timestamp(INTERVAL.start),
+    "data_interval_end": pendulum.from_timestamp(INTERVAL.end),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small() -> Iterator[None]:
+    """A small history has many pages and batches, and a checkpoint comes as often as it can."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(extract, "PAGE_SIZE", 20)
+        patch.setattr(segment, "MAX_BATCH_EVENTS", 50)
+        patch.setattr(line, "CHECKPOINT_EVERY", 0.0)
+        yield
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[Sandbox]:
+    with Sandbox(HISTORY) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def sandbox(world: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
+    world.settings = Settings()
+    world.history = HISTORY
+    world.reset()
+    connect(monkeypatch, world)
+    return world
+
+
+class Store:
+    """As Airflow's TaskStateStoreAccessor, which keeps JSON values by key."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, str] = {}
+        self.states: list[State] = []
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return json.loads(self.values[key]) if key in self.values else default
+
+    def set(self, key: str, value: Any, *, retention: timedelta | None = None) -> None:
+        assert value is not None
+        self.values[key] = json.dumps(value)
+        assert len(self.values[key]) < 4000
+        self.states.append(self.get(key))
+
+    def delete(self, key: str) -> None:
+        self.values.pop(key, None)
+
+
+def attempt(sandbox: Sandbox, states: list[State], interval: Interval = INTERVAL, **options: Any) -> Report:
+    """One try of the line, which knows the last of the states and adds to them."""
+    return run_line(
+        sandbox,
+        interval,
+        lookback=0,
+        checkpoint=Checkpoint("fingerprint", states[-1] if states else None),
+        callbacks=Callbacks(save=lambda state: states.append(json.loads(json.dumps(state)))),
+        **options,
+    )
+
+
+def covers(state: State, drafts: bool, created: int) -> bool:
+    return any(done[1] is drafts and done[2] <= created < done[3] for done in state["done"])
+
+
+def assert_only_the_rest_was_asked(state: State, requests: list[Asked]) -> None:
+    for asked in requests:
+        for _, drafts, start, end in state["done"]:
+            if drafts is ("drafts" in asked.params):
+                assert int(asked.params["end_ts"]) < start or end <= int(asked.params["start_ts"])
+
+
+# Through the line
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    failures=st.lists(st.tuples(st.sampled_from(["customerio", "segment"]), st.integers(0, 45)), min_size=1, max_size=3),
+    in_flight=st.sampled_from([1, 2, 5, 12]),
+    latency=st.sampled_from([0.0, 0.001]),
+)
+def test_a_later_try_reads_and_sends_only_the_rest(
+    world: Sandbox, failures: list[tuple[Side, int]], in_flight: int, latency: float
+) -> None:
+    world.settings = Settings(latency=latency, segment_latency=latency)
+    world.history = HISTORY
+    world.reset()
+    states: list[State] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reading, "MAX_IN_FLIGHT", in_flight)
+        for side, at in failures:
+            before = states[-1] if states else {"done": []}
+            repeated = len(world.segment.duplicates)
+            made = len(world.customerio.requests if side == "customerio" else world.segment.requests)
+            world.faults.clear()
+            world.faults.add(Fault(side=side, kind="401", at=made + at, times=10_000))
+            try:
+                attempt(world, states, names=NAMES)
+            except ConfigurationError:
+                pass
+            else:
+                break
+            assert_repeats_only_the_rest(world, before, repeated)
+        world.faults.clear()
+        before = states[-1] if states else {"done": []}
+        repeated = len(world.segment.duplicates)
+        report = attempt(world, states, names=NAMES)
+    assert_repeats_only_the_rest(world, before, repeated)
+    assert_kept_is_truth(world, INTERVAL, NAMES, duplicates=None)
+    left = [d for d in HISTORY.deliveries if d.channel == "email" and not covers(before, d.draft, d.created)]
+    assert report.deliveries == len(left)
+    for earlier, later in zip(states, states[1:], strict=False):  # what is done stays done
+        assert Checkpoint("fingerprint", later).rest([extract.Window(c, s, e, d) for c, d, s, e in earlier["done"]]) == []
+
+
+def assert_repeats_only_the_rest(world: Sandbox, before: State, already: int) -> None:
+    for event in world.segment.duplicates[already:]:
+        delivery = CREATED[event["properties"]["delivery_id"]]
+        assert not covers(before, delivery.draft, delivery.created)
+
+
+@pytest.mark.parametrize("in_flight", [1, 4, 12])
+@pytest.mark.parametrize("side", ["customerio", "segment"])
+def test_what_was_sent_before_a_failure_near_the_end_is_mostly_not_sent_again(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, side: Side, in_flight: int
+) -> None:
+    monkeypatch.setattr(reading, "MAX_IN_FLIGHT", in_flight)
+    sandbox.settings = Settings(latency=0.002)
+    whole = attempt(sandbox, [])
+    requests = sandbox.customerio.requests if side == "customerio" else sandbox.segment.requests
+    at = len(requests) * 9 // 10
+    sandbox.reset()
+    sandbox.faults.add(Fault(side=side, kind="401", at=at))
+    states: list[State] = []
+    with pytest.raises(ConfigurationError):
+        attempt(sandbox, states)
+    report = attempt(sandbox, states)
+    assert_kept_is_truth(sandbox, INTERVAL, duplicates=None)
+    assert report.sent.events < whole.sent.events / 2
+    assert report.requests < whole.requests * 2 / 3
+    assert len(sandbox.segment.duplicates) < whole.sent.events / 2
+
+
+def test_a_run_that_meets_no_fault_ends_with_everything_noted_but_what_came_last(sandbox: Sandbox) -> None:
+    states: list[State] = []
+    attempt(sandbox, states)
+    assert states
+    assert all(set(state) == {"fingerprint", "done"} for state in states)
+    assert max(len(json.dumps(state)) for state in states) < 2000
+    planned = plan(INTERVAL, 0, resolve_collections(["Email Opened"]))
+    rest = Checkpoint("fingerprint", states[-1]).rest(planned)
+    assert sum(window.end - window.start for window in rest) < (INTERVAL.end - INTERVAL.start) / 2
+
+
+def test_a_refused_event_is_met_again_by_the_next_try(sandbox: Sandbox) -> None:
+    """No checkpoint covers it, nor anything that was acknowledged after it."""
+    shared: Any = {"type": "email", "metrics": {"opened": NOVEMBER + 9000}, "customer_id": "1"}
+    rows = [
+        {"id": f"d{n}", "created": NOVEMBER + n, "subject": "POISON" if n == 400 else "fine"} | shared
+        for n in range(1000)
+    ]
+    sandbox.history = History(deliveries=rows)
+    sandbox.settings = Settings(refuse_containing="POISON", latency=0.001)
+    sandbox.faults.add(Fault(side="customerio", kind="401", at=45))
+    states: list[State] = []
+    interval = Interval(NOVEMBER, NOVEMBER + 10_000)
+    with pytest.raises(ConfigurationError):
+        attempt(sandbox, states, interval)
+    assert not any(covers(state, False, NOVEMBER + 400) for state in states)
+    count = len(states)
+    report = attempt(sandbox, states, interval)
+    assert dict(report.refused) == {"refused_400": 1}
+    assert report.refused_ids == {"refused_400": ["d400"]}
+    assert not any(covers(state, False, NOVEMBER + 400) for state in states[count:])
+    assert len({event["messageId"] for event in sandbox.segment.kept}) == 999
+
+
+def test_an_event_that_can_not_be_sent_blocks_later_checkpoints_too(sandbox: Sandbox) -> None:
+    """What is refused before it is sent, because of its size, is not covered either."""
+    shared: Any = {"type": "email", "metrics": {"opened": NOVEMBER + 9000}, "customer_id": "1"}
+    rows = [
+        {"id": f"d{n}", "created": NOVEMBER + n, "subject": "x" * 40_000 if n == 999 else "fine"} | shared
+        for n in range(1000)
+    ]
+    sandbox.history = History(deliveries=rows)
+    states: list[State] = []
+    report = attempt(sandbox, states, Interval(NOVEMBER, NOVEMBER + 10_000))
+    assert dict(report.refused) == {"event_too_large": 1}
+    assert states == []  # the newest comes first
+
+
+# Through the operator
+
+
+def operator(**parameters: Any) -> CustomerIOToSegmentOperator:
+    return CustomerIOToSegmentOperator(task_id="send", **({"lookback": timedelta(0)} | parameters))
+
+
+def fail(sandbox: Sandbox, store: Store | None, at: int = 18, **parameters: Any) -> None:
+    """A try that Airflow would repeat: Customer.io asks for more patience than the client has."""
+    sandbox.faults.add(Fault(side="customerio", kind="429", at=at, times=10_000, retry_after=100_000))
+    with pytest.raises(TryAgainLaterError):
+        operator(**parameters).execute(RUN | ({"task_state_store": store} if store is not None else {}))
+    sandbox.faults.clear()
+
+
+def whole_run(sandbox: Sandbox, **parameters: Any) -> dict[str, Any]:
+    """The result of a run without a fault, forgotten by the sandbox."""
+    result = operator(**parameters).execute(RUN)
+    sandbox.reset()
+    return result
+
+
+def test_a_retry_goes_on_from_the_checkpoint(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
+    sandbox.settings = Settings(latency=0.003)
+    whole = whole_run(sandbox)
+    store = Store()
+    fail(sandbox, store)
+    assert list(store.values) == [CHECKPOINT_KEY]
+    asked = len(sandbox.customerio.requests)
+    state = store.states[-1]
+    result = operator().execute(RUN | {"task_state_store": store})
+    assert "An earlier try has done part of this interval" in "".join(capfd.readouterr())
+    assert_only_the_rest_was_asked(state, sandbox.customerio.requests[asked:])
+    assert_repeats_only_the_rest(sandbox, state, 0)
+    assert_kept_is_truth(sandbox, INTERVAL, duplicates=None)
+    assert result["read"]["deliveries"] < whole["read"]["deliveries"]
+    assert result["sent"]["events"] < whole["sent"]["events"]
+    assert store.values == {}
+
+
+def test_a_task_that_is_cleared_runs_in_full(sandbox: Sandbox) -> None:
+    store = Store()
+    first = operator().execute(RUN | {"task_state_store": store})
+    assert store.states
+    assert store.values == {}
+    second = operator().execute(RUN | {"task_state_store": store})
+    assert second["sent"]["events"] == first["sent"]["events"]
+    assert_kept_is_truth(sandbox, INTERVAL, duplicates=first["sent"]["events"])
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"lookback": timedelta(days=1)},
+        {"collections": ["Email Opened"]},
+        {"send_to_customerio_destinations": True},
+        {"interval_start": "2026-11-01", "interval_end": "2026-11-03"},
+        {"on_unidentified": "dead-letter", "dead_letter_path": "PATH"},
+        {"segment_conn_id": "other"},
+        {"customerio_conn_id": "other"},
+        {"message_id_namespace": "other"},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_another_configuration_ignores_the_checkpoint(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, changed: dict[str, Any]
+) -> None:
+    store = Store()
+    fail(sandbox, store)
+    assert store.values
+    if changed.get("dead_letter_path"):
+        changed = changed | {"dead_letter_path": str(tmp_path)}
+    for side in ("customerio", "segment"):
+        if f"{side}_conn_id" in changed:
+            monkeypatch.setenv("AIRFLOW_CONN_OTHER", os.environ[f"AIRFLOW_CONN_{side.upper()}_DEFAULT"])
+    if namespace := changed.get("message_id_namespace"):
+        changed = {}
+        connection = json.loads(os.environ["AIRFLOW_CONN_SEGMENT_DEFAULT"])
+        connection["extra"]["message_id_namespace"] = namespace
+        monkeypatch.setenv("AIRFLOW_CONN_SEGMENT_DEFAULT", json.dumps(connection))
+    context = RUN | {"ti": SimpleNamespace(dag_id="d", run_id="r", task_id="t", map_index=-1, try_number=2)}
+    whole = operator(**changed).execute(context)
+    result = operator(**changed).execute(context | {"task_state_store": store})
+    assert result["read"]["deliveries"] == whole["read"]["deliveries"]
+    assert result["events"] == whole["events"]
+    assert store.values == {}
+
+
+def test_without_a_store_a_retry_starts_over(sandbox: Sandbox) -> None:
+    whole = whole_run(sandbox)
+    fail(sandbox, None)
+    result = operator().execute(RUN)
+    assert result["sent"]["events"] == whole["sent"]["events"]
+    assert_kept_is_truth(sandbox, INTERVAL, duplicates=None)
+
+
+def test_a_store_that_is_away_for_a_while_does_not_fail_the_task(sandbox: Sandbox) -> None:
+    class Away(Store):
+        def set(self, key: str, value: Any, *, retention: timedelta | None = None) -> None:
+            super().set(key, value, retention=retention)
+            if len(self.states) % 2:
+                raise AirflowRuntimeError(ErrorResponse(detail={"status_code": 503}))
+
+    store = Away()
+    operator().execute(RUN | {"task_state_store": store})
+    assert len(store.states) > 1
+    assert_kept_is_truth(sandbox, INTERVAL)
+
+
+def test_a_run_of_another_interval_shares_nothing(sandbox: Sandbox) -> None:
+    """Airflow keeps one store for each task instance; a checkpoint that lands in another's is still no harm."""
+    store = Store()
+    fail(sandbox, store)
+    later = Interval(NOVEMBER + DAY, NOVEMBER + 2 * DAY)
+    sandbox.reset()
+    context: Any = {
+        "data_interval_start": pendulum.from_timestamp(later.start),
+        "data_interval_end": pendulum.from_timestamp(later.end),
+        "task_state_store": store,
+    }
+    operator(lookback=timedelta(days=30)).execute(context)
+    assert_kept_is_truth(sandbox, later)

@@ -1,0 +1,207 @@
+"""The sender: several batches in flight, outcomes in order, refused batches halved until the events at fault are alone."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from airflow_provider_cio.clients.segment import SegmentClient
+from airflow_provider_cio.clients.transport import ClosedError
+from airflow_provider_cio.exceptions import ConfigurationError, EventsRefusedError, TryAgainLaterError
+from airflow_provider_cio.sending import MAX_IN_FLIGHT, Outcome, Sender
+from tests.sandbox import Fault, Sandbox, Settings
+from tests.sandbox.faults import Kind
+from tests.unit.support import clients
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[Sandbox]:
+    with Sandbox() as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def sandbox(world: Sandbox) -> Sandbox:
+    world.settings = Settings()
+    world.reset()
+    return world
+
+
+@pytest.fixture
+def client(sandbox: Sandbox) -> Iterator[SegmentClient]:
+    source, destination = clients(sandbox)
+    with source, destination:
+        yield destination
+
+
+def events(count: int, first: int = 0, bad: frozenset[int] = frozenset()) -> list[bytes]:
+    """Encoded events, numbered from `first`; those in `bad` are what the sandbox can be told to refuse."""
+    return [
+        msgspec.json.encode(
+            {
+                "type": "track",
+                "event": "POISON" if number in bad else "Email Opened",
+                "userId": "1",
+                "messageId": f"m{number}",
+                "timestamp": "2026-11-01T00:00:00Z",
+            }
+        )
+        for number in range(first, first + count)
+    ]
+
+
+def send(client: SegmentClient, *batches: list[bytes]) -> list[Outcome]:
+    outcomes: list[Outcome] = []
+    with Sender(client) as sender:
+        for batch in batches:
+            outcomes += sender.send(batch)
+        outcomes += sender.settled(at_most=0)
+    return outcomes
+
+
+def kept(sandbox: Sandbox) -> set[int]:
+    assert sandbox.segment.duplicates == []
+    return {int(event["messageId"][1:]) for event in sandbox.segment.kept}
+
+
+def threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("segment")]
+
+
+@pytest.mark.parametrize("slow", [0, 2])
+def test_outcomes_come_back_in_the_order_of_the_batches(sandbox: Sandbox, client: SegmentClient, slow: int) -> None:
+    sandbox.faults.add(Fault(side="segment", kind="timeout", at=slow, seconds=0.2))  # it answers late
+    outcomes = send(client, *(events(size, 100 * size) for size in range(1, 11)))
+    assert [outcome.events for outcome in outcomes] == list(range(1, 11))
+    assert [outcome.batches for outcome in outcomes] == [1] * 10
+    assert all(outcome.refused == [] for outcome in outcomes)
+    assert len(kept(sandbox)) == 55
+
+
+def test_an_outcome_counts_the_bytes_of_the_body(sandbox: Sandbox, client: SegmentClient) -> None:
+    batch = events(7)
+    assert send(client, batch) == [Outcome(7, 1, client.envelope + sum(map(len, batch)) + 6)]
+
+
+def test_several_batches_are_in_flight_but_not_too_many(sandbox: Sandbox, client: SegmentClient) -> None:
+    sandbox.settings = Settings(segment_latency=0.03)
+    send(client, *([event] for event in events(20)))
+    asked = [(one.time, one.time + one.seconds) for one in sandbox.segment.requests]
+    most = max(sum(begin <= moment < end for begin, end in asked) for moment, _ in asked)
+    assert most == MAX_IN_FLIGHT
+
+
+def test_sending_waits_while_too_many_are_in_flight(sandbox: Sandbox, client: SegmentClient) -> None:
+    """So that a slow Segment holds up the reading, and batches don't pile up in memory."""
+    sandbox.settings = Settings(segment_latency=0.05)
+    outcomes: list[Outcome] = []
+    with Sender(client) as sender:
+        for number, event in enumerate(events(12)):
+            outcomes += sender.send([event])
+            assert number + 1 - len(outcomes) <= MAX_IN_FLIGHT
+        assert len(outcomes) >= 12 - MAX_IN_FLIGHT
+        outcomes += sender.settled(at_most=2**31)  # what is there already, without a wait
+        outcomes += sender.settled(at_most=0)
+    assert len(outcomes) == 12
+
+
+# Refusals
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    sizes=st.lists(st.integers(1, 70), min_size=1, max_size=6),
+    status=st.sampled_from([400, 413]),
+    data=st.data(),
+)
+def test_events_at_fault_end_alone_and_all_others_are_taken(
+    world: Sandbox, sizes: list[int], status: Any, data: st.DataObject
+) -> None:
+    total = sum(sizes)
+    bad = frozenset(data.draw(st.sets(st.integers(0, total - 1), max_size=8)))
+    world.settings = Settings(refuse_containing="POISON", refuse_with=status)
+    world.reset()
+    batches, first = [], 0
+    for size in sizes:
+        batches.append(events(size, first, bad))
+        first += size
+    source, client = clients(world)
+    with source, client:
+        outcomes = send(client, *batches)
+    assert len(outcomes) == len(batches)
+    for batch, outcome in zip(batches, outcomes, strict=True):
+        refused = [event for event, _ in outcome.refused]
+        assert sorted(refused) == sorted(event for event in batch if b"POISON" in event)
+        assert outcome.events == len(batch) - len(refused)
+        assert {error.reason for _, error in outcome.refused} <= {f"refused_{status}"}
+    assert kept(world) == set(range(total)) - bad
+
+
+@pytest.mark.parametrize("share", [lambda n: n < 12, lambda n: n < 100, lambda n: n % 10 == 0, lambda n: n >= 250])
+def test_a_batch_of_which_much_is_refused_is_not_given_up(sandbox: Sandbox, client: SegmentClient, share: Any) -> None:
+    sandbox.settings = Settings(refuse_containing="POISON")
+    bad = frozenset(number for number in range(500) if share(number))
+    outcomes = send(client, events(500, 0, bad))
+    assert len(outcomes[0].refused) == len(bad)
+    assert kept(sandbox) == set(range(500)) - bad
+
+
+def test_batches_in_flight_that_all_begin_badly_are_not_given_up(sandbox: Sandbox, client: SegmentClient) -> None:
+    sandbox.settings = Settings(refuse_containing="POISON", segment_latency=0.002)
+    bad = frozenset(range(0, 4000, 500)) | frozenset(range(1, 4000, 500))
+    outcomes = send(client, *(events(500, first, bad) for first in range(0, 4000, 500)))
+    assert [len(outcome.refused) for outcome in outcomes] == [2] * 8
+    assert len(kept(sandbox)) == 4000 - 16
+
+
+@pytest.mark.parametrize("batches", [1, 8])
+def test_if_nothing_at_all_is_taken_it_stops_early(sandbox: Sandbox, client: SegmentClient, batches: int) -> None:
+    sandbox.settings = Settings(refuse_containing="track", refuse_with=413)
+    with pytest.raises(EventsRefusedError, match="answered 413"):
+        send(client, *(events(500, 500 * number) for number in range(batches)))
+    assert sandbox.segment.kept == []
+    assert len(sandbox.segment.requests) <= 64 * MAX_IN_FLIGHT
+    assert threads() == []
+
+
+def test_what_was_taken_before_keeps_it_from_stopping(sandbox: Sandbox, client: SegmentClient) -> None:
+    sandbox.settings = Settings(refuse_containing="POISON")
+    outcomes = send(client, events(5), *([event] for event in events(80, 100, frozenset(range(100, 180)))))
+    assert sum(len(outcome.refused) for outcome in outcomes) == 80
+
+
+# Ends
+
+
+@pytest.mark.parametrize(
+    ("kind", "error"), [("401", ConfigurationError), ("403", ConfigurationError), ("503", TryAgainLaterError)]
+)
+def test_an_error_comes_out_where_the_next_outcome_would(
+    sandbox: Sandbox, client: SegmentClient, kind: Kind, error: type[Exception]
+) -> None:
+    sandbox.faults.add(Fault(side="segment", kind=kind, at=3, times=10_000))
+    with pytest.raises(error, match=f"answered {kind}"):
+        send(client, *([event] for event in events(50)))
+    assert len(kept(sandbox)) == 3
+    assert threads() == []
+
+
+def test_an_exception_in_the_caller_ends_the_requests_in_flight_at_once(sandbox: Sandbox, client: SegmentClient) -> None:
+    sandbox.faults.add(Fault(side="segment", kind="timeout", at=0, times=10_000, seconds=3.0))
+    began = time.monotonic()
+    with pytest.raises(ZeroDivisionError), Sender(client) as sender:
+        for event in events(MAX_IN_FLIGHT):
+            sender.send([event])
+        time.sleep(0.1)
+        _ = 1 // 0
+    assert time.monotonic() - began < 1.0
+    assert threads() == []
+    with pytest.raises(ClosedError):
+        client.send(events(1))

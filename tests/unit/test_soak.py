@@ -1,0 +1,15 @@
+"""The short form of `make soak`."""
+
+from __future__ import annotations
+
+from tests.soak.soak import soak
+
+
+def test_a_day_of_hours_with_faults_loses_nothing_and_leaves_nothing_behind() -> None:
+    outcome = soak(30, sample_every=2)
+    assert outcome.lost == []
+    assert outcome.growing == []
+    assert outcome.events > 1000
+    assert outcome.faults > 10
+    assert outcome.tries > outcome.intervals
+    assert outcome.duplicates < outcome.events / 4
