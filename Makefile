@@ -9,7 +9,7 @@ unexport VIRTUAL_ENV
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak ui clean
+.PHONY: help demo test soak ui bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/'
@@ -29,6 +29,9 @@ soak: .venv/stamp ## Hundreds of hourly intervals with faults at random: nothing
 ui: .venv/stamp ## The demo's Airflow, left running to click around in, until Ctrl-C
 	@$(BIN)/python -m tests.e2e.ui
 
+bench: .venv/bench-stamp ## Measure speed and memory against the sandbox, about six minutes
+	@$(BIN)/python -m tests.benchmarks
+
 clean: ## Remove .venv and all caches
 	rm -rf .venv build dist .coverage htmlcov .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -38,4 +41,14 @@ clean: ## Remove .venv and all caches
 	@echo "Installing Airflow and the tools into .venv (about a minute, once) ..."
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# The library that the bench compares with wants python-dateutil 2, the rest of .venv has 4: it gets an environment of
+# its own, with the same versions otherwise.
+.venv/bench-stamp: .venv/stamp
+	@echo "Installing what is only measured into .venv/bench (a few seconds, once) ..."
+	$(BIN)/python -m venv --clear .venv/bench
+	@sed 's/^python-dateutil==.*/python-dateutil==2.9.0.post0/' constraints.txt > .venv/bench/constraints.txt
+	.venv/bench/bin/pip install --quiet --disable-pip-version-check -c .venv/bench/constraints.txt \
+		$$($(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["bench"])')
 	@touch $@

@@ -133,7 +133,7 @@ class Line:
         if now >= self._progress_due:
             self._progress_due = now + PROGRESS_EVERY
             self._callbacks.progress(self.report)
-        if self._callbacks.save and now >= self._checkpoint_due:
+        if self._callbacks.save and now >= self._checkpoint_due and self._save_after is None:
             self._checkpoint_due = now + CHECKPOINT_EVERY
             self._give(self._packer.flush(), sender)  # a batch that fills slowly must not hold it up
             self._save_after = self._given

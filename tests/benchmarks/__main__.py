@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+import psutil
 
 from tests.benchmarks import memory, operator, reading, sending
 from tests.benchmarks.figures import Figure, machine, table
@@ -20,6 +23,8 @@ PARTS: dict[str, Callable[[bool], Iterator[Figure]]] = {
     "sending": sending.measure,
     "memory": memory.measure,
 }
+
+DISTURBING = 0.15  # cores
 
 
 def main() -> int:
@@ -35,22 +40,39 @@ def main() -> int:
     began = time.monotonic()
     about = machine()
     figures: list[Figure] = []
+    others: dict[str, float] = {}
     for name in options.parts or PARTS:
         print(f"[{time.monotonic() - began:4.0f} s] {name} ...", flush=True)
+        at, busy = time.monotonic(), busy_with_others()
         figures += PARTS[name](options.quick)
-    about["seconds"] = round(time.monotonic() - began)
+        others[name] = round((busy_with_others() - busy) / (time.monotonic() - at), 2)
+    about |= {"seconds": round(time.monotonic() - began), "cores_busy_with_others": others}
     written = {"machine": about, "quick": options.quick, "figures": [figure.as_dict() for figure in figures]}
     options.json.write_text(json.dumps(written, indent=2, ensure_ascii=False) + "\n")
 
-    print(f"\n{', '.join(f'{key} {value}' for key, value in about.items())}\n")
+    print(f"\n{', '.join(f'{key} {value}' for key, value in about.items() if value != others)}\n")
     print(table(figures))
     print(f"\nAlso in {options.json}")
+    if disturbed := {name: cores for name, cores in others.items() if cores > DISTURBING}:
+        told = ", ".join(f"{name} {cores}" for name, cores in disturbed.items())
+        print(
+            f"Other programs kept cores busy meanwhile ({told} of {about['cores']}): it is faster than it looks here."
+        )
     if options.quick:
         print("Quick mode: too few deliveries for the aims to mean much.")
     wrong = [figure for figure in figures if figure.wrong]
     missed = [figure for figure in figures if figure.verdict.startswith("MISSED")]
     print(f"{len(wrong)} results are wrong, {len(missed)} aims are missed.")
     return 1 if wrong else 0
+
+
+def busy_with_others() -> float:
+    """Seconds of CPU, over all cores, that went to anything but this process and its children that have ended."""
+    everything, own = psutil.cpu_times(), os.times()
+    idle = everything.idle + getattr(everything, "iowait", 0.0)
+    # What guests took is in the time of users too.
+    guests = getattr(everything, "guest", 0.0) + getattr(everything, "guest_nice", 0.0)
+    return float(sum(everything) - idle - guests - sum(own[:4]))
 
 
 if __name__ == "__main__":

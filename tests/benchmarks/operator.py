@@ -27,7 +27,7 @@ print(json.dumps({"seconds": time.perf_counter() - began}))
 
 
 def measure_import(quick: bool) -> Iterator[Figure]:
-    times = 3 if quick else 7
+    times = 3 if quick else 5
     with airflow() as env:
         command = [sys.executable, "-c", IMPORT]
         last_line(command, env)  # compiles

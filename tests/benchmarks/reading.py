@@ -40,31 +40,27 @@ class Run(NamedTuple):
 
 def measure(quick: bool) -> Iterator[Figure]:
     few, many, seeds = (20_000, 50_000, (1,)) if quick else (50_000, 500_000, (1, 2, 3))
-    part = f"Reading at {LATENCY} s a page, {PER_SECOND} requests a second: time over the ideal"
-    for deliveries, chosen, shapes in (
-        (few, seeds, list(SHAPES)),
-        (many, seeds[:1], ["evenly spread", "one burst"]),
-    ):
-        for shape in shapes:
-            what = f"{deliveries:,} deliveries, {shape}"
-            yield figure(part, what, deliveries, [run(deliveries, SHAPES[shape], seed, reader) for seed in chosen])
-    plain = figure(part, f"{few:,}, one plain chain of pages", few, [run(few, {}, seeds[0], chain)])
-    plain.aim = plain.least = None
-    yield plain
+    for deliveries, chosen in (few, seeds), (many, seeds[:1]):
+        for shape in ("evenly spread", "one burst"):
+            found = [run(deliveries, SHAPES[shape], seed, reader) for seed in chosen]
+            yield figure(f"{deliveries:,} deliveries, {shape}", deliveries, found, AIM, MOST)
+    shape = "one burst, dense first"
+    yield figure(f"{few:,}, {shape}: harder than asked", few, [run(few, SHAPES[shape], seed, reader) for seed in seeds])
+    yield figure(f"{few:,}, one plain chain of pages", few, [run(few, {}, seeds[0], chain)])
 
 
-def figure(part: str, what: str, deliveries: int, runs: list[Run]) -> Figure:
+def figure(what: str, deliveries: int, runs: list[Run], aim: float | None = None, most: float | None = None) -> Figure:
     wrong = [f"{one.twice} read twice, {one.missing} missing" for one in runs if one.twice or one.missing]
     overs = [one.over for one in runs]
     of_each = f"seeds: {', '.join(f'{over:.3f}' for over in overs)}; worst {max(overs):.3f}; " if len(runs) > 1 else ""
     asked = sorted({one.requests for one in runs})
     return Figure(
-        part,
+        f"Reading at {LATENCY} s a page, {PER_SECOND} requests a second: time over the ideal",
         what,
         median(overs),
         "{:.3f}",
-        aim=AIM,
-        least=MOST,
+        aim=aim,
+        least=most,
         note=(
             f"{of_each}{median(one.seconds for one in runs):.2f} s; "
             f"{'-'.join(map(str, dict.fromkeys((asked[0], asked[-1]))))} requests for {pages(deliveries)} pages; "

@@ -9,7 +9,7 @@ from collections import Counter
 
 import msgspec
 
-from airflow_provider_cio.catalog import DEFAULT_COLLECTIONS
+from airflow_provider_cio.catalog import DEFAULT_COLLECTIONS, resolve_collections
 from tests.sandbox import History, Sandbox, Settings
 
 
@@ -35,14 +35,9 @@ def main() -> None:
 
 def count(history: History, start: int, end: int) -> dict[str, int]:
     """The events in [start, end) of the default collections, by name; those of unidentified people are not sent."""
-    wanted = frozenset(DEFAULT_COLLECTIONS)
-    found = Counter(
-        truth.collection
-        for delivery in history.deliveries
-        for truth in delivery.truth()
-        if truth.collection in wanted and start <= truth.time < end and (truth.user_id or truth.anonymous_id)
-    )
-    return dict(found)
+    wanted = resolve_collections(DEFAULT_COLLECTIONS)
+    truth = history.truth(start, end, {one.metric for one in wanted}, {one.channel for one in wanted})
+    return dict(Counter(one.collection for one in truth if one.user_id or one.anonymous_id))
 
 
 if __name__ == "__main__":
