@@ -26,9 +26,7 @@ some_windows = st.lists(
 
 
 def seconds(windows: list[Window]) -> set[Second]:
-    return {
-        (window.channel, window.drafts, second) for window in windows for second in range(window.start, window.end)
-    }
+    return {(window.channel, window.drafts, second) for window in windows for second in range(window.start, window.end)}
 
 
 def done(*windows: Window) -> Checkpoint:

@@ -1,4 +1,4 @@
-"""Events that can't be sent: kept aside in a file, or the task fails at its end; and what becomes of unidentified people."""
+"""Events that can't be sent: kept aside in a file, or the task fails at its end. Unidentified people among them."""
 
 from __future__ import annotations
 
@@ -139,7 +139,9 @@ def test_there_is_one_file_for_each_run_and_try(sandbox: Sandbox, tmp_path: Path
     assert "daily.scheduled__2026-11-01T00_00_00+00_00.send.map1.try2.jsonl" in files
 
 
-def test_a_try_that_fails_leaves_a_whole_file(sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_try_that_fails_leaves_a_whole_file(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from airflow_provider_cio import extract, line
     from airflow_provider_cio.clients import segment
 
@@ -193,7 +195,8 @@ def test_only_the_first_ids_are_named(sandbox: Sandbox) -> None:
 
 
 def test_unidentified_people_are_skipped_and_counted_by_default(sandbox: Sandbox, tmp_path: Path) -> None:
-    for parameters in ({}, {"on_unidentified": "skip"}, {"dead_letter_path": str(tmp_path)}):
+    ways: list[dict[str, Any]] = [{}, {"on_unidentified": "skip"}, {"dead_letter_path": str(tmp_path)}]
+    for parameters in ways:
         sandbox.reset()
         result = run(**parameters)
         assert result["skipped"] == {"unidentified": len(UNIDENTIFIED)} != {"unidentified": 0}

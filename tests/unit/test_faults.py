@@ -129,7 +129,7 @@ def test_a_fault_that_passes_costs_one_more_request_and_nothing_else(
     assert BATCHES + (side == "segment") - spare <= len(sandbox.segment.requests) <= BATCHES + (side == "segment")
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     seeds=st.tuples(st.integers(0, 10**6), st.integers(0, 10**6)),
     probability=st.sampled_from([0.03, 0.1, 0.3]),

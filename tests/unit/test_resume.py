@@ -1,7 +1,8 @@
-"""A try that fails leaves a checkpoint; the next one reads and sends only the rest, and nothing is lost between them."""
+"""A try that fails leaves a checkpoint: the next one reads and sends only the rest, and nothing is lost."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Iterator
@@ -114,7 +115,9 @@ def assert_only_the_rest_was_asked(state: State, requests: list[Asked]) -> None:
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
-    failures=st.lists(st.tuples(st.sampled_from(["customerio", "segment"]), st.integers(0, 45)), min_size=1, max_size=3),
+    failures=st.lists(
+        st.tuples(st.sampled_from(["customerio", "segment"]), st.integers(0, 45)), min_size=1, max_size=3
+    ),
     in_flight=st.sampled_from([1, 2, 5, 12]),
     latency=st.sampled_from([0.0, 0.001]),
 )
@@ -148,8 +151,9 @@ def test_a_later_try_reads_and_sends_only_the_rest(
     assert_kept_is_truth(world, INTERVAL, NAMES, duplicates=None)
     left = [d for d in HISTORY.deliveries if d.channel == "email" and not covers(before, d.draft, d.created)]
     assert report.deliveries == len(left)
-    for earlier, later in zip(states, states[1:], strict=False):  # what is done stays done
-        assert Checkpoint("fingerprint", later).rest([extract.Window(c, s, e, d) for c, d, s, e in earlier["done"]]) == []
+    for earlier, later in itertools.pairwise(states):  # what is done stays done
+        done = [extract.Window(channel, start, end, drafts) for channel, drafts, start, end in earlier["done"]]
+        assert Checkpoint("fingerprint", later).rest(done) == []
 
 
 def assert_repeats_only_the_rest(world: Sandbox, before: State, already: int) -> None:
@@ -176,7 +180,8 @@ def test_what_was_sent_before_a_failure_near_the_end_is_mostly_not_sent_again(
     report = attempt(sandbox, states)
     assert_kept_is_truth(sandbox, INTERVAL, duplicates=None)
     assert report.sent.events < whole.sent.events / 2
-    assert report.requests < whole.requests * 2 / 3
+    assert report.deliveries < whole.deliveries / 2
+    assert report.requests < whole.requests
     assert len(sandbox.segment.duplicates) < whole.sent.events / 2
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 import requests
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_cio.clients.transport import (
@@ -255,7 +255,7 @@ def in_a_while(seconds: float) -> str:
 def test_the_service_says_how_long_to_wait(
     server: Loopback, status: int, asked: Callable[[], dict[str, str]], longest: float
 ) -> None:
-    server.say(Say(status, headers=asked()), Say())
+    server.say(lambda _: Say(status, headers=asked()), Say())
     with transport(server.url) as client:
         assert client.request("GET", "/", read=whole) == {}
     assert 0.19 <= server.gaps[0] < longest
@@ -280,7 +280,9 @@ def test_a_date_without_a_zone_is_in_gmt_wherever_the_worker_is(
     with monkeypatch.context() as patch:
         patch.setenv("TZ", "Pacific/Honolulu")
         time.tzset()
-        server.say(Say(503, headers={"Retry-After": time.asctime(time.gmtime(ceil(time.time() + 0.1)))}), Say())
+        server.say(
+            lambda _: Say(503, headers={"Retry-After": time.asctime(time.gmtime(ceil(time.time() + 0.1)))}), Say()
+        )
         with transport(server.url) as client:
             client.request("GET", "/", read=whole)
     time.tzset()
@@ -494,6 +496,19 @@ def test_words_that_are_nested_deep(server: Loopback, opens: str) -> None:
     for depth in (100, 300, *range(400, 1000, 20), 10_000):
         server.say(Say(503, opens * depth + "1" + closes * depth))
         assert isinstance(error_of(server.url, retries=ONCE), TryAgainLaterError), depth
+
+
+@given(st.text("<>![]-/&#;=?\"' ax1", max_size=40))
+@example("<![odd[ page")
+@example("<!DOCTYPE [<!odd")
+@example("&#99999999999;")
+@settings(max_examples=100)
+def test_no_markup_is_too_odd_to_be_told(server: Loopback, body: str) -> None:
+    server.say(Say(400, body))
+    error = error_of(server.url)
+    assert isinstance(error, StatusError)
+    assert error.words
+    assert "\n" not in error.words
 
 
 ADDRESS = st.from_regex(r"[a-z0-9.+_-]{1,12}@[a-z0-9-]{1,12}\.(com|example)", fullmatch=True)
