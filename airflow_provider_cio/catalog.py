@@ -1,12 +1,13 @@
 """The collections: which (channel, metric) pair becomes which Segment event.
 
-The names are those of Customer.io's own Segment source (reference: the event tables of Customer.io's
-"Segment (Message Metrics)" and "Customer.io Journeys" pages). ``Email Undeliverable`` has no published
-name and is formed by analogy.
+The names are those of Customer.io's own Segment sources (the event tables of its "Segment (Message Metrics)" and
+"Customer.io Journeys" pages). Pairs that its reporting webhooks have, but those tables lack, get a name formed by
+analogy, and are marked so.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -14,37 +15,78 @@ from airflow_provider_cio.exceptions import ConfigurationError
 
 
 class Collection(NamedTuple):
-    """A named kind of event. ``channel`` is the `type` of Customer.io's `/v1/messages`."""
+    """A named kind of event. `channel` is the `type` of Customer.io's `/v1/messages`, where SMS is ``twilio``."""
 
     name: str
     channel: str
     metric: str
+    by_analogy: bool = False
 
     @property
     def table(self) -> str:
         """Name of the collection's table in a Segment warehouse."""
-        return self.name.lower().replace(" ", "_")
+        return "_".join(re.findall("[A-Z0-9]+[a-z0-9]*|[a-z0-9]+", self.name)).lower()
+
+
+_EVENTS = {
+    "drafted": "Drafted",
+    "attempted": "Attempted",
+    "sent": "Sent",
+    "delivered": "Delivered",
+    "opened": "Opened",
+    "clicked": "Link Clicked",
+    "converted": "Converted",
+    "unsubscribed": "Unsubscribed",
+    "bounced": "Bounced",
+    "dropped": "Suppressed",
+    "spammed": "Marked as Spam",
+    "failed": "Failed",
+    "deferred": "Deferred",
+    "undeliverable": "Undeliverable",
+    "replied": "Replied",
+}
+_SMS = "drafted attempted sent delivered clicked converted bounced failed"
+# Group -> type in the API, first word of the names, metrics with a published name, metrics named by analogy.
+_CHANNELS = {
+    "email": (
+        "email",
+        "Email",
+        "drafted attempted sent delivered opened clicked converted unsubscribed bounced dropped spammed failed "
+        "deferred",
+        "undeliverable",
+    ),
+    "push": (
+        "push",
+        "Push",
+        "drafted attempted sent delivered opened clicked converted bounced dropped failed",
+        "undeliverable",
+    ),
+    "sms": ("twilio", "SMS", _SMS, "dropped undeliverable replied"),
+    "in_app": ("in_app", "In-App", "drafted attempted sent opened clicked converted failed", "undeliverable"),
+    "whatsapp": ("whatsapp", "WhatsApp", "", f"{_SMS} opened dropped undeliverable replied"),
+    "slack": ("slack", "Slack", "drafted attempted sent clicked failed", "converted"),
+    "webhook": ("webhook", "Webhook", "drafted attempted sent clicked converted failed", "undeliverable"),
+}
+_EXCEPTIONS = {("in_app", "clicked"): "In-App Clicked"}
+
+
+def _collections(group: str) -> list[Collection]:
+    channel, first, published, by_analogy = _CHANNELS[group]
+    return [
+        Collection(_EXCEPTIONS.get((channel, metric), f"{first} {_EVENTS[metric]}"), channel, metric, analogy)
+        for metrics, analogy in ((published, False), (by_analogy, True))
+        for metric in metrics.split()
+    ]
 
 
 CATALOG: dict[str, Collection] = {
-    collection.name: collection
-    for collection in (
-        Collection("Email Drafted", "email", "drafted"),
-        Collection("Email Attempted", "email", "attempted"),
-        Collection("Email Sent", "email", "sent"),
-        Collection("Email Delivered", "email", "delivered"),
-        Collection("Email Opened", "email", "opened"),
-        Collection("Email Link Clicked", "email", "clicked"),
-        Collection("Email Converted", "email", "converted"),
-        Collection("Email Unsubscribed", "email", "unsubscribed"),
-        Collection("Email Bounced", "email", "bounced"),
-        Collection("Email Suppressed", "email", "dropped"),
-        Collection("Email Marked as Spam", "email", "spammed"),
-        Collection("Email Failed", "email", "failed"),
-        Collection("Email Deferred", "email", "deferred"),
-        Collection("Email Undeliverable", "email", "undeliverable"),
-    )
+    collection.name: collection for group in _CHANNELS for collection in _collections(group)
 }
+
+#: What stands for several names: a channel, or all of them.
+GROUPS: dict[str, tuple[str, ...]] = {
+    group: tuple(collection.name for collection in _collections(group)) for group in _CHANNELS
+} | {"all": tuple(CATALOG)}
 
 #: The six that Segment's page on its Customer.io source lists.
 DEFAULT_COLLECTIONS: tuple[str, ...] = (
@@ -57,27 +99,29 @@ DEFAULT_COLLECTIONS: tuple[str, ...] = (
 )
 
 
-def resolve_collections(names: Iterable[str]) -> tuple[Collection, ...]:
-    """Look the names up, each once, in the order given.
+def resolve_collections(names: str | Iterable[str]) -> tuple[Collection, ...]:
+    """Look names and groups up, each collection once, in the order given. A group may stand alone: ``"email"``.
 
-    :raises ConfigurationError: for an unknown name (with the nearest known ones), a lone string, or none at all.
+    :raises ConfigurationError: for an unknown name (with the nearest known ones), or none at all.
     """
-    if isinstance(names, str) or not isinstance(names, Iterable):
+    if isinstance(names, str):
+        names = [names]
+    if not isinstance(names, Iterable):
         raise ConfigurationError(
             f"collections must be a list of names, got {type(names).__name__}: "
-            f"write for example collections=['Email Opened']"
+            f"write for example collections=['Email Opened'], or collections='email'"
         )
     found: dict[str, Collection] = {}
     for name in names:
         if not isinstance(name, str):
             raise ConfigurationError(f"collections must hold names, got {type(name).__name__} among them")
-        if name not in CATALOG:
+        if name not in CATALOG and name not in GROUPS:
             from difflib import get_close_matches  # not at import: every parse of a DAG file would pay for it
 
-            near = get_close_matches(name, CATALOG, n=3, cutoff=0.5)
-            hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known are: {', '.join(CATALOG)}"
+            near = get_close_matches(name, [*GROUPS, *CATALOG], n=3, cutoff=0.5)
+            hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"groups are: {', '.join(GROUPS)}"
             raise ConfigurationError(f"collections: unknown collection {name!r}; {hint}")
-        found[name] = CATALOG[name]
+        found |= {member: CATALOG[member] for member in GROUPS.get(name, (name,))}
     if not found:
         raise ConfigurationError("collections must name at least one collection, got an empty list")
     return tuple(found.values())

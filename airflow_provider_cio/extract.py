@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from airflow_provider_cio.catalog import Collection
+from airflow_provider_cio.catalog import CATALOG, Collection
 from airflow_provider_cio.clients.customerio import PAGE_SIZE, Delivery
 from airflow_provider_cio.interval import Interval
 
@@ -61,16 +61,34 @@ def occurrences(
 ) -> Iterator[Occurrence]:
     """What happened to these deliveries inside the interval.
 
-    :param skipped: counts, under ``not_a_time``, values of wanted metrics that can't be a time.
+    :param skipped: counts, under ``not_a_time``, values of wanted metrics that can't be a time; and, under
+        ``unknown_metric`` with channel and metric, what happened inside the interval but has no collection.
     """
     start, end = interval
+    wanted: dict[str, dict[str, Collection]] = {}
+    for collection in collections:
+        wanted.setdefault(collection.channel, {})[collection.metric] = collection
     for delivery in page:
-        metrics = delivery.metrics
-        for collection in collections:
-            time = metrics.get(collection.metric)
-            if time is None or delivery.type != collection.channel:
-                continue
-            if type(time) is not int or time < EARLIEST_TIME:
-                skipped["not_a_time"] += 1
-            elif start <= time < end:
-                yield delivery, collection, time
+        by_metric = wanted.get(delivery.type)
+        if by_metric is None:
+            continue
+        for metric, time in delivery.metrics.items():
+            known = by_metric.get(metric)
+            if known is not None:
+                if type(time) is int and time >= EARLIEST_TIME:
+                    if start <= time < end:
+                        yield delivery, known, time
+                elif time is not None:
+                    skipped["not_a_time"] += 1
+            elif type(time) is int and start <= time < end and _is_unknown(delivery.type, metric):
+                skipped[f"unknown_metric {delivery.type}.{metric}"] += 1
+
+
+def _is_unknown(channel: str, metric: str) -> bool:
+    """`created` is no metric, and `human_*` and `prefetch_*` repeat others."""
+    if metric == "created" or metric.startswith(("human_", "prefetch_")):
+        return False
+    return (channel, metric) not in _PAIRS
+
+
+_PAIRS = {(collection.channel, collection.metric) for collection in CATALOG.values()}

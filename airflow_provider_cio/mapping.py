@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 
 import msgspec
 
 from airflow_provider_cio import __version__
 from airflow_provider_cio.catalog import Collection
-from airflow_provider_cio.clients.customerio import Delivery, Id
+from airflow_provider_cio.clients.customerio import Activity, Delivery, Id
 from airflow_provider_cio.clients.segment import Event
+from airflow_provider_cio.privacy import Privacy
 
 _ONE_ADDRESS = re.compile(r"[^\s@,;<>\"{}]+@[^\s@,;<>\"{}]+")
 _SENDER = msgspec.Raw(msgspec.json.encode({"name": "airflow-provider-cio", "version": __version__}))
@@ -30,16 +33,21 @@ class Traits(msgspec.Struct, gc=False):
     email: str
 
 
-class Context(msgspec.Struct, gc=False):
+class Context(msgspec.Struct, rename="camel", gc=False):
     """`integration` and `library` name the sender, as Segment asks of its partners' sources."""
 
     integration: msgspec.Raw = _SENDER
     library: msgspec.Raw = _SENDER
     traits: Traits | msgspec.UnsetType = msgspec.UNSET
+    ip: str | msgspec.UnsetType = msgspec.UNSET
+    user_agent: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class Properties(msgspec.Struct, omit_defaults=True, gc=False):
-    """The keys of Customer.io's reporting webhooks, then those of Segment's e-mail spec. Ids are strings."""
+    """The keys of Customer.io's reporting webhooks, then those of Segment's e-mail spec. Ids are strings.
+
+    Links and what follows them come from activities only.
+    """
 
     delivery_id: str
     recipient: str | None = None
@@ -56,6 +64,13 @@ class Properties(msgspec.Struct, omit_defaults=True, gc=False):
     failure_message: str | None = None
     email_id: str | None = None
     email_subject: str | None = None
+    campaign_name: str | None = None
+    href: str | None = None
+    link_url: str | None = None
+    link_id: str | None = None
+    machine: bool | None = None
+    prefetched: bool | None = None
+    proxied: bool | None = None
 
 
 class Mapper:
@@ -63,22 +78,30 @@ class Mapper:
 
     :param namespace: keeps the same occurrence apart in two Segment sources: Segment drops a repeated
         `messageId` across all of its sources.
+    :param pii: what becomes of personal data: ``keep``, ``hash``, ``drop``.
+    :param cio_id_as_last_resort: let the person's `cio_id` stand in as `anonymousId` where there is nothing else.
+    :param name_of: the name of the campaign (or newsletter, ...) of a delivery, if it has one.
     """
 
-    def __init__(self, namespace: str, *, send_to_customerio_destinations: bool = False) -> None:
+    def __init__(
+        self,
+        namespace: str,
+        *,
+        send_to_customerio_destinations: bool = False,
+        pii: str = "keep",
+        cio_id_as_last_resort: bool = False,
+        name_of: Callable[[Delivery], str | None] = lambda delivery: None,
+    ) -> None:
         self._seed = hashlib.blake2b(hashlib.sha256(namespace.encode()).digest(), digest_size=16)
         self._integrations = None if send_to_customerio_destinations else _LOOP_GUARD
+        self._privacy = Privacy(pii)
+        self._cio_id_as_last_resort = cio_id_as_last_resort
+        self._name_of = name_of
         self._delivery: Delivery | None = None
 
     def event(self, delivery: Delivery, collection: Collection, time: int) -> Event:
         """The event of one occurrence at `time` (Unix seconds); it has no id if nobody can be named for it."""
-        if delivery is not self._delivery:  # what several things that happened to one delivery have in common
-            self._delivery = delivery
-            email = email_of(delivery)
-            self._user_id = user_id_of(delivery)
-            self._anonymous_id = None if self._user_id else email
-            self._properties = properties_of(delivery)
-            self._context = Context(traits=Traits(email) if email else msgspec.UNSET)
+        self._look_at(delivery)
         return Event(
             collection.name,
             self.message_id(delivery.id, collection.metric),
@@ -89,6 +112,58 @@ class Mapper:
             self._anonymous_id,
             self._integrations,
         )
+
+    def event_of_activity(self, delivery: Delivery, collection: Collection, activity: Activity) -> Event:
+        """The event of one open or click out of many: its identity is the activity's id."""
+        self._look_at(delivery)
+        privacy = self._privacy
+        data = activity.data or {}
+        link = privacy.free(_said(data, "href", "link"))
+        context = msgspec.structs.replace(
+            self._context,
+            ip=privacy.ip(_first_ip(_said(data, "ip_address", "ip"))) or msgspec.UNSET,
+            user_agent=privacy.free(_said(data, "user_agent", "userAgent")) or msgspec.UNSET,
+        )
+        properties = msgspec.structs.replace(
+            self._properties,
+            href=link,
+            link_url=link,
+            link_id=_said(data, "link_id"),
+            machine=True if data.get("machine") is True else None,
+            prefetched=True if data.get("prefetched") is True else None,
+            proxied=True if data.get("proxied") is True else None,
+        )
+        return Event(
+            collection.name,
+            self.message_id(activity.id, "activity"),
+            datetime.fromtimestamp(activity.timestamp, UTC),
+            properties,
+            context,
+            self._user_id,
+            self._anonymous_id,
+            self._integrations,
+        )
+
+    def _look_at(self, delivery: Delivery) -> None:
+        """What the several things that happened to one delivery have in common is made once."""
+        if delivery is self._delivery:
+            return
+        self._delivery = delivery
+        privacy = self._privacy
+        email = privacy.address(email_of(delivery))
+        self._user_id = privacy.id(user_id_of(delivery))
+        self._anonymous_id = None if self._user_id else email
+        if self._cio_id_as_last_resort and not (self._user_id or email) and delivery.customer_identifiers:
+            self._anonymous_id = _filled(delivery.customer_identifiers.cio_id)
+        properties = properties_of(delivery, privacy.free(self._name_of(delivery)))
+        if not privacy.keeps:
+            properties.recipient = privacy.addresses(properties.recipient)
+            properties.customer_id = privacy.id(properties.customer_id)
+            properties.subject = privacy.free(properties.subject)
+            properties.email_subject = privacy.free(properties.email_subject)
+            properties.failure_message = privacy.free(properties.failure_message)
+        self._properties = properties
+        self._context = Context(traits=Traits(email) if email else msgspec.UNSET)
 
     def message_id(self, delivery_id: str, metric: str) -> str:
         """The same for the same occurrence, in every run. No metric's name has a NUL, so no two inputs meet."""
@@ -113,16 +188,20 @@ def user_id_of(delivery: Delivery) -> str | None:
 
 
 def email_of(delivery: Delivery) -> str | None:
-    """The person's e-mail address, else the recipient if it is one e-mail address."""
+    """The person's e-mail address, else the recipient of an e-mail if it is one address.
+
+    Other channels' recipients are phone numbers, device tokens, Slack channels, URLs: never an address.
+    """
     known = delivery.customer_identifiers
     if known is not None and (email := _filled(known.email)):
         return email
-    recipient = (delivery.recipient or "").strip()
+    recipient = (delivery.recipient or "").strip() if delivery.type == "email" else ""
     return recipient if _ONE_ADDRESS.fullmatch(recipient) else None
 
 
-def properties_of(delivery: Delivery) -> Properties:
+def properties_of(delivery: Delivery, campaign_name: str | None = None) -> Properties:
     """All that is known of the delivery, the same for whatever happened to it."""
+    is_email = delivery.type == "email"
     return Properties(
         delivery_id=delivery.id,
         recipient=delivery.recipient,
@@ -137,9 +216,30 @@ def properties_of(delivery: Delivery) -> Properties:
         trigger_event_id=_text(delivery.trigger_event_id),
         customer_id=_text(delivery.customer_id),
         failure_message=delivery.failure_message,
-        email_id=delivery.id,
-        email_subject=delivery.subject,
+        email_id=delivery.id if is_email else None,
+        email_subject=delivery.subject if is_email else None,
+        campaign_name=campaign_name,
     )
+
+
+def is_machine(activity: Activity) -> bool:
+    """An open that a mail program fetched ahead, or a click that no person made."""
+    data = activity.data or {}
+    return data.get("machine") is True or data.get("prefetched") is True
+
+
+def _said(data: dict[str, Any], *keys: str) -> str | None:
+    """The first of the keys that has text or a number; which of them is real is not documented."""
+    for key in keys:
+        value = data.get(key)
+        if isinstance(value, str | int) and not isinstance(value, bool) and str(value).strip():
+            return str(value)
+    return None
+
+
+def _first_ip(listed: str | None) -> str | None:
+    """Of a list such as ``v6, v4`` the first."""
+    return listed.split(",")[0].strip() or None if listed else None
 
 
 def _text(value: Id) -> str | None:

@@ -9,17 +9,25 @@ The orchestration runs in one thread, the caller's; only the requests run in oth
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import pairwise
 from math import ceil
 from typing import NamedTuple, Self
 
-from airflow_provider_cio.clients.customerio import CustomerIOClient, Delivery, Page
+from airflow_provider_cio.clients.customerio import (
+    ACTIVITY_PAGE_SIZE,
+    Activity,
+    ActivityPage,
+    CustomerIOClient,
+    Delivery,
+    Page,
+)
 from airflow_provider_cio.exceptions import UnexpectedDataError
 from airflow_provider_cio.extract import Window
 
 MAX_IN_FLIGHT = 12  # requests; enough for answers that take more than a second at ten requests a second
+TOLERANCE = 3600  # seconds by which activities may be out of order; observed, nowhere documented
 MAX_EMPTY_PAGES = 1000  # in a row, before a chain counts as stuck
 
 # How a window is cut: pages that a chain keeps when it gives the rest away, since further off its density is a guess.
@@ -44,7 +52,7 @@ class Reader:
         self._client = client
         self._pool = ThreadPoolExecutor(MAX_IN_FLIGHT, thread_name_prefix="customerio")
 
-    def pieces(self, windows: Sequence[Window]) -> Iterator[Piece]:
+    def pieces(self, windows: Sequence[Window]) -> Generator[Piece, None, None]:
         """The deliveries of all windows, each once, in no order; and the windows themselves, in pieces, likewise.
 
         Windows of drafts come first, and end before any other begins: a draft that is sent meanwhile then
@@ -54,9 +62,17 @@ class Reader:
             yield from self._all([window for window in windows if window.drafts is drafts])
 
     def _all(self, windows: Sequence[Window]) -> Iterator[Piece]:
-        waiting = deque(windows)
-        chains: list[_Chain] = []
         running: dict[Future[Page], _Chain] = {}
+        try:
+            yield from self._run(deque(windows), running)
+        except GeneratorExit:  # no more is needed, but what is under way has to be counted
+            for future in running:
+                future.cancel()
+            wait(running)
+            raise
+
+    def _run(self, waiting: deque[Window], running: dict[Future[Page], _Chain]) -> Iterator[Piece]:
+        chains: list[_Chain] = []
         while waiting or chains:
             wanted = min(MAX_IN_FLIGHT, self._client.in_flight())
             while waiting and len(chains) < wanted:
@@ -74,6 +90,33 @@ class Reader:
                 if chain.ended:
                     chains.remove(chain)
             yield from pieces
+
+    def activities(self, types: Sequence[str], since: int) -> Iterator[tuple[str, Sequence[Activity]]]:
+        """Pages of activities of these types with theirs, each type from its newest back to that time.
+
+        There is no filter by time, and some rows are out of order: the reading goes on until a page is all older
+        than it by more than the tolerance. A list that is stuck (an empty page, a cursor that repeats) is at its end.
+        """
+        running: dict[Future[ActivityPage], dict[str, str | int]] = {}
+        for kind in types:
+            query: dict[str, str | int] = {"type": kind, "limit": ACTIVITY_PAGE_SIZE}
+            running[self._pool.submit(self._client.activity_page, query)] = query
+        while running:
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                query = running.pop(future)
+                page = future.result()
+                found = page.activities or ()
+                newest = max((activity.timestamp for activity in found), default=0)
+                if page.next and page.next != query.get("start") and newest >= since - TOLERANCE:
+                    following = query | {"start": page.next}
+                    running[self._pool.submit(self._client.activity_page, following)] = following
+                yield str(query["type"]), found
+
+    def deliveries(self, ids: Sequence[str]) -> Iterator[tuple[str, Delivery | None]]:
+        """Each by its id; None for one that Customer.io has no more."""
+        futures = [(delivery_id, self._pool.submit(self._client.delivery, delivery_id)) for delivery_id in ids]
+        for delivery_id, future in futures:
+            yield delivery_id, future.result()
 
     def __enter__(self) -> Self:
         return self

@@ -6,7 +6,8 @@ import json
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, TypeVar
+from urllib.parse import quote
 
 import msgspec
 import requests
@@ -20,8 +21,12 @@ from airflow_provider_cio.clients.transport import (
 )
 from airflow_provider_cio.exceptions import ConfigurationError, UnexpectedDataError
 
+T = TypeVar("T")
+
 REGIONS = {"us": "https://api.customer.io", "eu": "https://api-eu.customer.io"}
 PAGE_SIZE = 1000  # the most that /v1/messages gives at once
+ACTIVITY_PAGE_SIZE = 100  # the most that /v1/activities does
+_MOST_PAGES_OF_NAMES = 1000
 
 Id = str | int | None  # the specification says integer or string, live answers have both
 
@@ -66,7 +71,38 @@ class Page(msgspec.Struct):
     next: str | None = None
 
 
-_decoder = msgspec.json.Decoder(Page)
+class Activity(msgspec.Struct, gc=False):
+    """One open or click, an item of `/v1/activities`. Times are Unix seconds; `data` is documented only in part."""
+
+    id: Annotated[str, msgspec.Meta(min_length=1)]
+    timestamp: int
+    delivery_id: str | None = None
+    delivery_type: str | None = None
+    customer_id: Id = None
+    customer_identifiers: Identifiers | None = None
+    data: dict[str, Any] | None = None
+
+
+class ActivityPage(msgspec.Struct):
+    """`next` as in `Page`."""
+
+    activities: list[Activity] | None
+    next: str | None = None
+
+
+class _One(msgspec.Struct):
+    message: Delivery
+
+
+class _Named(msgspec.Struct):
+    id: str | int
+    name: str | None = None
+
+
+_pages = msgspec.json.Decoder(Page)
+_activity_pages = msgspec.json.Decoder(ActivityPage)
+_single = msgspec.json.Decoder(_One)
+_anything = msgspec.json.Decoder(dict[str, Any])
 
 
 def _plain(body: bytes) -> Any:
@@ -121,41 +157,97 @@ class CustomerIOClient:
 
     def page(self, query: Mapping[str, str | int]) -> Page:
         """One page of `/v1/messages`. Every value is percent-encoded: unencoded ones give an empty list."""
-        try:
-            return self._transport.request("GET", "/v1/messages", params=query, read=self._read)
-        except StatusError as error:
-            raise self._explained(error) from None
+        return self._get("/v1/messages", query, _pages)
 
-    def _read(self, response: requests.Response) -> Page:
+    def activity_page(self, query: Mapping[str, str | int]) -> ActivityPage:
+        """One page of `/v1/activities`, at most 100 a page, newest first but for a few."""
+        return self._get("/v1/activities", query, _activity_pages)
+
+    def delivery(self, delivery_id: str) -> Delivery | None:
+        """One delivery, or None if Customer.io has it no more."""
+        path = f"/v1/messages/{quote(delivery_id, safe='')}"
+        try:
+            return self._ask(path, {}, _single).message
+        except StatusError as error:
+            if error.status == 404:
+                return None
+            raise self._explained(error, "/v1/messages") from None
+
+    def names(self, path: str, key: str) -> dict[str, str]:
+        """Names by id, of one of the lists of campaigns and their like, all of its pages.
+
+        :raises CustomerIOToSegmentError: after few attempts.
+        """
+        found: dict[str, str] = {}
+        query: dict[str, str | int] = {}
+        for _ in range(_MOST_PAGES_OF_NAMES):
+            answer = self._get(path, query, _anything, Retries(attempts=3))
+            try:
+                listed = msgspec.convert(answer.get(key) or [], list[_Named])
+            except msgspec.ValidationError as error:
+                raise UnexpectedDataError(f"{self.name}: {path} does not have the documented shape: {error}.") from None
+            found |= {str(item.id): item.name for item in listed if item.name}
+            following = answer.get("next")
+            if not following or not isinstance(following, str) or following == query.get("start"):
+                return found
+            query["start"] = following
+        return found
+
+    def _get(
+        self,
+        path: str,
+        query: Mapping[str, str | int],
+        decoder: msgspec.json.Decoder[T],
+        retries: Retries | None = None,
+    ) -> T:
+        try:
+            return self._ask(path, query, decoder, retries)
+        except StatusError as error:
+            raise self._explained(error, path) from None
+
+    def _ask(
+        self,
+        path: str,
+        query: Mapping[str, str | int],
+        decoder: msgspec.json.Decoder[T],
+        retries: Retries | None = None,
+    ) -> T:
+        def read(response: requests.Response) -> T:
+            return self._read(response, path, decoder)
+
+        return self._transport.request("GET", path, params=query, read=read, retries=retries)
+
+    def _read(self, response: requests.Response, path: str, decoder: msgspec.json.Decoder[T]) -> T:
         body = response.content
         try:
-            return _decoder.decode(body)
+            return decoder.decode(body)
         except msgspec.ValidationError as error:
-            raise self._misshapen(body, str(error)) from None
+            raise self._misshapen(body, path, str(error)) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             pass
         try:  # half of a surrogate pair, as in a subject cut within an emoji, is JSON that only the plain parser takes
             mended = json.dumps(_plain(body), ensure_ascii=False).encode("utf-8", "replace")
-            return _decoder.decode(mended)
+            return decoder.decode(mended)
         except msgspec.ValidationError as error:
-            raise self._misshapen(body, str(error)) from None
+            raise self._misshapen(body, path, str(error)) from None
         except (ValueError, RecursionError):
             kind = response.headers.get("Content-Type", "unknown type")
             raise UnreadableBody(f"{len(body)} bytes of {kind} that are not whole JSON") from None
 
-    def _misshapen(self, body: bytes, problem: str) -> UnexpectedDataError:
-        """Name field and delivery; the problem itself names kinds, never values."""
-        place = re.search(r"\$\.messages\[(\d+)\]", problem)
-        which = "a delivery" if place else "the answer to /v1/messages"
+    def _misshapen(self, body: bytes, path: str, problem: str) -> UnexpectedDataError:
+        """Name field and delivery (or activity); the problem itself names kinds, never values."""
+        place = re.search(r"\$\.(messages|activities)\[(\d+)\]", problem)
+        kind = {"messages": "delivery", "activities": "activity"}[place[1]] if place else ""
+        which = f"a {kind}" if place else f"the answer to {path}"
         with suppress(ValueError, RecursionError, LookupError, TypeError):
-            delivery_id = _plain(body)["messages"][int(place[1])]["id"] if place else None
-            which = f"delivery {delivery_id!r}" if isinstance(delivery_id, str) else which
+            its_id = _plain(body)[place[1]][int(place[2])]["id"] if place else None
+            which = f"{kind} {its_id!r}" if isinstance(its_id, str) else which
         return UnexpectedDataError(
             f"{self.name}: {which} does not have the documented shape: {problem}. "
             "Nothing of its page was sent; please report it with this message."
         )
 
-    def _explained(self, error: StatusError) -> Exception:
+    def _explained(self, error: StatusError, path: str) -> Exception:
         transport = self._transport
         said = f"{transport.name} answered {error}."
         if error.status == 401:
@@ -166,11 +258,11 @@ class CustomerIOClient:
             )
         if error.status == 403:
             return ConfigurationError(
-                f"{said} The key is known but may not read messages: check its scope, "
+                f"{said} The key is known but may not read {path}: check its scope, "
                 "and its IP allow-list against the address of this worker."
             )
         if error.status == 404:
-            return ConfigurationError(f"{said} Check host: {transport.base_url} has no App API at /v1/messages.")
+            return ConfigurationError(f"{said} Check host: {transport.base_url} has no App API at {path}.")
         return UnexpectedDataError(said)
 
     def close(self) -> None:

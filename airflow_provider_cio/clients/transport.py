@@ -5,8 +5,6 @@ Safe to share between threads. Nothing here logs, and no error shows a secret or
 
 from __future__ import annotations
 
-import html
-import json
 import math
 import random
 import re
@@ -19,7 +17,6 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from html.parser import HTMLParser
 from typing import Any, Self, TypeVar
 
 import requests
@@ -28,16 +25,12 @@ from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
+from airflow_provider_cio.clients.words import presentable, said_in
 from airflow_provider_cio.exceptions import ConfigurationError, CustomerIOToSegmentError, TryAgainLaterError
 
 T = TypeVar("T")
 
-_IN_ADDRESS = r"[^\s@<>\"',;:=&?/]"
-_ADDRESS = re.compile(rf'(?:"[^"\s]*+"|(?<!{_IN_ADDRESS}){_IN_ADDRESS}++)@{_IN_ADDRESS}+')
-_READ_OF_BODY = 100_000  # bytes of a service's refusal that are looked at
-_NESTED = 8  # levels of its JSON that are
 _SLOWER, _SLOWEST, _RECOVERY = 0.8, 0.05, 0.01  # of the allowed rate: after a 429; at the least; per request
-_LONGEST_WORDS = 300  # characters of it that an error shows
 
 
 @dataclass(frozen=True)
@@ -102,6 +95,7 @@ class RateLimiter:
         self._granted_until = 0.0
         self._paused_until = 0.0
         self._pauses = 0
+        self._slowed_at = 0  # the pause that came with the last slow-down
 
     def acquire(self, units: float, sleep: Callable[[float], None]) -> int:
         """Wait for a place. A pause that comes meanwhile makes all who wait queue up again behind it.
@@ -125,11 +119,12 @@ class RateLimiter:
     def slow_down(self, seconds: float, acquired: int) -> None:
         """Let nobody through for that long: the service said so to one, and means all.
 
-        :param acquired: what `acquire` gave for the request; those that left before the last pause slow down no more.
+        :param acquired: what `acquire` gave for the request; those from before the last slow-down slow down no more.
         """
         with self._lock:
-            if acquired == self._pauses and self.rate != math.inf:
+            if acquired >= self._slowed_at and self.rate != math.inf:
                 self.rate = max(self.rate * _SLOWER, self._allowed * _SLOWEST)
+                self._slowed_at = self._pauses + 1
             self._paused_until = max(self._paused_until, time.monotonic() + seconds)
             self._next_free = max(self._paused_until, self._granted_until)
             self._pauses += 1
@@ -165,6 +160,7 @@ class Transport:
         self._latency = 0.0  # seconds from a request to its whole answer, smoothed
         self._closed = threading.Event()
         self._session = requests.Session()
+        self._lock = threading.Lock()  # of the sockets
         self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
         for scheme in ("http://", "https://"):
             self._session.mount(scheme, _Adapter(self._opened))
@@ -179,18 +175,21 @@ class Transport:
         headers: Mapping[str, str] | None = None,
         body: Callable[[], bytes] | None = None,
         units: float = 1,
+        retries: Retries | None = None,
     ) -> T:
         """Send until an answer can be read, as often as `Retries` allows.
 
         :param read: turns a 2xx answer into the result; `UnreadableBody` from it counts as a fault.
         :param body: makes the body anew for every attempt.
         :param units: what one attempt takes from the rate limiter.
+        :param retries: other than those of the session.
         :raises StatusError: 4xx other than 408 and 429.
         :raises ConfigurationError: a redirect, or a URL that can't be asked.
         :raises TryAgainLaterError: attempts or time are used up.
         """
+        retries = retries or self._retries
         failures = 0
-        give_up_at = time.monotonic() + self._retries.total
+        give_up_at = time.monotonic() + retries.total
         while True:
             acquired = self._limiter.acquire(units, self._sleep)
             try:
@@ -198,8 +197,8 @@ class Transport:
             except _Fault as error:
                 fault = error
             failures += 1
-            wait = fault.asked_wait or self._retries.wait(failures)
-            if failures >= self._retries.attempts or time.monotonic() + wait > give_up_at:
+            wait = fault.asked_wait or retries.wait(failures)
+            if failures >= retries.attempts or time.monotonic() + wait > give_up_at:
                 asked = f", and asks to wait {fault.asked_wait:.0f} s" if fault.asked_wait else ""
                 raise TryAgainLaterError(
                     f"{self.name} {fault}{asked}. Gave up after {failures} attempts; a retry of the task may help."
@@ -250,7 +249,7 @@ class Transport:
                 raise ConfigurationError(
                     f"{self.name}: {self.base_url} can't be asked ({kind}): check host and password"
                 ) from None
-            raise _Fault(f"could not be reached: {kind}: {self._presentable(str(error))}") from None
+            raise _Fault(f"could not be reached: {kind}: {presentable(str(error), self._secrets)}") from None
         status, words = response.status_code, self.words_of(response)
         if status < 400:
             raise ConfigurationError(
@@ -265,30 +264,26 @@ class Transport:
         return max(1, math.ceil(min(self._limiter.rate, 1e6) * self._latency))
 
     def words_of(self, response: requests.Response) -> str:
-        """What the service says is wrong, in one short line: from JSON in its known shapes, from text or from HTML."""
-        said = _said(response.content[:_READ_OF_BODY])
-        return self._presentable(said) or self._presentable(response.reason or "") or "no further word"
-
-    def _presentable(self, text: str) -> str:
-        text = html.unescape(text).replace("%40", "@")
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
-        text = " ".join(_ADDRESS.sub("<address>", text).split())
-        return text if len(text) <= _LONGEST_WORDS else text[:_LONGEST_WORDS] + "..."
+        """What the service says is wrong, in one short line that may be shown."""
+        said = presentable(said_in(response.content), self._secrets)
+        return said or presentable(response.reason or "", self._secrets) or "no further word"
 
     def _sleep(self, seconds: float) -> None:
         if self._closed.wait(seconds):
             raise ClosedError(f"{self.name}: the client is closed")
 
     def _opened(self, one: socket.socket) -> None:
-        self._sockets.add(one)
+        with self._lock:
+            self._sockets.add(one)
         if self._closed.is_set():  # while it was being opened
             _shut(one)
 
     def close(self) -> None:
         """Close every socket; a thread that is in `request` gets `ClosedError` at once."""
         self._closed.set()
-        for one in list(self._sockets):
+        with self._lock:
+            sockets = list(self._sockets)
+        for one in sockets:
             _shut(one)
         self._session.close()
 
@@ -339,54 +334,6 @@ class _Adapter(HTTPAdapter):
         manager = super().proxy_manager_for(*args, **kwargs)
         manager.pool_classes_by_scheme = self._pools
         return manager
-
-
-class _TextOfPage(HTMLParser):
-    """What a reader of the page would see."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.texts: list[str] = []
-        self._hidden = False
-
-    def handle_starttag(self, tag: str, attrs: object) -> None:
-        self._hidden = tag in ("script", "style")
-
-    def handle_endtag(self, tag: str) -> None:
-        self._hidden = False
-
-    def handle_data(self, data: str) -> None:
-        if not self._hidden:
-            self.texts.append(data)
-
-
-def _said(content: bytes) -> str:
-    text = content.decode("utf-8", "replace")
-    try:
-        answer = json.loads(text)
-    except (ValueError, RecursionError):
-        page = _TextOfPage()
-        page.feed(text)
-        return " ".join(page.texts) or text
-    return "; ".join(_messages(answer, _NESTED)) or json.dumps(answer, ensure_ascii=False)
-
-
-def _messages(answer: Any, levels: int) -> list[str]:
-    """``errors[].detail`` (with ``source.pointer``), ``meta.error``, ``meta.errors``, ``error``, ``message``."""
-    if isinstance(answer, str):
-        return [answer]
-    if levels == 0:
-        return []
-    if isinstance(answer, list):
-        return [text for item in answer for text in _messages(item, levels - 1)]
-    if not isinstance(answer, dict):
-        return []
-    keys = ("errors", "meta", "error", "detail", "message")
-    found = [text for key in keys for text in _messages(answer.get(key), levels - 1)]
-    source = answer.get("source")
-    if found and isinstance(source, dict) and isinstance(source.get("pointer"), str):
-        found[-1] += f" (at {source['pointer']})"
-    return found
 
 
 def _asked_wait(headers: Mapping[str, str]) -> float | None:

@@ -45,9 +45,8 @@ class Settings:
             raise self.error("password", f"is empty: put {what} there")
         if not (value.isascii() and value.isprintable() and " " not in value):
             raise self.error(name, f"must be one word of plain ASCII, got other characters: put {what} there")
-        mask_secret(
-            value
-        )  # Airflow masks a password as it stands, blanks included, and an extra of this name not at all
+        # Airflow masks a password as it stands in the connection, blanks included, and such an extra field not at all.
+        mask_secret(value)
         return value
 
     def region(self, known: Mapping[str, str]) -> str:
