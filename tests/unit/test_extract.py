@@ -63,7 +63,16 @@ def test_what_nobody_documented_is_ignored() -> None:
     skipped: Counter[str] = Counter()
     odd = one({"secondary:delivered": 1_700_000_000, "human_opened": 3, "prefetch_opened": {"a": 1}, "opened": None})
     assert list(occurrences([odd], SIX, Interval(10**9, 2 * 10**9), skipped)) == []
-    assert skipped == {}
+    assert skipped == {"unknown_metric email.secondary:delivered": 1}
+
+
+def test_only_what_has_no_collection_and_happened_inside_the_interval_is_counted_as_unknown() -> None:
+    skipped: Counter[str] = Counter()
+    metrics = ("created", "sent", "human_opened", "prefetch_clicked", "topic_unsubscribed")
+    page = [one(dict.fromkeys(metrics, 10**9 + second)) for second in (14, 15, 16)]
+    assert list(occurrences(page, SIX, Interval(10**9 + 15, 10**9 + 16), skipped)) == []
+    assert list(occurrences([one({"deferred": 10**9}, "push")], SIX, Interval(10**9, 10**9 + 1), skipped)) == []
+    assert skipped == {"unknown_metric email.topic_unsubscribed": 1}
 
 
 def test_a_wanted_metric_whose_value_is_no_time_is_counted() -> None:

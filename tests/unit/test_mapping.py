@@ -163,7 +163,7 @@ def test_a_message_id_is_stable_and_short(namespace: str, delivery_id: str, metr
 
 
 def test_message_ids_differ_by_namespace_delivery_and_metric() -> None:
-    metrics = [collection.metric for collection in CATALOG.values()]
+    metrics = {collection.metric for collection in CATALOG.values()}
     ids = {
         Mapper(namespace).message_id(one, metric)
         for namespace in ("", "a", "b")

@@ -104,7 +104,7 @@ def covers(state: State, drafts: bool, created: int) -> bool:
 
 
 def assert_only_the_rest_was_asked(state: State, requests: list[Asked]) -> None:
-    for asked in requests:
+    for asked in (one for one in requests if one.path == "/v1/messages"):
         for _, drafts, start, end in state["done"]:
             if drafts is ("drafts" in asked.params):
                 assert int(asked.params["end_ts"]) < start or end <= int(asked.params["start_ts"])

@@ -1,0 +1,152 @@
+"""Runs of the line with all that it can tell, and both sides of them as rows that can be compared."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from airflow_provider_cio.catalog import resolve_collections
+from airflow_provider_cio.interval import Interval
+from airflow_provider_cio.line import Line, Report
+from airflow_provider_cio.mapping import Mapper
+from airflow_provider_cio.names import Names
+from tests.sandbox import History, Sandbox
+from tests.sandbox.catalog import DOCUMENTED_ACTIVITY_TYPES
+from tests.sandbox.delivery import REPEATED, Truth
+from tests.unit.support import DAY, clients
+
+#: (channel, metric) of which the API documents activities, so that every one of them can be sent.
+DOCUMENTED = {
+    (channel, metric)
+    for metric, _, channel in (kind.partition("_") for kind in DOCUMENTED_ACTIVITY_TYPES)
+    if metric in REPEATED
+}
+
+
+class Told(NamedTuple):
+    """One occurrence, as Customer.io held it or as Segment kept it."""
+
+    collection: str
+    delivery_id: str
+    time: int
+    user_id: str | None
+    anonymous_id: str | None
+    recipient: str | None
+    subject: str | None
+    campaign_name: str | None
+    link: str | None
+    ip: str | None
+    user_agent: str | None
+    machine: bool
+    prefetched: bool
+
+
+def run_full(
+    sandbox: Sandbox,
+    interval: Interval,
+    names: str | Sequence[str] = "all",
+    *,
+    lookback: int = 30 * DAY,
+    every: bool = True,
+    pii: str = "keep",
+    cio_id: bool = False,
+    warn: Callable[[str], None] | None = None,
+    **options: Any,
+) -> Report:
+    """One run with names, new clients, and every open and click unless `every` is off."""
+    source, destination = clients(sandbox)
+    warnings: list[str] = []
+    with source, destination:
+        name_of = Names(source, warn or warnings.append).of
+        report = Line(
+            source,
+            destination,
+            Mapper("test", pii=pii, cio_id_as_last_resort=cio_id, name_of=name_of),
+            interval=interval,
+            lookback=lookback,
+            collections=resolve_collections(names),
+            every=every,
+            **options,
+        ).run()
+    assert warnings == []
+    return report
+
+
+def held(
+    history: History,
+    intervals: Iterable[Interval],
+    names: str | Sequence[str] = "all",
+    *,
+    lookback: int = 30 * DAY,
+    every: bool = True,
+) -> list[Truth]:
+    """What runs over these intervals should find, worked out by the sandbox: activities know no look-back.
+
+    Where no activities are documented, the delivery's first time stands for all of them.
+    """
+    wanted = {collection.name for collection in resolve_collections(names)}
+    drafts = any(name.endswith(" Drafted") for name in wanted)
+    found: list[Truth] = []
+    for interval in intervals:
+        first = history.truth(*interval, drafts=drafts)
+        if every:
+            found += [row for row in history.truth(*interval, every=True) if (row.channel, row.metric) in DOCUMENTED]
+            first = [row for row in first if (row.channel, row.metric) not in DOCUMENTED]
+        found += [row for row in first if row.created >= interval.start - lookback]
+    return [row for row in found if row.collection in wanted]
+
+
+def told(row: Truth) -> Told:
+    return Told(
+        row.collection,
+        row.delivery_id,
+        row.time,
+        row.user_id,
+        row.anonymous_id,
+        row.recipient,
+        row.subject,
+        row.campaign_name,
+        row.link,
+        row.ip,
+        row.user_agent,
+        row.machine,
+        row.prefetched,
+    )
+
+
+def to_send(rows: Iterable[Truth]) -> Counter[Told]:
+    """Those of people who can be named."""
+    return Counter(told(row) for row in rows if row.user_id or row.anonymous_id)
+
+
+def kept(events: Iterable[dict[str, Any]]) -> Counter[Told]:
+    """Events as Segment kept them."""
+    return Counter(map(_kept, events))
+
+
+def raw(events: Iterable[dict[str, Any]]) -> str:
+    """All that Segment received, as one text."""
+    return "\n".join(json.dumps(event, ensure_ascii=False) for event in events)
+
+
+def _kept(event: dict[str, Any]) -> Told:
+    properties, context = event["properties"], event["context"]
+    assert properties.get("href") == properties.get("link_url")
+    return Told(
+        event["event"],
+        properties["delivery_id"],
+        int(datetime.fromisoformat(event["originalTimestamp"]).timestamp()),
+        event.get("userId"),
+        event.get("anonymousId"),
+        properties.get("recipient"),
+        properties.get("subject"),
+        properties.get("campaign_name"),
+        properties.get("href"),
+        context.get("ip"),
+        context.get("userAgent"),
+        properties.get("machine", False),
+        properties.get("prefetched", False),
+    )

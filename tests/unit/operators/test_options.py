@@ -1,0 +1,491 @@
+"""What the operator can be asked for beyond the default: channels, every occurrence, privacy, a preview."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections import Counter
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pendulum
+import pytest
+from airflow.sdk.exceptions import AirflowFailException
+
+from airflow_provider_cio.catalog import CATALOG, GROUPS
+from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError
+from airflow_provider_cio.interval import Interval
+from airflow_provider_cio.operators.customerio_to_segment import CustomerIOToSegmentOperator
+from tests.sandbox import Fault, History, Sandbox, Settings
+from tests.unit.full import Told, held, kept, raw, to_send
+from tests.unit.support import DAY, connect
+
+# Activities are guaranteed for 30 days, so what happened must not be long ago.
+START = int(time.time()) // DAY * DAY - 2 * DAY
+RECENT = Interval(START, START + DAY)
+OLD = Interval(START - 60 * DAY, START - 59 * DAY)
+HISTORY = History.generate(
+    seed=7, deliveries=1200, start=START - 5 * DAY, end=START + DAY, people=120, drafts=0.05, nasty=0.5
+)
+LONG_AGO = History.generate(seed=7, deliveries=400, start=OLD.start - DAY, end=OLD.end)
+
+
+def during(interval: Interval, **more: Any) -> Any:
+    """What a task's context has to have."""
+    ti = SimpleNamespace(dag_id="d", run_id="r", task_id="send", map_index=-1, try_number=1)
+    bounds = {
+        "data_interval_start": pendulum.from_timestamp(interval.start),
+        "data_interval_end": pendulum.from_timestamp(interval.end),
+    }
+    return {"ti": ti, **bounds, **more}
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[Sandbox]:
+    with Sandbox() as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def sandbox(world: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
+    world.settings = Settings(activities_days=30)
+    world.history = HISTORY
+    world.reset()
+    connect(monkeypatch, world)
+    return world
+
+
+def operator(**parameters: Any) -> CustomerIOToSegmentOperator:
+    return CustomerIOToSegmentOperator(task_id="send", **parameters)
+
+
+# When the DAG is parsed
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"occurrences": "all"}, "occurrences must be one of 'first', 'every', got 'all'"),
+        ({"occurrences": None}, "occurrences must be one of 'first', 'every', got None"),
+        (
+            {"occurrences": "every", "machine_occurrences": "skip"},
+            "machine_occurrences must be one of 'keep', 'drop', got 'skip'",
+        ),
+        ({"machine_occurrences": "drop"}, "machine_occurrences='drop' needs occurrences='every'"),
+        ({"pii": "mask"}, "pii must be one of 'keep', 'hash', 'drop', got 'mask'"),
+        ({"pii": True}, "pii must be one of 'keep', 'hash', 'drop', got True"),
+        (
+            {"on_unidentified": "cio"},
+            "on_unidentified must be one of 'skip', 'dead-letter', 'fail', 'cio_id', got 'cio'",
+        ),
+        ({"collections": "emails"}, "unknown collection 'emails'; did you mean 'email'"),
+        ({"collections": ["email", "inapp"]}, "unknown collection 'inapp'; did you mean 'in_app'"),
+        ({"collections": "twilio"}, "unknown collection 'twilio'; groups are: email, push, sms"),
+        ({"collections": ["all", "Email Clicked"]}, "did you mean .*'Email Link Clicked'"),
+        ({"collections": []}, "at least one collection"),
+    ],
+)
+def test_what_is_wrong_in_the_dag_is_said_when_it_is_parsed(parameters: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        operator(**parameters)
+
+
+def test_the_defaults_are_those_of_the_contract() -> None:
+    task = operator()
+    assert (task.occurrences, task.machine_occurrences, task.pii) == ("first", "keep", "keep")
+    assert (task.on_unidentified, task.preview, task.fall_back_to_deliveries) == ("skip", False, False)
+    assert len(task.collections) == 6
+    assert callable(task.dry_run)  # BaseOperator's own, which a parameter of that name would hide
+
+
+def test_a_group_stands_for_its_collections() -> None:
+    assert operator(collections="sms").collections == [name for name in CATALOG if name.startswith("SMS ")]
+    assert operator(collections="all").collections == list(CATALOG)
+    assert operator(collections=("Slack Sent", "email", "Email Sent")).collections == ["Slack Sent", *GROUPS["email"]]
+    assert operator(collections="Email Sent").collections == ["Email Sent"]
+    assert operator(collections=[*GROUPS][:-1]).collections == list(CATALOG)
+
+
+# What is asked for
+
+
+@pytest.mark.parametrize(
+    ("collections", "types"),
+    [
+        ("all", {"email", "push", "twilio", "in_app", "whatsapp", "slack", "webhook"}),
+        ("sms", {"twilio"}),
+        (["in_app", "WhatsApp Opened"], {"in_app", "whatsapp"}),
+        (["Email Opened"], {"email"}),
+    ],
+)
+@pytest.mark.parametrize("occurrences", ["first", "every"])
+def test_deliveries_of_each_needed_type_are_read_and_no_others(
+    sandbox: Sandbox, collections: Any, types: set[str], occurrences: Any
+) -> None:
+    operator(collections=collections, occurrences=occurrences).execute(during(RECENT))
+    asked = [one for one in sandbox.customerio.requests if one.path == "/v1/messages"]
+    assert {one.params["type"] for one in asked} == types
+    activities = {one.params["type"] for one in sandbox.customerio.requests if one.path == "/v1/activities"}
+    assert {kind.partition("_")[2] for kind in activities} <= types
+    assert bool(activities) == (occurrences == "every")
+
+
+@pytest.mark.parametrize("occurrences", ["first", "every"])
+def test_it_sends_what_happened_on_all_channels(sandbox: Sandbox, occurrences: Any) -> None:
+    result = operator(collections="all", occurrences=occurrences).execute(during(RECENT))
+    expected = to_send(held(HISTORY, [RECENT], every=occurrences == "every"))
+    assert kept(sandbox.segment.kept) == expected
+    assert json.loads(json.dumps(result)) == result
+    assert set(result) == {"interval", "read", "events", "sent", "skipped"}
+    assert set(result["read"]) >= {"requests", "deliveries"}
+    if occurrences == "every":
+        assert sum(result["read"]["requests_by_way"].values()) == result["read"]["requests"]
+    assert result["sent"]["events"] == expected.total()
+    assert {name: count for name, count in result["events"].items() if count} == Counter(
+        one.collection for one in expected.elements()
+    )
+
+
+def test_the_two_ways_of_counting_send_events_of_different_identity(sandbox: Sandbox) -> None:
+    for occurrences in ("first", "every"):
+        operator(collections=["Email Opened"], occurrences=occurrences).execute(during(RECENT))
+    assert sandbox.segment.duplicates == []
+
+
+def test_machine_occurrences_can_be_dropped(sandbox: Sandbox) -> None:
+    names = ["Email Opened", "Push Link Clicked", "Email Link Clicked"]
+    result = operator(collections=names, occurrences="every", machine_occurrences="drop").execute(during(RECENT))
+    truth = held(HISTORY, [RECENT], names)
+    people = [one for one in truth if not (one.machine or one.prefetched)]
+    assert kept(sandbox.segment.kept) == to_send(people)
+    assert result["skipped"]["machine"] == len(truth) - len(people) > 0
+
+
+def test_what_has_no_collection_is_counted_and_logged_once(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        {"id": f"d{n}", "type": kind, "created": START, "metrics": {metric: START + n}, "customer_id": "1"}
+        for n in range(30)
+        for kind, metric in (("email", "topic_unsubscribed"), ("push", "deferred"), ("slack", "sent"))
+    ]
+    sandbox.history = History(deliveries=rows)
+    result = operator(collections="all").execute(during(RECENT))
+    assert result["skipped"] == {"unknown_metric email.topic_unsubscribed": 30, "unknown_metric push.deferred": 30}
+    said = [line for line in logged(capfd).splitlines() if "no collection is known for" in line]
+    assert len(said) == 1
+    assert "warning" in said[0].lower()
+    assert "email.topic_unsubscribed" in said[0]
+    assert "push.deferred" in said[0]
+
+
+# The thirty days
+
+
+def test_every_occurrence_of_an_old_interval_fails_and_says_what_to_do(sandbox: Sandbox) -> None:
+    sandbox.history = LONG_AGO
+    with pytest.raises(AirflowFailException) as caught:
+        operator(occurrences="every").execute(during(OLD))
+    said = str(caught.value)
+    assert "30 days" in said
+    assert "occurrences='first'" in said
+    assert "fall_back_to_deliveries=True" in said
+    assert sandbox.customerio.requests == sandbox.segment.requests == []
+
+
+def test_it_may_fall_back_to_first_occurrences(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
+    sandbox.history = LONG_AGO
+    task = operator(collections="all", occurrences="every", fall_back_to_deliveries=True)
+    result = task.execute(during(OLD))
+    assert kept(sandbox.segment.kept) == to_send(held(LONG_AGO, [OLD], every=False))
+    assert result["sent"]["events"] > 50
+    assert not any(one.path == "/v1/activities" for one in sandbox.customerio.requests)
+    said = [line for line in logged(capfd).splitlines() if "warning" in line.lower() and "first occurrences" in line]
+    assert len(said) == 1
+    sandbox.reset()
+    sandbox.history = HISTORY
+    assert task.execute(during(RECENT))["read"]["activities"] > 0  # what is recent does not fall back
+
+
+@pytest.mark.parametrize(("days", "is_old"), [(29.9, False), (30.1, True)])
+def test_it_is_the_start_of_the_interval_that_counts(sandbox: Sandbox, days: float, is_old: bool) -> None:
+    start = int(time.time() - days * DAY)
+    task = operator(occurrences="every")
+    if is_old:
+        with pytest.raises(AirflowFailException, match="30 days"):
+            task.execute(during(Interval(start, start + 3 * DAY)))
+    else:
+        assert "requests_by_way" in task.execute(during(Interval(start, start + 3 * DAY)))["read"]
+
+
+@pytest.mark.parametrize("parameters", [{}, {"fall_back_to_deliveries": True}])
+def test_first_occurrences_know_no_thirty_days(sandbox: Sandbox, parameters: dict[str, Any]) -> None:
+    sandbox.history = LONG_AGO
+    result = operator(**parameters).execute(during(OLD))
+    assert result["sent"]["events"] > 0
+
+
+# People
+
+
+def test_the_cio_id_is_the_last_resort_of_who_wants_it(sandbox: Sandbox) -> None:
+    result = operator(collections="all", on_unidentified="cio_id").execute(during(RECENT))
+    known = {one.id: one.identifiers.cio_id if one.identifiers else None for one in HISTORY.deliveries}
+    truth = held(HISTORY, [RECENT], every=False)
+    unnamed = [one for one in truth if not (one.user_id or one.anonymous_id)]
+    rescued = {(one.delivery_id, one.collection): known[one.delivery_id] for one in unnamed if known[one.delivery_id]}
+    assert 0 < len(rescued) < len(unnamed)
+    assert len(sandbox.segment.kept) == to_send(truth).total() + len(rescued)
+    assert result["skipped"]["unidentified"] == len(unnamed) - len(rescued)
+    for event in sandbox.segment.kept:
+        cio_id = rescued.get((event["properties"]["delivery_id"], event["event"]))
+        if cio_id:
+            assert event["anonymousId"] == cio_id
+            assert "userId" not in event
+        else:
+            assert event.get("anonymousId") not in set(rescued.values())
+
+
+@pytest.mark.parametrize("pii", ["hash", "drop"])
+def test_the_mode_of_personal_data_holds_for_all_that_leaves_the_operator(
+    sandbox: Sandbox, tmp_path: Path, pii: Any
+) -> None:
+    result = operator(
+        collections="all",
+        occurrences="every",
+        pii=pii,
+        on_unidentified="dead-letter",
+        dead_letter_path=str(tmp_path),
+    ).execute(during(RECENT))
+    (file,) = tmp_path.iterdir()
+    letters = file.read_text()
+    assert len(letters.splitlines()) == result["dead_letters"]["events"]["unidentified"] > 0
+    assert len(sandbox.segment.kept) > 200
+    for text in (raw(sandbox.segment.kept), letters):
+        assert "@" not in text
+        assert not any(ip in text for ip in ("203.0.113.", "2001:db8:"))
+        assert "+4917" not in text
+
+
+# Preview
+
+
+def samples(text: str) -> list[dict[str, Any]]:
+    return [json.loads(found) for found in re.findall(r"For example \(personal data masked\): (\{.*\})(?: \[|$)", text)]
+
+
+@pytest.mark.parametrize("occurrences", ["first", "every"])
+def test_a_preview_counts_what_a_run_would_send_and_sends_nothing(sandbox: Sandbox, occurrences: Any) -> None:
+    preview = operator(collections="all", occurrences=occurrences, preview=True).execute(during(RECENT))
+    assert sandbox.segment.requests == []
+    assert json.loads(json.dumps(preview)) == preview
+    sandbox.reset()
+    real = operator(collections="all", occurrences=occurrences).execute(during(RECENT))
+    assert real["sent"]["events"] == sum(preview["events"].values()) > 200
+    assert preview["preview"] is True
+    assert preview["sent"] == {"events": 0, "batches": 0, "bytes": 0}
+    assert preview["refused"] == {}
+    for same in ("interval", "events", "skipped"):
+        assert preview[same] == real[same]
+    assert preview["read"]["deliveries"] == real["read"]["deliveries"]
+    assert preview["read"].get("activities") == real["read"].get("activities")
+    assert "preview" not in real
+
+
+@pytest.mark.parametrize("pii", ["keep", "hash"])
+def test_a_preview_shows_one_event_of_each_collection_and_nobody(
+    sandbox: Sandbox, capfd: pytest.CaptureFixture[str], pii: Any
+) -> None:
+    result = operator(collections="all", occurrences="every", preview=True, pii=pii).execute(during(RECENT))
+    text = logged(capfd)
+    shown = samples(text)
+    assert Counter(event["event"] for event in shown) == {name: 1 for name, count in result["events"].items() if count}
+    assert len(shown) > 20
+    by_id = {one.id: one for one in HISTORY.deliveries}
+    for event in shown:
+        assert event["properties"]["delivery_id"] in by_id
+        assert event["messageId"].startswith("cio-")
+        assert event.get("userId", event.get("anonymousId")) == "***"
+        assert event["properties"].get("subject", "***") == "***"
+    assert_nobody_is_in(text)
+    assert "nothing was sent" in text
+
+
+def test_a_run_shows_no_event(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
+    operator(collections="all").execute(during(RECENT))
+    assert samples(logged(capfd)) == []
+
+
+class Untouchable:
+    """A checkpoint store that must be left alone."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(f"the store was asked for {name}")
+
+
+def test_a_preview_leaves_the_checkpoint_alone(sandbox: Sandbox) -> None:
+    """A real run that failed and is to be repeated keeps its own."""
+    operator(preview=True).execute(during(RECENT, task_state_store=Untouchable()))
+
+
+def test_a_preview_reports_what_could_not_be_sent_and_keeps_nothing_aside(sandbox: Sandbox, tmp_path: Path) -> None:
+    shared: dict[str, Any] = {"type": "email", "created": START, "metrics": {"opened": START + 5}, "customer_id": "1"}
+    sandbox.history = History(
+        deliveries=[
+            {"id": "big", "subject": "x" * 20_000} | shared,
+            {"id": "nobody"} | shared | {"customer_id": None},
+            {"id": "fine"} | shared,
+        ]
+    )
+    for parameters in (
+        {},
+        {"dead_letter_path": str(tmp_path)},
+        {"dead_letter_path": str(tmp_path), "on_unidentified": "dead-letter"},
+        {"on_unidentified": "fail"},
+    ):
+        result = operator(preview=True, **parameters).execute(during(RECENT))
+        assert result["events"]["Email Opened"] == 1
+        counted = Counter(result["refused"]) + Counter(result["skipped"])
+        assert counted == {"event_too_large": 1, "unidentified": 1}
+    assert list(tmp_path.iterdir()) == []
+    assert sandbox.segment.requests == []
+
+
+def test_a_preview_of_an_old_interval_says_what_a_run_would(sandbox: Sandbox) -> None:
+    with pytest.raises(AirflowFailException, match="fall_back_to_deliveries=True"):
+        operator(occurrences="every", preview=True).execute(during(OLD))
+
+
+# Another try
+
+
+class Store:
+    """As Airflow's TaskStateStoreAccessor."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self.values.get(key, default)
+
+    def set(self, key: str, value: Any, *, retention: timedelta | None = None) -> None:
+        self.values[key] = value
+
+    def delete(self, key: str) -> None:
+        self.values.pop(key, None)
+
+
+@pytest.mark.parametrize("at", [2, 12, 20])
+def test_another_try_of_every_occurrence_starts_over_and_loses_nothing(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    from airflow_provider_cio import extract, line
+
+    monkeypatch.setattr(extract, "PAGE_SIZE", 50)
+    monkeypatch.setattr(line, "CHECKPOINT_EVERY", 0.0)
+    store = Store()
+    sandbox.faults.add(Fault(side="customerio", kind="429", at=at, times=10_000, retry_after=100_000))
+    task = operator(collections="all", occurrences="every")
+    with pytest.raises(TryAgainLaterError):
+        task.execute(during(RECENT, task_state_store=store))
+    assert store.values == {}
+    sandbox.faults.clear()
+    result = task.execute(during(RECENT, task_state_store=store))
+    assert nameless(kept(sandbox.segment.kept)) == nameless(to_send(held(HISTORY, [RECENT])))
+    assert result["sent"]["events"] == len(sandbox.segment.kept)
+
+
+def nameless(told: Counter[Told]) -> Counter[Told]:
+    """Without the names: if the fault meets their list, the first try goes on without them."""
+    return Counter(one._replace(campaign_name=None) for one in told.elements())
+
+
+def test_a_checkpoint_of_first_occurrences_is_not_taken_for_one_of_every(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever changes the parameter between two tries gets all opens and clicks of the whole interval."""
+    from airflow_provider_cio import extract, line
+    from airflow_provider_cio.clients import segment
+
+    monkeypatch.setattr(extract, "PAGE_SIZE", 20)
+    monkeypatch.setattr(segment, "MAX_BATCH_EVENTS", 10)
+    monkeypatch.setattr(line, "CHECKPOINT_EVERY", 0.0)
+    sandbox.settings = Settings(latency=0.003)
+    names = ["Email Sent", "Email Opened"]
+    store = Store()
+    sandbox.faults.add(Fault(side="customerio", kind="429", at=25, times=10_000, retry_after=100_000))
+    with pytest.raises(TryAgainLaterError):
+        operator(collections=names).execute(during(RECENT, task_state_store=store))
+    assert store.values
+    sandbox.reset()
+    operator(collections=names, occurrences="every").execute(during(RECENT, task_state_store=store))
+    assert kept(sandbox.segment.kept) == to_send(held(HISTORY, [RECENT], names))
+    assert store.values == {}
+
+
+# What is logged
+
+
+def logged(capfd: pytest.CaptureFixture[str]) -> str:
+    return "\n".join(capfd.readouterr())
+
+
+def assert_nobody_is_in(text: str) -> None:
+    """No secret, no address of any kind, no subject, no link."""
+    settings = Settings()
+    assert settings.app_key not in text
+    assert settings.write_key not in text
+    assert [
+        one
+        for one in ("@", "%40", "+4917", "203.0.113.", "2001:db8:", "Mozilla", "https://example", "d9c1")
+        if one in text
+    ] == []
+    assert "Your order is on its way" not in text
+    assert [one.recipient for one in HISTORY.deliveries if one.recipient and one.recipient in text] == []
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"occurrences": "every"},
+        {"occurrences": "every", "machine_occurrences": "drop", "pii": "hash"},
+        {"occurrences": "every", "pii": "drop", "on_unidentified": "cio_id"},
+        {"occurrences": "every", "on_unidentified": "dead-letter", "dead_letter_path": "PATH"},
+        {"preview": True, "on_unidentified": "fail", "occurrences": "every"},
+        {"preview": True, "pii": "hash"},
+    ],
+    ids=lambda parameters: ", ".join(map(str, parameters.values())),
+)
+@pytest.mark.parametrize("scopes", [None, ("messages", "activities")])
+def test_no_secret_and_nobody_is_logged(
+    sandbox: Sandbox,
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    parameters: dict[str, Any],
+    scopes: tuple[str, ...] | None,
+) -> None:
+    sandbox.settings = Settings(scopes=scopes)
+    if "dead_letter_path" in parameters:
+        parameters = parameters | {"dead_letter_path": str(tmp_path)}
+    result = operator(collections="all", **parameters).execute(during(RECENT))
+    text = logged(capfd)
+    assert "Done: " in text
+    assert text.count("No campaign_name") == (4 if scopes else 0)
+    assert_nobody_is_in(text)
+    assert_nobody_is_in(json.dumps(result))
+
+
+def test_an_error_shows_no_secret_and_nobody(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(AirflowFailException) as caught:
+        operator(collections="all", occurrences="every", on_unidentified="fail").execute(during(RECENT))
+    assert "unidentified: " in str(caught.value)
+    assert_nobody_is_in(str(caught.value))
+    assert_nobody_is_in(logged(capfd))
+    sandbox.settings = Settings(scopes=("messages",))
+    with pytest.raises(
+        AirflowFailException, match=r"'customerio_default'.* 403.*/v1/activities: check its scope"
+    ) as caught:
+        operator(occurrences="every").execute(during(RECENT))
+    assert_nobody_is_in(str(caught.value))
