@@ -198,8 +198,7 @@ class Line:
             windows = plan(self._interval, self._lookback, others or joined)
             span = sum(window.end - window.start for window in windows)
             read = 0
-            pieces = reader.pieces(windows)
-            for pages, (deliveries, finished) in enumerate(pieces, 1):
+            for pages, (deliveries, finished) in enumerate(reader.pieces(windows), 1):
                 self._map(deliveries, sender)
                 found = waiting.take([delivery.id for delivery in deliveries])
                 for delivery in deliveries:
@@ -212,7 +211,7 @@ class Line:
                 left = (span - read) / read * pages if read else math.inf
                 # What was read of a burst makes the rest look long: a tenth of the other way's cost is spent first.
                 if not others and (missing == 0 or (pages * 10 >= missing and left > missing)):
-                    pieces.close()
+                    reader.abandon()
                     break
 
     def _join_by_id(self, reader: Reader, sender: Sender, waiting: Waiting) -> None:

@@ -9,7 +9,7 @@ The orchestration runs in one thread, the caller's; only the requests run in oth
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import pairwise
 from math import ceil
@@ -51,8 +51,9 @@ class Reader:
     def __init__(self, client: CustomerIOClient) -> None:
         self._client = client
         self._pool = ThreadPoolExecutor(MAX_IN_FLIGHT, thread_name_prefix="customerio")
+        self._running: dict[Future[Page], _Chain] = {}
 
-    def pieces(self, windows: Sequence[Window]) -> Generator[Piece, None, None]:
+    def pieces(self, windows: Sequence[Window]) -> Iterator[Piece]:
         """The deliveries of all windows, each once, in no order; and the windows themselves, in pieces, likewise.
 
         Windows of drafts come first, and end before any other begins: a draft that is sent meanwhile then
@@ -61,17 +62,16 @@ class Reader:
         for drafts in (True, False):
             yield from self._all([window for window in windows if window.drafts is drafts])
 
-    def _all(self, windows: Sequence[Window]) -> Iterator[Piece]:
-        running: dict[Future[Page], _Chain] = {}
-        try:
-            yield from self._run(deque(windows), running)
-        except GeneratorExit:  # no more is needed, but what is under way has to be counted
-            for future in running:
-                future.cancel()
-            wait(running)
-            raise
+    def abandon(self) -> None:
+        """No more pieces are needed: drop the requests that have not begun, and wait for those that have."""
+        for future in self._running:
+            future.cancel()
+        wait(self._running)
+        self._running.clear()
 
-    def _run(self, waiting: deque[Window], running: dict[Future[Page], _Chain]) -> Iterator[Piece]:
+    def _all(self, windows: Sequence[Window]) -> Iterator[Piece]:
+        waiting = deque(windows)
+        running = self._running
         chains: list[_Chain] = []
         while waiting or chains:
             wanted = min(MAX_IN_FLIGHT, self._client.in_flight())
