@@ -6,9 +6,7 @@ An activity has the link and the time of one open or click, and its delivery has
 from __future__ import annotations
 
 import sqlite3
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Self
 
 import msgspec
@@ -16,8 +14,8 @@ import msgspec
 from airflow_provider_cio.catalog import CATALOG, Collection
 from airflow_provider_cio.clients.customerio import Activity, Delivery
 
-#: (channel, metric) of which a delivery shows one time only, and activities every one. The API's list of activities has
-#: no Slack click and no WhatsApp open or click: there the delivery's one time is all there is.
+#: (channel, metric) of which a delivery shows one time only, and activities every one. Among the types of activity that
+#: the App API's specification lists are no Slack click, no WhatsApp open or click: there the delivery's time is all.
 REPEATING = {
     ("email", "opened"),
     ("email", "clicked"),
@@ -65,8 +63,7 @@ class Waiting:
     """
 
     def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="customerio-activities-")
-        self._rows = sqlite3.connect(Path(self._folder.name) / "waiting.sqlite", isolation_level=None)
+        self._rows = sqlite3.connect("", isolation_level=None)  # a file without a name: even a killed task leaves none
         self._rows.executescript(
             "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF;"
             "CREATE TABLE waiting (id TEXT PRIMARY KEY, delivery TEXT, collection TEXT, activity BLOB) WITHOUT ROWID;"
@@ -87,8 +84,10 @@ class Waiting:
         found: dict[str, list[tuple[Collection, Activity]]] = {}
         marks = ",".join("?" * len(delivery_ids))
         rows = self._rows.execute(
-            f"DELETE FROM waiting WHERE delivery IN ({marks}) RETURNING delivery, collection, activity", delivery_ids
-        )
+            f"SELECT delivery, collection, activity FROM waiting WHERE delivery IN ({marks})", delivery_ids
+        ).fetchall()
+        if rows:
+            self._rows.execute(f"DELETE FROM waiting WHERE delivery IN ({marks})", delivery_ids)
         for delivery, collection, activity in rows:
             found.setdefault(delivery, []).append((CATALOG[collection], _decode(activity)))
         return found
@@ -109,7 +108,6 @@ class Waiting:
 
     def __exit__(self, *_: object) -> None:
         self._rows.close()
-        self._folder.cleanup()
 
 
 def inside(activities: Iterable[Activity], start: int, end: int) -> Iterator[Activity]:

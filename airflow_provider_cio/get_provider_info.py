@@ -56,7 +56,7 @@ def get_provider_info() -> dict[str, Any]:
                     },
                     "timeout": {
                         "label": "Time-out (seconds)",
-                        "description": "For a connection, and for each read. Default: 60.",
+                        "description": "For each read; a connection gets 10 at most. Default: 60.",
                         "schema": {"type": ["number", "null"], "minimum": 0.1, "default": 60},
                     },
                 },
@@ -93,7 +93,7 @@ def get_provider_info() -> dict[str, Any]:
                     },
                     "timeout": {
                         "label": "Time-out (seconds)",
-                        "description": "For a connection, and for each read. Default: 60.",
+                        "description": "For each read; a connection gets 10 at most. Default: 60.",
                         "schema": {"type": ["number", "null"], "minimum": 0.1, "default": 60},
                     },
                     "message_id_namespace": {

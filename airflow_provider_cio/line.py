@@ -48,6 +48,7 @@ class Report:
     refused: Counter[str] = field(default_factory=Counter)
     refused_ids: dict[str, list[str]] = field(default_factory=dict)
     words: str = ""
+    resumed: bool = False
     activities: int = 0
     ways: Counter[str] = field(default_factory=Counter)
 
@@ -149,7 +150,7 @@ class Line:
                 windows = self._checkpoint.rest(plan(self._interval, self._lookback, self._collections))
                 for deliveries, finished in reader.pieces(windows):
                     self._map(deliveries, sender)
-                    if finished:
+                    if finished and self._callbacks.save:
                         self._finished.append((self._given + bool(self._packer), finished))
                     self._tell(sender)
             self._give(self._packer.flush(), sender)
@@ -236,7 +237,8 @@ class Line:
         if now >= self._progress_due:
             self._progress_due = now + PROGRESS_EVERY
             self._callbacks.progress(self.report)
-        if self._callbacks.save and now >= self._checkpoint_due and self._save_after is None:
+        wanted = self._callbacks.save and not self._repeating and not self.report.refused
+        if wanted and now >= self._checkpoint_due and self._save_after is None:
             self._checkpoint_due = now + CHECKPOINT_EVERY
             self._give(self._packer.flush(), sender)  # a batch that fills slowly must not hold it up
             self._save_after = self._given

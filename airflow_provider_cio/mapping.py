@@ -161,7 +161,7 @@ class Mapper:
             properties.customer_id = privacy.id(properties.customer_id)
             properties.subject = privacy.free(properties.subject)
             properties.email_subject = privacy.free(properties.email_subject)
-            properties.failure_message = privacy.free(properties.failure_message)
+            properties.failure_message = privacy.free_of(properties.failure_message, delivery.recipient)
         self._properties = properties
         self._context = Context(traits=Traits(email) if email else msgspec.UNSET)
 

@@ -50,6 +50,12 @@ class Privacy:
             return text
         return "".join(self._piece(piece, nested) for piece in _AROUND.split(text))
 
+    def free_of(self, text: str | None, recipient: str | None) -> str | None:
+        """Of free text that may repeat the recipient, whatever kind that is."""
+        if text and recipient and not self.keeps:
+            text = text.replace(recipient, self._one(recipient) or "")
+        return self.free(text)
+
     def _piece(self, piece: str, nested: int) -> str:
         plain = unquote(piece)
         if plain != piece and nested < _NESTED:  # a link, or a part of one, in a link

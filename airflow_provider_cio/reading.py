@@ -29,6 +29,7 @@ from airflow_provider_cio.extract import Window
 MAX_IN_FLIGHT = 12  # requests; enough for answers that take more than a second at ten requests a second
 TOLERANCE = 3600  # seconds by which activities may be out of order; observed, nowhere documented
 MAX_EMPTY_PAGES = 1000  # in a row, before a chain counts as stuck
+MAX_EMPTY_ACTIVITY_PAGES = 5  # in a row, before a list of activities counts as ended
 
 # How a window is cut: pages that a chain keeps when it gives the rest away, since further off its density is a guess.
 # Found by simulating 50,000 to 300,000 deliveries, evenly spread and in bursts of several shapes, at 0.3 s a page.
@@ -95,22 +96,21 @@ class Reader:
         """Pages of activities of these types with theirs, each type from its newest back to that time.
 
         There is no filter by time, and some rows are out of order: the reading goes on until a page is all older
-        than it by more than the tolerance. A list that is stuck (an empty page, a cursor that repeats) is at its end.
+        than it by more than the tolerance.
+
+        :raises UnexpectedDataError: a cursor that repeats.
         """
-        running: dict[Future[ActivityPage], dict[str, str | int]] = {}
+        running: dict[Future[ActivityPage], _ActivityChain] = {}
         for kind in types:
-            query: dict[str, str | int] = {"type": kind, "limit": ACTIVITY_PAGE_SIZE}
-            running[self._pool.submit(self._client.activity_page, query)] = query
+            chain = _ActivityChain(kind)
+            running[self._pool.submit(self._client.activity_page, chain.query)] = chain
         while running:
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                query = running.pop(future)
+                chain = running.pop(future)
                 page = future.result()
-                found = page.activities or ()
-                newest = max((activity.timestamp for activity in found), default=0)
-                if page.next and page.next != query.get("start") and newest >= since - TOLERANCE:
-                    following = query | {"start": page.next}
-                    running[self._pool.submit(self._client.activity_page, following)] = following
-                yield str(query["type"]), found
+                if chain.goes_on(page, since, self._client.name):
+                    running[self._pool.submit(self._client.activity_page, chain.query)] = chain
+                yield chain.kind, page.activities or ()
 
     def deliveries(self, ids: Sequence[str]) -> Iterator[tuple[str, Delivery | None]]:
         """Each by its id; None for one that Customer.io has no more."""
@@ -203,6 +203,32 @@ class _Chain:
         rest = self._window._replace(start=self.start, end=middle)
         self.start = middle
         return _Chain(rest, self._pace, self._generation + 1)
+
+
+class _ActivityChain:
+    """The pages of one type of activity, from its newest on."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.query: dict[str, str | int] = {"type": kind, "limit": ACTIVITY_PAGE_SIZE}
+        self._cursors: set[str] = set()
+        self._empty = 0
+
+    def goes_on(self, page: ActivityPage, since: int, name: str) -> bool:
+        """Set the next query, if there is more to ask. Other clients take one empty page for the end of the list."""
+        found = page.activities
+        self._empty = 0 if found else self._empty + 1
+        if not page.next or self._empty >= MAX_EMPTY_ACTIVITY_PAGES:
+            return False
+        if found and max(activity.timestamp for activity in found) < since - TOLERANCE:
+            return False
+        if page.next in self._cursors:
+            if not found:
+                return False
+            raise UnexpectedDataError(f"{name} named the same next page of {self.kind} twice: it would never end.")
+        self._cursors.add(page.next)
+        self.query = self.query | {"start": page.next}
+        return True
 
 
 def _share(chains: list[_Chain], wanted: int) -> None:

@@ -41,7 +41,7 @@ class Sender:
         self._pool = ThreadPoolExecutor(MAX_IN_FLIGHT, thread_name_prefix="segment")
         self._running: deque[Future[Outcome]] = deque()
         self._taken = False
-        self._refused_samples = 0
+        self._refused_singles = 0
 
     def send(self, batch: list[bytes]) -> list[Outcome]:
         """Give a batch of encoded events, waiting while too many are in flight; returns what has come back."""
@@ -71,6 +71,7 @@ class Sender:
                 size = self._client.send(part)
             except EventsRefusedError as error:
                 if len(part) == 1:
+                    self._count_refusal(error)
                     outcome.refused.append((part[0], error))
                     continue
                 if not self._taken:
@@ -89,9 +90,7 @@ class Sender:
             try:
                 size = self._client.send([batch[index]])
             except EventsRefusedError as error:
-                self._refused_samples += 1
-                if self._refused_samples >= _SAMPLES and not self._taken:
-                    raise
+                self._count_refusal(error)
                 outcome.refused.append((batch[index], error))
             else:
                 self._taken = True
@@ -100,6 +99,11 @@ class Sender:
                 break
         last = index
         return [event for number, event in enumerate(batch) if number > last or number % step]
+
+    def _count_refusal(self, error: EventsRefusedError) -> None:
+        self._refused_singles += 1
+        if self._refused_singles >= _SAMPLES and not self._taken:
+            raise error
 
     def __enter__(self) -> Self:
         return self

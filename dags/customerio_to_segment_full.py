@@ -33,7 +33,8 @@ with DAG(
         collections="all",
         occurrences="every",
         machine_occurrences="drop",
-        fall_back_to_deliveries=True,  # for days older than the 30 for which Customer.io guarantees activities
+        # For days older than the 30 of activities. Such a day has other messageIds than if it was sent with them.
+        fall_back_to_deliveries=True,
         pii="hash",
         dead_letter_path="file:///tmp/customerio_to_segment/dead_letters",  # or s3://conn_id@bucket/folder
         execution_timeout=timedelta(hours=6),

@@ -30,14 +30,15 @@ from airflow_provider_cio.exceptions import ConfigurationError, CustomerIOToSegm
 
 T = TypeVar("T")
 
+_CONNECTING = 10.0  # seconds at most, of the time-out: nothing can end it sooner
 _SLOWER, _SLOWEST, _RECOVERY = 0.8, 0.05, 0.01  # of the allowed rate: after a 429; at the least; per request
 
 
 @dataclass(frozen=True)
 class Retries:
-    """How long to go on: at most `attempts` requests and `total` seconds, waits included.
+    """How long to go on: at most `attempts` requests, and none that would begin later than `total` seconds.
 
-    Without word from the service, the n-th wait is a random part of ``first * 2**n``, `longest` at most.
+    Without word from the service, waits start at `first` seconds and double up to `longest`, less up to half by chance.
     """
 
     attempts: int = 10
@@ -46,7 +47,7 @@ class Retries:
     longest: float = 60.0
 
     def wait(self, failures: int) -> float:
-        """Seconds to wait after that many failures in a row: half of it is certain, half is jitter."""
+        """Seconds to wait after that many failures in a row."""
         ceiling = min(self.longest, self.first * 2.0 ** (failures - 1))
         return ceiling * random.uniform(0.5, 1.0)
 
@@ -160,7 +161,7 @@ class Transport:
         self._latency = 0.0  # seconds from a request to its whole answer, smoothed
         self._closed = threading.Event()
         self._session = requests.Session()
-        self._lock = threading.Lock()  # of the sockets
+        self._lock = threading.Lock()  # of the sockets, and of the count of attempts
         self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
         for scheme in ("http://", "https://"):
             self._session.mount(scheme, _Adapter(self._opened))
@@ -220,7 +221,8 @@ class Transport:
         """One request. A function of its own also so that no answer, and no socket with it, outlives the attempt."""
         if self._closed.is_set():
             raise ClosedError(f"{self.name}: the client is closed")
-        self.attempts += 1
+        with self._lock:
+            self.attempts += 1
         sent_at = time.monotonic()
         try:
             response = self._session.request(
@@ -230,7 +232,7 @@ class Transport:
                 data=body() if body else None,
                 headers=headers,
                 auth=self._auth,
-                timeout=self._timeout,
+                timeout=(min(self._timeout, _CONNECTING), self._timeout),
                 allow_redirects=False,
             )
             if 200 <= response.status_code < 300:
@@ -279,7 +281,7 @@ class Transport:
             _shut(one)
 
     def close(self) -> None:
-        """Close every socket; a thread that is in `request` gets `ClosedError` at once."""
+        """Close every socket: a thread that is in `request` gets `ClosedError` at once, or when it has connected."""
         self._closed.set()
         with self._lock:
             sockets = list(self._sockets)
@@ -295,7 +297,7 @@ class Transport:
 
 
 def _shut(one: socket.socket) -> None:
-    with suppress(OSError):  # it was closed already
+    with suppress(OSError, AttributeError):  # it was closed already; one within a TLS proxy can't be
         one.shutdown(socket.SHUT_RDWR)
 
 

@@ -55,7 +55,8 @@ class CustomerIOToSegmentOperator(BaseOperator):
         them, with its link, from Customer.io's activities. The two have different `messageId`s.
     :param machine_occurrences: with ``every``: ``keep`` or ``drop`` opens and clicks that no person made.
     :param fall_back_to_deliveries: with ``every``, and an interval older than the 30 days for which Customer.io
-        guarantees activities: send the first occurrences instead of failing.
+        guarantees activities: send the first occurrences instead of failing, machines' among them. An interval that
+        was sent with activities before then gets other `messageId`s.
     :param interval_start: ISO 8601 or datetime, UTC unless it says otherwise; with `interval_end` it replaces
         the run's data interval. Templated.
     :param interval_end: the first moment after the interval. Templated.
@@ -73,7 +74,9 @@ class CustomerIOToSegmentOperator(BaseOperator):
         has ``"dead_letters": {"path", "events": {reason: n}}``. Without it the task fails at its end. Templated.
     :param preview: send nothing: read, map, check and count, and log one masked sample of each collection.
     :returns: ``{"interval": {"start", "end"}, "read": {"requests", "deliveries"}, "events": {collection: n},
-        "sent": {"events", "batches", "bytes"}, "skipped": {reason: n}}``
+        "sent": {"events", "batches", "bytes"}, "skipped": {reason: n}}``; with `every` also, in ``"read"``,
+        ``"activities"`` and ``"requests_by_way"``; ``"resumed": True`` if an earlier try has done part of the interval,
+        which these counts leave out; ``"preview": True`` and ``"refused": {reason: n}`` for a preview.
     """
 
     template_fields: Sequence[str] = (
@@ -132,11 +135,14 @@ class CustomerIOToSegmentOperator(BaseOperator):
             days = self.lookback / timedelta(days=1)
             self.log.info("Interval %s, look-back %g days: %s", interval, days, ", ".join(self.collections))
             report, dead_letters = self._run(interval, self._is_every(interval), context)
+            self._warn(report, dead_letters)
             unnamed = report.refused["unidentified"] if self.on_unidentified == "fail" else 0
             if report.refused and (dead_letters is None or unnamed) and not self.preview:
+                kept = (
+                    f"They are in {dead_letters}." if dead_letters else "Set dead_letter_path to have them kept aside."
+                )
                 raise EventsRefusedError(
-                    f"{report.refused.total()} events can't be sent, all others were: {report.refusals()} "
-                    "Set dead_letter_path to have such events kept aside."
+                    f"{report.refused.total()} events can't be sent, all others were: {report.refusals()} {kept}"
                 )
         except TryAgainLaterError:
             raise
@@ -145,13 +151,19 @@ class CustomerIOToSegmentOperator(BaseOperator):
         return self._result(report, dead_letters)
 
     def _is_every(self, interval: Interval) -> bool:
-        from airflow_provider_cio.activities import GUARANTEED_DAYS
+        from airflow_provider_cio.activities import GUARANTEED_DAYS, REPEATING
 
-        oldest = time.time() - GUARANTEED_DAYS * 86_400
-        if self.occurrences == "first" or interval.start >= oldest:
-            return self.occurrences == "every"
+        collections = resolve_collections(self.collections)
+        if self.occurrences == "first" or not any((one.channel, one.metric) in REPEATING for one in collections):
+            return False
+        if interval.start >= time.time() - GUARANTEED_DAYS * 86_400:
+            return True
         if self.fall_back_to_deliveries:
-            self.log.warning("Activities do not reach back to %s: sending first occurrences.", interval)
+            self.log.warning(
+                "Activities do not reach back to %s: sending first occurrences, those of machines among them. Their "
+                "messageIds differ from those that an earlier run with activities had.",
+                interval,
+            )
             return False
         raise ConfigurationError(
             f"occurrences='every': Customer.io guarantees activities for {GUARANTEED_DAYS} days, and {interval} starts "
@@ -174,9 +186,11 @@ class CustomerIOToSegmentOperator(BaseOperator):
             None if self.preview else context.get("task_state_store")
         )  # Airflow 3.3 has one; on 3.2 a retry starts over
         checkpoint = Checkpoint(
-            self._fingerprint(interval, segment.message_id_namespace), store.get(CHECKPOINT_KEY) if store else None
+            self._fingerprint(interval, customerio.settings, segment.settings, segment.message_id_namespace),
+            store.get(CHECKPOINT_KEY) if store else None,
         )
-        if checkpoint:
+        resumed = bool(checkpoint)
+        if resumed:
             self.log.info("An earlier try has done part of this interval; the counts below are those of the rest.")
         with ExitStack() as stack:
             dead_letters = self._dead_letters(context)
@@ -211,6 +225,7 @@ class CustomerIOToSegmentOperator(BaseOperator):
                     save=(lambda state: self._save(store, state)) if store else None,
                 ),
             ).run()
+        report.resumed = resumed
         self._log_progress("Done", report, began)
         if store:
             store.delete(CHECKPOINT_KEY)  # a task that is cleared has to run in full
@@ -218,16 +233,22 @@ class CustomerIOToSegmentOperator(BaseOperator):
 
     def _result(self, report: Report, dead_letters: str | None) -> dict[str, Any]:
         result = report.as_dict()
+        if self.preview:
+            return result | {"preview": True, "refused": dict(report.refused)}
+        if report.refused:
+            result["dead_letters"] = {"path": dead_letters, "events": dict(report.refused)}
+        if report.resumed:
+            result["resumed"] = True
+        return result
+
+    def _warn(self, report: Report, dead_letters: str | None) -> None:
         unknown = [reason for reason in report.skipped if reason.startswith("unknown_metric")]
         if unknown:
             self.log.warning("Customer.io reports what no collection is known for: %s", ", ".join(unknown))
-        if self.preview:
-            self.log.info("This was a preview: nothing was sent.")
-            return result | {"preview": True, "refused": dict(report.refused)}
-        if report.refused:
+        if report.refused and dead_letters:
             self.log.warning("Events that can't be sent are in %s: %s", dead_letters, report.refusals())
-            result["dead_letters"] = {"path": dead_letters, "events": dict(report.refused)}
-        return result
+        if self.preview:
+            self.log.info("This was a preview: nothing was sent. It could not have sent: %s", dict(report.refused))
 
     def _dead_letters(self, context: Context) -> DeadLetters | None:
         if self.dead_letter_path is None or self.preview:
@@ -249,18 +270,19 @@ class CustomerIOToSegmentOperator(BaseOperator):
         except AirflowRuntimeError as error:  # Airflow's API is away for a while: a retry would repeat more, no harm
             self.log.warning("The checkpoint could not be stored: %s", error)
 
-    def _fingerprint(self, interval: Interval, namespace: str) -> str:
-        """Of all that decides which events are sent, and where to."""
+    def _fingerprint(self, interval: Interval, *connections: object) -> str:
+        """Of all that decides which events are sent, from where and where to."""
         configuration = (
             interval,
             whole_seconds(self.lookback),
             sorted(self.collections),
             self.customerio_conn_id,
             self.segment_conn_id,
-            namespace,
+            self.occurrences,
             self.send_to_customerio_destinations,
             self.on_unidentified,
             self.pii,
+            connections,
         )
         return hashlib.sha256(repr(configuration).encode()).hexdigest()[:32]
 

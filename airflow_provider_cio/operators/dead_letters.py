@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import IO, Any, Self
+from urllib.parse import quote
 
 from airflow.sdk import ObjectStoragePath
 
@@ -36,13 +36,8 @@ class DeadLetters:
 
 
 def _name(context: Mapping[str, Any]) -> str:
-    """``dag.run.task.try1.jsonl``, with the map index of a mapped task, in characters that any store takes."""
+    """``dag/run/task.try1.jsonl``, with the map index of a mapped task; percent-encoded, so no two tasks share one."""
     ti = context["ti"]
-    parts = [
-        ti.dag_id,
-        ti.run_id,
-        ti.task_id,
-        *([f"map{ti.map_index}"] if ti.map_index >= 0 else []),
-        f"try{ti.try_number}",
-    ]
-    return ".".join(re.sub(r"[^\w+-]", "_", part) for part in parts) + ".jsonl"
+    dag, run, task = (quote(part, safe="+-") for part in (ti.dag_id, ti.run_id, ti.task_id))
+    index = f".map{ti.map_index}" if ti.map_index >= 0 else ""
+    return f"{dag}/{run}/{task}{index}.try{ti.try_number}.jsonl"

@@ -55,9 +55,8 @@ def main() -> int:
     print(f"\nAlso in {options.json}")
     if disturbed := {name: cores for name, cores in others.items() if cores > DISTURBING}:
         told = ", ".join(f"{name} {cores}" for name, cores in disturbed.items())
-        print(
-            f"Other programs kept cores busy meanwhile ({told} of {about['cores']}): it is faster than it looks here."
-        )
+        print(f"Other programs kept cores busy meanwhile: {told} of {about['cores']}.")
+        print("So times are too long, and what compares times is uncertain: repeat it on a machine that is idle.")
     if options.quick:
         print("Quick mode: too few deliveries for the aims to mean much.")
     wrong = [figure for figure in figures if figure.wrong]

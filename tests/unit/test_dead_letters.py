@@ -91,7 +91,7 @@ def test_refused_events_are_in_the_file_and_the_task_succeeds(
     result = run(dead_letter_path=str(folder))
     assert set(result) == KEYS | {"dead_letters"}
     assert json.loads(json.dumps(result)) == result
-    (file,) = folder.iterdir()
+    (file,) = folder.rglob("*.jsonl")
     assert result["dead_letters"]["events"] == {"refused_400": 2}
     assert result["dead_letters"]["path"].endswith(str(file))
     assert sorted(letters(file)) == [("refused_400", "d3"), ("refused_400", "d77")]
@@ -106,7 +106,7 @@ def test_refused_events_are_in_the_file_and_the_task_succeeds(
 def test_the_file_has_every_reason(sandbox: Sandbox, tmp_path: Path, scheme: str) -> None:
     sandbox.history = MIXED
     result = run(dead_letter_path=f"{scheme}{tmp_path}", on_unidentified="dead-letter")
-    (file,) = tmp_path.iterdir()
+    (file,) = tmp_path.rglob("*.jsonl")
     assert sorted(letters(file)) == [("event_too_large", "d21"), ("refused_400", "d20"), ("unidentified", "d22")]
     assert result["dead_letters"]["events"] == {"event_too_large": 1, "refused_400": 1, "unidentified": 1}
     assert result["skipped"] == {}
@@ -131,12 +131,12 @@ def test_there_is_one_file_for_each_run_and_try(sandbox: Sandbox, tmp_path: Path
     ]
     for one in runs:
         run(dead_letter_path=str(tmp_path), **one)
-    files = sorted(file.name for file in tmp_path.iterdir())
+    files = sorted(str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*.jsonl"))
     assert len(files) == len(runs)
     assert all(len(letters(tmp_path / name)) == 2 for name in files)
-    assert "daily.scheduled__2026-11-01T00_00_00+00_00.send.try1.jsonl" in files
-    assert "daily.scheduled__2026-11-01T00_00_00+00_00.send.try2.jsonl" in files
-    assert "daily.scheduled__2026-11-01T00_00_00+00_00.send.map1.try2.jsonl" in files
+    assert "daily/scheduled__2026-11-01T00%3A00%3A00+00%3A00/send.try1.jsonl" in files
+    assert "daily/scheduled__2026-11-01T00%3A00%3A00+00%3A00/send.try2.jsonl" in files
+    assert "daily/scheduled__2026-11-01T00%3A00%3A00+00%3A00/send.map1.try2.jsonl" in files
 
 
 def test_a_try_that_fails_leaves_a_whole_file(
@@ -153,11 +153,11 @@ def test_a_try_that_fails_leaves_a_whole_file(
     sandbox.faults.add(Fault(side="customerio", kind="429", at=19, times=1000, retry_after=100_000))
     with pytest.raises(TryAgainLaterError):
         run(dead_letter_path=str(tmp_path))
-    for file in tmp_path.iterdir():
+    for file in tmp_path.rglob("*.jsonl"):
         assert {reason for reason, _ in letters(file)} == {"refused_400"}
     sandbox.faults.clear()
     run(2, dead_letter_path=str(tmp_path))
-    (file,) = tmp_path.glob("*try2.jsonl")
+    (file,) = tmp_path.rglob("*try2.jsonl")
     assert sorted(letters(file)) == [("refused_400", "d3"), ("refused_400", "d77")]
 
 
@@ -207,7 +207,7 @@ def test_unidentified_people_are_skipped_and_counted_by_default(sandbox: Sandbox
 
 def test_unidentified_people_can_be_kept_aside(sandbox: Sandbox, tmp_path: Path) -> None:
     result = run(on_unidentified="dead-letter", dead_letter_path=str(tmp_path))
-    (file,) = tmp_path.iterdir()
+    (file,) = tmp_path.rglob("*.jsonl")
     assert sorted(letters(file)) == sorted(("unidentified", row["delivery_id"]) for row in UNIDENTIFIED)
     assert result["dead_letters"]["events"] == {"unidentified": len(UNIDENTIFIED)}
     assert result["skipped"] == {}
@@ -225,7 +225,7 @@ def test_fail_fails_the_task_with_a_path_too(sandbox: Sandbox, tmp_path: Path) -
     """Other events go to the file and the task succeeds; for unidentified people the user has asked for failure."""
     with pytest.raises(AirflowFailException, match=f"unidentified: {len(UNIDENTIFIED)} "):
         run(on_unidentified="fail", dead_letter_path=str(tmp_path))
-    (file,) = tmp_path.iterdir()
+    (file,) = tmp_path.rglob("*.jsonl")
     assert len(letters(file)) == len(UNIDENTIFIED)
     sandbox.history = POISONED
     assert run(on_unidentified="fail", dead_letter_path=str(tmp_path))["dead_letters"]["events"] == {"refused_400": 2}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -28,7 +29,7 @@ from tests.unit.support import DAY, NOVEMBER
 
 INTERVAL = Interval(NOVEMBER, NOVEMBER + DAY)
 OPENED = CATALOG["Email Opened"]
-ADDRESS = st.from_regex(r"[a-zß'+._-]{0,5}[a-z][a-z'+_-]{0,5}@[a-z0-9-]{1,9}[a-z]\.(com|example)", fullmatch=True)
+ADDRESS = st.from_regex(r"[a-z0-9ß_+-][a-z0-9ß'+._-]{0,9}@[a-z0-9-]{1,9}[a-z]\.(com|example)", fullmatch=True)
 
 
 def sha(text: str) -> str:
@@ -139,7 +140,7 @@ def test_another_id_stays_as_it_is(mode: str, text: str) -> None:
         ("Hi {}!", ["Ana@Example.com"]),
         ("'{}' or \"{}\" ({}), <{}>; {}. {}?", ["a@b.example"] * 6),
         ("550 5.1.1 <{}>: user unknown ✗", ["m.o'neill2@example.ie"]),
-        ("smtp;{},{}", ["zoë_k6@sub.mail.example.org", "петя4@пример.example"]),
+        ("smtp;{},{}", ["zoë_k6@sub.mail.example.org", "юлия4@пример.example"]),
         ("mailto:{}?subject=Grüße", ["yuki+news3@example.jp"]),
         ("https://x.example/u/{}/profile#top", ["li.wei@example.cn"]),
         ("https://x.example/?e={}&a=1&f={}", ["ana@example.com", "bob@example.com"]),
@@ -209,17 +210,15 @@ def test_wherever_an_address_stands_it_goes(before: str, address: str, after: st
     inside = quote(address, safe="") if encoded else address
     found = Privacy("hash").free(f"{before} {inside} {after}")
     assert found is not None
-    assert sha(address.strip("'._")) in found or sha(address) in found
+    assert sha(address) in found
     assert f" {inside} " not in found
-    without = Privacy("drop").free(f" {inside} ")
-    assert without is not None
-    assert set(without) <= set(" '.")  # what may also stand around it
+    assert Privacy("drop").free(f" {inside} ") == "  "
 
 
 @given(st.text(alphabet="a@%4025'.=&", max_size=40))
-def test_no_at_with_text_on_both_sides_is_left(text: str) -> None:
+def test_no_address_is_left_however_it_is_encoded(text: str) -> None:
     plain = unquote(unquote(unquote(Privacy("drop").free(text) or "")))
-    assert not any(part.strip("'.").strip("@").count("@") for part in plain.replace("=", " ").replace("&", " ").split())
+    assert not re.search(r"\w@\w", plain)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -163,26 +164,26 @@ def assert_repeats_only_the_rest(world: Sandbox, before: State, already: int) ->
 
 
 @pytest.mark.parametrize("in_flight", [1, 4, 12])
-@pytest.mark.parametrize("side", ["customerio", "segment"])
-def test_what_was_sent_before_a_failure_near_the_end_is_mostly_not_sent_again(
-    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, side: Side, in_flight: int
+def test_what_was_done_before_a_failure_near_the_end_is_mostly_not_done_again(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, in_flight: int
 ) -> None:
     monkeypatch.setattr(reading, "MAX_IN_FLIGHT", in_flight)
+    monkeypatch.setattr(extract, "PAGE_SIZE", 10)
     sandbox.settings = Settings(latency=0.002)
     whole = attempt(sandbox, [])
-    requests = sandbox.customerio.requests if side == "customerio" else sandbox.segment.requests
-    at = len(requests) * 9 // 10
     sandbox.reset()
-    sandbox.faults.add(Fault(side=side, kind="401", at=at))
+    # No run needs fewer requests than there are full pages; with several in flight this one needs some more.
+    sandbox.faults.add(Fault(side="customerio", kind="401", at=whole.deliveries // 10 - 1))
     states: list[State] = []
     with pytest.raises(ConfigurationError):
         attempt(sandbox, states)
     report = attempt(sandbox, states)
     assert_kept_is_truth(sandbox, INTERVAL, duplicates=None)
-    assert report.sent.events < whole.sent.events / 2
-    assert report.deliveries < whole.deliveries / 2
-    assert report.requests < whole.requests
-    assert len(sandbox.segment.duplicates) < whole.sent.events / 2
+    limit = 0.2 if in_flight == 1 else 0.6
+    assert report.sent.events < whole.sent.events * limit
+    assert report.deliveries < whole.deliveries * limit
+    assert report.requests < whole.requests * (limit + 0.2)
+    assert len(sandbox.segment.duplicates) < whole.sent.events * limit
 
 
 def test_a_run_that_meets_no_fault_ends_with_everything_noted_but_what_came_last(sandbox: Sandbox) -> None:
@@ -246,6 +247,10 @@ def fail(sandbox: Sandbox, store: Store | None, at: int = 18, **parameters: Any)
     with pytest.raises(TryAgainLaterError):
         operator(**parameters).execute(RUN | ({"task_state_store": store} if store is not None else {}))
     sandbox.faults.clear()
+    seen = -1
+    while seen != (now := len(sandbox.customerio.requests) + sandbox.segment.received_count):
+        seen = now
+        time.sleep(0.05)  # what was in flight may still arrive
 
 
 def whole_run(sandbox: Sandbox, **parameters: Any) -> dict[str, Any]:

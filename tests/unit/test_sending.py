@@ -113,7 +113,7 @@ def test_sending_waits_while_too_many_are_in_flight(sandbox: Sandbox, client: Se
 
 
 def test_what_has_come_back_can_be_had_without_a_wait(sandbox: Sandbox, client: SegmentClient) -> None:
-    sandbox.faults.add(Fault(side="segment", kind="timeout", at=2, seconds=0.5))
+    sandbox.faults.add(Fault(side="segment", kind="timeout", at=2, seconds=0.8))
     with Sender(client) as sender:
         outcomes = [outcome for size in (1, 2) for outcome in sender.send(events(size, 10 * size))]
         give_up_at = time.monotonic() + 2
@@ -124,7 +124,7 @@ def test_what_has_come_back_can_be_had_without_a_wait(sandbox: Sandbox, client: 
         began = time.monotonic()
         assert sender.send(events(3, 30)) == []
         assert sender.settled(at_most=MAX_IN_FLIGHT) == []
-        assert time.monotonic() - began < 0.3
+        assert time.monotonic() - began < 0.6
         assert [outcome.events for outcome in sender.settled(at_most=0)] == [3]
 
 
@@ -227,7 +227,7 @@ def test_an_exception_in_the_caller_ends_the_requests_in_flight_at_once(
             sender.send([event])
         time.sleep(0.1)
         _ = 1 // 0
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < 2.0
     assert threads() == []
     with pytest.raises(ClosedError):
         client.send(events(1))

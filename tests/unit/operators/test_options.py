@@ -259,7 +259,7 @@ def test_the_mode_of_personal_data_holds_for_all_that_leaves_the_operator(
         on_unidentified="dead-letter",
         dead_letter_path=str(tmp_path),
     ).execute(during(RECENT))
-    (file,) = tmp_path.iterdir()
+    (file,) = tmp_path.rglob("*.jsonl")
     letters = file.read_text()
     assert len(letters.splitlines()) == result["dead_letters"]["events"]["unidentified"] > 0
     assert len(sandbox.segment.kept) > 200
