@@ -213,7 +213,7 @@ def test_an_error_comes_out_where_the_next_outcome_would(
     sandbox.faults.add(Fault(side="segment", kind=kind, at=3, times=10_000))
     with pytest.raises(error, match=f"answered {kind}"):
         send(client, *([event] for event in events(50)))
-    assert len(kept(sandbox)) == 3
+    assert len(kept(sandbox)) <= 3  # one that was before it may be ended with it
     assert threads() == []
 
 
