@@ -85,7 +85,6 @@ _SHOWN = {
     "integrations",
     "delivery_id",
     "email_id",
-    "campaign_name",
     "machine",
     "prefetched",
     "proxied",
