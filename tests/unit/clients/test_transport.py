@@ -335,7 +335,7 @@ def test_the_total_is_bounded_waits_included(server: Loopback) -> None:
     ("headers", "named"),
     [
         ({"Retry-After": "3600"}, r"3600 s"),
-        ({"Retry-After": in_a_while(3600)}, r"3[56]\d\d s"),
+        ({"Retry-After": in_a_while(3600)}, r"3\d\d\d s"),
         ({"X-RateLimit-Reset": "3600"}, r"3600 s"),
     ],
 )
