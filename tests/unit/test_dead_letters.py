@@ -15,6 +15,7 @@ from airflow.sdk.exceptions import AirflowFailException
 from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError
 from airflow_provider_cio.interval import Interval
 from airflow_provider_cio.operators.customerio_to_segment import CustomerIOToSegmentOperator
+from airflow_provider_cio.operators.dead_letters import DeadLetters
 from tests.sandbox import Fault, History, Sandbox, Settings
 from tests.unit.support import DAY, NOVEMBER, assert_kept_is_truth, connect, truth_of
 
@@ -159,6 +160,15 @@ def test_a_try_that_fails_leaves_a_whole_file(
     run(2, dead_letter_path=str(tmp_path))
     (file,) = tmp_path.rglob("*try2.jsonl")
     assert sorted(letters(file)) == [("refused_400", "d3"), ("refused_400", "d77")]
+
+
+def test_the_file_is_whole_once_it_is_closed(tmp_path: Path) -> None:
+    context = {"ti": SimpleNamespace(dag_id="d", run_id="r", task_id="t", map_index=-1, try_number=1)}
+    with DeadLetters(str(tmp_path), context) as kept:
+        kept.write("refused_400", b'{"a":1}')
+        kept.write("refused_413", b'{"a":2}')
+    text = kept.path.read_text()
+    assert text == '{"reason":"refused_400","event":{"a":1}}\n{"reason":"refused_413","event":{"a":2}}\n'
 
 
 def test_the_path_is_templated(tmp_path: Path) -> None:
