@@ -72,23 +72,20 @@ def occurrences(
         by_metric = wanted.get(delivery.type)
         if by_metric is None:
             continue
+        known = _KNOWN[delivery.type]
         for metric, time in delivery.metrics.items():
-            known = by_metric.get(metric)
-            if known is not None:
+            found = by_metric.get(metric)
+            if found is not None:
                 if type(time) is int and time >= EARLIEST_TIME:
                     if start <= time < end:
-                        yield delivery, known, time
+                        yield delivery, found, time
                 elif time is not None:
                     skipped["not_a_time"] += 1
-            elif type(time) is int and start <= time < end and _is_unknown(delivery.type, metric):
+            elif metric not in known and type(time) is int and start <= time < end and not metric.startswith(_REPEATS):
                 skipped[f"unknown_metric {delivery.type}.{metric}"] += 1
 
 
-def _is_unknown(channel: str, metric: str) -> bool:
-    """`created` is no metric, and `human_*` and `prefetch_*` repeat others."""
-    if metric == "created" or metric.startswith(("human_", "prefetch_")):
-        return False
-    return (channel, metric) not in _PAIRS
-
-
-_PAIRS = {(collection.channel, collection.metric) for collection in CATALOG.values()}
+_REPEATS = ("human_", "prefetch_")  # what begins so repeats another metric
+_KNOWN: dict[str, set[str]] = {collection.channel: {"created"} for collection in CATALOG.values()}  # "created" is none
+for _collection in CATALOG.values():
+    _KNOWN[_collection.channel].add(_collection.metric)

@@ -200,25 +200,28 @@ def email_of(delivery: Delivery) -> str | None:
 
 
 def properties_of(delivery: Delivery, campaign_name: str | None = None) -> Properties:
-    """All that is known of the delivery, the same for whatever happened to it."""
+    """All that is known of the delivery, the same for whatever happened to it.
+
+    By position, in the order of `Properties`: this is the line's hottest spot.
+    """
     is_email = delivery.type == "email"
     return Properties(
-        delivery_id=delivery.id,
-        recipient=delivery.recipient,
-        subject=delivery.subject,
-        campaign_id=_text(delivery.campaign_id),
-        action_id=_text(delivery.action_id),
-        parent_action_id=_text(delivery.parent_action_id),
-        newsletter_id=_text(delivery.newsletter_id),
-        content_id=_text(delivery.content_id),
-        broadcast_id=_text(delivery.broadcast_id),
-        transactional_message_id=_text(delivery.transactional_message_id),
-        trigger_event_id=_text(delivery.trigger_event_id),
-        customer_id=_text(delivery.customer_id),
-        failure_message=delivery.failure_message,
-        email_id=delivery.id if is_email else None,
-        email_subject=delivery.subject if is_email else None,
-        campaign_name=campaign_name,
+        delivery.id,
+        delivery.recipient,
+        delivery.subject,
+        None if (value := delivery.campaign_id) is None else str(value),
+        None if (value := delivery.action_id) is None else str(value),
+        None if (value := delivery.parent_action_id) is None else str(value),
+        None if (value := delivery.newsletter_id) is None else str(value),
+        None if (value := delivery.content_id) is None else str(value),
+        None if (value := delivery.broadcast_id) is None else str(value),
+        None if (value := delivery.transactional_message_id) is None else str(value),
+        None if (value := delivery.trigger_event_id) is None else str(value),
+        None if (value := delivery.customer_id) is None else str(value),
+        delivery.failure_message,
+        delivery.id if is_email else None,
+        delivery.subject if is_email else None,
+        campaign_name,
     )
 
 
@@ -240,10 +243,6 @@ def _said(data: dict[str, Any], *keys: str) -> str | None:
 def _first_ip(listed: str | None) -> str | None:
     """Of a list such as ``v6, v4`` the first."""
     return listed.split(",")[0].strip() or None if listed else None
-
-
-def _text(value: Id) -> str | None:
-    return None if value is None else str(value)
 
 
 def _filled(value: Id) -> str | None:
