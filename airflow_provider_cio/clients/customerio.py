@@ -13,6 +13,7 @@ import msgspec
 import requests
 
 from airflow_provider_cio.clients.transport import (
+    Answer,
     RateLimiter,
     Retries,
     StatusError,
@@ -212,13 +213,13 @@ class CustomerIOClient:
         decoder: msgspec.json.Decoder[T],
         retries: Retries | None = None,
     ) -> T:
-        def read(response: requests.Response) -> T:
-            return self._read(response, path, decoder)
+        def read(answer: Answer) -> T:
+            return self._read(answer, path, decoder)
 
         return self._transport.request("GET", path, params=query, read=read, retries=retries)
 
-    def _read(self, response: requests.Response, path: str, decoder: msgspec.json.Decoder[T]) -> T:
-        body = response.content
+    def _read(self, answer: Answer, path: str, decoder: msgspec.json.Decoder[T]) -> T:
+        body = answer.body
         try:
             return decoder.decode(body)
         except msgspec.ValidationError as error:
@@ -231,7 +232,7 @@ class CustomerIOClient:
         except msgspec.ValidationError as error:
             raise self._misshapen(body, path, str(error)) from None
         except (ValueError, RecursionError):
-            kind = response.headers.get("Content-Type", "unknown type")
+            kind = answer.headers.get("Content-Type", "unknown type")
             raise UnreadableBody(f"{len(body)} bytes of {kind} that are not whole JSON") from None
 
     def _misshapen(self, body: bytes, path: str, problem: str) -> UnexpectedDataError:

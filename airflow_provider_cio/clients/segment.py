@@ -9,10 +9,9 @@ from datetime import UTC, datetime
 from typing import Self
 
 import msgspec
-import requests
 from requests.auth import HTTPBasicAuth
 
-from airflow_provider_cio.clients.transport import RateLimiter, Retries, StatusError, Transport, UnreadableBody
+from airflow_provider_cio.clients.transport import Answer, RateLimiter, Retries, StatusError, Transport, UnreadableBody
 from airflow_provider_cio.exceptions import ConfigurationError, EventsRefusedError
 
 REGIONS = {"us": "https://api.segment.io", "eu": "https://events.eu1.segmentapis.com"}
@@ -138,13 +137,13 @@ class SegmentClient:
         except StatusError as error:
             raise self._explained(error, len(batch)) from None
 
-    def _accepted(self, answer: requests.Response, batch: list[bytes]) -> int:
+    def _accepted(self, answer: Answer, batch: list[bytes]) -> int:
         """Segment says ``{"success": true}``, others ``OK`` or nothing; a page of a gateway in between says neither."""
-        body = answer.content[:1000].lstrip()
+        body = answer.body[:1000].lstrip()
         if body.startswith(b"<"):
             raise UnreadableBody("a page of HTML or XML, not the word of a batch taken")
         if b'"success":false' in body.replace(b" ", b""):
-            raise StatusError(answer.status_code, self._transport.words_of(answer))
+            raise StatusError(answer.status, self._transport.words_of(answer))
         return self.envelope + sum(map(len, batch)) + max(0, len(batch) - 1)
 
     def _body(self, batch: list[bytes]) -> bytes:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import Any, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 import requests
 import urllib3
@@ -31,6 +31,7 @@ from airflow_provider_cio.exceptions import ConfigurationError, CustomerIOToSegm
 T = TypeVar("T")
 
 _CONNECTING = 10.0  # seconds at most, of the time-out: nothing can end it sooner
+_CHUNK = 2**20  # bytes of an answer that are read at once; `requests` by itself takes 10 KiB
 _SLOWER, _SLOWEST, _RECOVERY = 0.8, 0.05, 0.01  # of the allowed rate: after a 429; at the least; per request
 
 
@@ -50,6 +51,15 @@ class Retries:
         """Seconds to wait after that many failures in a row."""
         ceiling = min(self.longest, self.first * 2.0 ** (failures - 1))
         return ceiling * random.uniform(0.5, 1.0)
+
+
+class Answer(NamedTuple):
+    """What the service answered, read whole."""
+
+    status: int
+    reason: str
+    headers: Mapping[str, str]
+    body: bytes
 
 
 class StatusError(Exception):
@@ -171,7 +181,7 @@ class Transport:
         method: str,
         path: str,
         *,
-        read: Callable[[requests.Response], T],
+        read: Callable[[Answer], T],
         params: Mapping[str, str | int] | None = None,
         headers: Mapping[str, str] | None = None,
         body: Callable[[], bytes] | None = None,
@@ -213,10 +223,10 @@ class Transport:
         self,
         method: str,
         path: str,
-        read: Callable[[requests.Response], T],
+        read: Callable[[Answer], T],
         params: Mapping[str, str | int] | None,
         headers: Mapping[str, str] | None,
-        body: Callable[[], bytes] | None,
+        make_body: Callable[[], bytes] | None,
     ) -> T:
         """One request. A function of its own also so that no answer, and no socket with it, outlives the attempt."""
         if self._closed.is_set():
@@ -225,18 +235,21 @@ class Transport:
             self.attempts += 1
         sent_at = time.monotonic()
         try:
-            response = self._session.request(
+            with self._session.request(
                 method,
                 self.base_url + path,
                 params=params,
-                data=body() if body else None,
+                data=make_body() if make_body else None,
                 headers=headers,
                 auth=self._auth,
                 timeout=(min(self._timeout, _CONNECTING), self._timeout),
                 allow_redirects=False,
-            )
-            if 200 <= response.status_code < 300:
-                result = read(response)
+                stream=True,
+            ) as response:
+                body = b"".join(response.iter_content(_CHUNK))
+            answer = Answer(response.status_code, response.reason or "", response.headers, body)
+            if 200 <= answer.status < 300:
+                result = read(answer)
                 self._latency += (time.monotonic() - sent_at - self._latency) * (0.2 if self._latency else 1)
                 return result
         except CustomerIOToSegmentError:
@@ -252,23 +265,23 @@ class Transport:
                     f"{self.name}: {self.base_url} can't be asked ({kind}): check host and password"
                 ) from None
             raise _Fault(f"could not be reached: {kind}: {presentable(str(error), self._secrets)}") from None
-        status, words = response.status_code, self.words_of(response)
+        status, words = answer.status, self.words_of(answer)
         if status < 400:
             raise ConfigurationError(
                 f"{self.name} answered {status}: {words}. {self.base_url} redirects: put the final address into host"
             )
         if status < 500 and status not in (408, 429):
             raise StatusError(status, words)
-        raise _Fault(f"answered {status}: {words}", _asked_wait(response.headers), throttled=status == 429)
+        raise _Fault(f"answered {status}: {words}", _asked_wait(answer.headers), throttled=status == 429)
 
     def in_flight(self) -> int:
         """How many requests at once use up the rate that is allowed, at the latency seen so far; at least one."""
         return max(1, math.ceil(min(self._limiter.rate, 1e6) * self._latency))
 
-    def words_of(self, response: requests.Response) -> str:
+    def words_of(self, answer: Answer) -> str:
         """What the service says is wrong, in one short line that may be shown."""
-        said = presentable(said_in(response.content), self._secrets)
-        return said or presentable(response.reason or "", self._secrets) or "no further word"
+        said = presentable(said_in(answer.body), self._secrets)
+        return said or presentable(answer.reason, self._secrets) or "no further word"
 
     def _sleep(self, seconds: float) -> None:
         if self._closed.wait(seconds):

@@ -20,6 +20,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_cio.clients.transport import (
+    Answer,
     ClosedError,
     RateLimiter,
     Retries,
@@ -47,11 +48,11 @@ def transport(url: str, *, key: str = SECRET, **changes: Any) -> Transport:
     return Transport(url, name=NAME, auth=bearer, **options)
 
 
-def whole(response: requests.Response) -> Any:
+def whole(answer: Answer) -> Any:
     try:
-        return json.loads(response.content)
+        return json.loads(answer.body)
     except ValueError:
-        raise UnreadableBody(f"{len(response.content)} bytes that are no JSON") from None
+        raise UnreadableBody(f"{len(answer.body)} bytes that are no JSON") from None
 
 
 def error_of(url: str, *, path: str = "/v1/messages", **changes: Any) -> Exception:
@@ -545,7 +546,7 @@ def test_no_secret_and_no_address_in_an_error(
     assert private not in shown
 
 
-def fails_to_read(response: requests.Response) -> None:
+def fails_to_read(answer: Answer) -> None:
     raise UnreadableBody("of another kind")
 
 
