@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from itertools import pairwise
 from math import ceil
 from typing import NamedTuple, Self
 
@@ -161,7 +160,7 @@ class _Chain:
         found: Sequence[Delivery] = page.messages or ()
         if found:
             times = [delivery.created for delivery in found]
-            if times[0] > self._last or any(earlier < later for earlier, later in pairwise(times)):
+            if times[0] > self._last or times != sorted(times, reverse=True):
                 self._ordered = False
             self._last = times[-1]
             self._pages += 1
