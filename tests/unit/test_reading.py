@@ -310,7 +310,7 @@ def test_empty_pages_without_end_are_an_error(monkeypatch: pytest.MonkeyPatch) -
 def test_a_chain_that_was_cut_yields_only_its_part_and_ends_there() -> None:
     chain = _Chain(Window("email", 0, 1000))
     chain.take(page(980, 990, 999), "it")
-    rest = chain.cut()
+    rest = chain.cut(2)
     assert (rest.query["start_ts"], rest.query["end_ts"]) == (0, chain.start - 1)
     assert "start" not in rest.query
     bound = chain.start
@@ -326,7 +326,7 @@ def test_a_chain_that_was_cut_yields_only_its_part_and_ends_there() -> None:
 def test_a_chain_that_was_cut_goes_on_past_its_part_where_the_order_breaks() -> None:
     chain = _Chain(Window("email", 0, 1000))
     chain.take(page(980, 990, 999, following="a"), "it")
-    chain.cut()
+    chain.cut(2)
     bound = chain.start
     assert chain.take(page(bound + 5, 991, following="b"), "it")  # 991 is newer than what came last
     assert chain.finished is None
