@@ -7,12 +7,13 @@ import json
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 
-from tests.benchmarks import memory, operator, reading, sending
+from tests.benchmarks import interruptions, memory, operator, reading, sending
 from tests.benchmarks.figures import Figure, machine, table
 from tests.benchmarks.world import REPO
 
@@ -22,6 +23,7 @@ PARTS: dict[str, Callable[[bool], Iterator[Figure]]] = {
     "reading": reading.measure,
     "sending": sending.measure,
     "memory": memory.measure,
+    "interruptions": interruptions.measure,
 }
 
 DISTURBING = 0.15  # cores
@@ -44,7 +46,11 @@ def main() -> int:
     for name in options.parts or PARTS:
         print(f"[{time.monotonic() - began:4.0f} s] {name} ...", flush=True)
         at, busy = time.monotonic(), busy_with_others()
-        figures += PARTS[name](options.quick)
+        try:
+            figures.extend(PARTS[name](options.quick))
+        except Exception as error:  # what the other parts have found is not lost with it
+            traceback.print_exc()
+            figures.append(Figure(name, "ended early", None, "", wrong=f"{type(error).__name__}: {error}"))
         others[name] = round((busy_with_others() - busy) / (time.monotonic() - at), 2)
     about |= {"seconds": round(time.monotonic() - began), "cores_busy_with_others": others}
     written = {"machine": about, "quick": options.quick, "figures": [figure.as_dict() for figure in figures]}

@@ -64,7 +64,7 @@ def figure(what: str, deliveries: int, runs: list[Run], aim: float | None = None
         note=(
             f"{of_each}{median(one.seconds for one in runs):.2f} s; "
             f"{'-'.join(map(str, dict.fromkeys((asked[0], asked[-1]))))} requests for {pages(deliveries)} pages; "
-            f"429s {sum(one.refused for one in runs)}; "
+            f"at the least {bound(deliveries):.3f}; 429s {sum(one.refused for one in runs)}; "
             f"twice {sum(one.twice for one in runs)}, missing {sum(one.missing for one in runs)}"
         ),
         wrong="; ".join(wrong),
@@ -97,6 +97,11 @@ def timed(sandbox: Served, read: Read) -> Run:
 
 def pages(deliveries: int) -> int:
     return math.ceil(deliveries / 1000)
+
+
+def bound(deliveries: int) -> float:
+    """What no reader gets below that knows nothing before its first page, even if it wastes no request after it."""
+    return (2 * LATENCY + (pages(deliveries) - 2) / PER_SECOND) / (pages(deliveries) / PER_SECOND)
 
 
 def reader(client: CustomerIOClient) -> Iterator[str]:

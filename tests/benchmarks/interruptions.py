@@ -1,0 +1,35 @@
+"""What share of an interval is sent again, and dropped by Segment, after a real Airflow has interrupted the task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tests.benchmarks.figures import Figure
+from tests.e2e.compare import differences
+from tests.e2e.interruptions import CASES, LATER, TIMEOUT, play
+
+WHAT = {
+    "killed": f"SIGKILL {LATER:.0f} s after a checkpoint",
+    "timed_out": f"execution_timeout of {TIMEOUT:.0f} s",
+    "restarted": "the API server restarted",
+}
+
+
+def measure(quick: bool) -> Iterator[Figure]:
+    """The same whether quick or not: most of it is waiting for Airflow."""
+    stories = play(say=lambda line: None)
+    for case in CASES:
+        story = stories.cases[case]
+        wrong = differences(stories.truth, story.kept)
+        yield Figure(
+            "Interrupted in a real Airflow: work of about 14 s, a checkpoint every 5 s",
+            f"{WHAT[case]}: percent sent again",
+            100 * story.again,
+            "{:.0f}",
+            note=(
+                f"{len(story.repeated):,} of {len(story.kept):,} events, all of them kept once; "
+                f"{story.task['try_number']} tries, the last sent {story.result['sent']['events']:,}"
+            ),
+            wrong="; ".join(wrong[:3]),
+            details={"kept": len(story.kept), "repeated": len(story.repeated), "tries": story.task["try_number"]},
+        )
