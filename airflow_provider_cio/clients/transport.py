@@ -170,7 +170,7 @@ class Transport:
         self._secrets = secrets
         self._latency = 0.0  # seconds from a request to its whole answer, smoothed
         self._closed = threading.Event()
-        self._session = requests.Session()
+        self._session = _session(self.base_url)
         self._lock = threading.Lock()  # of the sockets, and of the count of attempts
         self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
         for scheme in ("http://", "https://"):
@@ -307,6 +307,15 @@ class Transport:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _session(url: str) -> requests.Session:
+    """One that has read the environment (proxies, certificates) once for this URL; by itself each request would."""
+    session = requests.Session()
+    with suppress(ValueError):  # a URL that can't be asked: the first request says so
+        settings = session.merge_environment_settings(url, {}, None, None, None)
+        session.proxies, session.verify, session.trust_env = settings["proxies"], settings["verify"], False
+    return session
 
 
 def _shut(one: socket.socket) -> None:

@@ -692,6 +692,29 @@ def test_close_ends_a_request_whose_connection_opens_only_then(
     end_of(transport(own_server.url), lambda: asked.wait(5))
 
 
+def test_the_proxy_of_the_environment_is_asked(own_server: Loopback, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", own_server.url)
+    with transport("http://service.example") as client:
+        client.request("GET", "/v1/messages", read=whole)
+    assert [heard.target for heard in own_server.heard] == ["http://service.example/v1/messages"]
+
+
+def test_what_the_environment_excepts_from_its_proxy(own_server: Loopback, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "127.0.0.1")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    with transport(own_server.url) as client:
+        client.request("GET", "/v1/messages", read=whole)
+    assert [heard.target for heard in own_server.heard] == ["/v1/messages"]
+
+
+def test_the_certificates_of_the_environment_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/no/such/bundle.pem")
+    assert "/no/such/bundle.pem" in str(error_of("https://127.0.0.1:1", retries=ONCE))
+
+
 def test_close_ends_a_request_through_a_proxy(own_server: Loopback, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
