@@ -149,21 +149,26 @@ class Mapper:
         if delivery is self._delivery:
             return
         self._delivery = delivery
-        privacy = self._privacy
-        email = privacy.address(email_of(delivery))
-        self._user_id = privacy.id(user_id_of(delivery))
-        self._anonymous_id = None if self._user_id else email
-        if self._cio_id_as_last_resort and not (self._user_id or email) and delivery.customer_identifiers:
+        email, user_id = email_of(delivery), user_id_of(delivery)
+        properties = properties_of(delivery, self._name_of(delivery))
+        if not self._privacy.keeps:
+            email, user_id = self._privacy.address(email), self._privacy.id(user_id)
+            self._make_private(properties, delivery)
+        self._user_id = user_id
+        self._anonymous_id = None if user_id else email
+        if self._cio_id_as_last_resort and not (user_id or email) and delivery.customer_identifiers:
             self._anonymous_id = _filled(delivery.customer_identifiers.cio_id)
-        properties = properties_of(delivery, privacy.free(self._name_of(delivery)))
-        if not privacy.keeps:
-            properties.recipient = privacy.addresses(properties.recipient)
-            properties.customer_id = privacy.id(properties.customer_id)
-            properties.subject = privacy.free(properties.subject)
-            properties.email_subject = privacy.free(properties.email_subject)
-            properties.failure_message = privacy.free_of(properties.failure_message, delivery.recipient)
         self._properties = properties
         self._context = Context(traits=Traits(email) if email else msgspec.UNSET)
+
+    def _make_private(self, properties: Properties, delivery: Delivery) -> None:
+        privacy = self._privacy
+        properties.recipient = privacy.addresses(properties.recipient)
+        properties.customer_id = privacy.id(properties.customer_id)
+        properties.subject = privacy.free(properties.subject)
+        properties.email_subject = privacy.free(properties.email_subject)
+        properties.campaign_name = privacy.free(properties.campaign_name)
+        properties.failure_message = privacy.free_of(properties.failure_message, delivery.recipient)
 
     def message_id(self, delivery_id: str, metric: str) -> str:
         """The same for the same occurrence, in every run. No metric's name has a NUL, so no two inputs meet."""
@@ -247,5 +252,7 @@ def _first_ip(listed: str | None) -> str | None:
 
 def _filled(value: Id) -> str | None:
     """Empty text is missing; other text stays as it is."""
-    text = "" if value is None else str(value)
+    if value is None:
+        return None
+    text = str(value)
     return text if text.strip() else None

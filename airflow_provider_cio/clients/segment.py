@@ -45,9 +45,10 @@ def breach(event: Event, encoded: bytes) -> str | None:
 
     Segment answers 200 to most such events and drops them, so this is the only place where it shows.
     """
-    if not (event.user_id or event.anonymous_id):
+    user_id, anonymous_id = event.user_id, event.anonymous_id
+    if not (user_id or anonymous_id):
         return "unidentified"
-    if event.user_id == "" or event.anonymous_id == "":
+    if "" in (user_id, anonymous_id):
         return "id_not_string"
     if not event.event:
         return "event_not_defined"

@@ -686,7 +686,7 @@ def test_a_kill_leaves_no_file_behind(
         kill(source)
 
     sandbox.settings = Settings(latency=0.03)
-    sandbox.history = workspace(900, 40 if way == "ids" else 300)
+    sandbox.history = workspace(2700, 40) if way == "ids" else workspace(900, 300)
     source, destination = clients(sandbox)
     previous = signal.signal(signal.SIGUSR1, stop)
     killer = threading.Thread(target=when_there)
