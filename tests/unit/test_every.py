@@ -55,11 +55,10 @@ def world() -> Iterator[Sandbox]:
 
 
 @pytest.fixture
-def sandbox(world: Sandbox) -> Sandbox:
-    world.settings = Settings()
-    world.history = History()
-    world.reset()
-    return world
+def sandbox() -> Iterator[Sandbox]:
+    """One of its own for each test: what a failed run has still under way must not be counted by the next."""
+    with Sandbox() as sandbox:
+        yield sandbox
 
 
 def row(number: int, created: int = NOVEMBER, **fields: Any) -> dict[str, Any]:
