@@ -225,7 +225,11 @@ class World:
         """
         self.wait(lambda: self._serialized(dag_id), f"DAG {dag_id}")
         self.elapsed(f"airflow backfill create --dag-id {dag_id} --from-date {from_date} --to-date {to_date}")
+        # The scheduler would start the first run while the next is being created: then SQLite, which has room for one
+        # writer, now and then says "database is locked".
+        self._pause(dag_id, True)
         self.airflow(*("backfill", "create", "--dag-id", dag_id, "--from-date", from_date, "--to-date", to_date))
+        self._pause(dag_id, False)
         told: set[str] = set()
 
         def runs() -> list[Run]:
@@ -244,6 +248,10 @@ class World:
         except WorldError as error:
             raise WorldError("\n".join([str(error), *map(self.logs, runs())])) from error
         return runs()
+
+    def _pause(self, dag_id: str, paused: bool) -> None:
+        url = f"{self.airflow_url}/api/v2/dags/{dag_id}"
+        self._http.patch(url, json={"is_paused": paused}, timeout=30).raise_for_status()
 
     def rerun(self, run: Run, *, timeout: float = 120) -> Run:
         """Clear all tasks of a run, wait for it, and return it as it is then."""
