@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from airflow_provider_cio.extract import Window
+from airflow_provider_cio.sources.windows import Window
 
 State = dict[str, Any]  # {"fingerprint": text, "done": [[channel, drafts, start, end], ...]}, as it is stored
 

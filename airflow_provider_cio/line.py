@@ -11,7 +11,16 @@ from typing import Any
 
 import msgspec
 
-from airflow_provider_cio.activities import (
+from airflow_provider_cio.checkpoint import Checkpoint, State
+from airflow_provider_cio.clients.customerio import CustomerIOClient
+from airflow_provider_cio.clients.segment import SegmentClient
+from airflow_provider_cio.events.catalog import Collection
+from airflow_provider_cio.events.event import Event, breach, encode
+from airflow_provider_cio.events.mapping import Mapper, is_machine
+from airflow_provider_cio.interval import Interval, iso
+from airflow_provider_cio.records import Activity, Delivery
+from airflow_provider_cio.sinks.segment import MAX_IN_FLIGHT, Outcome, Packer, Sender
+from airflow_provider_cio.sources.activities import (
     REPEATING,
     Waiting,
     activity_type,
@@ -19,15 +28,9 @@ from airflow_provider_cio.activities import (
     inside,
     stand_in,
 )
-from airflow_provider_cio.catalog import Collection
-from airflow_provider_cio.checkpoint import Checkpoint, State
-from airflow_provider_cio.clients.customerio import Activity, CustomerIOClient, Delivery
-from airflow_provider_cio.clients.segment import Event, Packer, SegmentClient, breach, encode
-from airflow_provider_cio.extract import Window, occurrences, plan
-from airflow_provider_cio.interval import Interval, iso
-from airflow_provider_cio.mapping import Mapper, is_machine
-from airflow_provider_cio.reading import Reader
-from airflow_provider_cio.sending import MAX_IN_FLIGHT, Outcome, Sender
+from airflow_provider_cio.sources.deliveries import occurrences
+from airflow_provider_cio.sources.reader import Reader
+from airflow_provider_cio.sources.windows import Window, plan
 
 PROGRESS_EVERY = 10.0  # seconds
 CHECKPOINT_EVERY = 5.0  # seconds; each is a round trip to Airflow's API

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Annotated, Any, Self, TypeVar
+from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
 import msgspec
@@ -21,6 +21,7 @@ from airflow_provider_cio.clients.transport import (
     UnreadableBody,
 )
 from airflow_provider_cio.exceptions import ConfigurationError, UnexpectedDataError
+from airflow_provider_cio.records import Activity, Delivery
 
 T = TypeVar("T")
 
@@ -29,59 +30,12 @@ PAGE_SIZE = 1000  # the most that /v1/messages gives at once
 ACTIVITY_PAGE_SIZE = 100  # the most that /v1/activities does
 _MOST_PAGES_OF_NAMES = 1000
 
-Id = str | int | None  # the specification says integer or string, live answers have both
-
-
-class Identifiers(msgspec.Struct, gc=False):
-    """The person's ids; unset ones are null or empty."""
-
-    id: Id = None
-    email: str | None = None
-    cio_id: Id = None
-
-
-class Delivery(msgspec.Struct, gc=False):
-    """One message to one person, an item of `/v1/messages`. Times are Unix seconds.
-
-    `metrics` has one time per recorded metric, and may hold keys and kinds of values that nobody documented.
-    """
-
-    id: Annotated[str, msgspec.Meta(min_length=1)]
-    type: str
-    created: int
-    metrics: dict[str, Any]
-    customer_identifiers: Identifiers | None = None
-    customer_id: Id = None
-    recipient: str | None = None
-    subject: str | None = None
-    failure_message: str | None = None
-    campaign_id: Id = None
-    action_id: Id = None
-    parent_action_id: Id = None
-    newsletter_id: Id = None
-    content_id: Id = None
-    broadcast_id: Id = None
-    transactional_message_id: Id = None
-    trigger_event_id: Id = None
-
 
 class Page(msgspec.Struct):
     """`messages` may be null when empty; `next` is empty, null or absent on the last page."""
 
     messages: list[Delivery] | None
     next: str | None = None
-
-
-class Activity(msgspec.Struct, gc=False):
-    """One open or click, an item of `/v1/activities`. Times are Unix seconds; `data` is documented only in part."""
-
-    id: Annotated[str, msgspec.Meta(min_length=1)]
-    timestamp: int
-    delivery_id: str | None = None
-    delivery_type: str | None = None
-    customer_id: Id = None
-    customer_identifiers: Identifiers | None = None
-    data: dict[str, Any] | None = None
 
 
 class ActivityPage(msgspec.Struct):

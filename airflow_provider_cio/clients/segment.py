@@ -8,7 +8,6 @@ from base64 import b64encode
 from datetime import UTC, datetime
 from typing import Self
 
-import msgspec
 from requests.auth import HTTPBasicAuth
 
 from airflow_provider_cio.clients.transport import Answer, RateLimiter, Retries, StatusError, Transport, UnreadableBody
@@ -16,76 +15,6 @@ from airflow_provider_cio.exceptions import ConfigurationError, EventsRefusedErr
 
 REGIONS = {"us": "https://api.segment.io", "eu": "https://events.eu1.segmentapis.com"}
 DEFAULT_PATH = "/v1/batch"
-
-# Limits of the Tracking API (500 KB a batch, 32 KB an event, both uncompressed; 2,500 events; ids of 100 characters).
-MAX_BATCH_BYTES = 475_000  # as Segment's own clients have it: whether its KB has 1,000 or 1,024 bytes is unclear
-MAX_BATCH_EVENTS = 2_500
-MAX_EVENT_BYTES = 32 * 1024
-MAX_MESSAGE_ID = 100
-
-
-class Event(msgspec.Struct, tag="track", tag_field="type", rename="camel", omit_defaults=True, gc=False):
-    """A `track` call as it goes over the wire. `properties`, `context` and `integrations` are JSON objects."""
-
-    event: str
-    message_id: str
-    timestamp: datetime
-    properties: msgspec.Struct
-    context: msgspec.Struct
-    user_id: str | None = None
-    anonymous_id: str | None = None
-    integrations: msgspec.Raw | None = None
-
-
-encode = msgspec.json.Encoder().encode
-
-
-def breach(event: Event, encoded: bytes) -> str | None:
-    """The rule of the Tracking API that the event breaks, by name, or None.
-
-    Segment answers 200 to most such events and drops them, so this is the only place where it shows.
-    """
-    user_id, anonymous_id = event.user_id, event.anonymous_id
-    if not (user_id or anonymous_id):
-        return "unidentified"
-    if "" in (user_id, anonymous_id):
-        return "id_not_string"
-    if not event.event:
-        return "event_not_defined"
-    if not 0 < len(event.message_id) <= MAX_MESSAGE_ID:
-        return "message_id_length"
-    if len(encoded) > MAX_EVENT_BYTES:
-        return "event_too_large"
-    return None
-
-
-class Packer:
-    """Groups encoded events so that no request reaches 475,000 bytes or exceeds 2,500 events. Order is kept.
-
-    :param envelope: bytes of a request around its events.
-    """
-
-    def __init__(self, envelope: int) -> None:
-        self._envelope = envelope
-        self._batch: list[bytes] = []
-        self._size = envelope
-
-    def add(self, event: bytes) -> list[bytes]:
-        """Returns the batch that the event found no more room in, or an empty list."""
-        size = len(event) + 1  # with its comma
-        full = self._size + size >= MAX_BATCH_BYTES or len(self._batch) == MAX_BATCH_EVENTS
-        batch = self.flush() if full else []
-        self._batch.append(event)
-        self._size += size
-        return batch
-
-    def flush(self) -> list[bytes]:
-        """Returns what has gathered, if anything, and starts anew."""
-        batch, self._batch, self._size = self._batch, [], self._envelope
-        return batch
-
-    def __bool__(self) -> bool:
-        return bool(self._batch)
 
 
 class SegmentClient:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowRuntimeError
 
-from airflow_provider_cio.catalog import DEFAULT_COLLECTIONS, resolve_collections
+from airflow_provider_cio.events.catalog import DEFAULT_COLLECTIONS, resolve_collections
 from airflow_provider_cio.exceptions import (
     ConfigurationError,
     CustomerIOToSegmentError,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from airflow_provider_cio.clients.customerio import CustomerIOClient
     from airflow_provider_cio.clients.segment import SegmentClient
     from airflow_provider_cio.line import Report
-    from airflow_provider_cio.operators.dead_letters import DeadLetters
+    from airflow_provider_cio.sinks.dead_letters import DeadLetters
 
 CHECKPOINT_KEY = "customerio_to_segment"
 
@@ -151,7 +151,7 @@ class CustomerIOToSegmentOperator(BaseOperator):
         return self._result(report, dead_letters)
 
     def _is_every(self, interval: Interval) -> bool:
-        from airflow_provider_cio.activities import GUARANTEED_DAYS, REPEATING
+        from airflow_provider_cio.sources.activities import GUARANTEED_DAYS, REPEATING
 
         collections = resolve_collections(self.collections)
         if self.occurrences == "first" or not any((one.channel, one.metric) in REPEATING for one in collections):
@@ -173,11 +173,11 @@ class CustomerIOToSegmentOperator(BaseOperator):
     def _run(self, interval: Interval, every: bool, context: Context) -> tuple[Report, str | None]:
         """Wire the rooms together; returns the report, and where dead letters would be."""
         from airflow_provider_cio.checkpoint import Checkpoint
+        from airflow_provider_cio.events.mapping import Mapper
         from airflow_provider_cio.hooks.customerio import CustomerIOHook
         from airflow_provider_cio.hooks.segment import SegmentHook
         from airflow_provider_cio.line import Callbacks, Line
-        from airflow_provider_cio.mapping import Mapper
-        from airflow_provider_cio.names import Names
+        from airflow_provider_cio.sources.names import Names
 
         customerio = CustomerIOHook(customerio_conn_id=self.customerio_conn_id)
         segment = SegmentHook(segment_conn_id=self.segment_conn_id)
@@ -253,12 +253,12 @@ class CustomerIOToSegmentOperator(BaseOperator):
     def _dead_letters(self, context: Context) -> DeadLetters | None:
         if self.dead_letter_path is None or self.preview:
             return None
-        from airflow_provider_cio.operators.dead_letters import DeadLetters
+        from airflow_provider_cio.sinks.dead_letters import DeadLetters
 
         return DeadLetters(self.dead_letter_path, context)
 
     def _log_sample(self, event: bytes) -> None:
-        from airflow_provider_cio.privacy import masked
+        from airflow_provider_cio.events.privacy import masked
 
         self.log.info(
             "For example (personal data masked): %s", json.dumps(masked(json.loads(event)), ensure_ascii=False)

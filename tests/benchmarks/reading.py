@@ -9,8 +9,8 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from airflow_provider_cio.clients.customerio import CustomerIOClient
-from airflow_provider_cio.extract import Window
-from airflow_provider_cio.reading import Reader
+from airflow_provider_cio.sources.reader import Reader
+from airflow_provider_cio.sources.windows import Window
 from tests.benchmarks.figures import Figure
 from tests.benchmarks.world import END, START, Served, serving
 

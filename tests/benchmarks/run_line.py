@@ -10,12 +10,12 @@ from pathlib import Path
 
 import requests
 
-from airflow_provider_cio.catalog import DEFAULT_COLLECTIONS, resolve_collections
 from airflow_provider_cio.clients.customerio import CustomerIOClient
 from airflow_provider_cio.clients.segment import SegmentClient
+from airflow_provider_cio.events.catalog import DEFAULT_COLLECTIONS, resolve_collections
+from airflow_provider_cio.events.mapping import Mapper
 from airflow_provider_cio.interval import Interval
 from airflow_provider_cio.line import Line, Report
-from airflow_provider_cio.mapping import Mapper
 
 
 def line(source: CustomerIOClient, destination: SegmentClient, interval: Interval, namespace: str) -> Report:

@@ -9,7 +9,7 @@ from collections import Counter
 
 import msgspec
 
-from airflow_provider_cio.catalog import DEFAULT_COLLECTIONS, resolve_collections
+from airflow_provider_cio.events.catalog import DEFAULT_COLLECTIONS, resolve_collections
 from tests.sandbox import History, Sandbox, Settings
 
 

@@ -11,10 +11,11 @@ from statistics import median
 from threading import Lock, Thread
 from typing import Any, NamedTuple
 
-from airflow_provider_cio import reading, sending
 from airflow_provider_cio.clients.customerio import CustomerIOClient, Page
 from airflow_provider_cio.clients.segment import SegmentClient
 from airflow_provider_cio.interval import Interval
+from airflow_provider_cio.sinks import segment as sending
+from airflow_provider_cio.sources import reader as reading
 from tests.benchmarks.figures import Figure
 from tests.benchmarks.run_line import line
 from tests.benchmarks.world import EVERYTHING, REPO, Served, run, serving

@@ -172,7 +172,7 @@ def small() -> Iterator[None]:
     """Many pages and batches in each hour, checkpoints all the time, short waits: more happens in less time."""
     quick = partial(Retries, first=0.01, longest=0.1)
     with (
-        patch("airflow_provider_cio.extract.PAGE_SIZE", 200),
+        patch("airflow_provider_cio.sources.windows.PAGE_SIZE", 200),
         patch("airflow_provider_cio.clients.segment.MAX_BATCH_EVENTS", 50),
         patch("airflow_provider_cio.line.CHECKPOINT_EVERY", 0.02),
         patch("airflow_provider_cio.clients.customerio.Retries", quick),

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from airflow_provider_cio.catalog import resolve_collections
+from airflow_provider_cio.events.catalog import resolve_collections
+from airflow_provider_cio.events.mapping import Mapper
 from airflow_provider_cio.interval import Interval
 from airflow_provider_cio.line import Line, Report
-from airflow_provider_cio.mapping import Mapper
-from airflow_provider_cio.names import Names
+from airflow_provider_cio.sources.names import Names
 from tests.sandbox import History, Sandbox
 from tests.sandbox.catalog import DOCUMENTED_ACTIVITY_TYPES
 from tests.sandbox.delivery import REPEATED, Truth

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_cio.catalog import DEFAULT_COLLECTIONS, GROUPS, resolve_collections
 from airflow_provider_cio.clients.customerio import CustomerIOClient
 from airflow_provider_cio.clients.segment import SegmentClient
 from airflow_provider_cio.clients.transport import Retries
+from airflow_provider_cio.events.catalog import DEFAULT_COLLECTIONS, GROUPS, resolve_collections
+from airflow_provider_cio.events.mapping import Mapper
 from airflow_provider_cio.interval import Interval
 from airflow_provider_cio.line import Line, Report
-from airflow_provider_cio.mapping import Mapper
 from tests.e2e.compare import differences
 from tests.sandbox import History, Sandbox
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_cio.checkpoint import Checkpoint
-from airflow_provider_cio.extract import Window
+from airflow_provider_cio.sources.windows import Window
 
 Second = tuple[str, bool, int]
 

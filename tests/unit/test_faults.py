@@ -14,8 +14,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from airflow_provider_cio import extract, reading, sending
-from airflow_provider_cio.clients import segment
 from airflow_provider_cio.clients.transport import Retries
 from airflow_provider_cio.exceptions import (
     ConfigurationError,
@@ -26,6 +24,10 @@ from airflow_provider_cio.exceptions import (
 )
 from airflow_provider_cio.interval import Interval
 from airflow_provider_cio.line import Callbacks
+from airflow_provider_cio.sinks import segment
+from airflow_provider_cio.sinks import segment as sending
+from airflow_provider_cio.sources import reader as reading
+from airflow_provider_cio.sources import windows as extract
 from tests.sandbox import Fault, History, Sandbox, Settings
 from tests.sandbox.faults import Kind, Side
 from tests.sandbox.settings import Asked

@@ -19,15 +19,17 @@ from airflow.sdk.execution_time.comms import ErrorResponse
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from airflow_provider_cio import extract, line, reading
-from airflow_provider_cio.catalog import resolve_collections
+from airflow_provider_cio import line
 from airflow_provider_cio.checkpoint import Checkpoint, State
-from airflow_provider_cio.clients import segment
+from airflow_provider_cio.events.catalog import resolve_collections
 from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError
-from airflow_provider_cio.extract import plan
 from airflow_provider_cio.interval import Interval
 from airflow_provider_cio.line import Callbacks, Report
 from airflow_provider_cio.operators.customerio_to_segment import CHECKPOINT_KEY, CustomerIOToSegmentOperator
+from airflow_provider_cio.sinks import segment
+from airflow_provider_cio.sources import reader as reading
+from airflow_provider_cio.sources import windows as extract
+from airflow_provider_cio.sources.windows import plan
 from tests.sandbox import Fault, History, Sandbox, Settings
 from tests.sandbox.faults import Side
 from tests.sandbox.settings import Asked

@@ -14,18 +14,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from airflow_provider_cio.clients.segment import (
-    MAX_BATCH_BYTES,
-    MAX_BATCH_EVENTS,
-    MAX_EVENT_BYTES,
-    Event,
-    Packer,
-    SegmentClient,
-    breach,
-    encode,
-)
+from airflow_provider_cio.clients.segment import SegmentClient
 from airflow_provider_cio.clients.transport import Retries
+from airflow_provider_cio.events.event import MAX_EVENT_BYTES, Event, breach, encode
 from airflow_provider_cio.exceptions import ConfigurationError, EventsRefusedError, TryAgainLaterError
+from airflow_provider_cio.sinks.segment import MAX_BATCH_BYTES, MAX_BATCH_EVENTS, Packer
 from tests.sandbox import Fault, Sandbox, Settings
 from tests.sandbox.settings import WRITE_KEY
 from tests.unit.clients import Loopback, Say

@@ -16,7 +16,7 @@ import pendulum
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
-from airflow_provider_cio.catalog import CATALOG, GROUPS
+from airflow_provider_cio.events.catalog import CATALOG, GROUPS
 from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError
 from airflow_provider_cio.interval import Interval
 from airflow_provider_cio.operators.customerio_to_segment import CustomerIOToSegmentOperator
@@ -381,7 +381,8 @@ class Store:
 def test_another_try_of_every_occurrence_starts_over_and_loses_nothing(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
-    from airflow_provider_cio import extract, line
+    from airflow_provider_cio import line
+    from airflow_provider_cio.sources import windows as extract
 
     monkeypatch.setattr(extract, "PAGE_SIZE", 50)
     monkeypatch.setattr(line, "CHECKPOINT_EVERY", 0.0)
@@ -406,8 +407,9 @@ def test_a_checkpoint_of_first_occurrences_is_not_taken_for_one_of_every(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever changes the parameter between two tries gets all opens and clicks of the whole interval."""
-    from airflow_provider_cio import extract, line
-    from airflow_provider_cio.clients import segment
+    from airflow_provider_cio import line
+    from airflow_provider_cio.sinks import segment
+    from airflow_provider_cio.sources import windows as extract
 
     monkeypatch.setattr(extract, "PAGE_SIZE", 20)
     monkeypatch.setattr(segment, "MAX_BATCH_EVENTS", 10)

@@ -8,10 +8,11 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_cio.catalog import CATALOG, DEFAULT_COLLECTIONS, resolve_collections
-from airflow_provider_cio.clients.customerio import Delivery
-from airflow_provider_cio.extract import LONGEST_WINDOW, occurrences, plan
+from airflow_provider_cio.events.catalog import CATALOG, DEFAULT_COLLECTIONS, resolve_collections
 from airflow_provider_cio.interval import Interval
+from airflow_provider_cio.records import Delivery
+from airflow_provider_cio.sources.deliveries import occurrences
+from airflow_provider_cio.sources.windows import LONGEST_WINDOW, plan
 
 SIX = resolve_collections(DEFAULT_COLLECTIONS)
 SIX_MONTHS = 181 * 86_400  # the shortest six months there are

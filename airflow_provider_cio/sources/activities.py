@@ -11,8 +11,8 @@ from typing import Self
 
 import msgspec
 
-from airflow_provider_cio.catalog import CATALOG, Collection
-from airflow_provider_cio.clients.customerio import Activity, Delivery
+from airflow_provider_cio.events.catalog import CATALOG, Collection
+from airflow_provider_cio.records import Activity, Delivery
 
 #: (channel, metric) of which a delivery shows one time only, and activities every one. Among the types of activity that
 #: the App API's specification lists are no Slack click, no WhatsApp open or click: there the delivery's time is all.

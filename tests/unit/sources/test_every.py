@@ -19,15 +19,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from airflow_provider_cio import extract, line, reading
-from airflow_provider_cio.activities import REPEATING, Waiting
-from airflow_provider_cio.catalog import CATALOG, GROUPS
-from airflow_provider_cio.clients.customerio import Activity, CustomerIOClient, Delivery
+from airflow_provider_cio import line
+from airflow_provider_cio.clients.customerio import CustomerIOClient
 from airflow_provider_cio.clients.transport import ClosedError
+from airflow_provider_cio.events.catalog import CATALOG, GROUPS
+from airflow_provider_cio.events.mapping import Mapper
 from airflow_provider_cio.exceptions import ConfigurationError
 from airflow_provider_cio.interval import Interval
 from airflow_provider_cio.line import Callbacks, Line
-from airflow_provider_cio.mapping import Mapper
+from airflow_provider_cio.records import Activity, Delivery
+from airflow_provider_cio.sources import reader as reading
+from airflow_provider_cio.sources import windows as extract
+from airflow_provider_cio.sources.activities import REPEATING, Waiting
 from tests.sandbox import Fault, History, Sandbox, Settings
 from tests.sandbox.delivery import identity
 from tests.unit.full import DOCUMENTED, Told, held, kept, run_full, to_send

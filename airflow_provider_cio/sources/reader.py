@@ -16,14 +16,13 @@ from typing import NamedTuple, Self
 
 from airflow_provider_cio.clients.customerio import (
     ACTIVITY_PAGE_SIZE,
-    Activity,
     ActivityPage,
     CustomerIOClient,
-    Delivery,
     Page,
 )
 from airflow_provider_cio.exceptions import UnexpectedDataError
-from airflow_provider_cio.extract import Window
+from airflow_provider_cio.records import Activity, Delivery
+from airflow_provider_cio.sources.windows import Window
 
 MAX_IN_FLIGHT = 12  # requests; enough for answers that take more than a second at ten requests a second
 TOLERANCE = 3600  # seconds by which activities may be out of order; observed, nowhere documented

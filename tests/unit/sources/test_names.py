@@ -9,10 +9,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from airflow_provider_cio.clients.customerio import Delivery
 from airflow_provider_cio.interval import Interval
 from airflow_provider_cio.line import Report
-from airflow_provider_cio.names import Names
+from airflow_provider_cio.records import Delivery
+from airflow_provider_cio.sources.names import Names
 from tests.sandbox import Fault, History, Sandbox, Settings
 from tests.sandbox.parents import Names as GivenNames
 from tests.unit.full import held, kept, run_full, to_send

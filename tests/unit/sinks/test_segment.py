@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from airflow_provider_cio.clients.segment import SegmentClient
 from airflow_provider_cio.clients.transport import ClosedError
 from airflow_provider_cio.exceptions import ConfigurationError, EventsRefusedError, TryAgainLaterError
-from airflow_provider_cio.sending import MAX_IN_FLIGHT, Outcome, Sender
+from airflow_provider_cio.sinks.segment import MAX_IN_FLIGHT, Outcome, Sender
 from tests.sandbox import Fault, Sandbox, Settings
 from tests.sandbox.faults import Kind
 from tests.unit.support import clients

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_provider_cio.catalog import CATALOG, DEFAULT_COLLECTIONS, resolve_collections
+from airflow_provider_cio.events.catalog import CATALOG, DEFAULT_COLLECTIONS, resolve_collections
 from airflow_provider_cio.exceptions import ConfigurationError
 from tests.sandbox.catalog import ANALOGUES, COLLECTIONS
 

@@ -11,10 +11,10 @@ from typing import Any
 import msgspec
 
 from airflow_provider_cio import __version__
-from airflow_provider_cio.catalog import Collection
-from airflow_provider_cio.clients.customerio import Activity, Delivery, Id
-from airflow_provider_cio.clients.segment import Event
-from airflow_provider_cio.privacy import Privacy
+from airflow_provider_cio.events.catalog import Collection
+from airflow_provider_cio.events.event import Event
+from airflow_provider_cio.events.privacy import Privacy
+from airflow_provider_cio.records import Activity, Delivery, Id
 
 _ONE_ADDRESS = re.compile(r"[^\s@,;<>\"{}]+@[^\s@,;<>\"{}]+")
 _SENDER = msgspec.Raw(msgspec.json.encode({"name": "airflow-provider-cio", "version": __version__}))

@@ -15,7 +15,7 @@ from airflow.sdk.exceptions import AirflowFailException
 from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError
 from airflow_provider_cio.interval import Interval
 from airflow_provider_cio.operators.customerio_to_segment import CustomerIOToSegmentOperator
-from airflow_provider_cio.operators.dead_letters import DeadLetters
+from airflow_provider_cio.sinks.dead_letters import DeadLetters
 from tests.sandbox import Fault, History, Sandbox, Settings
 from tests.unit.support import DAY, NOVEMBER, assert_kept_is_truth, connect, truth_of
 
@@ -143,8 +143,9 @@ def test_there_is_one_file_for_each_run_and_try(sandbox: Sandbox, tmp_path: Path
 def test_a_try_that_fails_leaves_a_whole_file(
     sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from airflow_provider_cio import extract, line
-    from airflow_provider_cio.clients import segment
+    from airflow_provider_cio import line
+    from airflow_provider_cio.sinks import segment
+    from airflow_provider_cio.sources import windows as extract
 
     monkeypatch.setattr(extract, "PAGE_SIZE", 10)
     monkeypatch.setattr(segment, "MAX_BATCH_EVENTS", 10)

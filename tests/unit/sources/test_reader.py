@@ -14,12 +14,14 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from airflow_provider_cio import extract, reading
-from airflow_provider_cio.clients.customerio import Delivery, Page
+from airflow_provider_cio.clients.customerio import Page
 from airflow_provider_cio.clients.transport import ClosedError
 from airflow_provider_cio.exceptions import UnexpectedDataError
-from airflow_provider_cio.extract import Window
-from airflow_provider_cio.reading import MAX_IN_FLIGHT, Piece, Reader, _Chain, _share
+from airflow_provider_cio.records import Delivery
+from airflow_provider_cio.sources import reader as reading
+from airflow_provider_cio.sources import windows as extract
+from airflow_provider_cio.sources.reader import MAX_IN_FLIGHT, Piece, Reader, _Chain, _share
+from airflow_provider_cio.sources.windows import Window
 from tests.sandbox import Fault, History, Sandbox, Settings
 from tests.unit.support import DAY, NOVEMBER, clients
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from airflow_provider_cio.clients.customerio import CustomerIOClient, Delivery
+from airflow_provider_cio.clients.customerio import CustomerIOClient
 from airflow_provider_cio.exceptions import CustomerIOToSegmentError
+from airflow_provider_cio.records import Delivery
 
 # Where the names of a kind of parent are listed, and under which key: /v1/transactional lists them as `messages`.
 _LISTS = {

@@ -1,0 +1,46 @@
+"""The Segment `track` call made from an occurrence: its fields, its encoding, the limits it must keep. Pure."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import msgspec
+
+# One event, uncompressed (reference: Segment's HTTP Tracking API, "Errors").
+MAX_EVENT_BYTES = 32 * 1024
+MAX_MESSAGE_ID = 100
+
+
+class Event(msgspec.Struct, tag="track", tag_field="type", rename="camel", omit_defaults=True, gc=False):
+    """A `track` call as it goes over the wire. `properties`, `context` and `integrations` are JSON objects."""
+
+    event: str
+    message_id: str
+    timestamp: datetime
+    properties: msgspec.Struct
+    context: msgspec.Struct
+    user_id: str | None = None
+    anonymous_id: str | None = None
+    integrations: msgspec.Raw | None = None
+
+
+encode = msgspec.json.Encoder().encode
+
+
+def breach(event: Event, encoded: bytes) -> str | None:
+    """The rule of the Tracking API that the event breaks, by name, or None.
+
+    Segment answers 200 to most such events and drops them, so this is the only place where it shows.
+    """
+    user_id, anonymous_id = event.user_id, event.anonymous_id
+    if not (user_id or anonymous_id):
+        return "unidentified"
+    if "" in (user_id, anonymous_id):
+        return "id_not_string"
+    if not event.event:
+        return "event_not_defined"
+    if not 0 < len(event.message_id) <= MAX_MESSAGE_ID:
+        return "message_id_length"
+    if len(encoded) > MAX_EVENT_BYTES:
+        return "event_too_large"
+    return None

@@ -1,0 +1,57 @@
+"""What Customer.io tells of a message and of a person: the rows of its App API, typed. A leaf.
+
+Only documented fields are here, of the kinds that reference and live answers show. Times are Unix seconds.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+
+Id = str | int | None  # the specification says integer or string, live answers have both
+
+
+class Identifiers(msgspec.Struct, gc=False):
+    """The person's ids; unset ones are null or empty."""
+
+    id: Id = None
+    email: str | None = None
+    cio_id: Id = None
+
+
+class Delivery(msgspec.Struct, gc=False):
+    """One message to one person, an item of `/v1/messages`. Times are Unix seconds.
+
+    `metrics` has one time per recorded metric, and may hold keys and kinds of values that nobody documented.
+    """
+
+    id: Annotated[str, msgspec.Meta(min_length=1)]
+    type: str
+    created: int
+    metrics: dict[str, Any]
+    customer_identifiers: Identifiers | None = None
+    customer_id: Id = None
+    recipient: str | None = None
+    subject: str | None = None
+    failure_message: str | None = None
+    campaign_id: Id = None
+    action_id: Id = None
+    parent_action_id: Id = None
+    newsletter_id: Id = None
+    content_id: Id = None
+    broadcast_id: Id = None
+    transactional_message_id: Id = None
+    trigger_event_id: Id = None
+
+
+class Activity(msgspec.Struct, gc=False):
+    """One open or click, an item of `/v1/activities`. Times are Unix seconds; `data` is documented only in part."""
+
+    id: Annotated[str, msgspec.Meta(min_length=1)]
+    timestamp: int
+    delivery_id: str | None = None
+    delivery_type: str | None = None
+    customer_id: Id = None
+    customer_identifiers: Identifiers | None = None
+    data: dict[str, Any] | None = None
