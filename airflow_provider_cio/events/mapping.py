@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -11,12 +10,12 @@ from typing import Any
 import msgspec
 
 from airflow_provider_cio import __version__
+from airflow_provider_cio.addresses import one_address
 from airflow_provider_cio.events.catalog import Collection
 from airflow_provider_cio.events.event import Event
 from airflow_provider_cio.events.privacy import Privacy
 from airflow_provider_cio.records import Activity, Delivery, Id
 
-_ONE_ADDRESS = re.compile(r"[^\s@,;<>\"{}]+@[^\s@,;<>\"{}]+")
 _SENDER = msgspec.Raw(msgspec.json.encode({"name": "airflow-provider-cio", "version": __version__}))
 
 #: Names under which the Customer.io destination is known, classic and Actions; they are case-sensitive.
@@ -201,7 +200,7 @@ def email_of(delivery: Delivery) -> str | None:
     if known is not None and (email := _filled(known.email)):
         return email
     recipient = (delivery.recipient or "").strip() if delivery.type == "email" else ""
-    return recipient if _ONE_ADDRESS.fullmatch(recipient) else None
+    return recipient if one_address(recipient) else None
 
 
 def properties_of(delivery: Delivery, campaign_name: str | None = None) -> Properties:

@@ -1,0 +1,130 @@
+r"""E-mail addresses in free text: one definition, for logs and errors as for personal data. A leaf, and pure.
+
+Found are addresses in any script and in any of these spellings, also one within the other, as in a link in a link::
+
+    jane.doe@example.com                              also in <>, "", (), after mailto:, ?to= and &to=
+    "jane.doe"@example.com  "jane doe"@example.com    quoted local parts
+    jane.doe&#64;example.com  &#x40;  &commat;        HTML
+    jane.doe%40example.com  %2540  %252540            percent-encoding
+    jane.doe\u0040example.com                         JSON that was cut, and so was not decoded
+    bounces+1-jane.doe=example.com@em.example         VERP: with all that stands before the last @
+
+Not found are a lone ``@``, a handle (``@jane``), ``jane at example.com`` and addresses in base64. What stands on both
+sides of an ``@`` without a blank counts as an address, so of ``https://user:key@host/`` ``key@host`` does.
+
+Every function takes time in proportion to the length of the text.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Callable, Iterator
+from urllib.parse import unquote_to_bytes
+
+# Brackets, quotes and stops of other scripts: they stand around an address, never in one.
+_OTHER_PUNCTUATION = (
+    "\u00a1\u00ab\u00bb\u00bf\u2010-\u2027\u2030-\u205e\u3000-\u3003\u3008-\u3011\u3014-\u301f"
+    "\uff01-\uff0f\uff1a-\uff20\uff3b-\uff3d\uff5b-\uff65"
+)
+# The class of local parts has "=", for VERP, and nothing that separates addresses in lists, texts and links.
+_LOCAL = rf'[^\s\x00-\x1f\x7f@<>",;:?&#/(){{}}\[\]|{_OTHER_PUNCTUATION}]'
+_LABEL = rf"[^\s\x00-\x2c./\x3a-\x40\x5b-\x5e`\x7b-\x7f{_OTHER_PUNCTUATION}]"
+_DOMAIN = rf"(?:\.*+{_LABEL}++(?:\.++{_LABEL}++)*+|\[[0-9A-Za-z:.]{{2,60}}\])"
+# A closing quote, some text and the next opening quote before "@jane" are no quoted local part: hence the first letter.
+_QUOTED = r'(?:"(?=[\w\\])(?:[^"\\\r\n]|\\.){1,254}"|\\"(?=\w)[^"\\\r\n]{1,254}\\")'
+
+# One piece of a text after the other, each looked at once: this is what keeps it linear. Only some are addresses.
+_PIECE = re.compile(
+    rf"""
+    [?&\#][^\s?&\#=@/"<>]*+=                      # ?key= and &key=: what follows is a value of its own
+    | (?P<quoted>{_QUOTED}(?:@{_DOMAIN})++)
+    | ['`*=!~\\]++                                 # may stand before an address, hardly begins one
+    | {_LOCAL}++(?P<domain>(?:(?<!=)@{_DOMAIN})++)?
+    """,
+    re.VERBOSE,
+)
+_ONE = re.compile(r'(?:"(?:[^"\\\r\n]|\\.)+"|[^\s@,;<>"{}]+)@[^\s@,;<>"{}]+')
+
+_ENCODED = re.compile(
+    r"(?:%[0-9A-Fa-f]{2})++"
+    r"|&\#(?:[0-9]{1,7}|[xX][0-9A-Fa-f]{1,6});?"
+    r"|&[A-Za-z][A-Za-z0-9]{1,31};"  # without its semicolon it may be a key: ?a=1&copy=2
+    r"|\\u[0-9A-Fa-f]{4}"
+)
+_LEVELS = 8  # how deep in one another encodings are undone
+
+
+def one_address(text: str) -> bool:
+    """Whether the text is exactly one plain address: no name, no list, no blanks around it."""
+    return _ONE.fullmatch(text) is not None
+
+
+def has_address(text: str) -> bool:
+    """Whether there is an address in the text, in any spelling."""
+    return next(_found(text), None) is not None
+
+
+def masked_addresses(text: str) -> str:
+    """The text with ``<address>`` in place of each address: for logs and errors."""
+    return replace_addresses(text, lambda address: "<address>")
+
+
+def replace_addresses(text: str, replacement: Callable[[str], str]) -> str:
+    """The text with each address replaced, and nothing else changed.
+
+    :param replacement: gets the address in its plain spelling, so that ``%40`` and ``@`` give the same hash. What it
+        returns is not encoded, whatever the address stands in.
+    """
+    parts: list[str] = []
+    copied = 0
+    for start, end, address in _found(text):
+        parts += text[copied:start], replacement(address)
+        copied = end
+    return "".join([*parts, text[copied:]])
+
+
+def _found(text: str) -> Iterator[tuple[int, int, str]]:
+    """Start and end of each address in the text, and its plain spelling."""
+    if not ("@" in text or "%" in text or "&" in text or "\\u" in text):
+        return
+    plain, starts = _decoded(text)
+    if "@" not in plain:
+        return
+    for piece in _PIECE.finditer(plain):
+        if piece["quoted"] or piece["domain"]:
+            start, end = piece.span()
+            yield (starts[start], starts[end], piece[0]) if starts else (start, end, piece[0])
+
+
+def _decoded(text: str) -> tuple[str, list[int] | None]:
+    """The text without encodings, and where each of its characters starts in the one given (None: where it was)."""
+    starts: list[int] | None = None
+    for _ in range(_LEVELS):
+        if not _ENCODED.search(text):
+            break
+        text, starts = _decoded_once(text, starts or list(range(len(text) + 1)))
+    return text, starts
+
+
+def _decoded_once(text: str, starts: list[int]) -> tuple[str, list[int]]:
+    parts: list[str] = []
+    found: list[int] = []
+    copied = 0
+    for encoded in _ENCODED.finditer(text):
+        start, end = encoded.span()
+        parts.append(text[copied:start])
+        found += starts[copied:start]
+        copied = end
+        if text[start] == "%":  # bytes of UTF-8; one that is none of it stands for itself
+            plain = unquote_to_bytes(encoded[0]).decode("utf-8", "surrogateescape")
+            for character in plain:
+                found.append(starts[start])
+                start += 3 * len(character.encode("utf-8", "surrogateescape"))
+        else:
+            plain = chr(int(encoded[0][2:], 16)) if text[start] == "\\" else html.unescape(encoded[0])
+            found += [starts[start]] * len(plain)
+        parts.append(plain)
+    parts.append(text[copied:])
+    found += starts[copied:]
+    return "".join(parts), found
