@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import html
 import json
-import re
 from collections.abc import Iterable
 from contextlib import suppress
 from html.parser import HTMLParser
 from typing import Any
 
-_IN_ADDRESS = r"[^\s@<>\"',;:=&?/]"
-_ADDRESS = re.compile(rf'(?:"[^"\s]*+"|(?<!{_IN_ADDRESS}){_IN_ADDRESS}++)@{_IN_ADDRESS}+')
+from airflow_provider_cio.addresses import masked_addresses
+
 _READ_OF_BODY = 100_000  # bytes of a service's refusal that are looked at
 _NESTED = 8  # levels of its JSON that are
 _LONGEST_WORDS = 300  # characters of it that an error shows
@@ -22,7 +21,7 @@ def presentable(text: str, secrets: Iterable[str]) -> str:
     text = html.unescape(text).replace("%40", "@")
     for secret in secrets:
         text = text.replace(secret, "***")
-    text = " ".join(_ADDRESS.sub("<address>", text).split())
+    text = " ".join(masked_addresses(text).split())
     return text if len(text) <= _LONGEST_WORDS else text[:_LONGEST_WORDS] + "..."
 
 
