@@ -117,11 +117,11 @@ class Mapper:
         self._look_at(delivery)
         privacy = self._privacy
         data = activity.data or {}
-        link = privacy.free(_said(data, "href", "link"))
+        link = privacy.text(_said(data, "href", "link"), delivery.recipient)
         context = msgspec.structs.replace(
             self._context,
             ip=privacy.ip(_first_ip(_said(data, "ip_address", "ip"))) or msgspec.UNSET,
-            user_agent=privacy.free(_said(data, "user_agent", "userAgent")) or msgspec.UNSET,
+            user_agent=privacy.text(_said(data, "user_agent", "userAgent")) or msgspec.UNSET,
         )
         properties = msgspec.structs.replace(
             self._properties,
@@ -164,10 +164,10 @@ class Mapper:
         privacy = self._privacy
         properties.recipient = privacy.addresses(properties.recipient)
         properties.customer_id = privacy.id(properties.customer_id)
-        properties.subject = privacy.free(properties.subject)
-        properties.email_subject = privacy.free(properties.email_subject)
-        properties.campaign_name = privacy.free(properties.campaign_name)
-        properties.failure_message = privacy.free_of(properties.failure_message, delivery.recipient)
+        properties.subject = privacy.text(properties.subject, delivery.recipient)
+        properties.email_subject = privacy.text(properties.email_subject, delivery.recipient)
+        properties.campaign_name = privacy.text(properties.campaign_name, delivery.recipient)
+        properties.failure_message = privacy.failure_message(properties.failure_message)
 
     def message_id(self, delivery_id: str, metric: str) -> str:
         """The same for the same occurrence, in every run. No metric's name has a NUL, so no two inputs meet."""

@@ -1,4 +1,21 @@
-"""Personal data: kept, hashed or dropped, wherever an address can stand. Pure."""
+"""Personal data in events: kept, hashed or dropped. Pure.
+
+What `hash` and `drop` cover, and what they do not:
+
+============================  ==================================================================================
+e-mail addresses              replaced wherever they stand, in the spellings that `addresses` lists; `hash` puts the
+                              hash of the plain address there, `drop` nothing
+recipients                    replaced as a whole, whatever they are: addresses, phone numbers, device tokens
+the recipient in other texts  replaced: a phone number by its digits, however they are spaced (but not in its national
+                              form, ``0170`` for ``+49 170``), anything else as it is spelled
+ids (`userId`, `customer_id`)  replaced if an address is in them; any other id stays, for it is what makes the event
+                              useful. Who is known by an address only is then `unidentified` with `drop`
+`failure_message`             only a leading SMTP code stays (``550 5.1.1``): mail servers quote what they like
+IP addresses                  dropped, with `hash` too
+names                         stay, in subjects, campaign names and links
+base64 in links               stays, as does whatever else no one can read without knowing how it was made
+============================  ==================================================================================
+"""
 
 from __future__ import annotations
 
@@ -6,21 +23,29 @@ import hashlib
 import re
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import quote, unquote
 
-_AROUND = re.compile(r"""([\s,;:<>"(){}\[\]=&?/#]+)""")  # what stands around an address in a text or a link
-_BEFORE, _AFTER = "'`*", "'`*.!|~"  # what may also stand next to it
-_IN_ID = re.compile(r"\S(?:@|%40)\S")
-_NESTED = 3  # links within links that are looked into
+from airflow_provider_cio.addresses import has_address, masked_addresses, replace_addresses
+
+_PHONE_NUMBER = re.compile(r"[+\d\s()./-]+")
+_BETWEEN_DIGITS = r"[\s()./\u2010-\u2015-]{0,3}+"
+_SHORTEST_PHONE_NUMBER = 6  # digits; a shorter one is a short code, or a number as any other
+_SHORTEST_RECIPIENT = 6  # characters; what is shorter could be part of any word
+_SMTP_CODE = re.compile(
+    r"\s*(?:smtp;\s*)?([245]\d\d(?:[ -][245]\.\d{1,3}\.\d{1,3})?|[245]\.\d{1,3}\.\d{1,3})(?![\w.@+-])", re.ASCII
+)
 
 
 def hashed(text: str) -> str:
-    """SHA-256 of the trimmed lower-case text, in hex: the form that ad destinations expect of an address."""
+    """SHA-256 of the trimmed lower-case text, in hex: the form that ad destinations expect of an address.
+
+    There is no salt, so a hash is no secret: who has a list of addresses finds those in it, and phone numbers and
+    short ids can simply all be tried, within minutes. Use `drop` where that matters.
+    """
     return hashlib.sha256(text.strip().lower().encode("utf-8", "replace")).hexdigest()
 
 
 class Privacy:
-    """What becomes of texts that are, or hold, personal data.
+    """What becomes of texts that are, or hold, personal data: see the table above.
 
     :param mode: ``keep``, ``hash`` or ``drop``.
     """
@@ -31,81 +56,86 @@ class Privacy:
         self._one: Callable[[str], str | None] = hashed if mode == "hash" else lambda text: None
 
     def address(self, text: str | None) -> str | None:
-        """Of a text that is personal as a whole: an address, a phone number, a device token."""
+        """For a text that is personal as a whole: an address, a phone number, a device token."""
         return text if self.keeps or not text else self._one(text)
 
     def addresses(self, text: str | None) -> str | None:
-        """Of a comma-separated list of such."""
+        """For a comma-separated list of such."""
         if self.keeps or not text:
             return text
         return ",".join(kept for part in text.split(",") if (kept := self._one(part))) or None
 
     def id(self, text: str | None) -> str | None:
-        """Of an id, which is personal only if an e-mail address is in it, as some workspaces have it."""
-        return self._one(text) if text and not self.keeps and _IN_ID.search(text) else text
+        """For an id: personal only if there is an e-mail address in it, as some workspaces have it."""
+        return self._one(text) if text and not self.keeps and has_address(text) else text
 
-    def free(self, text: str | None, nested: int = 0) -> str | None:
-        """Of free text, a subject or a link say: only the addresses in it, percent-encoded ones too."""
-        if self.keeps or not text or not _may_hold_one(text):
+    def text(self, text: str | None, recipient: str | None = None) -> str | None:
+        """For free text, a subject or a link: only the addresses in it, and the recipient, are replaced."""
+        if self.keeps or not text:
             return text
-        return "".join(self._piece(piece, nested) for piece in _AROUND.split(text))
+        text = replace_addresses(text, self._replacement)
+        for one in recipient.split(",") if recipient else ():
+            text = self._without(one.strip(), text)
+        return text
 
-    def free_of(self, text: str | None, recipient: str | None) -> str | None:
-        """Of free text that may repeat the recipient, whatever kind that is."""
-        if text and recipient and not self.keeps:
-            text = text.replace(recipient, self._one(recipient) or "")
-        return self.free(text)
-
-    def _piece(self, piece: str, nested: int) -> str:
-        plain = unquote(piece)
-        if plain != piece and nested < _NESTED:  # a link, or a part of one, in a link
-            kept = self.free(plain, nested + 1) or ""
-            return piece if kept == plain else quote(kept, safe="")
-        address = plain.lstrip(_BEFORE).rstrip(_AFTER)
-        if "@" not in address.strip("@"):  # neither a lone one, nor the handle of a social network
-            return piece
-        before, _, after = plain.partition(address)
-        return before + (self._one(address) or "") + after
+    def failure_message(self, text: str | None) -> str | None:
+        """For what another server said of a person: only a leading SMTP code is kept."""
+        if self.keeps or not text:
+            return text
+        code = _SMTP_CODE.match(text)
+        return code[1] if code else None
 
     def ip(self, text: str | None) -> str | None:
-        """IP addresses go unless all is kept."""
+        """For IP addresses: they go unless all is kept."""
         return text if self.keeps else None
 
+    def _replacement(self, text: str) -> str:
+        return self._one(text) or ""
 
-def _may_hold_one(text: str) -> bool:
-    """An @ as such, or percent-encoded, however often."""
-    return "@" in text or ("%" in text and "40" in text)
+    def _without(self, recipient: str, text: str) -> str:
+        if not _PHONE_NUMBER.fullmatch(recipient):
+            if len(recipient) < _SHORTEST_RECIPIENT:
+                return text
+            return text.replace(recipient, self._replacement(recipient))
+        digits = re.sub(r"\D", "", recipient)
+        if len(digits) < _SHORTEST_PHONE_NUMBER or digits not in re.sub(r"\D", "", text):
+            return text
+        number = rf"(?:(?:\+|(?<!\d)00){_BETWEEN_DIGITS}|(?<!\d)){_BETWEEN_DIGITS.join(digits)}(?!\d)"
+        return re.sub(number, lambda found: self._replacement(recipient), text)
 
 
+# Keys whose values say nothing of a person but Customer.io's own ids, by which a sample can be found again.
 _SHOWN = {
     "type",
     "event",
     "messageId",
     "timestamp",
     "integrations",
+    "integration",
+    "library",
     "delivery_id",
     "email_id",
-    "machine",
-    "prefetched",
-    "proxied",
     "campaign_id",
     "action_id",
+    "journey_id",
     "parent_action_id",
     "newsletter_id",
     "content_id",
     "broadcast_id",
+    "trigger_id",
     "transactional_message_id",
     "trigger_event_id",
     "link_id",
-    "integration",
-    "library",
+    "machine",
+    "prefetched",
+    "proxied",
 }
 
 
 def masked(value: Any, key: str = "") -> Any:
     """A sample of an event that may be logged: the values of what is not known to be impersonal are stars."""
     if key in _SHOWN:
-        return value
+        return masked_addresses(value) if isinstance(value, str) else value
     if isinstance(value, dict):
         return {key: masked(inner, key) for key, inner in value.items()}
     return "***"
