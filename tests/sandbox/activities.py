@@ -18,7 +18,9 @@ import msgspec
 
 from tests.sandbox.catalog import CHANNELS
 from tests.sandbox.delivery import REPEATED, Engagement, is_time
+from tests.sandbox.dice import upto
 from tests.sandbox.engagements import activity_id, engagements
+from tests.sandbox.late import lateness
 from tests.sandbox.rows import Rows
 
 #: Of a hundred rows so many are out of order.
@@ -97,34 +99,54 @@ class Activities:
         # the position of the delivery and the place among its happenings, or ~ the position among the others.
         self._times, self._type_codes = array("q"), array("H")
         self._dice, self._sources = array("I"), array("q")
+        self._lateness = array("I")
         self._views: dict[tuple[Wanted, int], Sequence[int]] = {}
         self._row = lru_cache(_KEPT)(self._encoded)
         if not as_given:
             self._add_happenings()
         for number, row in enumerate(others):
             dice = _ORDERLY if as_given else zlib.crc32(str(row["id"]).encode())
-            self._add(row["timestamp"], row["type"], dice, ~number)
+            delivery_id, metric = row.get("delivery_id") or row["id"], row["type"].partition("_")[0]
+            self._add(row["timestamp"], row["type"], dice, ~number, lateness(delivery_id, metric))
 
     def __len__(self) -> int:
         return len(self._times)
 
-    def page(
-        self, wanted: Wanted, position: int, limit: int, *, disorder: int, oldest: int | None
-    ) -> tuple[list[bytes], int | None]:
-        """Up to `limit` rows from a position on, and the position of the next page, None when nothing is left.
+    def listing(self, wanted: Wanted, *, disorder: int, oldest: int | None) -> Sequence[int]:
+        """The rows that a request is about, by number, in the order of the list.
 
         :param disorder: no row stands behind one that is older by more seconds than this.
         :param oldest: what is older may be missing.
         """
         view = self._view(wanted, disorder)
-        end = len(view)
-        if oldest is not None and self._as_given:
-            view = [entry for entry in view if self._times[entry] >= oldest]
-            end = len(view)
-        elif oldest is not None:
-            end = bisect_right(view, disorder - oldest, key=lambda entry: -self._shown(entry, disorder))
-        stop = min(position + limit, end)
-        return [self._row(entry) for entry in view[position:stop]], stop if stop < end else None
+        if oldest is None:
+            return view
+        if self._as_given:
+            return [entry for entry in view if self._times[entry] >= oldest]
+        return view[: bisect_right(view, disorder - oldest, key=lambda entry: -self._shown(entry, disorder))]
+
+    def encoded(self, entry: int) -> bytes:
+        return self._row(entry)
+
+    def decoded(self, entry: int) -> dict[str, Any]:
+        return self._decoded(entry)
+
+    def shown_from(self, entry: int, most: int) -> int:
+        """When a row becomes visible: at its time, or up to `most` seconds later (see `late`)."""
+        return self._times[entry] + upto(self._lateness[entry], most)
+
+    @property
+    def dice(self) -> Sequence[int]:
+        """A number of 32 bits for each row; it depends on nothing but the row."""
+        return self._dice
+
+    def find(self, ids: Iterable[str]) -> dict[str, int]:
+        """The numbers of the rows that have these ids."""
+        wanted = set(ids)
+        if not wanted:
+            return {}
+        found = ((self._decoded(entry)["id"], entry) for entry in range(len(self)))
+        return {id: entry for id, entry in found if id in wanted}
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """All rows, in no order worth mentioning, and none of them kept."""
@@ -138,13 +160,15 @@ class Activities:
                 happenings(row.id, row.type, row.metrics or {}, repeated=self._repeated)[:_NUMBERS]
             ):
                 dice = zlib.crc32(f"{row.id} {place}".encode())
-                self._add(one.time, f"{one.metric}_{row.type}", dice, position * _NUMBERS + place)
+                late = lateness(row.id, one.metric)
+                self._add(one.time, f"{one.metric}_{row.type}", dice, position * _NUMBERS + place, late)
 
-    def _add(self, time: int, type: str, dice: int, source: int) -> None:
+    def _add(self, time: int, type: str, dice: int, source: int, late: int) -> None:
         self._times.append(time)
         self._type_codes.append(self._types.setdefault(type, len(self._types)))
         self._dice.append(dice)
         self._sources.append(source)
+        self._lateness.append(late)
 
     def _shown(self, entry: int, disorder: int) -> int:
         """The time by which a row is sorted: a while before its own if it came late, after it if it is ahead."""
@@ -157,7 +181,7 @@ class Activities:
         """The entries that a request is about, newest first; those of one second keep their order."""
         view = self._views.get((wanted, disorder))
         if view is None:
-            view = self._views[wanted, disorder] = array("q", self._select(wanted, disorder))
+            view = self._views[wanted, disorder] = memoryview(array("q", self._select(wanted, disorder)))
         return view
 
     def _select(self, wanted: Wanted, disorder: int) -> Iterable[int]:

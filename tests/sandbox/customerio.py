@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
 from random import Random
 from time import time
 
@@ -13,10 +15,14 @@ from starlette.routing import Route
 from tests.sandbox.activities import Wanted
 from tests.sandbox.answers import http_date, json_response, seconds
 from tests.sandbox.catalog import ACTIVITY_TYPES, DOCUMENTED_ACTIVITY_TYPES, METRIC_FILTERS, TYPES
+from tests.sandbox.late import is_shown, shown
+from tests.sandbox.limiters import Workspace
+from tests.sandbox.odd import Odd
+from tests.sandbox.paging import Hidden, back, cut
 from tests.sandbox.params import NEEDS_ENCODING, BadRequest, Cursor, Number, choice, integer, limit_of
 from tests.sandbox.parents import Kind
 from tests.sandbox.rows import Filter
-from tests.sandbox.settings import Asked, Bucket, Shared
+from tests.sandbox.settings import Asked, Shared
 
 # "At most 6 months" (reference/customerio.md 1.2) is not said in days: here the shortest half year there is.
 SIX_MONTHS = 181 * 86_400
@@ -43,7 +49,12 @@ class CustomerIO:
     def reset(self) -> None:
         self.requests: list[Asked] = []
         self.rate_limited = 0
-        self._bucket = Bucket()
+        self._limit = Workspace()
+        self._ways = Random("ways")
+
+    def way(self) -> float:
+        """Seconds that the next request is under way before it arrives."""
+        return self._ways.random() * self._shared.settings.arrival_jitter
 
     def routes(self) -> list[Route]:
         return [
@@ -71,9 +82,11 @@ class CustomerIO:
         refused = self._refuse(request, "messages")
         if refused is not None:
             return refused
-        row = self._shared.history.find(request.path_params["id"])
-        if row is None:
+        history, settings = self._shared.history, self._shared.settings
+        position = history.position(request.path_params["id"])
+        if position is None or (settings.visible_from_creation and history.rows.created(position) > settings.clock()):
             return error(404, "not found")
+        (row,) = self._shown([position])
         return json_response(b'{"message":' + row + b"}")
 
     async def activities(self, request: Request) -> Response:
@@ -120,13 +133,24 @@ class CustomerIO:
             raise BadRequest("this workspace does not identify people by phone", "id_type")
         person = params.get("customer_id")
         days = settings.activities_days
-        rows, following = self._shared.history.activities.page(
+        activities = self._shared.history.activities
+        listed = activities.listing(
             Wanted(type, params.get("name") or None, (id_type, person) if person else None),
-            cursor.position,
-            limit,
             disorder=settings.activity_disorder,
             oldest=None if days is None else int(settings.clock() - days * 86_400),
         )
+        hidden: Hidden | None = None
+        if settings.visible_after is not None:
+            now, most = settings.clock(), settings.visible_after
+            hidden = lambda entry: activities.shown_from(entry, most) > now  # noqa: E731
+        listed, hidden = self._as_counted(listed, hidden)
+        place = back(cursor.position, cursor.page, settings.repeated_rows, limit)
+        entries, following = cut(listed, place, limit, hidden)
+        odd = self._odd_activities()
+        rows = [
+            odd[entry].kind.make(activities.decoded(entry)) if entry in odd else activities.encoded(entry)
+            for entry in entries
+        ]
         position, page = following, cursor.page + 1
         if following is None and settings.activities_end != "next":
             position = cursor.position + len(rows)
@@ -163,28 +187,77 @@ class CustomerIO:
             newsletter_id=integer(params.get("newsletter_id"), "newsletter_id"),
             action_id=integer(params.get("action_id"), "action_id"),
         )
-        if settings.order == "newest":
-            rows, following = self._shared.history.rows.page(wanted, start_ts, end_ts, cursor.position, limit)
-        else:
-            rows, following = self._reordered(wanted, start_ts, end_ts, cursor.position, limit)
+        history = self._shared.history
+        listed = history.rows.listing(wanted, start_ts, end_ts, settings.ordering)
+        listed, hidden = self._as_counted(listed, self._hidden(wanted, end_ts))
+        by_row = settings.order == "newest" and settings.cursors == "stable"  # whatever bounds are asked
+        place = bisect_left(listed, cursor.position) if by_row else cursor.position
+        place = back(place, cursor.page, settings.repeated_rows, limit)
+        chosen, following = cut(listed, place, limit, hidden)
         every = settings.empty_page_every
-        if every and rows and (cursor.page + 1) % (every + 1) == 0:
+        if every and chosen and (cursor.page + 1) % (every + 1) == 0:
             return self._page([], Cursor(cursor.position, cursor.page + 1))
-        if following is None and settings.trailing_page and len(rows) == limit:
-            following = len(self._shared.history)
-        return self._page(rows, None if following is None else Cursor(following, cursor.page + 1))
+        if following is None and settings.trailing_page and len(chosen) == limit:
+            following = len(listed)
+        if following is not None and by_row:
+            following = listed[following] if following < len(listed) else len(history)
+        return self._page(self._shown(chosen), None if following is None else Cursor(following, cursor.page + 1))
 
-    def _reordered(
-        self, wanted: Filter, start_ts: int, end_ts: int, position: int, limit: int
-    ) -> tuple[list[bytes], int | None]:
-        """A page of the whole list in another order, always the same one for the same bounds."""
-        rows, _ = self._shared.history.rows.page(wanted, start_ts, end_ts, 0, len(self._shared.history))
-        if self._shared.settings.order == "oldest":
-            rows.reverse()
-        else:
-            Random(f"{start_ts} {end_ts}").shuffle(rows)
-        following = position + limit
-        return rows[position:following], following if following < len(rows) else None
+    def _hidden(self, wanted: Filter, end_ts: int) -> Hidden | None:
+        """Tells which of the rows that a request is about are not there yet."""
+        settings, rows = self._shared.settings, self._shared.history.rows
+        now, most, metric = settings.clock(), settings.visible_after, wanted.metric
+        checks: list[Hidden] = []
+        if settings.visible_from_creation and end_ts > now:
+            checks.append(lambda at: rows.created(at) > now)
+        if most is not None and metric not in {None, "created"}:
+            late: int = most
+
+            def without(at: int) -> bool:
+                if rows.latest[at] + late <= now:
+                    return False
+                row = msgspec.json.decode(rows.data[at])
+                return not is_shown(row["id"], str(metric), row["metrics"][metric], now, late)
+
+            checks.append(without)
+        return (lambda at: any(check(at) for check in checks)) if checks else None
+
+    def _as_counted(self, listed: Sequence[int], hidden: Hidden | None) -> tuple[Sequence[int], Hidden | None]:
+        """What the places of a list are counted in: all rows there will be, or those that are there now."""
+        if hidden is None or self._shared.settings.cursors == "stable":
+            return listed, hidden
+        return [at for at in listed if not hidden(at)], None
+
+    def _shown(self, positions: Iterable[int]) -> list[bytes]:
+        """The rows of deliveries as they are shown now."""
+        settings, rows = self._shared.settings, self._shared.history.rows
+        most, odd = settings.visible_after, self._odd_deliveries()
+        if most is None and not odd:
+            return [rows.data[at] for at in positions]
+        now = settings.clock()
+        found = []
+        for at in positions:
+            data = rows.data[at]
+            late = most is not None and rows.latest[at] + most > now
+            if late or at in odd:
+                row = msgspec.json.decode(data)
+                if late and most is not None:
+                    row = shown(row, now, most)
+                data = odd[at].kind.make(row) if at in odd else msgspec.json.encode(row)
+            found.append(data)
+        return found
+
+    def _odd_deliveries(self) -> dict[int, Odd]:
+        settings = self._shared.settings
+        if not settings.odd_deliveries and not settings.odd_rows:
+            return {}
+        return self._shared.history.odd_deliveries(settings.odd_deliveries, settings.odd_kinds, settings.odd_rows)
+
+    def _odd_activities(self) -> dict[int, Odd]:
+        settings = self._shared.settings
+        if not settings.odd_activities and not settings.odd_rows:
+            return {}
+        return self._shared.history.odd_activities(settings.odd_activities, settings.odd_kinds, settings.odd_rows)
 
     def _page(self, rows: list[bytes], following: Cursor | Number | None, key: str = "messages") -> Response:
         settings = self._shared.settings
@@ -195,7 +268,7 @@ class CustomerIO:
         return json_response(_listed(key, rows, settings.null_when_empty) + tail)
 
     def _refuse(self, request: Request, scope: str) -> Response | None:
-        """401, 403 or 429, in that order; the bucket is the workspace's, so a wrong key leaves it alone."""
+        """401, 403 or 429, in that order; the limit is the workspace's, so a wrong key leaves it alone."""
         settings = self._shared.settings
         key = request.headers.get("authorization", "")
         if key != f"Bearer {settings.app_key}" or settings.region != settings.key_region:
@@ -204,7 +277,7 @@ class CustomerIO:
             return error(403, f"this key does not have access to {scope}")
         if not settings.requests_per_second:
             return None
-        wait = self._bucket.take(1, settings.requests_per_second)
+        wait = self._limit.take(settings.requests_per_second, settings.limiter, settings.other_client)
         if not wait:
             return None
         self.rate_limited += 1

@@ -37,6 +37,9 @@ Kind = Literal[
     "repeat_cursor",
 ]
 
+#: The kinds that spoil the answer of a request which was processed; the others come instead of the service.
+PROCESSED: frozenset[Kind] = frozenset(("reset_after", "timeout", "truncated", "truncated_json", "repeat_cursor"))
+
 HTML = "<!DOCTYPE html>\n<html><head><title>{0}</title></head><body><h1>{0}</h1></body></html>\n"
 _DETAILS = {
     400: "bad request",

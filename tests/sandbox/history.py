@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -11,6 +11,7 @@ from tests.sandbox.activities import Activities, engagements_of, other_activitie
 from tests.sandbox.catalog import CHANNELS
 from tests.sandbox.delivery import Delivery, Engagement, Truth, from_row, is_draft
 from tests.sandbox.engagements import engagements
+from tests.sandbox.odd import Odd, odd_rows
 from tests.sandbox.parents import IdForm, Kind, Names, Parents, collect, listed, name_of, old_parents
 from tests.sandbox.rows import Filter, Rows
 from tests.sandbox.world import BurstShape, World
@@ -27,6 +28,9 @@ class _IdOnly(msgspec.Struct):
 
 
 _decode_id = msgspec.json.Decoder(_IdOnly).decode
+
+#: "delivery" or "activity", share, kinds, given rows.
+OddKey = tuple[Literal["delivery", "activity"], float, tuple[str, ...] | None, frozenset[tuple[str, str]]]
 
 
 class History:
@@ -55,6 +59,7 @@ class History:
         self._repeated = False
         self._others: Callable[[], list[dict[str, Any]]] = list
         self._activities: Activities | None = None
+        self._odd: dict[OddKey, dict[int, Odd]] = {}
         for row in sorted(deliveries, key=lambda row: -row["created"]):
             collect(self.parents, [from_row(row)])
             metrics = row.get("metrics") or {}
@@ -222,4 +227,35 @@ class History:
 
     def find(self, delivery_id: str) -> bytes | None:
         """The encoded row of one delivery."""
-        return self.rows.find(delivery_id, lambda data: _decode_id(data).id)
+        position = self.position(delivery_id)
+        return None if position is None else self.rows.data[position]
+
+    def position(self, delivery_id: str) -> int | None:
+        """Where one delivery stands among the rows."""
+        return self.rows.position(delivery_id, lambda data: _decode_id(data).id)
+
+    def odd_deliveries(
+        self, share: float, kinds: tuple[str, ...] | None = None, given: Mapping[str, str] | None = None
+    ) -> dict[int, Odd]:
+        """Which deliveries are shown as odd rows, by position; the parameters are those of `Settings`."""
+        key: OddKey = ("delivery", share, kinds, frozenset((given or {}).items()))
+        if key not in self._odd:
+            named = {self.position(id): kind for id, kind in (given or {}).items()}
+            at = {position: kind for position, kind in named.items() if position is not None}
+            self._odd[key] = odd_rows("delivery", self.rows.dice if share else (), self._decoded, share, kinds, at)
+        return self._odd[key]
+
+    def odd_activities(
+        self, share: float, kinds: tuple[str, ...] | None = None, given: Mapping[str, str] | None = None
+    ) -> dict[int, Odd]:
+        """Which activities are shown as odd rows, by their number in `activities`."""
+        key: OddKey = ("activity", share, kinds, frozenset((given or {}).items()))
+        if key not in self._odd:
+            rows = self.activities
+            at = {entry: (given or {})[id] for id, entry in rows.find(given or ()).items()}
+            self._odd[key] = odd_rows("activity", rows.dice, rows.decoded, share, kinds, at)
+        return self._odd[key]
+
+    def _decoded(self, position: int) -> dict[str, Any]:
+        row: dict[str, Any] = msgspec.json.decode(self.rows.data[position])
+        return row

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from tests.sandbox.settings import Asked, Bucket, Settings
+from tests.sandbox.limiters import Bucket
+from tests.sandbox.settings import Asked, Settings
 
 # Limits of reference/segment.md 1.4. "KB" may be 1000 or 1024 bytes: the smaller one for the body, the
 # one that the official client counts with for an event.

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import zlib
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from tests.sandbox.catalog import METRIC_FILTERS, TYPES
+from tests.sandbox.delivery import is_time
+from tests.sandbox.dice import amount, strikes
 
+Order = Literal["newest", "oldest", "shuffled", "nearly"]
 Drafts = Literal["sent", "drafts", "both"]
 
 _BIT = {metric: 1 << position for position, metric in enumerate(METRIC_FILTERS)}
 _CODE = {name: code for code, name in enumerate(TYPES)}
 _OTHER_TYPE = len(TYPES)
+_SORTED = 32  # lists that are kept sorted; the next one takes the place of the oldest
 
 
 class Filter(NamedTuple):
@@ -25,6 +30,19 @@ class Filter(NamedTuple):
     campaign_id: int | None = None
     newsletter_id: int | None = None
     action_id: int | None = None
+
+
+class Ordering(NamedTuple):
+    """How a list is ordered by creation.
+
+    "nearly" is newest first, but that a share of the rows stands where it would if it had been created up to so
+    many seconds earlier or later. What a row is moved by, and its place in "shuffled", depend on the row alone, so
+    that all lists agree.
+    """
+
+    kind: Order = "newest"
+    displaced: float = 0.0
+    displaced_by: int = 0
 
 
 class Rows:
@@ -40,7 +58,12 @@ class Rows:
         self._campaigns = array("q")
         self._newsletters = array("q")
         self._actions = array("q")
+        #: When the last thing happened to each, 0 if nothing did.
+        self.latest = array("q")
+        self._dice = array("I")
         self._views: dict[Filter, Sequence[int]] = {}
+        self._sorted: dict[tuple[Filter, int, int, Ordering], Sequence[int]] = {}
+        self._displaced: dict[Ordering, dict[int, int]] = {}
         self._positions: dict[str, int] = {}
 
     def add(
@@ -66,40 +89,81 @@ class Rows:
         self._campaigns.append(campaign_id or 0)
         self._newsletters.append(newsletter_id or 0)
         self._actions.append(action_id or 0)
+        self.latest.append(max((time for time in metrics.values() if is_time(time)), default=0))
 
     def __len__(self) -> int:
         return len(self.data)
 
-    def page(
-        self, wanted: Filter, start_ts: int, end_ts: int, position: int, limit: int
-    ) -> tuple[list[bytes], int | None]:
-        """Up to `limit` rows created in [start_ts, end_ts], both inclusive, from a position on.
-
-        The second value is the position of the next page, None when nothing is left.
-        """
+    def listing(
+        self,
+        wanted: Filter,
+        start_ts: int,
+        end_ts: int,
+        ordering: Ordering = Ordering(),  # noqa: B008
+    ) -> Sequence[int]:
+        """The positions of the rows created in [start_ts, end_ts], both inclusive, in the order of the list."""
         view = self._view(wanted)
-        newest = bisect_left(self._negative_created, -end_ts)
-        after = bisect_right(self._negative_created, -start_ts)
-        first = bisect_left(view, max(newest, position))
-        last = max(first, bisect_left(view, after))
-        stop = min(first + limit, last)
-        following = view[stop] if stop < last else None
-        if isinstance(view, range):
-            return self.data[first:stop], following
-        data = self.data
-        return [data[at] for at in view[first:stop]], following
+        first = bisect_left(view, bisect_left(self._negative_created, -end_ts))
+        last = max(first, bisect_left(view, bisect_right(self._negative_created, -start_ts)))
+        if ordering.kind == "newest":
+            return view[first:last]
+        if ordering.kind == "oldest":
+            return view[first:last][::-1]
+        key = (wanted, first, last, ordering)
+        found = self._sorted.pop(key, None)
+        if found is None:
+            found = memoryview(array("q", self._sort(view[first:last], ordering)))
+        self._sorted[key] = found  # as the youngest
+        if len(self._sorted) > _SORTED:
+            del self._sorted[next(iter(self._sorted))]
+        return found
+
+    def created(self, position: int) -> int:
+        return -self._negative_created[position]
+
+    def is_draft(self, position: int) -> bool:
+        return bool(self._drafts[position])
+
+    def displaced(self, ordering: Ordering) -> dict[int, int]:
+        """The positions of the rows that are out of order, and by how many seconds."""
+        moved = self._displaced.get(ordering)
+        if moved is None:
+            moved = self._displaced[ordering] = {
+                at: amount(dice, ordering.displaced_by)
+                for at, dice in enumerate(self.dice)
+                if ordering.displaced_by and strikes(dice, ordering.displaced)
+            }
+        return moved
+
+    @property
+    def dice(self) -> Sequence[int]:
+        """A number of 32 bits for each row; it depends on nothing but the row."""
+        if len(self._dice) != len(self.data):
+            self._dice = array("I", map(zlib.crc32, self.data))
+        return self._dice
 
     def first(self, wanted: Filter) -> int | None:
         """When the earliest of the rows that a filter lets through was created."""
         view = self._view(wanted)
         return -self._negative_created[view[-1]] if view else None
 
-    def find(self, delivery_id: str, id_of: Any) -> bytes | None:
-        """The row of one delivery; the index is built when it is first asked for."""
+    def find(self, delivery_id: str, id_of: Callable[[bytes], str]) -> bytes | None:
+        """The row of one delivery."""
+        position = self.position(delivery_id, id_of)
+        return None if position is None else self.data[position]
+
+    def position(self, delivery_id: str, id_of: Callable[[bytes], str]) -> int | None:
+        """Where one delivery stands; the index is built when it is first asked for."""
         if len(self._positions) != len(self.data):
             self._positions = {id_of(data): position for position, data in enumerate(self.data)}
-        position = self._positions.get(delivery_id)
-        return None if position is None else self.data[position]
+        return self._positions.get(delivery_id)
+
+    def _sort(self, positions: Sequence[int], ordering: Ordering) -> list[int]:
+        if ordering.kind == "shuffled":
+            dice = self.dice
+            return sorted(positions, key=dice.__getitem__)
+        moved, negative = self.displaced(ordering), self._negative_created
+        return sorted(positions, key=lambda at: negative[at] - moved.get(at, 0))
 
     def _view(self, wanted: Filter) -> Sequence[int]:
         """The positions of the rows that a filter lets through, ascending."""
@@ -126,4 +190,4 @@ class Rows:
         ):
             if value is not None:
                 view = array("q", [at for at in view if column[at] == value])
-        return view
+        return memoryview(view) if isinstance(view, array) else view  # a part of either is no copy

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
+from collections.abc import Collection
 from dataclasses import asdict
 from time import monotonic, time
 from types import TracebackType
@@ -17,12 +18,13 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tests.sandbox.answers import json_response, text
 from tests.sandbox.customerio import CustomerIO, error
-from tests.sandbox.faults import Fault, Faults, Side, play
+from tests.sandbox.faults import PROCESSED, Fault, Faults, Side, play
 from tests.sandbox.history import History
+from tests.sandbox.odd import Expected, Odd, sort_truth
 from tests.sandbox.segment import Segment
 from tests.sandbox.settings import Asked, Settings, Shared
 
@@ -74,6 +76,32 @@ class Sandbox:
     def settings(self, settings: Settings) -> None:
         self._shared.settings = settings
 
+    def odd_deliveries(self) -> dict[str, Odd]:
+        """The deliveries that are shown as odd rows now, by id."""
+        settings, history = self.settings, self.history
+        found = history.odd_deliveries(settings.odd_deliveries, settings.odd_kinds, settings.odd_rows)
+        return {msgspec.json.decode(history.rows.data[at])["id"]: odd for at, odd in found.items()}
+
+    def odd_activities(self) -> dict[str, Odd]:
+        """The activities that are shown as odd rows now, by id."""
+        settings, history = self.settings, self.history
+        found = history.odd_activities(settings.odd_activities, settings.odd_kinds, settings.odd_rows)
+        return {history.activities.decoded(entry)["id"]: odd for entry, odd in found.items()}
+
+    def expected(
+        self,
+        start: int | None = None,
+        end: int | None = None,
+        metrics: Collection[str] | None = None,
+        channels: Collection[str] | None = None,
+        *,
+        drafts: bool = False,
+        every: bool = False,
+    ) -> Expected:
+        """`History.truth`, sorted by what odd rows make of it."""
+        truth = self.history.truth(start, end, metrics, channels, drafts=drafts, every=every)
+        return sort_truth(truth, self.odd_deliveries(), self.odd_activities() if every else {})
+
     def reset(self) -> None:
         """Forget what was asked and what arrived, the counts and the faults; keep history and settings."""
         self.customerio.reset()
@@ -121,6 +149,8 @@ class _App:
             return
         sandbox = self._sandbox
         side: Side = "segment" if scope["method"] == "POST" else "customerio"
+        if side == "customerio" and sandbox.settings.arrival_jitter:
+            await asyncio.sleep(sandbox.customerio.way())
         requests = sandbox.segment.requests if side == "segment" else sandbox.customerio.requests
         asked = Asked(scope["method"], scope["path"], dict(parse_qsl(scope["query_string"].decode("latin-1"))), time())
         picked = sandbox.faults.pick(side, len(requests))
@@ -133,17 +163,31 @@ class _App:
             await send(message)
             asked.seconds = monotonic() - begun
 
-        settings = sandbox.settings
-        latency = settings.latency if side == "customerio" else settings.segment_latency
-        if latency:
-            await asyncio.sleep(latency)
-        app = self._segment if side == "segment" else self._customerio
+        app: ASGIApp = self._late_answers if side == "customerio" else self._segment
+        if side == "segment" and sandbox.settings.segment_latency:
+            await asyncio.sleep(sandbox.settings.segment_latency)
         if picked is None:
             await app(scope, receive, noting)
-        else:
-            kind, fault = picked
-            asked.fault = kind
-            await play(kind, fault, app, scope, receive, noting)
+            return
+        kind, fault = picked
+        asked.fault = kind
+        if side == "customerio" and kind not in PROCESSED:
+            await self._wait()
+        await play(kind, fault, app, scope, receive, noting)
+
+    async def _late_answers(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The App API: it counts a request when it arrives, and answers after its latency."""
+
+        async def later(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                await self._wait()
+            await send(message)
+
+        await self._customerio(scope, receive, later)
+
+    async def _wait(self) -> None:
+        if self._sandbox.settings.latency:
+            await asyncio.sleep(self._sandbox.settings.latency)
 
 
 class _Control:

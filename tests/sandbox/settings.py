@@ -9,7 +9,9 @@ from typing import Literal
 import msgspec
 
 from tests.sandbox.history import History
+from tests.sandbox.limiters import Kind as LimiterKind
 from tests.sandbox.parents import IdForm
+from tests.sandbox.rows import Order, Ordering
 
 APP_KEY = "sandbox-app-api-key-0123456789abcdef"
 WRITE_KEY = "sandboxWriteKey0123456789abcdefg"
@@ -25,10 +27,18 @@ class Settings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     key_region: Literal["us", "eu"] = "us"
     #: What the key may read, by the first word of the path ("messages"); None is everything.
     scopes: tuple[str, ...] | None = None
-    #: Seconds before each answer of the App API.
+    #: Seconds that each request to the App API is under way before it arrives, and is counted: a seeded chance
+    #: between 0 and this, each time anew, so that evenly spaced requests arrive in clusters.
+    arrival_jitter: float = 0.0
+    #: Seconds from the arrival of a request at the App API to its answer.
     latency: float = 0.0
     #: 0 is no limit; the documented one is 10.
     requests_per_second: float = 0
+    #: What that means: a bucket that starts full and is refilled evenly, so many in each second of the wall clock,
+    #: or so many in any 1.0 seconds.
+    limiter: LimiterKind = "bucket"
+    #: Requests per second that another client of the workspace makes, evenly spaced, under the same limit.
+    other_client: float = 0.0
     retry_after: Literal["seconds", "date"] | None = None
     drafts_wording: Literal["instead", "both"] = "instead"
     #: `"messages": null` in place of an empty list.
@@ -40,7 +50,33 @@ class Settings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     #: A last page that is full still names a `next`, which then leads to an empty page.
     trailing_page: bool = False
     #: How a list is ordered by creation; newest first is what is observed, and nowhere documented.
-    order: Literal["newest", "oldest", "shuffled"] = "newest"
+    #: "nearly" is newest first, but that a share of the rows (0 to 1) stands where it would if it had been created
+    #: up to so many seconds earlier or later. The same row is always moved by the same, whatever bounds are asked.
+    order: Order = "newest"
+    displaced: float = 0.01
+    displaced_by: int = 60
+    #: So many rows come in at the head of a list (of deliveries or activities) before each further page of it, so
+    #: that each page begins with the last rows of the one before; all but one row of a page at most.
+    repeated_rows: int = 0
+    #: A delivery is listed only from the moment of its creation on, and not ahead of it.
+    visible_from_creation: bool = False
+    #: A metric (but `created`) and its activity are shown from their time on or up to so many seconds later, each
+    #: delivery and metric with a delay of its own; None shows all there are, even those of the future.
+    visible_after: int | None = None
+    #: What a cursor is: "stable" names a row, "offset" counts the rows from the head of the list as it is now, so
+    #: that rows which come in later make others come twice.
+    cursors: Literal["stable", "offset"] = "stable"
+    #: Seconds after which a cursor gets 400; None is never.
+    cursor_lifetime: float | None = None
+    #: A cursor holds only for the very parameters (but `limit`) that it was given for; with others it gets 400.
+    cursors_bound: bool = False
+    #: Shares (0 to 1) of the rows that are not as documented; see `odd.ODDITIES`.
+    odd_deliveries: float = 0.0
+    odd_activities: float = 0.0
+    #: Names of the kinds that those are of; None is every kind.
+    odd_kinds: tuple[str, ...] | None = None
+    #: id of a delivery or of an activity -> the kind of this very row.
+    odd_rows: dict[str, str] = {}
 
     #: Seconds by which an activity may stand behind an older one; 0 is none.
     activity_disorder: int = 600
@@ -79,6 +115,12 @@ class Settings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     def clock(self) -> float:
         return time.time() if self.now is None else self.now
 
+    @property
+    def ordering(self) -> Ordering:
+        return (
+            Ordering(self.order, self.displaced, self.displaced_by) if self.order == "nearly" else Ordering(self.order)
+        )
+
 
 @dataclass(slots=True)
 class Asked:
@@ -99,29 +141,3 @@ class Shared:
 
     history: History
     settings: Settings = field(default_factory=Settings)
-
-
-class Bucket:
-    """A token bucket that starts full.
-
-    The exact kind of the limits is not documented. Here the App API has a bucket of as many tokens as it
-    allows requests in a second, refilled evenly; the Tracking API likewise with events, and since a batch
-    may be larger than the bucket, a full bucket lets any batch through and goes into debt.
-    """
-
-    def __init__(self) -> None:
-        self._tokens: float | None = None
-        self._at = 0.0
-
-    def take(self, wanted: int, per_second: float) -> float:
-        """Take tokens and return 0, or take none and return the seconds until they are there."""
-        now = time.monotonic()
-        tokens = per_second if self._tokens is None else self._tokens
-        tokens = min(per_second, tokens + (now - self._at) * per_second)
-        self._at = now
-        needed = min(wanted, per_second)
-        if tokens + 1e-9 < needed:
-            self._tokens = tokens
-            return (needed - tokens) / per_second
-        self._tokens = tokens - wanted
-        return 0.0

@@ -29,7 +29,7 @@ from tests.sandbox import Fault, History, Sandbox, Settings
 from tests.sandbox.catalog import CHANNELS, COLLECTIONS
 from tests.sandbox.customerio import SIX_MONTHS
 from tests.sandbox.faults import Kind, Side
-from tests.sandbox.settings import Bucket
+from tests.sandbox.limiters import Bucket
 
 ROOT = Path(__file__).resolve().parents[2]
 DAY = 86_400

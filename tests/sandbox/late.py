@@ -1,0 +1,44 @@
+"""Metrics that the API shows only a while after the time that they carry."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.sandbox.delivery import REPEATED, is_time
+from tests.sandbox.dice import dice_of, upto
+
+_FAILURES = frozenset(("failed", "dropped", "bounced", "undeliverable", "attempted", "deferred"))
+
+
+def lateness(delivery_id: str, metric: str) -> int:
+    """What decides on the delay of a metric, the same for messages and activities; see `dice.upto`."""
+    return dice_of("late", delivery_id, metric)
+
+
+def is_shown(delivery_id: str, metric: str, time: int, now: float, most: int) -> bool:
+    """Whether a metric is visible: from its time on, and up to `most` seconds later."""
+    return time + upto(lateness(delivery_id, metric), most) <= now
+
+
+def shown(row: dict[str, Any], now: float, most: int) -> dict[str, Any]:
+    """A delivery's row as it is at the moment: `created` is always there, other metrics come one by one.
+
+    With an open or a click its counts are missing too, and the failure message comes with the first failure.
+    """
+    metrics: dict[str, Any] = row.get("metrics") or {}
+    hidden = {
+        metric
+        for metric, time in metrics.items()
+        if metric != "created" and is_time(time) and not is_shown(row["id"], metric, time, now, most)
+    }
+    hidden |= {f"{by}_{metric}" for metric in REPEATED if metric in hidden for by in ("human", "prefetch")}
+    if not hidden:
+        return row
+    seen = {metric: value for metric, value in metrics.items() if metric not in hidden}
+    changed = {**row, "metrics": seen}
+    if row.get("deduplicate_id"):
+        times = [time for time in seen.values() if is_time(time)]
+        changed["deduplicate_id"] = f"{row['id']}:{max(times, default=row['created'])}"
+    if row.get("failure_message") and not _FAILURES & seen.keys():
+        changed["failure_message"] = None
+    return changed
