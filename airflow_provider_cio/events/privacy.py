@@ -2,19 +2,19 @@
 
 What `hash` and `drop` cover, and what they do not:
 
-============================  ==================================================================================
-e-mail addresses              replaced wherever they stand, in the spellings that `addresses` lists; `hash` puts the
-                              hash of the plain address there, `drop` nothing
-recipients                    replaced as a whole, whatever they are: addresses, phone numbers, device tokens
-the recipient in other texts  replaced: a phone number by its digits, however they are spaced (but not in its national
-                              form, ``0170`` for ``+49 170``), anything else as it is spelled
-ids (`userId`, `customer_id`)  replaced if an address is in them; any other id stays, for it is what makes the event
-                              useful. Who is known by an address only is then `unidentified` with `drop`
-`failure_message`             only a leading SMTP code stays (``550 5.1.1``): mail servers quote what they like
-IP addresses                  dropped, with `hash` too
-names                         stay, in subjects, campaign names and links
-base64 in links               stays, as does whatever else no one can read without knowing how it was made
-============================  ==================================================================================
+==========================  ==========================================================================================
+e-mail addresses            replaced wherever they stand, in each spelling that `addresses` lists: with `hash` by the
+                            hash of the plain address, with `drop` by nothing
+recipients                  replaced as a whole, whatever they are: addresses, phone numbers, device tokens
+recipients in other texts   replaced too: a phone number by its digits, however they are spaced (not its national
+                            form, ``0170`` for ``+49 170``), anything else as it is spelled
+`userId`, `customer_id`     replaced if an address is in them; another id stays, since nothing could be joined
+                            without. Who is known by an address alone is `unidentified` with `drop`
+`failure_message`           only a leading SMTP code stays (``550 5.1.1``): mail servers quote what they like
+IP addresses                dropped, with `hash` too
+names                       stay, in subjects, campaign names and links
+base64 in links             stays, like all that can be read only by who knows how it was made
+==========================  ==========================================================================================
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _BETWEEN_DIGITS = r"[\s()./\u2010-\u2015-]{0,3}+"
 _SHORTEST_PHONE_NUMBER = 6  # digits; a shorter one is a short code, or a number as any other
 _SHORTEST_RECIPIENT = 6  # characters; what is shorter could be part of any word
 _SMTP_CODE = re.compile(
-    r"\s*(?:smtp;\s*)?([245]\d\d(?:[ -][245]\.\d{1,3}\.\d{1,3})?|[245]\.\d{1,3}\.\d{1,3})(?![\w.@+-])", re.ASCII
+    r"\s*(?:smtp;\s*)?([245]\d\d(?:[ -][245]\.\d{1,3}\.\d{1,3})?|[245]\.\d{1,3}\.\d{1,3})(?![\w@+]|\.\w|-\d)", re.ASCII
 )
 
 
