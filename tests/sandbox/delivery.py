@@ -246,21 +246,25 @@ def is_draft(metrics: Mapping[str, Any]) -> bool:
 
 
 def identity(row: Mapping[str, Any]) -> tuple[str | None, str | None]:
-    """(userId, anonymousId) by the identity rule of design.md, "Map". "" is missing.
+    """(userId, anonymousId) that a row tells, by reference/customerio.md 8. "" is missing, and so is what is no id.
 
-    Only an e-mail's recipient can be an address: elsewhere it is a phone number, a token, a channel or a URL.
+    `customer_id` counts only without an id among the identifiers, and not if it is the `cio_id`, be it written plainly
+    or as the API wants it, with `cio_` before it. Only an e-mail's recipient can be an address: elsewhere it is a
+    phone number, a token, a channel or a URL.
     """
-    known = row.get("customer_identifiers") or {}
-    cio_id = known.get("cio_id") or None
+    known = row.get("customer_identifiers")
+    if not isinstance(known, Mapping):
+        known = {}
+    cio_id = _text(known.get("cio_id"))
     user_id = _text(known.get("id"))
     if user_id is None:
         user_id = _text(row.get("customer_id"))
-        if user_id is not None and user_id == cio_id:
+        if cio_id is not None and user_id in {cio_id, f"cio_{cio_id}"}:
             user_id = None
     if user_id is not None:
         return user_id, None
-    email = _text(known.get("email"))
-    if email is not None:
+    email = known.get("email")
+    if isinstance(email, str) and email:
         return None, email
     recipient = row.get("recipient")
     if row.get("type", "email") != "email" or not isinstance(recipient, str):
@@ -269,6 +273,5 @@ def identity(row: Mapping[str, Any]) -> tuple[str | None, str | None]:
 
 
 def _text(value: object) -> str | None:
-    if value is None or value == "":
-        return None
-    return str(value)
+    """An id is a string or a number."""
+    return (str(value) or None) if isinstance(value, str | int) and not isinstance(value, bool) else None

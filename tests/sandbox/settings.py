@@ -10,6 +10,7 @@ import msgspec
 
 from tests.sandbox.history import History
 from tests.sandbox.limiters import Kind as LimiterKind
+from tests.sandbox.odd import ODDITIES
 from tests.sandbox.parents import IdForm
 from tests.sandbox.rows import Order, Ordering
 
@@ -111,6 +112,11 @@ class Settings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     # Both
     #: Unix seconds that the services take for now; None is the real clock.
     now: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in (*(self.odd_kinds or ()), *self.odd_rows.values()):
+            if name not in ODDITIES:
+                raise ValueError(f"{name} is no kind of oddity")
 
     def clock(self) -> float:
         return time.time() if self.now is None else self.now
