@@ -25,4 +25,12 @@ class EventsRefusedError(CustomerIOToSegmentError):
 
 
 class TryAgainLaterError(CustomerIOToSegmentError):
-    """A service was out of reach or overloaded for longer than the client waits; Airflow's retry is right."""
+    """A later try may succeed, perhaps on another worker; Airflow's retry is right.
+
+    :param after: seconds after which another try makes sense, if the service asks for a longer wait than the client has
+        patience for. It is what the service asks, unchecked.
+    """
+
+    def __init__(self, message: str, after: float | None = None) -> None:
+        super().__init__(message)
+        self.after = after

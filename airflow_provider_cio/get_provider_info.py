@@ -51,8 +51,8 @@ def get_provider_info() -> dict[str, Any]:
                     },
                     "requests_per_second": {
                         "label": "Requests per second",
-                        "description": "Customer.io allows 10 to a workspace, all its clients together. Default: 10.",
-                        "schema": {"type": ["number", "null"], "minimum": 0.1, "default": 10},
+                        "description": "Customer.io allows 10 to a workspace, all its clients together. Default: 8.",
+                        "schema": {"type": ["number", "null"], "minimum": 0.1, "default": 8},
                     },
                     "timeout": {
                         "label": "Time-out (seconds)",

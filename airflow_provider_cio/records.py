@@ -5,7 +5,7 @@ Only documented fields are here, of the kinds that reference and live answers sh
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
@@ -55,3 +55,18 @@ class Activity(msgspec.Struct, gc=False):
     customer_id: Id = None
     customer_identifiers: Identifiers | None = None
     data: dict[str, Any] | None = None
+
+
+class Misshapen(NamedTuple):
+    """A row of another shape than documented.
+
+    :param raw: its JSON as received, but for halves of surrogate pairs, which are replaced by ``?``.
+    :param problem: names field and kinds, never a value.
+    :param id: if the row is an object with a text as `id`.
+    :param created: its `created` (of an activity its `timestamp`), if that is a plain integer.
+    """
+
+    raw: bytes
+    problem: str
+    id: str | None = None
+    created: int | None = None

@@ -1,67 +1,46 @@
-"""Customer.io's App API: deliveries, page by page."""
+"""Customer.io's App API: deliveries, activities and lists of names, page by page."""
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
 import msgspec
 import requests
 
-from airflow_provider_cio.clients.transport import (
-    Answer,
-    RateLimiter,
-    Retries,
-    StatusError,
-    Transport,
-    UnreadableBody,
-)
-from airflow_provider_cio.exceptions import ConfigurationError, UnexpectedDataError
-from airflow_provider_cio.records import Activity, Delivery
+from airflow_provider_cio.clients.decoding import UNDECODABLE, PageDecoder, mended
+from airflow_provider_cio.clients.decoding import Page as Page
+from airflow_provider_cio.clients.rate_limit import RateLimiter
+from airflow_provider_cio.clients.transport import Answer, Retries, StatusError, Transport, UnreadableBody
+from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError, UnexpectedDataError
+from airflow_provider_cio.records import Activity, Delivery, Misshapen
 
 T = TypeVar("T")
 
 REGIONS = {"us": "https://api.customer.io", "eu": "https://api-eu.customer.io"}
-PAGE_SIZE = 1000  # the most that /v1/messages gives at once
-ACTIVITY_PAGE_SIZE = 100  # the most that /v1/activities does
+#: The most that `/v1/messages` gives at once.
+PAGE_SIZE = 1000
+#: The most that `/v1/activities` gives at once.
+ACTIVITY_PAGE_SIZE = 100
+#: For each field of a delivery that names a parent: the list that has the parents' names, and the list's key.
+NAME_LISTS = {
+    "campaign_id": ("/v1/campaigns", "campaigns"),
+    "newsletter_id": ("/v1/newsletters", "newsletters"),
+    "broadcast_id": ("/v1/broadcasts", "broadcasts"),
+    "transactional_message_id": ("/v1/transactional", "messages"),
+}
+#: Where a list of names is cut off; the a list that long is a cursor that does not end.
 _MOST_PAGES_OF_NAMES = 1000
+#: Seconds that a list of names is retried.
+_PATIENCE_FOR_NAMES = 60.0
 
 
-class Page(msgspec.Struct):
-    """`messages` may be null when empty; `next` is empty, null or absent on the last page."""
-
-    messages: list[Delivery] | None
-    next: str | None = None
-
-
-class ActivityPage(msgspec.Struct):
-    """`next` as in `Page`."""
-
-    activities: list[Activity] | None
-    next: str | None = None
-
-
-class _One(msgspec.Struct):
-    message: Delivery
-
-
-class _Named(msgspec.Struct):
-    id: str | int
-    name: str | None = None
-
-
-_pages = msgspec.json.Decoder(Page)
-_activity_pages = msgspec.json.Decoder(ActivityPage)
-_single = msgspec.json.Decoder(_One)
-_anything = msgspec.json.Decoder(dict[str, Any])
-
-
-def _plain(body: bytes) -> Any:
-    return json.loads(body.decode("utf-8", "replace"))
+_deliveries = PageDecoder("messages", Delivery, created="created")
+_activities = PageDecoder("activities", Activity, created="timestamp")
+_decode_object = msgspec.json.Decoder(dict[str, Any]).decode
+_decode_raw_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 class CustomerIOClient:
@@ -76,7 +55,7 @@ class CustomerIOClient:
         *,
         base_url: str = REGIONS["us"],
         region: str = "us",
-        requests_per_second: float = 10,
+        requests_per_second: float = 8,
         timeout: float = 60,
         name: str = "Customer.io",
         retries: Retries | None = None,
@@ -91,7 +70,7 @@ class CustomerIOClient:
             name=name,
             auth=bearer,
             timeout=timeout,
-            limiter=RateLimiter(requests_per_second),
+            limiter=RateLimiter(requests_per_second, bursts=True),
             retries=retries or Retries(),
             secrets=(api_key,),
         )
@@ -102,123 +81,151 @@ class CustomerIOClient:
         return self._transport.attempts
 
     @property
+    def retried(self) -> int:
+        """How many of the requests repeated another."""
+        return self._transport.retried
+
+    @property
+    def rate_limited(self) -> int:
+        """How many were answered 429."""
+        return self._transport.rate_limited
+
+    @property
     def name(self) -> str:
         """How errors call the service."""
         return self._transport.name
 
-    def in_flight(self) -> int:
-        """How many requests at once use up the rate that is allowed, at the latency seen so far."""
-        return self._transport.in_flight()
+    def waiting(self) -> str | None:
+        """What it waits for before it repeats a request, in one sentence; None if it does not."""
+        return self._transport.waiting()
 
-    def page(self, query: Mapping[str, str | int]) -> Page:
-        """One page of `/v1/messages`. Every value is percent-encoded: unencoded ones give an empty list."""
-        return self._get("/v1/messages", query, _pages)
+    def wanted_in_flight(self) -> int:
+        """How many requests at once use up the allowed rate, at the latency seen so far."""
+        return self._transport.wanted_in_flight()
 
-    def activity_page(self, query: Mapping[str, str | int]) -> ActivityPage:
-        """One page of `/v1/activities`, at most 100 a page, newest first but for a few."""
-        return self._get("/v1/activities", query, _activity_pages)
+    def page(self, query: Mapping[str, str | int]) -> Page[Delivery]:
+        """One page of `/v1/messages`. Every value is percent-encoded: unencoded ones give an empty list.
 
-    def delivery(self, delivery_id: str) -> Delivery | None:
-        """One delivery, or None if Customer.io has it no more."""
-        path = f"/v1/messages/{quote(delivery_id, safe='')}"
+        :raises TryAgainLaterError: out of reach for too long, 403, or a cursor that is no longer valid.
+        :raises ConfigurationError: 401, 404, or what `Transport.request` says.
+        :raises UnexpectedDataError: another refusal, or an answer that is no page.
+        """
+        return self._get("/v1/messages", query, _deliveries.page)
+
+    def activity_page(self, query: Mapping[str, str | int]) -> Page[Activity]:
+        """One page of `/v1/activities`, at most 100 rows, newest first but for a few. Raises as `page` does."""
+        return self._get("/v1/activities", query, _activities.page)
+
+    def delivery(self, delivery_id: str) -> Delivery | Misshapen | None:
+        """One delivery, or None if Customer.io has it no more. Raises as `page` does."""
+
+        def decode(body: bytes) -> Delivery | Misshapen:
+            fields = _decode_raw_fields(mended(body))
+            if "message" not in fields:
+                raise msgspec.ValidationError("Object missing required field `message`")
+            return _deliveries.row(bytes(fields["message"]))
+
         try:
-            return self._ask(path, {}, _single).message
+            return self._ask(f"/v1/messages/{quote(delivery_id, safe='')}", {}, decode)
         except StatusError as error:
             if error.status == 404:
                 return None
             raise self._explained(error, "/v1/messages") from None
 
     def names(self, path: str, key: str) -> dict[str, str]:
-        """Names by id, of one of the lists of campaigns and their like, all of its pages.
+        """Names by id, of all pages of one of `NAME_LISTS`. A nameless or odd item is left out.
 
-        :raises CustomerIOToSegmentError: after few attempts.
+        :raises ConfigurationError: the key may not read the list.
+        :raises TryAgainLaterError: out of reach for a minute.
+        :raises UnexpectedDataError: what is there is no such list.
         """
+        patience = replace(self._transport.retries, total=min(self._transport.retries.total, _PATIENCE_FOR_NAMES))
         found: dict[str, str] = {}
         query: dict[str, str | int] = {}
         for _ in range(_MOST_PAGES_OF_NAMES):
-            answer = self._get(path, query, _anything, Retries(attempts=3))
             try:
-                listed = msgspec.convert(answer.get(key) or [], list[_Named])
-            except msgspec.ValidationError as error:
-                raise UnexpectedDataError(f"{self.name}: {path} does not have the documented shape: {error}.") from None
-            found |= {str(item.id): item.name for item in listed if item.name}
+                answer = self._ask(path, query, lambda body: _decode_object(mended(body)), patience)
+            except StatusError as error:
+                raise self._explained(error, path, optional=True) from None
+            found |= self._names_in(answer, path, key)
             following = answer.get("next")
-            if not following or not isinstance(following, str) or following == query.get("start"):
+            if not following or not isinstance(following, str | int) or str(following) == query.get("start"):
                 return found
-            query["start"] = following
+            query["start"] = str(following)
         return found
 
-    def _get(
-        self,
-        path: str,
-        query: Mapping[str, str | int],
-        decoder: msgspec.json.Decoder[T],
-        retries: Retries | None = None,
-    ) -> T:
+    def _names_in(self, answer: dict[str, Any], path: str, key: str) -> dict[str, str]:
+        items = answer.get(key, "missing")
+        if items is None:
+            return {}
+        named = [one for one in items if _is_named(one)] if isinstance(items, list) else []
+        if not isinstance(items, list) or (items and not named):
+            raise UnexpectedDataError(
+                f"{self.name}: the answer to {path} does not have the documented shape: no list of ids and names "
+                f"under {key!r}."
+            )
+        return {str(one["id"]): one["name"] for one in named if one.get("name")}
+
+    def check_access(self, path: str) -> None:
+        """Ask once for one row of a list, whose content does not matter. Raises as `names` does."""
         try:
-            return self._ask(path, query, decoder, retries)
+            self._ask(path, {"limit": 1}, _decode_object, replace(self._transport.retries, attempts=1))
         except StatusError as error:
-            raise self._explained(error, path) from None
+            raise self._explained(error, path, optional=True) from None
+
+    def _get(self, path: str, query: Mapping[str, str | int], decode: Callable[[bytes], T]) -> T:
+        try:
+            return self._ask(path, query, decode)
+        except StatusError as error:
+            raise self._explained(error, path, cursor="start" in query) from None
 
     def _ask(
         self,
         path: str,
         query: Mapping[str, str | int],
-        decoder: msgspec.json.Decoder[T],
+        decode: Callable[[bytes], T],
         retries: Retries | None = None,
     ) -> T:
         def read(answer: Answer) -> T:
-            return self._read(answer, path, decoder)
+            try:
+                return decode(answer.body)
+            except msgspec.ValidationError as error:
+                raise UnexpectedDataError(
+                    f"{self.name}: the answer to {path} does not have the documented shape: {error}. "
+                    "Please report it with this message."
+                ) from None
+            except UNDECODABLE:
+                kind = answer.headers.get("Content-Type", "unknown type")
+                raise UnreadableBody(f"{len(answer.body)} bytes of {kind} that are not whole JSON") from None
 
         return self._transport.request("GET", path, params=query, read=read, retries=retries)
 
-    def _read(self, answer: Answer, path: str, decoder: msgspec.json.Decoder[T]) -> T:
-        body = answer.body
-        try:
-            return decoder.decode(body)
-        except msgspec.ValidationError as error:
-            raise self._misshapen(body, path, str(error)) from None
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            pass
-        try:  # half of a surrogate pair, as in a subject cut within an emoji, is JSON that only the plain parser takes
-            mended = json.dumps(_plain(body), ensure_ascii=False).encode("utf-8", "replace")
-            return decoder.decode(mended)
-        except msgspec.ValidationError as error:
-            raise self._misshapen(body, path, str(error)) from None
-        except (ValueError, RecursionError):
-            kind = answer.headers.get("Content-Type", "unknown type")
-            raise UnreadableBody(f"{len(body)} bytes of {kind} that are not whole JSON") from None
+    def _explained(self, error: StatusError, path: str, *, cursor: bool = False, optional: bool = False) -> Exception:
+        """The error to raise.
 
-    def _misshapen(self, body: bytes, path: str, problem: str) -> UnexpectedDataError:
-        """Name field and delivery (or activity); the problem itself names kinds, never values."""
-        place = re.search(r"\$\.(messages|activities)\[(\d+)\]", problem)
-        kind = {"messages": "delivery", "activities": "activity"}[place[1]] if place else ""
-        which = f"a {kind}" if place else f"the answer to {path}"
-        with suppress(ValueError, RecursionError, LookupError, TypeError):
-            its_id = _plain(body)[place[1]][int(place[2])]["id"] if place else None
-            which = f"{kind} {its_id!r}" if isinstance(its_id, str) else which
-        return UnexpectedDataError(
-            f"{self.name}: {which} does not have the documented shape: {problem}. "
-            "Nothing of its page was sent; please report it with this message."
-        )
-
-    def _explained(self, error: StatusError, path: str) -> Exception:
+        :param cursor: the request had a cursor.
+        :param optional: not every key needs to read this list, so one that may not is a matter of its scope.
+        """
         transport = self._transport
-        said = f"{transport.name} answered {error}."
+        answered = f"{transport.name} answered {error}."
         if error.status == 401:
             other = "eu" if self._region == "us" else "us"
             return ConfigurationError(
-                f"{said} Check that password holds an App API key (not a Track API key) of this workspace, and the "
+                f"{answered} Check that password holds an App API key (not a Track API key) of this workspace, and the "
                 f"region: {transport.base_url} was asked as region {self._region!r}, is the account in {other!r}?"
             )
+        if error.status in (403, 404) and optional:
+            return ConfigurationError(f"{answered} The key may not read {path}: give it that scope.")
         if error.status == 403:
-            return ConfigurationError(
-                f"{said} The key is known but may not read {path}: check its scope, "
-                "and its IP allow-list against the address of this worker."
+            return TryAgainLaterError(
+                f"{answered} This worker may not read {path} with this key: check the key's scope, and its IP "
+                "allow-list against the address of this worker. A retry may run on another worker."
             )
         if error.status == 404:
-            return ConfigurationError(f"{said} Check host: {transport.base_url} has no App API at {path}.")
-        return UnexpectedDataError(said)
+            return ConfigurationError(f"{answered} Check host: {transport.base_url} has no App API at {path}.")
+        if error.status == 400 and cursor:
+            return TryAgainLaterError(f"{answered} The cursor is no longer valid; a retry asks anew.")
+        return UnexpectedDataError(answered)
 
     def close(self) -> None:
         self._transport.close()
@@ -228,3 +235,12 @@ class CustomerIOClient:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _is_named(item: Any) -> bool:
+    """Whether it is an object with an id, and with a name that is text or missing."""
+    return (
+        isinstance(item, dict)
+        and type(item.get("id")) in (str, int)
+        and (item.get("name") is None or isinstance(item["name"], str))
+    )

@@ -1,19 +1,23 @@
-"""What a service says is wrong, fit to be shown: short, without secrets and addresses. Pure."""
+"""The error text of a service, fit to be shown: short, without secrets and addresses. Pure."""
 
 from __future__ import annotations
 
 import html
 import json
+import re
 from collections.abc import Iterable
-from contextlib import suppress
-from html.parser import HTMLParser
 from typing import Any
 
-from airflow_provider_cio.addresses import masked_addresses
-
-_READ_OF_BODY = 100_000  # bytes of a service's refusal that are looked at
-_NESTED = 8  # levels of its JSON that are
-_LONGEST_WORDS = 300  # characters of it that an error shows
+_IN_ADDRESS = r"[^\s@<>\"',;:=&?/]"
+_ADDRESS = re.compile(rf'(?:"[^"\s]*+"|(?<!{_IN_ADDRESS}){_IN_ADDRESS}++)@{_IN_ADDRESS}+')
+#: Tags, and scripts and styles with what is in them; one that does not end hides the rest of the page.
+_MARKUP = re.compile(r"(?is)<(script|style)\b.*?(?:</\1>|\Z)|<[^<>]*>")
+#: Bytes of an answer that are looked at.
+_LONGEST_ANSWER = 100_000
+#: Levels of its JSON that are looked at.
+_DEEPEST_MESSAGE = 8
+#: Characters that an error shows.
+_LONGEST_TEXT = 300
 
 
 def presentable(text: str, secrets: Iterable[str]) -> str:
@@ -21,41 +25,20 @@ def presentable(text: str, secrets: Iterable[str]) -> str:
     text = html.unescape(text).replace("%40", "@")
     for secret in secrets:
         text = text.replace(secret, "***")
-    text = " ".join(masked_addresses(text).split())
-    return text if len(text) <= _LONGEST_WORDS else text[:_LONGEST_WORDS] + "..."
+    text = _ADDRESS.sub("<address>", text)
+    text = " ".join(text.split())
+    return text if len(text) <= _LONGEST_TEXT else text[:_LONGEST_TEXT] + "..."
 
 
-class _TextOfPage(HTMLParser):
-    """What a reader of the page would see."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.texts: list[str] = []
-        self._hidden = False
-
-    def handle_starttag(self, tag: str, attrs: object) -> None:
-        self._hidden = tag in ("script", "style")
-
-    def handle_endtag(self, tag: str) -> None:
-        self._hidden = False
-
-    def handle_data(self, data: str) -> None:
-        if not self._hidden:
-            self.texts.append(data)
-
-
-def said_in(content: bytes) -> str:
-    """What an answer says is wrong: from JSON in its known shapes, from text or from HTML."""
-    text = content[:_READ_OF_BODY].decode("utf-8", "replace")
+def error_text(body: bytes) -> str:
+    """The messages in an answer that is JSON of a known shape, else its text, without the markup of HTML."""
+    text = body[:_LONGEST_ANSWER].decode("utf-8", "replace")
     try:
         answer = json.loads(text)
     except (ValueError, RecursionError):
-        page = _TextOfPage()
-        with suppress(AssertionError):  # markup that is too odd even for the parser
-            page.feed(text)
-            page.close()
-        return " ".join(page.texts) or text
-    return "; ".join(_messages(answer, _NESTED)) or json.dumps(answer, ensure_ascii=False)
+        visible = _MARKUP.sub(" ", text)
+        return visible if visible.strip() else text
+    return "; ".join(_messages(answer, _DEEPEST_MESSAGE)) or json.dumps(answer, ensure_ascii=False)
 
 
 def _messages(answer: Any, levels: int) -> list[str]:

@@ -10,7 +10,8 @@ from typing import Self
 
 from requests.auth import HTTPBasicAuth
 
-from airflow_provider_cio.clients.transport import Answer, RateLimiter, Retries, StatusError, Transport, UnreadableBody
+from airflow_provider_cio.clients.rate_limit import RateLimiter
+from airflow_provider_cio.clients.transport import Answer, Retries, StatusError, Transport, UnreadableBody
 from airflow_provider_cio.exceptions import ConfigurationError, EventsRefusedError
 
 REGIONS = {"us": "https://api.segment.io", "eu": "https://events.eu1.segmentapis.com"}
@@ -47,10 +48,34 @@ class SegmentClient:
         )
         self.envelope = len(self._body([]))
 
+    @property
+    def requests_made(self) -> int:
+        """How many so far, repeated ones included."""
+        return self._transport.attempts
+
+    @property
+    def retried(self) -> int:
+        """How many of the requests repeated another."""
+        return self._transport.retried
+
+    @property
+    def rate_limited(self) -> int:
+        """How many were answered 429."""
+        return self._transport.rate_limited
+
+    @property
+    def name(self) -> str:
+        """How errors call the service."""
+        return self._transport.name
+
+    def waiting(self) -> str | None:
+        """What it waits for before it repeats a request, in one sentence; None if it does not."""
+        return self._transport.waiting()
+
     def send(self, batch: list[bytes]) -> int:
         """Post one batch of encoded events, and return the bytes of its body before compression.
 
-        A 200 is no proof that Segment keeps an event: check each with `breach` before.
+        A 200 is no proof that Segment keeps an event, so each has to be checked before.
 
         :raises EventsRefusedError: 4xx that is about the events.
         :raises ConfigurationError: 4xx that is about the key, the source or the path.
@@ -68,12 +93,12 @@ class SegmentClient:
             raise self._explained(error, len(batch)) from None
 
     def _accepted(self, answer: Answer, batch: list[bytes]) -> int:
-        """Segment says ``{"success": true}``, others ``OK`` or nothing; a page of a gateway in between says neither."""
+        """Segment says ``{"success": true}``, others ``OK`` or nothing. A page of HTML is a gateway's, no success."""
         body = answer.body[:1000].lstrip()
         if body.startswith(b"<"):
-            raise UnreadableBody("a page of HTML or XML, not the word of a batch taken")
+            raise UnreadableBody("a page of HTML or XML instead of an acknowledgement")
         if b'"success":false' in body.replace(b" ", b""):
-            raise StatusError(answer.status, self._transport.words_of(answer))
+            raise StatusError(answer.status, self._transport.error_text(answer))
         return self.envelope + sum(map(len, batch)) + max(0, len(batch) - 1)
 
     def _body(self, batch: list[bytes]) -> bytes:
@@ -86,14 +111,15 @@ class SegmentClient:
 
     def _explained(self, error: StatusError, events: int) -> Exception:
         transport = self._transport
-        said = f"{transport.name} answered {error}."
-        if error.status in (401, 403) or "write key" in error.words.lower():
-            return ConfigurationError(f"{said} Check that password holds the write key of the source, and the region.")
-        if error.status in (404, 405):
+        answered = f"{transport.name} answered {error}."
+        if error.status in (401, 403) or "write key" in error.text.lower():
             return ConfigurationError(
-                f"{said} Check host, path and that the source is enabled: {transport.base_url}{self._path} was asked."
+                f"{answered} Check that password holds the write key of the source, and the region."
             )
-        return EventsRefusedError(f"{said} A batch of {events} events was not taken.", f"refused_{error.status}")
+        if error.status in (404, 405):
+            asked = f"{transport.base_url}{self._path}"
+            return ConfigurationError(f"{answered} Check host, path and that the source is enabled: {asked} was asked.")
+        return EventsRefusedError(f"{answered} A batch of {events} events was not taken.", f"refused_{error.status}")
 
     def close(self) -> None:
         self._transport.close()

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow.sdk import BaseHook
 
-from airflow_provider_cio.exceptions import CustomerIOToSegmentError
-from airflow_provider_cio.hooks.settings import Settings
+from airflow_provider_cio.exceptions import CustomerIOToSegmentError, TryAgainLaterError
+from airflow_provider_cio.hooks.settings import ConnectionFields
 
 if TYPE_CHECKING:
     from airflow_provider_cio.clients.customerio import CustomerIOClient
@@ -29,7 +29,8 @@ class CustomerIOHook(BaseHook):
     """Reads a Customer.io workspace through its App API.
 
     The connection: `password` is the App API key; `host` (with `port`) replaces the region's base URL; extra
-    fields are `region` (``us``, ``eu``), `requests_per_second` (10) and `timeout` (60 seconds).
+    fields are `region` (``us``, ``eu``), `requests_per_second` (8; Customer.io allows 10 to a
+    workspace, all its clients together) and `timeout` (60 seconds).
 
     :param customerio_conn_id: read once, at first use.
     """
@@ -48,23 +49,21 @@ class CustomerIOHook(BaseHook):
         """:raises ConfigurationError: naming the connection, the field and the fix."""
         from airflow_provider_cio.clients.customerio import REGIONS
 
-        fields = Settings(self.get_connection(self.customerio_conn_id))
+        fields = ConnectionFields(self.get_connection(self.customerio_conn_id))
         region = fields.region(REGIONS)
         return CustomerIOSettings(
             api_key=fields.secret("an App API key (Account settings > API credentials > App API keys)"),
             base_url=fields.base_url(REGIONS[region]),
             region=region,
-            requests_per_second=fields.number("requests_per_second", 10, unit="requests"),
+            requests_per_second=fields.number("requests_per_second", 8, unit="requests"),
             timeout=fields.number("timeout", 60, unit="seconds"),
         )
 
-    @cached_property
-    def client(self) -> CustomerIOClient:
-        """The caller closes it."""
-        return self.make_client()
+    def get_conn(self, *, retries: Retries | None = None) -> CustomerIOClient:
+        """A new client, which the caller closes.
 
-    def make_client(self, retries: Retries | None = None) -> CustomerIOClient:
-        """A new client with the connection's settings."""
+        :param retries: other than for ten minutes.
+        """
         from airflow_provider_cio.clients.customerio import CustomerIOClient
 
         return CustomerIOClient(
@@ -73,18 +72,35 @@ class CustomerIOHook(BaseHook):
             retries=retries,
         )
 
-    def get_conn(self) -> CustomerIOClient:
-        return self.client
-
     def test_connection(self) -> tuple[bool, str]:
-        """Ask for one e-mail delivery: just what the operator needs of the key."""
+        """Ask for one e-mail delivery, which every use needs; then for the lists that only some uses need."""
         from airflow_provider_cio.clients.transport import Retries
 
         try:
-            with self.make_client(Retries(attempts=1)) as client:
+            with self.get_conn(retries=Retries(attempts=1)) as client:
                 client.page({"type": "email", "limit": 1})
+                limits = self._limits_of_the_key(client)
         except CustomerIOToSegmentError as error:
             return False, str(error)
         except Exception as error:
             return False, f"Connection {self.customerio_conn_id!r} can't be tested: {type(error).__name__}"
-        return True, f"{self.settings.base_url} accepts the key, and the key may read messages."
+        return True, " ".join([f"{self.settings.base_url} accepts the key, and the key may read messages.", *limits])
+
+    def _limits_of_the_key(self, client: CustomerIOClient) -> list[str]:
+        """A sentence for what will not work since the key may not read a list."""
+        from airflow_provider_cio.clients.customerio import NAME_LISTS
+
+        lists = {path: "campaign_name" for path, _ in NAME_LISTS.values()}
+        refused: dict[str, list[str]] = {}
+        for path, needed_for in ({"/v1/activities": 'opens_and_clicks="every"'} | lists).items():
+            try:
+                client.check_access(path)
+            except TryAgainLaterError as error:  # the next ones would only keep the user waiting
+                return [*_sentences(refused), f"It was not found out what else it may read: {error}"]
+            except CustomerIOToSegmentError:
+                refused.setdefault(needed_for, []).append(path)
+        return _sentences(refused)
+
+
+def _sentences(refused: dict[str, list[str]]) -> list[str]:
+    return [f"It may not read {', '.join(paths)}, which {needed_for} needs." for needed_for, paths in refused.items()]

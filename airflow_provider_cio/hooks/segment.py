@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from airflow.sdk import BaseHook
 
 from airflow_provider_cio.exceptions import CustomerIOToSegmentError, EventsRefusedError
-from airflow_provider_cio.hooks.settings import Settings
+from airflow_provider_cio.hooks.settings import ConnectionFields
 
 if TYPE_CHECKING:
     from airflow_provider_cio.clients.segment import SegmentClient
@@ -47,8 +47,8 @@ class SegmentHook(BaseHook):
         self.segment_conn_id = segment_conn_id
 
     @cached_property
-    def _fields(self) -> Settings:
-        return Settings(self.get_connection(self.segment_conn_id))
+    def _fields(self) -> ConnectionFields:
+        return ConnectionFields(self.get_connection(self.segment_conn_id))
 
     @cached_property
     def settings(self) -> SegmentSettings:
@@ -75,21 +75,16 @@ class SegmentHook(BaseHook):
         derived = hashlib.sha256(f"airflow-provider-cio:{self.settings.write_key}".encode()).hexdigest()
         return self._fields.text("message_id_namespace", derived)
 
-    @cached_property
-    def client(self) -> SegmentClient:
-        """The caller closes it."""
-        return self.make_client()
+    def get_conn(self, *, retries: Retries | None = None) -> SegmentClient:
+        """A new client, which the caller closes.
 
-    def make_client(self, retries: Retries | None = None) -> SegmentClient:
-        """A new client with the connection's settings."""
+        :param retries: other than for ten minutes.
+        """
         from airflow_provider_cio.clients.segment import SegmentClient
 
         return SegmentClient(
             **self.settings._asdict(), name=f"Segment (connection {self.segment_conn_id!r})", retries=retries
         )
-
-    def get_conn(self) -> SegmentClient:
-        return self.client
 
     def test_connection(self) -> tuple[bool, str]:
         """Post an empty batch, which creates no event: proves network, host, path, and that a key is there.
@@ -100,7 +95,7 @@ class SegmentHook(BaseHook):
         from airflow_provider_cio.clients.transport import Retries
 
         try:
-            with self.make_client(Retries(attempts=1)) as client:
+            with self.get_conn(retries=Retries(attempts=1)) as client:
                 client.send([])
         except EventsRefusedError as error:  # "the batch is empty": the receiver was reached and has read it
             answer = f"answered to an empty batch, which it does not take ({error})"

@@ -1,4 +1,4 @@
-"""What both hooks read from a connection: typed, checked, with errors that name the field and the fix."""
+"""How both hooks read a connection: typed, checked, with errors that name the field and the fix."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Connection
 
 
-class Settings:
+class ConnectionFields:
     """The fields of one connection. Values are never shown in errors, only their kinds."""
 
     def __init__(self, connection: Connection) -> None:
@@ -70,8 +70,8 @@ class Settings:
             port = url.port
         except ValueError:
             raise self.error("host", "must be a base URL such as 'https://example.com', got a malformed one") from None
-        named = url.scheme in ("http", "https") and url.hostname and not url.netloc.endswith(":")
-        if not named or url.query or url.fragment or "@" in url.netloc or any(map(str.isspace, host)):
+        has_host = url.scheme in ("http", "https") and url.hostname and not url.netloc.endswith(":")
+        if not has_host or url.query or url.fragment or "@" in url.netloc or any(map(str.isspace, host)):
             raise self.error(
                 "host",
                 "must be a base URL such as 'https://example.com:8443', with neither login nor query in it",
@@ -98,14 +98,15 @@ class Settings:
     def flag(self, name: str) -> bool:
         """True or false, as such or as text; false by default."""
         value = self._extra.get(name)
-        word = value.strip().lower() if isinstance(value, str) else value
-        if word in (None, "", False, "false", "0", "no"):
+        choice = value.strip().lower() if isinstance(value, str) else value
+        if choice in (None, "", False, "false", "0", "no"):
             return False
-        if word in (True, "true", "1", "yes"):
+        if choice in (True, "true", "1", "yes"):
             return True
         raise self.error(name, f"must be true or false, got {_kind(value)}")
 
     def text(self, name: str, default: str) -> str:
+        """Stripped."""
         value = self._extra.get(name)
         if value is None or value == "":
             return default

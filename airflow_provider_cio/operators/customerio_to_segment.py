@@ -196,8 +196,8 @@ class CustomerIOToSegmentOperator(BaseOperator):
             dead_letters = self._dead_letters(context)
             if dead_letters:
                 stack.enter_context(dead_letters)
-            source = stack.enter_context(customerio.client)
-            destination = stack.enter_context(segment.client)
+            source = stack.enter_context(customerio.get_conn())
+            destination = stack.enter_context(segment.get_conn())
             stack.enter_context(self._stoppable(source, destination))
             mapper = Mapper(
                 segment.message_id_namespace,

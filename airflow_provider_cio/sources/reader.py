@@ -16,12 +16,11 @@ from typing import NamedTuple, Self
 
 from airflow_provider_cio.clients.customerio import (
     ACTIVITY_PAGE_SIZE,
-    ActivityPage,
     CustomerIOClient,
     Page,
 )
 from airflow_provider_cio.exceptions import UnexpectedDataError
-from airflow_provider_cio.records import Activity, Delivery
+from airflow_provider_cio.records import Activity, Delivery, Misshapen
 from airflow_provider_cio.sources.windows import Window
 
 MAX_IN_FLIGHT = 12  # requests; enough for answers that take more than a second at ten requests a second
@@ -53,7 +52,7 @@ class Reader:
     def __init__(self, client: CustomerIOClient) -> None:
         self._client = client
         self._pool = ThreadPoolExecutor(MAX_IN_FLIGHT, thread_name_prefix="customerio")
-        self._running: dict[Future[Page], _Chain] = {}
+        self._running: dict[Future[Page[Delivery]], _Chain] = {}
 
     def pieces(self, windows: Sequence[Window]) -> Iterator[Piece]:
         """The deliveries of all windows, each once, in no order; and the windows themselves, in pieces, likewise.
@@ -76,7 +75,7 @@ class Reader:
         running = self._running
         chains: list[_Chain] = []
         while waiting or chains:
-            wanted = min(MAX_IN_FLIGHT, self._client.in_flight())
+            wanted = min(MAX_IN_FLIGHT, self._client.wanted_in_flight())
             while waiting and len(chains) < wanted:
                 chains.append(_Chain(waiting.popleft()))
             if not waiting:
@@ -101,7 +100,7 @@ class Reader:
 
         :raises UnexpectedDataError: a cursor that repeats.
         """
-        running: dict[Future[ActivityPage], _ActivityChain] = {}
+        running: dict[Future[Page[Activity]], _ActivityChain] = {}
         for kind in types:
             chain = _ActivityChain(kind)
             running[self._pool.submit(self._client.activity_page, chain.query)] = chain
@@ -111,13 +110,14 @@ class Reader:
                 page = future.result()
                 if chain.goes_on(page, since, self._client.name):
                     running[self._pool.submit(self._client.activity_page, chain.query)] = chain
-                yield chain.kind, page.activities or ()
+                yield chain.kind, page.rows
 
     def deliveries(self, ids: Sequence[str]) -> Iterator[tuple[str, Delivery | None]]:
         """Each by its id; None for one that Customer.io has no more."""
         futures = [(delivery_id, self._pool.submit(self._client.delivery, delivery_id)) for delivery_id in ids]
         for delivery_id, future in futures:
-            yield delivery_id, future.result()
+            found = future.result()
+            yield delivery_id, None if isinstance(found, Misshapen) else found
 
     def __enter__(self) -> Self:
         return self
@@ -152,14 +152,14 @@ class _Chain:
         self._cursors: set[str] = set()
         self._empty = 0
 
-    def take(self, page: Page, name: str) -> Sequence[Delivery]:
+    def take(self, page: Page[Delivery], name: str) -> Sequence[Delivery]:
         """What of the page is this chain's own.
 
         :raises UnexpectedDataError: if the list would not end: a cursor that repeats, too many empty pages.
         """
         self.asked = False
         self._generation = 0
-        found: Sequence[Delivery] = page.messages or ()
+        found: Sequence[Delivery] = page.rows
         if found:
             times = [delivery.created for delivery in found]
             if times[0] > self._last or times != sorted(times, reverse=True):
@@ -220,9 +220,9 @@ class _ActivityChain:
         self._cursors: set[str] = set()
         self._empty = 0
 
-    def goes_on(self, page: ActivityPage, since: int, name: str) -> bool:
+    def goes_on(self, page: Page[Activity], since: int, name: str) -> bool:
         """Set the next query, if there is more to ask. Other clients take one empty page for the end of the list."""
-        found = page.activities
+        found = page.rows
         self._empty = 0 if found else self._empty + 1
         if not page.next or self._empty >= MAX_EMPTY_ACTIVITY_PAGES:
             return False

@@ -17,6 +17,7 @@ from airflow_provider_cio.exceptions import (
     TryAgainLaterError,
     UnexpectedDataError,
 )
+from airflow_provider_cio.records import Delivery
 from tests.sandbox import Fault, History, Sandbox, Settings
 from tests.sandbox.settings import APP_KEY
 from tests.unit.clients import Loopback, Say
@@ -35,7 +36,7 @@ def client_of(url: str, key: str = APP_KEY, retries: Retries = QUICK, **options:
     return CustomerIOClient(key, base_url=url, requests_per_second=100_000, name=NAME, retries=retries, **options)
 
 
-def page(url: str, query: dict[str, str | int] | None = None, **options: Any) -> Page:
+def page(url: str, query: dict[str, str | int] | None = None, **options: Any) -> Page[Delivery]:
     with client_of(url, **options) as client:
         return client.page({**EMAILS, **(query or {})})
 
@@ -61,10 +62,10 @@ def sandbox(running_sandbox: Sandbox) -> Sandbox:
 
 def test_a_page(sandbox: Sandbox) -> None:
     first = page(sandbox.url, {"limit": 1})
-    assert [one.id for one in first.messages or []] == ["b"]
+    assert [one.id for one in first.rows] == ["b"]
     assert first.next
     rest = page(sandbox.url, {"limit": 1, "start": first.next})  # it has `+`, `/` and `=`
-    assert [one.id for one in rest.messages or []] == ["a"]
+    assert [one.id for one in rest.rows] == ["a"]
     assert not rest.next
 
 
@@ -73,14 +74,14 @@ def test_a_page(sandbox: Sandbox) -> None:
 def test_an_empty_page(sandbox: Sandbox, null: bool, last: Any) -> None:
     sandbox.settings = Settings(now=1_700_001_000, null_when_empty=null, last_next=last)
     empty = page(sandbox.url, {"type": "push"})
-    assert not empty.messages
+    assert not empty.rows
     assert not empty.next
 
 
 def test_what_nobody_documented_is_no_hindrance(server: Loopback) -> None:
     odd = row(customer_id=7, campaign_id="9", metrics={"human_opened": {"count": 1}}, new_field=[{}], subject="😀")
     server.say(Say(body=json.dumps({"messages": [odd], "more": 1})))
-    [one] = page(server.url).messages or []
+    [one] = page(server.url).rows
     assert (one.customer_id, one.campaign_id, one.metrics, one.subject) == (
         7,
         "9",
@@ -135,7 +136,7 @@ def test_a_query_that_is_refused_is_told_in_the_services_words(sandbox: Sandbox)
 def test_a_passing_fault_is_retried_and_counted(sandbox: Sandbox, kind: Any) -> None:
     sandbox.faults.add(Fault(side="customerio", kind=kind, times=2))
     with client_of(sandbox.url) as client:
-        assert len(client.page(dict(EMAILS)).messages or []) == 2
+        assert len(client.page(dict(EMAILS)).rows) == 2
         assert client.requests_made == 3
 
 
@@ -235,8 +236,8 @@ def test_a_subject_cut_within_an_emoji_costs_that_emoji_only(server: Loopback, e
     others = json.dumps([row(id="é", subject="ü😀", metrics={"opened": 1_700_000_002})], ensure_ascii=False)[1:-1]
     server.say(Say(body=f'{{"messages": [{others}, {json.dumps(row())[:-1]}, "subject": "{escaped}"}}], "next": "n"}}'))
     found = page(server.url)
-    assert [one.subject for one in found.messages or []] == ["ü😀", read]
-    assert [one.id for one in found.messages or []] == ["é", "RPIL="]
+    assert [one.subject for one in found.rows] == ["ü😀", read]
+    assert [one.id for one in found.rows] == ["é", "RPIL="]
     assert found.next == "n"
     assert len(server.heard) == 1
 

@@ -19,10 +19,10 @@ import requests
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from airflow_provider_cio.clients.rate_limit import RateLimiter
 from airflow_provider_cio.clients.transport import (
     Answer,
     ClosedError,
-    RateLimiter,
     Retries,
     StatusError,
     Transport,
@@ -405,7 +405,7 @@ def test_another_4xx_is_not(server: Loopback, status: int) -> None:
     server.say(Say(status, "no", {"Retry-After": "0"}))
     error = error_of(server.url)
     assert isinstance(error, StatusError)
-    assert (error.status, error.words) == (status, "no")
+    assert (error.status, error.text) == (status, "no")
     assert len(server.heard) == 1
 
 
@@ -488,7 +488,7 @@ def test_the_words_of_the_service(server: Loopback, body: str | bytes, words: st
     server.say(Say(400, body))
     error = error_of(server.url)
     assert isinstance(error, StatusError)
-    assert error.words == words
+    assert error.text == words
 
 
 @pytest.mark.parametrize("opens", ["[", '{"errors":'])
@@ -508,8 +508,8 @@ def test_no_markup_is_too_odd_to_be_told(server: Loopback, body: str) -> None:
     server.say(Say(400, body))
     error = error_of(server.url)
     assert isinstance(error, StatusError)
-    assert error.words
-    assert "\n" not in error.words
+    assert error.text
+    assert "\n" not in error.text
 
 
 ADDRESS = st.from_regex(r"[a-z0-9.+_-]{1,12}@[a-z0-9-]{1,12}\.(com|example)", fullmatch=True)

@@ -48,7 +48,7 @@ def error_of(hook: CustomerIOHook) -> str:
 
 def test_the_defaults(put: Put) -> None:
     assert put().settings == CustomerIOSettings(
-        api_key=KEY, base_url="https://api.customer.io", region="us", requests_per_second=10, timeout=60
+        api_key=KEY, base_url="https://api.customer.io", region="us", requests_per_second=8, timeout=60
     )
 
 
@@ -76,7 +76,7 @@ def test_the_uri_form(put: Put, uri: str, base_url: str) -> None:
     assert hook.settings.base_url == base_url
     assert hook.settings.api_key == KEY
     assert hook.settings.timeout == (5 if "timeout" in uri else 60)
-    assert hook.settings.requests_per_second == (2.5 if "requests_per_second" in uri else 10)
+    assert hook.settings.requests_per_second == (2.5 if "requests_per_second" in uri else 8)
 
 
 def test_the_connection_is_read_once_and_not_before_it_is_needed(put: Put, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,8 +86,8 @@ def test_the_connection_is_read_once_and_not_before_it_is_needed(put: Put, monke
     assert hook.settings.timeout == 5
     put(extra={"timeout": 6})
     assert hook.settings.timeout == 5
-    with hook.client as client:
-        assert hook.client is client is hook.get_conn()
+    with hook.get_conn() as client, hook.get_conn() as another:
+        assert another is not client
 
 
 def test_the_default_connection(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -338,7 +338,7 @@ def test_a_connection_that_is_not_there() -> None:
 
 
 def test_the_client_has_the_settings(put: Put, sandbox: Sandbox) -> None:
-    with put(host=sandbox.url, password=APP_KEY, extra={"requests_per_second": 20}).client as client:
+    with put(host=sandbox.url, password=APP_KEY, extra={"requests_per_second": 20}).get_conn() as client:
         assert isinstance(client, CustomerIOClient)
         began = time.monotonic()
         for _ in range(4):

@@ -90,8 +90,8 @@ def test_the_connection_is_read_once_and_not_before_it_is_needed(put: Put, monke
     put(extra={"timeout": 6, "message_id_namespace": "second"})
     assert hook.settings.timeout == 5
     assert hook.message_id_namespace == "first"
-    with hook.client as client:
-        assert hook.client is client is hook.get_conn()
+    with hook.get_conn() as client, hook.get_conn() as another:
+        assert another is not client
 
 
 def test_the_default_connection(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -360,7 +360,7 @@ def test_a_connection_that_is_not_there() -> None:
 
 def test_the_client_has_the_settings(put: Put, sandbox: Sandbox) -> None:
     extra = {"gzip": True, "events_per_second": 40}
-    with put(host=sandbox.url, password=WRITE_KEY, extra=extra).client as client:
+    with put(host=sandbox.url, password=WRITE_KEY, extra=extra).get_conn() as client:
         began = time.monotonic()
         for n in range(3):
             client.send([b'{"type":"track","event":"e","userId":"1","messageId":"%d%d"}' % (n, m) for m in range(4)])
