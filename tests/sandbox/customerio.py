@@ -19,7 +19,7 @@ from tests.sandbox.late import is_shown, shown
 from tests.sandbox.limiters import Workspace
 from tests.sandbox.odd import Odd
 from tests.sandbox.paging import Hidden, back, cut
-from tests.sandbox.params import NEEDS_ENCODING, BadRequest, Cursor, Number, choice, integer, limit_of
+from tests.sandbox.params import NEEDS_ENCODING, BadRequest, Cursor, GivenCursors, Number, choice, integer, limit_of
 from tests.sandbox.parents import Kind
 from tests.sandbox.rows import Filter
 from tests.sandbox.settings import Asked, Shared
@@ -50,6 +50,7 @@ class CustomerIO:
         self.requests: list[Asked] = []
         self.rate_limited = 0
         self._limit = Workspace()
+        self._given = GivenCursors()
         self._ways = Random("ways")
 
     def way(self) -> float:
@@ -71,7 +72,7 @@ class CustomerIO:
             return refused
         if NEEDS_ENCODING.search(request.scope["query_string"]):
             # Un-encoded query values "silently gave 200 with an empty list" (reference/customerio.md 7).
-            return self._page([], None)
+            return self._page(request, [], None)
         try:
             return self._list(request)
         except BadRequest as bad:
@@ -112,7 +113,7 @@ class CustomerIO:
         if kind != "newsletter":
             return json_response(_listed(key, items, self._shared.settings.null_when_empty) + b"}")
         if NEEDS_ENCODING.search(request.scope["query_string"]):
-            return self._page([], None, key)
+            return self._page(request, [], None, key)
         try:
             return self._newsletters(request, items)
         except BadRequest as bad:
@@ -123,6 +124,7 @@ class CustomerIO:
         limit = limit_of(params.get("limit"), DEFAULT_ACTIVITIES, MAX_ACTIVITIES)
         start = params.get("start")
         cursor = Number.decode(start) if start else Number(0, 0)
+        self._check_cursor(request)
         types = ACTIVITY_TYPES if settings.activity_types == "all" else DOCUMENTED_ACTIVITY_TYPES
         type = params.get("type") or None
         if type is not None and type not in types:
@@ -155,24 +157,26 @@ class CustomerIO:
         if following is None and settings.activities_end != "next":
             position = cursor.position + len(rows)
             page = cursor.page if not rows and settings.activities_end == "same_cursor" else cursor.page + 1
-        return self._page(rows, None if position is None else Number(position, page), "activities")
+        return self._page(request, rows, None if position is None else Number(position, page), "activities")
 
     def _newsletters(self, request: Request, items: list[bytes]) -> Response:
         params = request.query_params
         limit = limit_of(params.get("limit"), DEFAULT_NEWSLETTERS, MAX_NEWSLETTERS)
         start = params.get("start")
         cursor = Cursor.decode(start) if start else Cursor(0, 0)
+        self._check_cursor(request)
         if choice(params.get("sort"), "sort", ("asc", "desc")) == "desc":
             items.reverse()
         stop = cursor.position + limit
         following = Cursor(stop, cursor.page + 1) if stop < len(items) else None
-        return self._page(items[cursor.position : stop], following, "newsletters")
+        return self._page(request, items[cursor.position : stop], following, "newsletters")
 
     def _list(self, request: Request) -> Response:
         settings, params = self._shared.settings, request.query_params
         limit = limit_of(params.get("limit"), DEFAULT_LIMIT, MAX_LIMIT)
         start = params.get("start")
         cursor = Cursor.decode(start) if start else Cursor(0, 0)
+        self._check_cursor(request)
         start_ts, end_ts = time_bounds(
             integer(params.get("start_ts"), "start_ts"),
             integer(params.get("end_ts"), "end_ts"),
@@ -196,12 +200,14 @@ class CustomerIO:
         chosen, following = cut(listed, place, limit, hidden)
         every = settings.empty_page_every
         if every and chosen and (cursor.page + 1) % (every + 1) == 0:
-            return self._page([], Cursor(cursor.position, cursor.page + 1))
+            return self._page(request, [], Cursor(cursor.position, cursor.page + 1))
         if following is None and settings.trailing_page and len(chosen) == limit:
             following = len(listed)
         if following is not None and by_row:
             following = listed[following] if following < len(listed) else len(history)
-        return self._page(self._shown(chosen), None if following is None else Cursor(following, cursor.page + 1))
+        return self._page(
+            request, self._shown(chosen), None if following is None else Cursor(following, cursor.page + 1)
+        )
 
     def _hidden(self, wanted: Filter, end_ts: int) -> Hidden | None:
         """Tells which of the rows that a request is about are not there yet."""
@@ -259,10 +265,20 @@ class CustomerIO:
             return {}
         return self._shared.history.odd_activities(settings.odd_activities, settings.odd_kinds, settings.odd_rows)
 
-    def _page(self, rows: list[bytes], following: Cursor | Number | None, key: str = "messages") -> Response:
+    def _check_cursor(self, request: Request) -> None:
+        settings, cursor = self._shared.settings, request.query_params.get("start")
+        asked = _asked_with(request) if settings.cursors_bound else None
+        if cursor and (settings.cursor_lifetime is not None or settings.cursors_bound):
+            self._given.check(cursor, asked, settings.cursor_lifetime, settings.clock())
+
+    def _page(
+        self, request: Request, rows: list[bytes], following: Cursor | Number | None, key: str = "messages"
+    ) -> Response:
         settings = self._shared.settings
         if following is not None:
-            tail = b',"next":"' + following.encode().encode() + b'"}'
+            cursor = following.encode()
+            self._given.note(cursor, _asked_with(request), settings.clock())
+            tail = b',"next":"' + cursor.encode() + b'"}'
         else:
             tail = {"empty": b',"next":""}', "null": b',"next":null}', "absent": b"}"}[settings.last_next]
         return json_response(_listed(key, rows, settings.null_when_empty) + tail)
@@ -287,6 +303,12 @@ class CustomerIO:
         elif settings.retry_after == "date":
             headers["Retry-After"] = http_date(time() + wait)
         return error(429, f"rate limited to {settings.requests_per_second:g} requests per 1s", headers=headers)
+
+
+def _asked_with(request: Request) -> str:
+    """Everything that makes a list another one."""
+    params = request.query_params.multi_items()
+    return f"{request.url.path} {sorted((name, value) for name, value in params if name not in {'start', 'limit'})}"
 
 
 def time_bounds(start_ts: int | None, end_ts: int | None, now: int) -> tuple[int, int]:

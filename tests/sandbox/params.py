@@ -56,6 +56,29 @@ class Number(NamedTuple):
         return cls(number >> 20, number & 0xFFFFF)
 
 
+class GivenCursors:
+    """Which cursors were given out for what, and when last."""
+
+    def __init__(self) -> None:
+        self._at: dict[str, dict[str, float]] = {}
+
+    def note(self, cursor: str, asked: str, now: float) -> None:
+        self._at.setdefault(cursor, {})[asked] = now
+
+    def check(self, cursor: str, asked: str | None, lifetime: float | None, now: float) -> None:
+        """Refuse a cursor that is too old, or was not given for what is asked now; None: whatever is asked.
+
+        Two lists may have given the same cursor; it then holds for both.
+
+        :param lifetime: seconds; None is for ever.
+        :raises BadRequest: for those, and for one that was never given.
+        """
+        given = self._at.get(cursor, {})
+        times = list(given.values()) if asked is None else [given[asked]] if asked in given else []
+        if not times or (lifetime is not None and now - max(times) > lifetime):
+            raise BadRequest("bad cursor", "start")
+
+
 def limit_of(value: str | None, default: int, most: int) -> int:
     limit = integer(value, "limit")
     if limit is None:

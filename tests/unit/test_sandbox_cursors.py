@@ -1,0 +1,87 @@
+"""The sandbox's cursors: how long they hold, and for what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.sandbox import History, Sandbox, Settings
+from tests.unit.test_sandbox import DAY, END, START, ask, chain
+
+LISTS = [
+    ("/v1/messages", {"type": "email", "limit": 10, "start_ts": START}),
+    ("/v1/activities", {"type": "opened_email", "limit": 10}),
+    ("/v1/newsletters", {"limit": 10}),
+]
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Sandbox]:
+    with Sandbox(History.generate(seed=7, deliveries=500, start=START, end=END)) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def sandbox(running: Sandbox) -> Sandbox:
+    running.reset()
+    running.settings = Settings(now=END + 40 * DAY)
+    return running
+
+
+def refused(sandbox: Sandbox, path: str, cursor: str, params: Any) -> bool:
+    answer = ask(sandbox, path, **{**params, "start": cursor})
+    if answer.status_code == 200:
+        return False
+    problem = {"detail": "bad cursor", "status": "400", "source": {"pointer": "/start"}}
+    assert (answer.status_code, answer.json()) == (400, {"errors": [problem]})
+    return True
+
+
+@pytest.mark.parametrize(("path", "params"), LISTS)
+def test_a_cursor_holds_for_ever_unless_told(sandbox: Sandbox, path: str, params: Any) -> None:
+    cursor = ask(sandbox, path, **params).json()["next"]
+    sandbox.settings.now = END + 140 * DAY
+    assert not refused(sandbox, path, cursor, {**params, "start_ts": END + 40 * DAY - 181 * DAY})
+
+
+@pytest.mark.parametrize(("path", "params"), LISTS)
+def test_a_cursor_grows_old(sandbox: Sandbox, path: str, params: Any) -> None:
+    begin = END + 40 * DAY
+    sandbox.settings = Settings(now=begin, cursor_lifetime=60)
+    cursor = ask(sandbox, path, **params).json()["next"]
+    sandbox.settings.now = begin + 60
+    assert not refused(sandbox, path, cursor, params)
+    sandbox.settings.now = begin + 61
+    assert refused(sandbox, path, cursor, params)
+    again = ask(sandbox, path, **params).json()["next"]
+    assert not refused(sandbox, path, again, params), "a new one, though it looks the same"
+    sandbox.reset()
+    assert refused(sandbox, path, again, params), "nobody gave it"
+    assert len(chain(sandbox, path=path, **params)) > 2, "each page gives one of its own"
+
+
+@pytest.mark.parametrize(("path", "params"), LISTS)
+def test_a_cursor_may_hold_only_for_what_it_was_given_for(sandbox: Sandbox, path: str, params: Any) -> None:
+    others: list[Any] = {
+        "/v1/messages": [
+            {**params, "type": "push"},
+            {**params, "start_ts": START + 1},
+            {**params, "end_ts": END},
+            {**params, "metric": "sent"},
+            {name: value for name, value in params.items() if name != "type"},
+        ],
+        "/v1/activities": [{**params, "type": "clicked_email"}, {"limit": 10}, {**params, "name": "x"}],
+        "/v1/newsletters": [{**params, "sort": "desc"}],
+    }[path]
+    for bound in (False, True):
+        sandbox.settings.cursors_bound = bound
+        sandbox.reset()
+        cursor = ask(sandbox, path, **params).json()["next"]
+        assert not refused(sandbox, path, cursor, params)
+        assert not refused(sandbox, path, cursor, {**params, "limit": 7}), "the length of a page is no matter"
+        for other in others:
+            assert refused(sandbox, path, cursor, other) == bound
+    if path == "/v1/messages":
+        assert refused(sandbox, "/v1/newsletters", cursor, {"limit": 10}), "another list"
