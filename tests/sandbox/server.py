@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import monotonic, time
 from types import TracebackType
 from typing import Any
@@ -27,6 +29,7 @@ from tests.sandbox.history import History
 from tests.sandbox.odd import Expected, Odd, sort_truth
 from tests.sandbox.segment import Segment
 from tests.sandbox.settings import Asked, Settings, Shared
+from tests.sandbox.tls import LOOPBACK, Certificates, make_certificates
 
 _CONTROL = "/_sandbox/"
 # The truth without what only names and every single open and click need; that comes with `full=1` or `every=1`.
@@ -48,14 +51,31 @@ class Sandbox:
     """A running sandbox: a context manager, or `start()` and `stop()`.
 
     Everything in it may be looked at and changed while it runs, from the thread that started it.
+
+    :param tls: speak https, with a certificate of an authority of its own: `ca_file`, which nobody trusts unless told.
+    :param certificate_for: host names and addresses that this certificate is for.
+    :param certificate_days: how long it holds; with a negative number it is over.
     """
 
-    def __init__(self, history: History | None = None, settings: Settings | None = None, *, port: int = 0) -> None:
+    def __init__(
+        self,
+        history: History | None = None,
+        settings: Settings | None = None,
+        *,
+        port: int = 0,
+        tls: bool = False,
+        certificate_for: Sequence[str] = LOOPBACK,
+        certificate_days: int = 2,
+    ) -> None:
         self._shared = Shared(history if history is not None else History(), settings or Settings())
         self.customerio = CustomerIO(self._shared)
         self.segment = Segment(self._shared)
         self.faults = Faults()
         self._port = port
+        self._tls, self._certificate_for, self._certificate_days = tls, certificate_for, certificate_days
+        self._folder: TemporaryDirectory[str] | None = None
+        #: The certificate of the authority, in PEM; with `tls`, while it runs.
+        self.ca_file: Path | None = None
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
         self.url = ""
@@ -109,9 +129,10 @@ class Sandbox:
         self.faults.clear()
 
     def start(self) -> Sandbox:
+        certificates = self._make_certificates() if self._tls else None
         listener = socket.create_server(("127.0.0.1", self._port))
-        self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        self._server = _Server(self)
+        self.url = f"{'https' if self._tls else 'http'}://127.0.0.1:{listener.getsockname()[1]}"
+        self._server = _Server(self, certificates)
         self._thread = threading.Thread(target=self._server.serve_until_stopped, args=(listener,), daemon=True)
         self._thread.start()
         if not self._server.listening.wait(10):
@@ -123,6 +144,15 @@ class Sandbox:
             self._server.stop()
             self._thread.join(10)
         self._server = self._thread = None
+        if self._folder is not None:
+            self._folder.cleanup()
+        self._folder = self.ca_file = None
+
+    def _make_certificates(self) -> Certificates:
+        self._folder = TemporaryDirectory(prefix="sandbox-tls-")
+        made = make_certificates(Path(self._folder.name), self._certificate_for, self._certificate_days)
+        self.ca_file = made.ca_file
+        return made
 
     def __enter__(self) -> Sandbox:
         return self.start()
@@ -263,7 +293,7 @@ class _Control:
 class _Server(uvicorn.Server):
     """uvicorn without its waits: it stops at once and cuts what is still open."""
 
-    def __init__(self, sandbox: Sandbox) -> None:
+    def __init__(self, sandbox: Sandbox, certificates: Certificates | None) -> None:
         config = uvicorn.Config(
             _App(sandbox),
             lifespan="off",
@@ -274,6 +304,8 @@ class _Server(uvicorn.Server):
             proxy_headers=False,
             server_header=False,
             timeout_keep_alive=60,
+            ssl_certfile=certificates and certificates.certificate_file,
+            ssl_keyfile=certificates and certificates.key_file,
         )
         super().__init__(config)
         self.listening = threading.Event()
