@@ -62,7 +62,9 @@ class Happening(NamedTuple):
     engagement: Engagement | None = None
 
 
-def happenings(delivery_id: str, channel: str, metrics: Mapping[str, Any], *, repeated: bool) -> list[Happening]:
+def happenings(
+    delivery_id: str, channel: str, metrics: Mapping[str, Any], *, repeated: bool, same_second: float = 0.0
+) -> list[Happening]:
     """Everything that happened to a delivery, each open and click of it too, in an order that never changes."""
     found = [
         Happening(metric, time)
@@ -70,7 +72,7 @@ def happenings(delivery_id: str, channel: str, metrics: Mapping[str, Any], *, re
         if metric != "created" and metric not in REPEATED and is_time(time)
     ]
     counts = dict.fromkeys(REPEATED, 0)
-    for one in engagements(delivery_id, channel, metrics, repeated=repeated):
+    for one in engagements(delivery_id, channel, metrics, repeated=repeated, same_second=same_second):
         found.append(Happening(one.metric, one.time, counts[one.metric], one))
         counts[one.metric] += 1
     return found
@@ -79,7 +81,7 @@ def happenings(delivery_id: str, channel: str, metrics: Mapping[str, Any], *, re
 class Activities:
     """The rows that follow from `deliveries`, and further ones.
 
-    :param repeated: see `engagements`.
+    :param repeated: see `engagements`, and so for `same_second`.
     :param others: rows of which no delivery knows.
     :param as_given: show only those, in this very order.
     """
@@ -89,10 +91,11 @@ class Activities:
         deliveries: Rows,
         *,
         repeated: bool,
+        same_second: float = 0.0,
         others: Sequence[Mapping[str, Any]] = (),
         as_given: bool = False,
     ) -> None:
-        self._deliveries, self._repeated = deliveries, repeated
+        self._deliveries, self._repeated, self._same_second = deliveries, repeated, same_second
         self._others, self._as_given = others, as_given
         self._types: dict[str, int] = {}
         # One entry for each row: its time, its type, what decides on its disorder, and where it comes from:
@@ -156,12 +159,13 @@ class Activities:
     def _add_happenings(self) -> None:
         for position, data in enumerate(self._deliveries.data):
             row = _seen(data)
-            for place, one in enumerate(
-                happenings(row.id, row.type, row.metrics or {}, repeated=self._repeated)[:_NUMBERS]
-            ):
+            for place, one in enumerate(self._happenings(row.id, row.type, row.metrics)[:_NUMBERS]):
                 dice = zlib.crc32(f"{row.id} {place}".encode())
                 late = lateness(row.id, one.metric)
                 self._add(one.time, f"{one.metric}_{row.type}", dice, position * _NUMBERS + place, late)
+
+    def _happenings(self, id: str, channel: str, metrics: Mapping[str, Any] | None) -> list[Happening]:
+        return happenings(id, channel, metrics or {}, repeated=self._repeated, same_second=self._same_second)
 
     def _add(self, time: int, type: str, dice: int, source: int, late: int) -> None:
         self._times.append(time)
@@ -204,7 +208,7 @@ class Activities:
         position, place = divmod(source, _NUMBERS)
         delivery = msgspec.json.decode(self._deliveries.data[position])
         channel = delivery.get("type", "email")
-        happened = happenings(delivery["id"], channel, delivery.get("metrics") or {}, repeated=self._repeated)
+        happened = self._happenings(delivery["id"], channel, delivery.get("metrics"))
         return row_of(delivery, channel, happened[place])
 
 

@@ -32,9 +32,11 @@ class Person(msgspec.Struct, frozen=True):
 
 
 class Identifiers(msgspec.Struct):
-    id: str | None
-    email: str | None
-    cio_id: str
+    """What is unset is not there at all."""
+
+    id: str | int | msgspec.UnsetType | None
+    email: str | msgspec.UnsetType | None
+    cio_id: str | msgspec.UnsetType
 
 
 class Engagement(msgspec.Struct, frozen=True):
@@ -81,6 +83,9 @@ class Truth:
     user_agent: str | None = None
     prefetched: bool = False
     machine: bool = False
+    #: This is the one that the delivery's own metric tells of. Of opens and clicks that are told one by one, the one
+    #: at the metric's time is; of several in that second, the one with the smallest activity id.
+    first: bool = True
 
 
 class Row(msgspec.Struct):
@@ -175,11 +180,21 @@ class Delivery(msgspec.Struct, kw_only=True):
         for metric, time in self.times.items():
             if engagements is None or metric not in REPEATED:
                 yield from self._truth(metric, time, campaign_name)
+        firsts: dict[str, str] = {}
         for one in engagements or ():
-            yield from self._truth(one.metric, one.time, campaign_name, one)
+            if one.time == self.times.get(one.metric):
+                firsts[one.metric] = min(one.activity_id, firsts.get(one.metric, one.activity_id))
+        for one in engagements or ():
+            first = firsts.get(one.metric) == one.activity_id
+            yield from self._truth(one.metric, one.time, campaign_name, one, first)
 
     def _truth(
-        self, metric: str, time: int, campaign_name: str | None, one: Engagement | None = None
+        self,
+        metric: str,
+        time: int,
+        campaign_name: str | None,
+        one: Engagement | None = None,
+        first: bool = True,
     ) -> Iterator[Truth]:
         collection = COLLECTIONS.get((self.channel, metric))
         if collection is None:
@@ -205,10 +220,11 @@ class Delivery(msgspec.Struct, kw_only=True):
             None if one is None else one.user_agent,
             one is not None and one.prefetched,
             one is not None and one.machine,
+            first,
         )
 
 
-def from_row(row: Mapping[str, Any]) -> Delivery:
+def from_row(row: Mapping[str, Any], *, draft: bool) -> Delivery:
     """Read a hand-written row (or one of a lean history) back into a delivery."""
     metrics = row.get("metrics") or {}
     times = {key: value for key, value in metrics.items() if is_time(value)}
@@ -223,7 +239,7 @@ def from_row(row: Mapping[str, Any]) -> Delivery:
         subject=row.get("subject"),
         times=times,
         counts={key: value for key, value in metrics.items() if is_count(value)},
-        draft=is_draft(metrics),
+        draft=draft,
         campaign_id=row.get("campaign_id"),
         newsletter_id=row.get("newsletter_id"),
         action_id=row.get("action_id"),
@@ -240,8 +256,8 @@ def is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < FIRST_TIME
 
 
-def is_draft(metrics: Mapping[str, Any]) -> bool:
-    """Only created and drafted: nothing was tried yet."""
+def looks_like_a_draft(metrics: Mapping[str, Any]) -> bool:
+    """Only created and drafted: what a hand-written row is taken for unless its history says which ones are drafts."""
     return "drafted" in metrics and metrics.keys() <= {"created", "drafted"}
 
 

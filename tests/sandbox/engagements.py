@@ -10,6 +10,7 @@ from random import Random
 from typing import Any
 
 from tests.sandbox.delivery import REPEATED, Engagement, is_count, is_time
+from tests.sandbox.dice import dice_of, strikes
 
 DAY = 86_400
 _MOST = 64  # however many a hand-written row says
@@ -26,13 +27,17 @@ _AGENTS = (
 _TO_CROCKFORD = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", b"0123456789ABCDEFGHJKMNPQRSTVWXYZ")
 
 
-def engagements(delivery_id: str, channel: str, metrics: Mapping[str, Any], *, repeated: bool) -> list[Engagement]:
+def engagements(
+    delivery_id: str, channel: str, metrics: Mapping[str, Any], *, repeated: bool, same_second: float = 0.0
+) -> list[Engagement]:
     """All opens and clicks: the first of each at the time that `metrics` shows, the others after it.
 
     As many as the counts in `metrics` say. Where there are none, one; or as many as someone with this
     delivery's id happens to make.
 
     :param repeated: draw a number where the counts are missing.
+    :param same_second: share of the first ones that are not alone in their second. Where the counts are missing there
+        are then two at least; where they say one, it stays alone.
     """
     found: list[Engagement] = []
     rng: Random | None = None
@@ -42,8 +47,14 @@ def engagements(delivery_id: str, channel: str, metrics: Mapping[str, Any], *, r
             continue
         rng = rng or Random(zlib.crc32(delivery_id.encode()))
         count, automatic = _count(metrics, metric, rng, repeated)
+        dice = dice_of("same second", delivery_id, metric)
+        together = strikes(dice, same_second)
+        if together and not any(_all_counted(metrics, metric)):
+            count = max(count, 2)
         for number in range(count):
             time = first + _wait(rng) if number else first
+            if together and (number == 1 or (number == 2 and dice % 2)):
+                time = first
             found.append(_engagement(rng, delivery_id, channel, metric, number, time, number < automatic))
     return found
 
@@ -58,7 +69,7 @@ def activity_id(delivery_id: str, metric: str, number: int, time: int) -> str:
 
 def _count(metrics: Mapping[str, Any], metric: str, rng: Random, repeated: bool) -> tuple[int, int]:
     """(all, those of them that no person made)"""
-    human, automatic = (_counted(metrics.get(f"{by}_{metric}")) for by in ("human", "prefetch"))
+    human, automatic = _all_counted(metrics, metric)
     if human + automatic:
         return min(human + automatic, _MOST), automatic
     if not repeated:
@@ -67,6 +78,11 @@ def _count(metrics: Mapping[str, Any], metric: str, rng: Random, repeated: bool)
     while count < 9 and rng.random() < 0.3:
         count += 1
     return count, rng.random() < 0.2
+
+
+def _all_counted(metrics: Mapping[str, Any], metric: str) -> tuple[int, int]:
+    """(by people, by machines) as the row counts them."""
+    return _counted(metrics.get(f"human_{metric}")), _counted(metrics.get(f"prefetch_{metric}"))
 
 
 def _counted(value: object) -> int:

@@ -9,7 +9,7 @@ import msgspec
 
 from tests.sandbox.activities import Activities, engagements_of, other_activities
 from tests.sandbox.catalog import CHANNELS
-from tests.sandbox.delivery import Delivery, Engagement, Truth, from_row, is_draft
+from tests.sandbox.delivery import Delivery, Engagement, Truth, from_row, looks_like_a_draft
 from tests.sandbox.engagements import engagements
 from tests.sandbox.odd import Odd, odd_rows
 from tests.sandbox.parents import IdForm, Kind, Names, Parents, collect, listed, name_of, old_parents
@@ -43,6 +43,8 @@ class History:
         them, they follow from the deliveries: one for each metric, and as many opens and clicks as `human_*`
         and `prefetch_*` say.
     :param names: (kind, id of a parent) -> its name where it isn't the usual one, None if it was deleted.
+    :param drafts: the ids of the deliveries that are drafts, which their rows do not tell; without them, those with
+        no other metric than `created` and `drafted`.
     """
 
     def __init__(
@@ -50,25 +52,27 @@ class History:
         deliveries: Iterable[Mapping[str, Any]] = (),
         activities: Sequence[Mapping[str, Any]] | None = None,
         names: Names | None = None,
+        drafts: Collection[str] | None = None,
     ) -> None:
         self.rows = Rows()
         self.names: Names = names or {}
         self.parents: Parents = {}
         self._deliveries: list[Delivery] | None = None
         self._given = activities
-        self._repeated = False
+        self._repeated, self._same_second = False, 0.0
         self._others: Callable[[], list[dict[str, Any]]] = list
         self._activities: Activities | None = None
         self._odd: dict[OddKey, dict[int, Odd]] = {}
         for row in sorted(deliveries, key=lambda row: -row["created"]):
-            collect(self.parents, [from_row(row)])
             metrics = row.get("metrics") or {}
+            draft = looks_like_a_draft(metrics) if drafts is None else row["id"] in drafts
+            collect(self.parents, [from_row(row, draft=draft)])
             self.rows.add(
                 msgspec.json.encode(row),
                 created=row["created"],
                 type=row.get("type", "email"),
                 metrics=metrics,
-                draft=is_draft(metrics),
+                draft=draft,
                 campaign_id=row.get("campaign_id"),
                 newsletter_id=row.get("newsletter_id"),
                 action_id=row.get("action_id"),
@@ -94,6 +98,11 @@ class History:
         on_bounds: float = 0.08,
         longest_lag: int = 28 * DAY,
         nasty: float = 0.0,
+        created_late: float = 0.0,
+        created_late_by: int = 5,
+        tried_drafts: float = 0.0,
+        rare_identities: float = 0.0,
+        same_second: float = 0.0,
         lean: bool = False,
     ) -> History:
         """Make up a workspace whose deliveries were created in [start, end).
@@ -106,6 +115,14 @@ class History:
             for repeated opens and clicks.
         :param nasty: share of the recipients of in-app messages, Slack and webhooks that look like an e-mail
             address or have one in them.
+        :param created_late: share of the deliveries whose `created` is stamped by another clock, up to
+            `created_late_by` seconds after the first thing that happened to them, and after others if they are quick.
+            Where a full hour lies within those seconds, `created` is past it. At most so many seconds after `end`.
+        :param tried_drafts: share of the drafts that were attempted or failed, but not sent.
+        :param rare_identities: share of the deliveries that show their person in one of the rare ways of
+            reference/customerio.md 8: see `people.show_rarely`.
+        :param same_second: share of the opens and clicks that happened more than once (or could have, for all that
+            the counts say) of which further ones fall into the very second of the first.
         :param lean: keep the encoded rows only, for histories of a million deliveries.
         """
         world = World(
@@ -125,11 +142,15 @@ class History:
             on_bounds=on_bounds,
             longest_lag=longest_lag,
             nasty=nasty,
+            created_late=created_late,
+            created_late_by=created_late_by,
+            tried_drafts=tried_drafts,
+            rare_identities=rare_identities,
         )
         history = cls()
         history.parents = old_parents()
         collect(history.parents, world.plans)
-        history._repeated = True
+        history._repeated, history._same_second = True, same_second
         history._others = lambda: other_activities(seed, deliveries // 20, start, end)
         kept: list[Delivery] = []
         for delivery in world.deliveries():
@@ -158,8 +179,8 @@ class History:
         if self._deliveries is not None:
             yield from self._deliveries
         else:
-            for data in self.rows.data:
-                yield from_row(msgspec.json.decode(data))
+            for at, data in enumerate(self.rows.data):
+                yield from_row(msgspec.json.decode(data), draft=self.rows.is_draft(at))
 
     def truth(
         self,
@@ -205,7 +226,13 @@ class History:
         """What GET /v1/activities lists; made when it is first looked at."""
         if self._activities is None:
             others, given = (self._others(), False) if self._given is None else (self._given, True)
-            self._activities = Activities(self.rows, repeated=self._repeated, others=others, as_given=given)
+            self._activities = Activities(
+                self.rows,
+                repeated=self._repeated,
+                same_second=self._same_second,
+                others=others,
+                as_given=given,
+            )
         return self._activities
 
     def listed(self, kind: Kind, form: IdForm) -> list[dict[str, Any]]:
@@ -219,7 +246,10 @@ class History:
         if self._given is not None:
             given = engagements_of(self._given)
             return lambda delivery: given.get(delivery.id, [])
-        return lambda one: engagements(one.id, one.channel, one.times | one.counts, repeated=self._repeated)
+        repeated, same_second = self._repeated, self._same_second
+        return lambda one: engagements(
+            one.id, one.channel, one.times | one.counts, repeated=repeated, same_second=same_second
+        )
 
     def _name_of(self, delivery: Delivery) -> str | None:
         parent = delivery.parent

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from random import Random
+from typing import NamedTuple
+
+import msgspec
 
 from tests.sandbox.delivery import Identifiers, Person
 
@@ -91,3 +94,50 @@ def show(rng: Random, person: Person) -> tuple[str | int | None, Identifiers | N
     if way < 0.985:  # the person was deleted: only the cio_id is left
         return None, Identifiers(None, None, person.cio_id), None, None
     return None, None, None, None
+
+
+class Shown(NamedTuple):
+    """How a delivery shows its person, and who that really is: a userId, else perhaps an e-mail address."""
+
+    customer_id: str | int | None
+    identifiers: Identifiers | None
+    user_id: str | None
+    email: str | None
+
+
+def show_rarely(rng: Random, person: Person) -> Shown:
+    """One of the rarer ways of reference/customerio.md 8; what it shows is enough to know the person.
+
+    The truth comes from the person: someone without an id is no user, whatever stands in `customer_id`.
+    """
+    cio_id, email = person.cio_id, person.email
+    missing = (None, "", msgspec.UNSET)[int(rng.random() * 3)]
+    prefixed = f"cio_{cio_id}"
+    ways: tuple[tuple[str | int | None, Identifiers | None], ...]
+    if not person.id:
+        ways = (
+            (cio_id, Identifiers(missing, email, cio_id)),
+            (prefixed, Identifiers(missing, email, cio_id)),
+            ("", Identifiers(missing, email, cio_id)),
+            (None, Identifiers(missing, email, cio_id)),
+        )
+        customer_id, known = ways[int(rng.random() * len(ways))]
+        return Shown(customer_id, known, None, email or None)
+    number = int(person.id) if person.id.isascii() and person.id.isdecimal() and person.id[0] != "0" else None
+    ways = (
+        # The id among the identifiers decides, whatever stands in `customer_id`.
+        (cio_id, Identifiers(person.id, email, cio_id)),
+        (prefixed, Identifiers(person.id, email, cio_id)),
+        ("0200000001", Identifiers(person.id, email, cio_id)),
+        ("", Identifiers(person.id, email, cio_id)),
+        (None, Identifiers(person.id, msgspec.UNSET, msgspec.UNSET)),
+        (200_000_001, Identifiers(person.id, missing, cio_id)),
+        (number or person.id, Identifiers(number or person.id, email, cio_id)),
+        (None, Identifiers(number or person.id, email, cio_id)),
+        # Without it, or without any identifiers, `customer_id` is the id.
+        (person.id, Identifiers(missing, email, cio_id)),
+        (number or person.id, Identifiers(missing, missing, cio_id)),
+        (number or person.id, None),
+    )
+    customer_id, known = ways[int(rng.random() * len(ways))]
+    return Shown(customer_id, known, person.id, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from binascii import b2a_base64
 from collections.abc import Iterator
+from heapq import heappop, heappush
 from itertools import accumulate
 from random import Random
 from typing import Literal
@@ -12,7 +13,7 @@ import msgspec
 
 from tests.sandbox.delivery import Delivery, Person
 from tests.sandbox.fate import Fates
-from tests.sandbox.people import make_people, show
+from tests.sandbox.people import make_people, show, show_rarely
 
 BurstShape = Literal["steady", "front"]
 
@@ -96,6 +97,10 @@ class World:
         on_bounds: float,
         longest_lag: int,
         nasty: float,
+        created_late: float,
+        created_late_by: int,
+        tried_drafts: float,
+        rare_identities: float,
     ) -> None:
         if end <= start:
             raise ValueError("a history needs some time to happen in")
@@ -111,7 +116,12 @@ class World:
         self.newsletters = self._newsletters(newsletters) if burst > 0 else []
         self.in_bursts = round(deliveries * burst) if self.newsletters else 0
         self.fates = Fates(self.rng, on_bounds=on_bounds, longest_lag=longest_lag)
+        # Each of these has dice of its own, so that it changes nothing else of a seeded world.
         self.nasty, self.recipients = nasty, Random(f"{seed} recipients")
+        self.created_late, self.created_late_by = created_late, created_late_by if created_late else 0
+        self.clocks = Random(f"{seed} clocks")
+        self.tried_drafts, self.tries = tried_drafts, Random(f"{seed} tries")
+        self.rare_identities, self.rarities = rare_identities, Random(f"{seed} identities")
 
     @property
     def plans(self) -> list[Plan]:
@@ -122,9 +132,17 @@ class World:
         plans = self.plans
         moments = [*self._trickle_moments(), *self._burst_moments()]
         moments.sort(reverse=True)
-        for moment in moments:
+        # (-created, number): with late clocks one that was made later may have been created earlier.
+        waiting: list[tuple[int, int, Delivery]] = []
+        for number, moment in enumerate(moments):
             created, plan = divmod(moment, _PLANS)
-            yield self._delivery(created, plans[plan])
+            while waiting and -waiting[0][0] >= created + self.created_late_by:
+                yield heappop(waiting)[2]
+            delivery = self._delivery(created, plans[plan])
+            self._stamp(delivery)
+            heappush(waiting, (-delivery.created, number, delivery))
+        while waiting:
+            yield heappop(waiting)[2]
 
     def _trickles(self, campaigns: int, broadcasts: int, transactional: int) -> list[Plan]:
         plans: list[Plan] = []
@@ -205,6 +223,8 @@ class World:
         random = rng.random
         person = self.people[int(random() * len(self.people))]
         customer_id, identifiers, user_id, email = show(rng, person)
+        if self.rarities.random() < self.rare_identities:
+            customer_id, identifiers, user_id, email = show_rarely(self.rarities, person)
         draft = plan.newsletter_id is None and random() < self.drafts
         recipient, address = self._recipient(plan.channel, person, draft)
         subject = plan.subject
@@ -234,11 +254,35 @@ class World:
             trigger_event_id=f"01J{rng.getrandbits(60):015X}" if plan.by_event else None,
         )
         if draft:
+            self._try(delivery)
             return delivery
         if random() < 0.01:
             delivery.forgotten, delivery.subject = True, None
         self.fates.befall(delivery)
         return delivery
+
+    def _try(self, draft: Delivery) -> None:
+        """Some drafts were tried to be sent, in vain."""
+        if self.tries.random() >= self.tried_drafts:
+            return
+        attempted = draft.created + int(self.tries.random() * 300)
+        if self.tries.random() < 0.6:
+            draft.times["attempted"] = attempted
+        if "attempted" not in draft.times or self.tries.random() < 0.5:
+            draft.times["failed"] = attempted + int(self.tries.random() * 60)
+            draft.failure_message = "the template can't be rendered"
+
+    def _stamp(self, delivery: Delivery) -> None:
+        """Some deliveries are stamped as created only after the first things happened to them."""
+        most = self.created_late_by
+        if not most or self.clocks.random() >= self.created_late:
+            return
+        late = 1 + int(self.clocks.random() * most)
+        to_hour = -delivery.created % 3600 or 3600
+        if to_hour <= most:
+            late = max(late, to_hour)
+        delivery.created += late
+        delivery.times["created"] = delivery.created
 
     def _recipient(self, channel: str, person: Person, draft: bool) -> tuple[str | None, str | None]:
         """(recipient, the one e-mail address that an e-mail went to)."""
