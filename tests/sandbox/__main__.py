@@ -6,9 +6,12 @@ import argparse
 import json
 import signal
 from datetime import UTC, datetime
+from typing import get_args
 
 from tests.sandbox.catalog import CHANNELS
 from tests.sandbox.history import DAY, History
+from tests.sandbox.limiters import KINDS
+from tests.sandbox.rows import Order
 from tests.sandbox.server import Sandbox
 from tests.sandbox.settings import Settings
 
@@ -32,6 +35,12 @@ def main() -> None:
         latency=options.latency,
         segment_latency=options.segment_latency,
         requests_per_second=options.requests_per_second,
+        limiter=options.limiter,
+        other_client=options.other_client,
+        arrival_jitter=options.arrival_jitter,
+        order=options.order,
+        displaced=options.displaced,
+        displaced_by=options.displaced_by,
         events_per_second=options.events_per_second,
         retry_after=None if options.retry_after == "none" else options.retry_after,
         remember=options.remember,
@@ -61,6 +70,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--latency", type=float, default=0.3, help="seconds, App API")
     parser.add_argument("--segment-latency", type=float, default=0.0, help="seconds, Tracking API")
     parser.add_argument("--requests-per-second", type=float, default=10, help="App API; 0 is no limit")
+    parser.add_argument("--limiter", choices=tuple(KINDS), default=defaults.limiter, help="what that limit means")
+    parser.add_argument("--other-client", type=float, default=0.0, help="its requests per second, under that limit")
+    parser.add_argument("--arrival-jitter", type=float, default=0.0, help="seconds at most on the way to the App API")
+    parser.add_argument("--order", choices=get_args(Order), default=defaults.order, help="of deliveries, by creation")
+    parser.add_argument("--displaced", type=float, default=defaults.displaced, help='share of the rows, with "nearly"')
+    parser.add_argument("--displaced-by", type=int, default=defaults.displaced_by, help="seconds at most")
     parser.add_argument("--events-per-second", type=float, default=0, help="Tracking API; 0 is no limit")
     parser.add_argument("--retry-after", choices=("none", "seconds", "date"), default="none")
     parser.add_argument("--remember", choices=("events", "counts"), default="events")

@@ -113,18 +113,18 @@ def show_rarely(rng: Random, person: Person) -> Shown:
     cio_id, email = person.cio_id, person.email
     missing = (None, "", msgspec.UNSET)[int(rng.random() * 3)]
     prefixed = f"cio_{cio_id}"
-    ways: tuple[tuple[str | int | None, Identifiers | None], ...]
+    ways: list[tuple[str | int | None, Identifiers | None]]
     if not person.id:
-        ways = (
+        ways = [
             (cio_id, Identifiers(missing, email, cio_id)),
             (prefixed, Identifiers(missing, email, cio_id)),
             ("", Identifiers(missing, email, cio_id)),
             (None, Identifiers(missing, email, cio_id)),
-        )
-        customer_id, known = ways[int(rng.random() * len(ways))]
-        return Shown(customer_id, known, None, email or None)
+        ]
+        way = ways[int(rng.random() * len(ways))]
+        return Shown(way[0], way[1], None, email or None)
     number = int(person.id) if person.id.isascii() and person.id.isdecimal() and person.id[0] != "0" else None
-    ways = (
+    ways = [
         # The id among the identifiers decides, whatever stands in `customer_id`.
         (cio_id, Identifiers(person.id, email, cio_id)),
         (prefixed, Identifiers(person.id, email, cio_id)),
@@ -138,6 +138,6 @@ def show_rarely(rng: Random, person: Person) -> Shown:
         (person.id, Identifiers(missing, email, cio_id)),
         (number or person.id, Identifiers(missing, missing, cio_id)),
         (number or person.id, None),
-    )
-    customer_id, known = ways[int(rng.random() * len(ways))]
-    return Shown(customer_id, known, person.id, None)
+    ]
+    way = ways[int(rng.random() * len(ways))]
+    return Shown(way[0], way[1], person.id, None)

@@ -814,6 +814,10 @@ def test_the_control_routes(sandbox: Sandbox, generated: History) -> None:
     assert requests.post(url + "/faults", json=[{"side": "x"}], timeout=10).status_code == 400
     answer = requests.post(url + "/settings", json={"null_when_empty": True, "scopes": []}, timeout=10)
     assert answer.json()["null_when_empty"] is True
+    changes = {"order": "nearly", "visible_after": 60, "odd_kinds": ["delivery:null"], "cursor_lifetime": 9}
+    answer = requests.post(url + "/settings", json=changes, timeout=10)
+    assert answer.json().items() >= changes.items()
+    assert sandbox.settings.ordering == ("nearly", 0.01, 60)
     assert ask(sandbox).status_code == 403
     assert requests.post(url + "/settings", json={"nothing": 1}, timeout=10).status_code == 400
     requests.post(url + "/reset", timeout=10)
@@ -831,6 +835,8 @@ def test_the_command() -> None:
         "30",
         "--write-key",
         "k" * 32,
+        *"--limiter sliding_second --other-client 2 --arrival-jitter 0.1".split(),
+        *"--order nearly --displaced 0.5 --displaced-by 9".split(),
     ]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -838,5 +844,8 @@ def test_the_command() -> None:
         assert said == {"url": said["url"], "app_key": KEY, "write_key": "k" * 32}
         truth = requests.get(said["url"] + "/_sandbox/truth", timeout=5).json()["events"]
         assert truth[0]["time"] >= START
+        settings = requests.get(said["url"] + "/_sandbox/settings", timeout=5).json()
+        assert (settings["limiter"], settings["other_client"], settings["arrival_jitter"]) == ("sliding_second", 2, 0.1)
+        assert (settings["order"], settings["displaced"], settings["displaced_by"]) == ("nearly", 0.5, 9)
         process.terminate()
         assert process.wait(5) == 0
