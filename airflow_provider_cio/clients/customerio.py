@@ -167,9 +167,9 @@ class CustomerIOClient:
         return {str(one["id"]): one["name"] for one in named if one.get("name")}
 
     def check_access(self, path: str) -> None:
-        """Ask once for one row of a list, whose content does not matter. Raises as `names` does."""
+        """Ask once for a list, whose content does not matter. Raises as `names` does."""
         try:
-            self._ask(path, {"limit": 1}, _decode_object, replace(self._transport.retries, attempts=1))
+            self._ask(path, {}, _decode_object, replace(self._transport.retries, attempts=1))
         except StatusError as error:
             raise self._explained(error, path, optional=True) from None
 

@@ -159,8 +159,9 @@ class Transport:
             used_up = retries.attempts is not None and failures >= retries.attempts
             if used_up or time.monotonic() + wait > give_up_at:
                 asked = f", and asks to wait {fault.asked_wait:.0f} s" if fault.asked_wait else ""
+                times = "1 attempt" if failures == 1 else f"{failures} attempts"
                 raise TryAgainLaterError(
-                    f"{self.name} {fault}{asked}. Gave up after {failures} attempts; a retry of the task may help.",
+                    f"{self.name} {fault}{asked}. Gave up after {times}; a retry of the task may help.",
                     after=fault.asked_wait or None,
                 )
             self._note_wait(wait, str(fault), failures + 1)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow.sdk import BaseHook
 
-from airflow_provider_cio.exceptions import CustomerIOToSegmentError, TryAgainLaterError
+from airflow_provider_cio.exceptions import ConfigurationError, CustomerIOToSegmentError
 from airflow_provider_cio.hooks.settings import ConnectionFields
 
 if TYPE_CHECKING:
@@ -95,10 +95,10 @@ class CustomerIOHook(BaseHook):
         for path, needed_for in ({"/v1/activities": 'opens_and_clicks="every"'} | lists).items():
             try:
                 client.check_access(path)
-            except TryAgainLaterError as error:  # the next ones would only keep the user waiting
-                return [*_sentences(refused), f"It was not found out what else it may read: {error}"]
-            except CustomerIOToSegmentError:
+            except ConfigurationError:
                 refused.setdefault(needed_for, []).append(path)
+            except CustomerIOToSegmentError as error:  # the next requests would only keep the user waiting
+                return [*_sentences(refused), f"It was not found out what else it may read: {error}"]
         return _sentences(refused)
 
 

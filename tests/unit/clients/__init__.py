@@ -1,8 +1,9 @@
-"""A loopback server that says word for word what a test tells it to, where the sandbox is too well-behaved."""
+"""A loopback server that answers exactly what a test sets, where the sandbox is too well-behaved."""
 
 from __future__ import annotations
 
 import socketserver
+import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -35,15 +36,20 @@ Answer = Say | Callable[[Heard], Say]
 
 
 class Loopback:
-    """Gives the n-th request the n-th answer, and every later one the last."""
+    """Gives the n-th request the n-th answer, and every later one the last.
 
-    def __init__(self, *answers: Answer) -> None:
+    :param tls: makes it speak https.
+    """
+
+    def __init__(self, *answers: Answer, tls: ssl.SSLContext | None = None) -> None:
         self._lock = threading.Lock()
         self.say(*answers or (Say(),))
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.loopback = self
+        if tls:  # the handshake is done by the thread of the connection, at its first read
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
         self.port = int(self._server.server_address[1])
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"http{'s' if tls else ''}://127.0.0.1:{self.port}"
 
     def say(self, *answers: Answer) -> None:
         """Begin anew with these answers."""
@@ -82,6 +88,9 @@ class _Server(socketserver.ThreadingTCPServer):
     block_on_close = False
     request_queue_size = 64
     loopback: Loopback
+
+    def handle_error(self, *_: object) -> None:
+        """The client hung up, or did not trust the certificate."""
 
 
 class _Handler(BaseHTTPRequestHandler):

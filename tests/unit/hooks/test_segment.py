@@ -278,7 +278,7 @@ def sandbox(running_sandbox: Sandbox) -> Sandbox:
 def pressed(hook: SegmentHook, key: str = WRITE_KEY) -> tuple[bool, str]:
     began = time.monotonic()
     ok, message = hook.test_connection()
-    assert time.monotonic() - began < 2  # somebody is looking at the form
+    assert time.monotonic() - began < 20  # somebody is looking at the form, and a retry would take longer
     assert type(ok) is bool
     assert key not in message
     return ok, message
