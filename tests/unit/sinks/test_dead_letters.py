@@ -1,8 +1,11 @@
-"""Events that can't be sent: kept aside in a file, or the task fails at its end. Unidentified people among them."""
+"""What can't be sent: kept aside in a file, or the task fails at its end. Unidentified people among it."""
 
 from __future__ import annotations
 
+import io
 import json
+import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,11 +14,15 @@ from typing import Any
 import pendulum
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.io import store as stores
+from fsspec.implementations.memory import MemoryFile, MemoryFileSystem  # type: ignore[import-untyped]
+from hypothesis import given
+from hypothesis import strategies as st
 
 from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError
 from airflow_provider_cio.interval import Interval
 from airflow_provider_cio.operators.customerio_to_segment import CustomerIOToSegmentOperator
-from airflow_provider_cio.sinks.dead_letters import DeadLetters
+from airflow_provider_cio.sinks.dead_letters import DeadLetters, events_in
 from tests.sandbox import Fault, History, Sandbox, Settings
 from tests.unit.support import DAY, NOVEMBER, assert_kept_is_truth, connect, truth_of
 
@@ -117,7 +124,7 @@ def test_the_file_has_every_reason(sandbox: Sandbox, tmp_path: Path, scheme: str
 def test_there_is_no_file_if_there_is_nothing_to_keep(sandbox: Sandbox, tmp_path: Path) -> None:
     result = run(dead_letter_path=str(tmp_path / "none"))
     assert set(result) == KEYS
-    assert not (tmp_path / "none").exists()
+    assert list((tmp_path / "none").rglob("*")) == []
     assert_kept_is_truth(sandbox, INTERVAL)
 
 
@@ -163,20 +170,356 @@ def test_a_try_that_fails_leaves_a_whole_file(
     assert sorted(letters(file)) == [("refused_400", "d3"), ("refused_400", "d77")]
 
 
-def test_the_file_is_whole_once_it_is_closed(tmp_path: Path) -> None:
-    context = {"ti": SimpleNamespace(dag_id="d", run_id="r", task_id="t", map_index=-1, try_number=1)}
-    with DeadLetters(str(tmp_path), context) as kept:
-        kept.write("refused_400", b'{"a":1}')
-        kept.write("refused_413", b'{"a":2}')
-    text = kept.path.read_text()
-    assert text == '{"reason":"refused_400","event":{"a":1}}\n{"reason":"refused_413","event":{"a":2}}\n'
-
-
 def test_the_path_is_templated(tmp_path: Path) -> None:
     task = CustomerIOToSegmentOperator(task_id="send", dead_letter_path=f"{tmp_path}/{{{{ ds }}}}")
     context: Any = {"ds": "2026-11-01"}
     task.render_template_fields(context)
     assert task.dead_letter_path == f"{tmp_path}/2026-11-01"
+
+
+# The file alone, local and remote
+
+CONTEXT: dict[str, Any] = {
+    "ti": SimpleNamespace(dag_id="daily", run_id="manual 1", task_id="send", map_index=-1, try_number=1)
+}
+FILE = "daily/manual%201/send.try1.jsonl"
+
+
+class Upload(io.BytesIO):
+    """An object of a store, which is there once it is closed."""
+
+    def __init__(self, store: Store, path: str) -> None:
+        super().__init__()
+        self._put = (store, path)
+
+    def close(self) -> None:
+        store, path = self._put
+        if not self.closed:
+            data = self.getvalue()
+            super().close()
+            store.put_object(path, data)
+
+
+class Store(MemoryFileSystem):  # type: ignore[misc]
+    """An object store with one bucket, which notes whatever else it is asked to make."""
+
+    cachable = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.store: dict[str, Any] = {}
+        self.pseudo_dirs = [""]
+        self.made: list[str] = []
+        self.put: list[str] = []
+        self.broken: Exception | None = None
+        self.deletes: Exception | None = None
+
+    def _open(self, path: str, mode: str = "rb", **options: Any) -> Any:
+        return Upload(self, path) if mode == "wb" else super()._open(path, mode, **options)
+
+    def put_object(self, path: str, data: bytes) -> None:
+        if self.broken:
+            raise self.broken
+        if not path.startswith("/bucket/"):
+            raise FileNotFoundError("The specified bucket does not exist")
+        self.put.append(path)
+        self.store[path] = MemoryFile(self, path, data)
+
+    def _rm(self, path: str) -> None:
+        if self.deletes:
+            raise self.deletes
+        del self.store[path]
+
+    rm_file = _rm
+
+    def objects(self) -> dict[str, bytes]:
+        return {path: file.getvalue() for path, file in self.store.items()}
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> Store:
+    """What ``memory://`` is, with and without a connection."""
+    store = Store()
+    for make in ("mkdir", "makedirs"):  # Airflow's paths ask another instance where they have no connection
+        monkeypatch.setattr(MemoryFileSystem, make, lambda self, path, *args, **options: store.made.append(path))
+    for conn_id in (None, "my_store"):
+        alias = f"memory-{conn_id}" if conn_id else "memory"
+        monkeypatch.setitem(stores._STORE_CACHE, alias, stores.ObjectStore("memory", conn_id, store))
+    return store
+
+
+@pytest.fixture(params=["local", "file", "remote", "remote with a connection"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path, store: Store) -> str:
+    return {
+        "local": f"{tmp_path}/dead/letters",
+        "file": f"file://{tmp_path}/dead/letters",
+        "remote": "memory://bucket/dead/letters",
+        "remote with a connection": "memory://my_store@bucket/dead/letters",
+    }[request.param]
+
+
+def content_of(letters: DeadLetters) -> bytes:
+    with letters.path.fs.open(letters.path.path, "rb") as file:
+        return bytes(file.read())
+
+
+def lines_of(letters: DeadLetters) -> list[Any]:
+    content = content_of(letters)
+    assert content.endswith(b"\n")
+    return [json.loads(line) for line in content.split(b"\n")[:-1]]
+
+
+def test_the_file_is_whole_once_it_is_closed(folder: str) -> None:
+    with DeadLetters(folder, CONTEXT) as kept:
+        kept.write("refused_400", b'{"a":1}')
+        kept.write("refused_413", b'{"a":2}')
+    assert str(kept.path).endswith(f"bucket/dead/letters/{FILE}" if "memory" in folder else f"{folder}/{FILE}")
+    assert content_of(kept) == (b'{"reason":"refused_400","event":{"a":1}}\n{"reason":"refused_413","event":{"a":2}}\n')
+
+
+def test_it_is_closed_on_every_way_out(folder: str) -> None:
+    kept = DeadLetters(folder, CONTEXT)
+
+    def killed() -> None:
+        with kept:
+            kept.write("refused_400", b'{"a":1}')
+            raise SystemExit
+
+    with pytest.raises(SystemExit):
+        killed()
+    assert lines_of(kept) == [{"reason": "refused_400", "event": {"a": 1}}]
+
+
+@pytest.mark.parametrize(
+    ("raw", "row"),
+    [
+        (b'{"id": "d1", "metrics": null}', {"id": "d1", "metrics": None}),
+        (b'{\n  "id": "d1",\r\n  "subject": "a\\nb"\n}', {"id": "d1", "subject": "a\nb"}),
+        ('{"subject": "Größe \u2028 ✗"}'.encode(), {"subject": "Größe \u2028 ✗"}),
+        (b'{"subject": "\\ud83d"}', {"subject": "\ud83d"}),
+        (b"7", 7),
+        (b'{"id": ', '{"id": '),
+        (b"\xff\n", "\ufffd\n"),
+        (b"", ""),
+        (b"[" * 100_000, "[" * 100_000),
+    ],
+)
+def test_a_row_is_kept_as_it_came_on_one_line(folder: str, raw: bytes, row: Any) -> None:
+    with DeadLetters(folder, CONTEXT) as kept:
+        kept.write_row("misshapen", raw, 'Expected `int`, got "a\nb"')
+        kept.write("refused_400", b'{"a":1}')
+    problem = 'Expected `int`, got "a\nb"'
+    assert lines_of(kept) == [
+        {"reason": "misshapen", "row": row, "problem": problem},
+        {"reason": "refused_400", "event": {"a": 1}},
+    ]
+
+
+@pytest.mark.parametrize("bucket", ["bucket", "my_store@bucket"])
+def test_on_a_remote_store_nothing_but_the_file_is_made(store: Store, bucket: str) -> None:
+    with DeadLetters(f"memory://{bucket}/a/b", CONTEXT) as kept:
+        kept.check()
+        kept.write("refused_400", b"{}")
+    assert store.made == []
+    assert list(store.objects()) == [f"/bucket/a/b/{FILE}"]
+
+
+def test_a_mistyped_bucket_is_not_made(store: Store) -> None:
+    with pytest.raises(FileNotFoundError), DeadLetters("memory://bukcet/a", CONTEXT) as kept:
+        kept.write("refused_400", b"{}")
+    assert (store.made, store.objects()) == ([], {})
+
+
+# The check before a run
+
+
+def test_a_good_folder_passes_the_check_and_nothing_is_left_in_it(folder: str, store: Store, tmp_path: Path) -> None:
+    for _ in range(2):
+        DeadLetters(folder, CONTEXT).check()
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    assert (store.made, store.objects()) == ([], {})
+    if folder.startswith("memory"):
+        assert store.put == [f"/bucket/dead/letters/{FILE}.probe"] * 2
+    else:
+        assert (tmp_path / "dead" / "letters").is_dir()
+
+
+def test_the_check_leaves_what_is_there(folder: str) -> None:
+    with DeadLetters(folder, CONTEXT) as kept:
+        kept.write("refused_400", b"{}")
+    DeadLetters(folder, CONTEXT).check()
+    assert len(lines_of(kept)) == 1
+
+
+@pytest.mark.parametrize(
+    ("broken", "raised", "said"),
+    [
+        (PermissionError("Forbidden"), ConfigurationError, "PermissionError: Forbidden. Allow the worker"),
+        (FileNotFoundError("no such bucket"), ConfigurationError, "no such bucket. Correct the path, or create"),
+        (ImportError("Install s3fs"), ConfigurationError, "ImportError: Install s3fs. Correct the scheme, or install"),
+        (OSError(28, "No space left"), ConfigurationError, "No space left. Check the path, the connection"),
+        (KeyError(), ConfigurationError, "KeyError. Check the path"),
+        (RuntimeError("of jane.doe@example.com\nand more"), ConfigurationError, "of <address> and more."),
+        (TimeoutError("too slow"), TryAgainLaterError, "TimeoutError: too slow. The store is out of reach."),
+        (ConnectionResetError("gone"), TryAgainLaterError, "ConnectionResetError: gone. The store is out of reach."),
+    ],
+)
+def test_a_store_that_takes_nothing_is_named_before_the_run(
+    store: Store, broken: Exception, raised: type[Exception], said: str
+) -> None:
+    store.broken = broken
+    with pytest.raises(raised) as caught:
+        DeadLetters("memory://bucket/a", CONTEXT).check()
+    assert str(caught.value).startswith("dead_letter_path memory://bucket/a can't be written to: ")
+    assert said in str(caught.value)
+    assert store.objects() == {}
+
+
+def test_a_store_that_lets_nobody_delete_passes_and_the_log_says_what_stays(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.deletes = PermissionError("AccessDenied")
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            DeadLetters("memory://bucket/a", CONTEXT).check()
+    assert list(store.objects()) == [f"/bucket/a/{FILE}.probe"]
+    assert f"the probe memory://bucket/a/{FILE}.probe stays (PermissionError)" in caplog.text
+
+
+def test_a_probe_that_is_already_gone_is_no_problem(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    store.deletes = FileNotFoundError("gone")
+    DeadLetters("memory://bucket/a", CONTEXT).check()
+    assert caplog.text == ""
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
+def test_a_local_folder_that_is_read_only(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(ConfigurationError, match=r"can't be written to: PermissionError.* Allow the worker"):
+        DeadLetters(str(tmp_path), CONTEXT).check()
+
+
+@pytest.mark.parametrize("below", ["", "/deeper"])
+def test_a_file_where_the_local_folder_should_be(tmp_path: Path, below: str) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ConfigurationError, match="A file stands where a folder should be"):
+        DeadLetters(f"{tmp_path}/file{below}", CONTEXT).check()
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("", "dead_letter_path is '': probably a template that rendered to nothing"),
+        (" \n", "rendered to nothing"),
+        ("None", "rendered to nothing"),
+        (" None ", "rendered to nothing"),
+        (None, "rendered to nothing"),
+        ("letters", "'letters' is relative.* /path/to/letters or file:///path/to/letters"),
+        ("./letters", "is relative"),
+        ("../letters", "is relative"),
+        ("~/letters", "is relative"),
+        ("file://letters/x", "is relative.* file:///path/to/letters/x"),
+        ("file:letters", "is relative"),
+        ("s3:/bucket", "is relative"),
+        ("memory://", "names no bucket: memory://conn_id@bucket/folder"),
+        ("memory://my_store@", "names no bucket"),
+        ("s3:///", "names no bucket"),
+        ("nope://bucket/x", "dead_letter_path nope://bucket/x can't be used: ValueError: .*nope.* Correct the scheme"),
+    ],
+)
+def test_a_path_that_says_not_clearly_where_is_refused_and_nothing_is_made(
+    path: Any, said: str, tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigurationError, match=said):
+        DeadLetters(path, CONTEXT)
+    assert (list(tmp_path.iterdir()), store.objects(), store.made) == ([], {}, [])
+
+
+def test_credentials_in_a_path_are_refused_and_not_repeated() -> None:
+    with pytest.raises(ConfigurationError, match="s3://conn_id@bucket/x") as caught:
+        DeadLetters("s3://AKIA1:secret@bucket/x", CONTEXT)
+    assert not any(word in str(caught.value) for word in ("AKIA1", "secret"))
+
+
+def test_a_store_that_airflow_does_not_know_here(tmp_path: Path) -> None:
+    """As for S3 where Amazon's provider is not installed."""
+    with pytest.raises(ConfigurationError, match="dead_letter_path github://bucket/x .*Correct the scheme, or install"):
+        DeadLetters("github://bucket/x", CONTEXT).check()
+
+
+# Reading them again
+
+
+def keep(folder: str, try_number: int, *events: int, rows: int = 0) -> DeadLetters:
+    ti = SimpleNamespace(**vars(CONTEXT["ti"]) | {"try_number": try_number})
+    with DeadLetters(folder, {"ti": ti}) as letters:
+        for number in events:
+            letters.write("refused_400", json.dumps({"type": "track", "messageId": f"cio-{number}"}).encode())
+        for _ in range(rows):
+            letters.write_row("misshapen", b'{"event": {"messageId": "no event"}}', "odd")
+    return letters
+
+
+def test_the_events_of_a_folder_are_read_again(folder: str, caplog: pytest.LogCaptureFixture) -> None:
+    keep(folder, 1, 1, 2, rows=2)
+    keep(folder, 2, 3)
+    keep(folder, 3, rows=1)
+    keep(f"{folder}/deeper", 1, 4)
+    events = events_in(folder)
+    assert [event["messageId"] for event in events] == ["cio-1", "cio-2", "cio-3", "cio-4"]
+    assert (events.files, events.events, events.rows, events.unreadable) == (4, 4, 3, 0)
+    assert "3 lines hold rows" in caplog.text
+    assert [event["messageId"] for event in events_in(f"{folder}/deeper")] == ["cio-4"]
+
+
+def test_the_events_of_a_file_are_read_again(folder: str, caplog: pytest.LogCaptureFixture) -> None:
+    kept = keep(folder, 1, 1, 2)
+    keep(folder, 2, 3)
+    events = events_in(str(kept.path))
+    assert list(events) == [{"type": "track", "messageId": "cio-1"}, {"type": "track", "messageId": "cio-2"}]
+    assert (events.files, events.events, events.rows) == (1, 2, 0)
+    assert caplog.text == ""
+
+
+def test_other_files_are_left_alone_and_odd_lines_are_counted(tmp_path: Path) -> None:
+    kept = keep(str(tmp_path), 1, 1)
+    (tmp_path / "notes.txt").write_text("mine")
+    with Path(str(kept.path)).open("ab") as file:
+        file.write(b'\n  \n[]\n7\n{"reason":"x"}\n{"event":7}\n\xff\n' + b"[" * 100_000 + b'\n{"reason":"ref')
+    events = events_in(str(tmp_path))
+    assert [event["messageId"] for event in events] == ["cio-1"]
+    assert (events.files, events.rows, events.unreadable) == (1, 0, 7)
+
+
+@given(st.lists(st.dictionaries(st.text(max_size=5), st.text(max_size=5) | st.integers(), max_size=3), max_size=4))
+def test_what_is_written_is_what_is_read(
+    tmp_path_factory: pytest.TempPathFactory, written: list[dict[str, Any]]
+) -> None:
+    folder = str(tmp_path_factory.mktemp("letters"))
+    with DeadLetters(folder, CONTEXT) as letters:
+        for event in written:
+            letters.write("a\nreason", json.dumps(event).encode())
+            letters.write_row("misshapen", json.dumps(event, indent=1).encode(), "odd")
+    events = events_in(folder)
+    assert list(events) == written
+    assert (events.rows, events.unreadable) == (len(written), 0)
+
+
+def test_an_empty_folder_has_no_events(tmp_path: Path) -> None:
+    assert list(events_in(str(tmp_path))) == []
+
+
+def test_a_path_with_nothing_at_it_is_no_empty_folder(folder: str) -> None:
+    with pytest.raises(ConfigurationError, match="path .* can't be read: FileNotFoundError: there is nothing"):
+        events_in(folder)
+
+
+@pytest.mark.parametrize("path", ["", "None", "letters"])
+def test_a_path_to_read_has_to_be_clear_too(path: str) -> None:
+    with pytest.raises(ConfigurationError, match="^path "):
+        events_in(path)
 
 
 # Without one
