@@ -136,6 +136,7 @@ def test_in_a_link_in_a_link_in_a_link() -> None:
         "'@acme' and *@acme*",
         "https://medium.example/@ana/post-1",
         "https://x.example/?by=@ana",
+        "by=@ana",
         "https://maps.example/@52.5,13.4,12z",
         "ana@ or @example.com",
         '"Sale" on "@acme"',
