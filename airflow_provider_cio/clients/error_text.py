@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-_IN_ADDRESS = r"[^\s@<>\"',;:=&?/]"
-_ADDRESS = re.compile(rf'(?:"[^"\s]*+"|(?<!{_IN_ADDRESS}){_IN_ADDRESS}++)@{_IN_ADDRESS}+')
+from airflow_provider_cio.addresses import masked_addresses
+
 #: Tags, and scripts and styles with what is in them; one that does not end hides the rest of the page.
 _MARKUP = re.compile(r"(?is)<(script|style)\b.*?(?:</\1>|\Z)|<[^<>]*>")
 #: Bytes of an answer that are looked at.
@@ -25,8 +25,7 @@ def presentable(text: str, secrets: Iterable[str]) -> str:
     text = html.unescape(text).replace("%40", "@")
     for secret in secrets:
         text = text.replace(secret, "***")
-    text = _ADDRESS.sub("<address>", text)
-    text = " ".join(text.split())
+    text = " ".join(masked_addresses(text).split())
     return text if len(text) <= _LONGEST_TEXT else text[:_LONGEST_TEXT] + "..."
 
 
