@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import pendulum
 
-from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError
+from airflow_provider_cio.exceptions import ConfigurationError
 
 MAX_LOOKBACK = timedelta(days=180)
 _WHAT_TO_DO = (
@@ -39,17 +39,6 @@ def whole_seconds(span: timedelta) -> int:
     return ceil(span.total_seconds())
 
 
-def check_lookback(lookback: timedelta) -> timedelta:
-    """:raises ConfigurationError: unless it is a timedelta of 0 to 180 days."""
-    if not isinstance(lookback, timedelta):
-        raise ConfigurationError(
-            f"lookback must be a timedelta, got {type(lookback).__name__}: write for example timedelta(days=30)"
-        )
-    if not timedelta(0) <= lookback <= MAX_LOOKBACK:
-        raise ConfigurationError(f"lookback must be 0 to {MAX_LOOKBACK.days} days, got {lookback}")
-    return lookback
-
-
 def check_bounds(interval_start: object, interval_end: object) -> None:
     """Find at DAG parse what can be known then: half an interval, a value that is no time, end before start.
 
@@ -76,7 +65,6 @@ def resolve_interval(interval_start: object, interval_end: object, context: Mapp
     adjacent intervals stay adjacent.
 
     :raises ConfigurationError: if it is missing, malformed or zero-length.
-    :raises TryAgainLaterError: if it is not over yet: later occurrences would belong to it and be missed.
     """
     if interval_start is None and interval_end is None:
         first, last = context.get("data_interval_start"), context.get("data_interval_end")
@@ -85,8 +73,6 @@ def resolve_interval(interval_start: object, interval_end: object, context: Mapp
         interval = _between(_moment(first, "data_interval_start"), _moment(last, "data_interval_end"))
     else:
         interval = _between(_moment(interval_start, "interval_start"), _moment(interval_end, "interval_end"))
-    if interval.end > datetime.now(UTC).timestamp():
-        raise TryAgainLaterError(f"The interval {interval} is not over yet: run it after its end, or end it earlier.")
     return interval
 
 

@@ -27,7 +27,7 @@ class Event(msgspec.Struct, tag="track", tag_field="type", rename="camel", omit_
 encode = msgspec.json.Encoder().encode
 
 
-def breach(event: Event, encoded: bytes) -> str | None:
+def rule_broken(event: Event, encoded: bytes) -> str | None:
     """The rule of the Tracking API that the event breaks, by name, or None.
 
     Segment answers 200 to most such events and drops them, so this is the only place where it shows.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -26,6 +26,20 @@ CUSTOMERIO_DESTINATIONS = (
     "Customer.io (Actions)",
 )
 _LOOP_GUARD = msgspec.Raw(msgspec.json.encode(dict.fromkeys(CUSTOMERIO_DESTINATIONS, False)))
+
+
+class Occurrence(NamedTuple):
+    """One metric happening to one delivery at one time (Unix seconds).
+
+    :param activity: of an open or click, if it was read from activities.
+    :param further: it is an open or click after the delivery's first.
+    """
+
+    delivery: Delivery
+    collection: Collection
+    time: int
+    activity: Activity | None = None
+    further: bool = False
 
 
 class Traits(msgspec.Struct, gc=False):
@@ -98,56 +112,48 @@ class Mapper:
         self._name_of = name_of
         self._delivery: Delivery | None = None
 
-    def event(self, delivery: Delivery, collection: Collection, time: int) -> Event:
-        """The event of one occurrence at `time` (Unix seconds); it has no id if nobody can be named for it."""
+    def event(self, occurrence: Occurrence) -> Event:
+        """It has no id if nobody can be named for it."""
+        delivery, collection, time, activity, further = occurrence
         self._look_at(delivery)
         return Event(
             collection.name,
-            self.message_id(delivery.id, collection.metric),
+            self.message_id(collection.metric, delivery.id, activity.id if activity and further else None),
             datetime.fromtimestamp(time, UTC),
-            self._properties,
-            self._context,
+            self._properties_with(activity) if activity else self._properties,
+            self._context_with(activity) if activity else self._context,
             self._user_id,
             self._anonymous_id,
             self._integrations,
         )
 
-    def event_of_activity(self, delivery: Delivery, collection: Collection, activity: Activity) -> Event:
-        """The event of one open or click out of many: its identity is the activity's id."""
-        self._look_at(delivery)
-        privacy = self._privacy
+    def _properties_with(self, activity: Activity) -> Properties:
         data = activity.data or {}
-        link = privacy.text(_said(data, "href", "link"), delivery.recipient)
-        context = msgspec.structs.replace(
-            self._context,
-            ip=privacy.ip(_first_ip(_said(data, "ip_address", "ip"))) or msgspec.UNSET,
-            user_agent=privacy.text(_said(data, "user_agent", "userAgent")) or msgspec.UNSET,
-        )
-        properties = msgspec.structs.replace(
+        link = self._privacy.text(_text(data, "href", "link"), self._recipient)
+        return msgspec.structs.replace(
             self._properties,
             href=link,
             link_url=link,
-            link_id=_said(data, "link_id"),
+            link_id=_text(data, "link_id"),
             machine=True if data.get("machine") is True else None,
             prefetched=True if data.get("prefetched") is True else None,
             proxied=True if data.get("proxied") is True else None,
         )
-        return Event(
-            collection.name,
-            self.message_id(activity.id, "activity"),
-            datetime.fromtimestamp(activity.timestamp, UTC),
-            properties,
-            context,
-            self._user_id,
-            self._anonymous_id,
-            self._integrations,
+
+    def _context_with(self, activity: Activity) -> Context:
+        data = activity.data or {}
+        return msgspec.structs.replace(
+            self._context,
+            ip=self._privacy.ip(_first_ip(_text(data, "ip_address", "ip"))) or msgspec.UNSET,
+            user_agent=self._privacy.text(_text(data, "user_agent", "userAgent")) or msgspec.UNSET,
         )
 
     def _look_at(self, delivery: Delivery) -> None:
-        """What the several things that happened to one delivery have in common is made once."""
+        """Properties, context and ids are the same for all that happened to a delivery: make them once."""
         if delivery is self._delivery:
             return
         self._delivery = delivery
+        self._recipient = delivery.recipient
         email, user_id = email_of(delivery), user_id_of(delivery)
         properties = properties_of(delivery, self._name_of(delivery))
         if not self._privacy.keeps:
@@ -169,10 +175,14 @@ class Mapper:
         properties.campaign_name = privacy.text(properties.campaign_name, delivery.recipient)
         properties.failure_message = privacy.failure_message(properties.failure_message)
 
-    def message_id(self, delivery_id: str, metric: str) -> str:
-        """The same for the same occurrence, in every run. No metric's name has a NUL, so no two inputs meet."""
+    def message_id(self, metric: str, delivery_id: str, activity_id: str | None = None) -> str:
+        """The same for the same occurrence, in every run and whichever way it was read.
+
+        :param activity_id: of an open or click that is not its delivery's first.
+        """
         hashed = self._seed.copy()
-        hashed.update(f"{metric}\0{delivery_id}".encode())
+        further = f"\0{activity_id}" if activity_id else ""
+        hashed.update(f"{metric}\0{delivery_id}{further}".encode())
         return f"cio-{hashed.hexdigest()}"
 
 
@@ -235,7 +245,7 @@ def is_machine(activity: Activity) -> bool:
     return data.get("machine") is True or data.get("prefetched") is True
 
 
-def _said(data: dict[str, Any], *keys: str) -> str | None:
+def _text(data: dict[str, Any], *keys: str) -> str | None:
     """The first of the keys that has text or a number; which of them is real is not documented."""
     for key in keys:
         value = data.get(key)

@@ -4,40 +4,57 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from datetime import datetime, timedelta
+from contextlib import ExitStack, contextmanager, nullcontext
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.sdk import BaseOperator
-from airflow.sdk.exceptions import AirflowFailException, AirflowRuntimeError
+from airflow.sdk.exceptions import AirflowFailException, AirflowRescheduleException, AirflowRuntimeError
 
-from airflow_provider_cio.events.catalog import DEFAULT_COLLECTIONS, resolve_collections
+from airflow_provider_cio.events.catalog import DEFAULT_COLLECTIONS
 from airflow_provider_cio.exceptions import (
     ConfigurationError,
     CustomerIOToSegmentError,
     EventsRefusedError,
     TryAgainLaterError,
 )
-from airflow_provider_cio.interval import Interval, check_bounds, check_lookback, resolve_interval, whole_seconds
+from airflow_provider_cio.interval import Interval, iso, resolve_interval, whole_seconds
+from airflow_provider_cio.operators.options import (
+    Options,
+    check_what_is_known,
+    is_rendered_later,
+    read_flag,
+    read_options,
+)
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from airflow_provider_cio.clients.customerio import CustomerIOClient
     from airflow_provider_cio.clients.segment import SegmentClient
-    from airflow_provider_cio.line import Report
+    from airflow_provider_cio.hooks.customerio import CustomerIOHook
+    from airflow_provider_cio.hooks.segment import SegmentHook
+    from airflow_provider_cio.line import Callbacks
+    from airflow_provider_cio.report import Report
     from airflow_provider_cio.sinks.dead_letters import DeadLetters
+    from airflow_provider_cio.sinks.sink import Sink
+    from airflow_provider_cio.sources.checkpoint import Checkpoint
+    from airflow_provider_cio.sources.reader import Reader
+    from airflow_provider_cio.sources.source import Source
 
 CHECKPOINT_KEY = "customerio_to_segment"
+#: Seconds. Who is asked to wait longer than this fails, rather than sleep for days.
+_LONGEST_RESCHEDULE = 86_400
 
 
-def _one_of(name: str, value: str, known: tuple[str, ...]) -> str:
-    if value not in known:
-        raise ConfigurationError(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}")
-    return value
+class ParameterError(ConfigurationError, AirflowFailException):
+    """A parameter is wrong. Airflow does not retry a mapped task for it either."""
+
+
+def _reschedule(moment: datetime) -> AirflowRescheduleException:
+    return AirflowRescheduleException(moment)  # type: ignore[no-untyped-call]
 
 
 class CustomerIOToSegmentOperator(BaseOperator):
@@ -47,44 +64,58 @@ class CustomerIOToSegmentOperator(BaseOperator):
     in every run. So adjacent intervals send the whole history once, in any order, and a run can be repeated;
     Segment drops repeated ids for about 24 hours (after that, its warehouses still do, streaming destinations don't).
 
-    :param customerio_conn_id: connection of type `customerio`. Templated.
-    :param segment_conn_id: connection of type `segment_source`. Templated.
+    All parameters are templated. One that renders to text is read as what it stands for: a list as JSON, a number of
+    days or minutes, ``true`` or ``false``.
+
+    :param customerio_conn_id: connection of type `customerio`.
+    :param segment_conn_id: connection of type `segment_source`.
     :param collections: names of the catalog, or groups of it (``"email"``, ``"push"``, ..., ``"all"``); by default the
         six of Segment's own Customer.io source.
-    :param occurrences: ``first`` sends the one open and the one click that a delivery shows; ``every`` sends each of
-        them, with its link, from Customer.io's activities. The two have different `messageId`s.
-    :param machine_occurrences: with ``every``: ``keep`` or ``drop`` opens and clicks that no person made.
-    :param fall_back_to_deliveries: with ``every``, and an interval older than the 30 days for which Customer.io
-        guarantees activities: send the first occurrences instead of failing, machines' among them. An interval that
-        was sent with activities before then gets other `messageId`s.
+    :param opens_and_clicks: ``first`` sends the one open and the one click that a delivery shows; ``every`` each of
+        them, with its link, from Customer.io's activities; ``every_human`` leaves out those that no person made. An
+        interval older than the 30 days for which Customer.io guarantees activities sends the first ones, says so in
+        the log, and has ``"opens_and_clicks": "first"`` in its result. A first open has one `messageId` in all modes.
     :param interval_start: ISO 8601 or datetime, UTC unless it says otherwise; with `interval_end` it replaces
-        the run's data interval. Templated.
-    :param interval_end: the first moment after the interval. Templated.
-    :param lookback: how long before the interval a delivery may have been created and still be looked at, 0 to 180
-        days. What happens to a delivery later than that is not sent.
+        the run's data interval.
+    :param interval_end: the first moment after the interval.
+    :param lookback: how long before the interval a delivery may have been created and still be looked at: a timedelta
+        or a number of days, at most 180 days. What happens to a delivery later than that is not sent.
+    :param settling_time: how long after the interval's end the run begins: a timedelta or a number of minutes, at most
+        7 days. Customer.io may show a metric some time after the moment that it carries. A run that is early is
+        rescheduled, which takes neither a worker's slot nor a try.
+    :param pii: personal data: ``keep``; ``hash`` (SHA-256 of the trimmed lower-case text); ``drop``. What that covers
+        is said in `airflow_provider_cio.events.privacy`.
+    :param on_unidentified: what becomes of an event for whom nobody can be named: ``skip`` counts it as skipped;
+        ``dead_letter`` treats it like any other that can't be sent; ``fail`` fails the task at its end in any case;
+        ``cio_id`` lets Customer.io's own id of the person stand in as `anonymousId`, and skips whom it does not name.
+    :param dead_letter_path: a folder, local or remote (`ObjectStoragePath`), for events that can't be sent, and rows of
+        Customer.io's that can't be read: JSON lines with the reason, personal data included, one file for each run and
+        try. The task then succeeds, and its result has ``"dead_letters": {"path", "events": {reason: n}}``. Without it
+        the task fails at its end.
     :param send_to_customerio_destinations: let Segment pass the events on to Customer.io destinations, where each
         comes back as a custom event of the person.
-    :param pii: personal data, wherever an e-mail address can stand: ``keep``; ``hash`` (SHA-256 of the trimmed
-        lower-case text); ``drop``. Unless kept, IP addresses go.
-    :param on_unidentified: what becomes of an event for whom nobody can be named: ``skip`` counts it as skipped,
-        ``dead-letter`` treats it like any other that can't be sent; ``fail`` fails the task at its end in any case;
-        ``cio_id`` lets Customer.io's own id of the person stand in as `anonymousId`, and skips whom it does not name.
-    :param dead_letter_path: a folder, local or remote (`ObjectStoragePath`), for events that can't be sent: JSON lines
-        with the reason, personal data included, one file for each run and try. The task then succeeds, and its result
-        has ``"dead_letters": {"path", "events": {reason: n}}``. Without it the task fails at its end. Templated.
     :param preview: send nothing: read, map, check and count, and log one masked sample of each collection.
     :returns: ``{"interval": {"start", "end"}, "read": {"requests", "deliveries"}, "events": {collection: n},
-        "sent": {"events", "batches", "bytes"}, "skipped": {reason: n}}``; with `every` also, in ``"read"``,
-        ``"activities"`` and ``"requests_by_way"``; ``"resumed": True`` if an earlier try has done part of the interval,
-        which these counts leave out; ``"preview": True`` and ``"refused": {reason: n}`` for a preview.
+        "sent": {"events", "batches", "bytes"}, "skipped": {reason: n}}``, of all tries if there was more than one.
+        Where they apply: in ``"read"`` the number of ``"activities"``, of requests that were ``"retried"`` or
+        ``"rate_limited"``, of pages ``"out_of_order"``; ``"resumed": True``; ``"preview": True`` with
+        ``"refused": {reason: n}``.
     """
 
     template_fields: Sequence[str] = (
         "customerio_conn_id",
         "segment_conn_id",
+        "collections",
+        "opens_and_clicks",
         "interval_start",
         "interval_end",
+        "lookback",
+        "settling_time",
+        "pii",
+        "on_unidentified",
         "dead_letter_path",
+        "send_to_customerio_destinations",
+        "preview",
     )
     ui_color = "#e4f0e8"
 
@@ -94,168 +125,295 @@ class CustomerIOToSegmentOperator(BaseOperator):
         customerio_conn_id: str = "customerio_default",
         segment_conn_id: str = "segment_default",
         collections: str | Sequence[str] = DEFAULT_COLLECTIONS,
+        opens_and_clicks: Literal["first", "every", "every_human"] | str = "first",
         interval_start: str | datetime | None = None,
         interval_end: str | datetime | None = None,
-        lookback: timedelta = timedelta(days=30),
-        send_to_customerio_destinations: bool = False,
-        occurrences: Literal["first", "every"] = "first",
-        machine_occurrences: Literal["keep", "drop"] = "keep",
-        fall_back_to_deliveries: bool = False,
-        pii: Literal["keep", "hash", "drop"] = "keep",
-        on_unidentified: Literal["skip", "dead-letter", "fail", "cio_id"] = "skip",
+        lookback: timedelta | float | str = timedelta(days=30),
+        settling_time: timedelta | float | str = timedelta(minutes=30),
+        pii: Literal["keep", "hash", "drop"] | str = "keep",
+        on_unidentified: Literal["skip", "cio_id", "dead_letter", "fail"] | str = "skip",
         dead_letter_path: str | None = None,
-        preview: bool = False,
+        send_to_customerio_destinations: bool | str = False,
+        preview: bool | str = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.customerio_conn_id = customerio_conn_id
         self.segment_conn_id = segment_conn_id
-        self.collections = [collection.name for collection in resolve_collections(collections)]
+        self.collections = collections
+        self.opens_and_clicks = opens_and_clicks
         self.interval_start = interval_start
         self.interval_end = interval_end
-        self.lookback = check_lookback(lookback)
-        self.send_to_customerio_destinations = send_to_customerio_destinations
-        self.occurrences = _one_of("occurrences", occurrences, ("first", "every"))
-        self.machine_occurrences = _one_of("machine_occurrences", machine_occurrences, ("keep", "drop"))
-        self.fall_back_to_deliveries = fall_back_to_deliveries
-        self.pii = _one_of("pii", pii, ("keep", "hash", "drop"))
-        self.on_unidentified = _one_of("on_unidentified", on_unidentified, ("skip", "dead-letter", "fail", "cio_id"))
+        self.lookback = lookback
+        self.settling_time = settling_time
+        self.pii = pii
+        self.on_unidentified = on_unidentified
         self.dead_letter_path = dead_letter_path
+        self.send_to_customerio_destinations = send_to_customerio_destinations
         self.preview = preview
-        check_bounds(interval_start, interval_end)
-        if machine_occurrences == "drop" and occurrences == "first":
-            raise ConfigurationError("machine_occurrences='drop' needs occurrences='every': only activities tell them")
-        if on_unidentified == "dead-letter" and dead_letter_path is None:
-            raise ConfigurationError("on_unidentified='dead-letter' needs dead_letter_path: say where they should go")
-        self._stop: Callable[[], None] | None = None
+        self._running = False
+        try:
+            check_what_is_known(self)
+            if not is_rendered_later(send_to_customerio_destinations):
+                read_flag("send_to_customerio_destinations", send_to_customerio_destinations)
+        except ConfigurationError as error:
+            raise ParameterError(str(error)) from None
 
     def execute(self, context: Context) -> dict[str, Any]:
         try:
+            options = read_options(self)
             interval = resolve_interval(self.interval_start, self.interval_end, context)
-            days = self.lookback / timedelta(days=1)
-            self.log.info("Interval %s, look-back %g days: %s", interval, days, ", ".join(self.collections))
-            report, dead_letters = self._run(interval, self._is_every(interval), context)
+            self._wait_until_settled(interval, options)
+            report, dead_letters = self._run(interval, options, context)
             self._warn(report, dead_letters)
-            unnamed = report.refused["unidentified"] if self.on_unidentified == "fail" else 0
-            if report.refused and (dead_letters is None or unnamed) and not self.preview:
-                kept = (
-                    f"They are in {dead_letters}." if dead_letters else "Set dead_letter_path to have them kept aside."
-                )
-                raise EventsRefusedError(
-                    f"{report.refused.total()} events can't be sent, all others were: {report.refusals()} {kept}"
-                )
-        except TryAgainLaterError:
-            raise
+            self._fail_if_refused(report, dead_letters, options)
+        except TryAgainLaterError as error:
+            if error.after is None or error.after > _LONGEST_RESCHEDULE:
+                raise
+            self.log.warning("%s This run goes on in %d s, and takes no slot meanwhile.", error, error.after)
+            raise _reschedule(datetime.now(UTC) + timedelta(seconds=error.after)) from error
         except CustomerIOToSegmentError as error:  # a retry would end the same way
             raise AirflowFailException(str(error)) from error
-        return self._result(report, dead_letters)
+        return self._result(report, dead_letters, options)
 
-    def _is_every(self, interval: Interval) -> bool:
-        from airflow_provider_cio.sources.activities import GUARANTEED_DAYS, REPEATING
-
-        collections = resolve_collections(self.collections)
-        if self.occurrences == "first" or not any((one.channel, one.metric) in REPEATING for one in collections):
-            return False
-        if interval.start >= time.time() - GUARANTEED_DAYS * 86_400:
-            return True
-        if self.fall_back_to_deliveries:
-            self.log.warning(
-                "Activities do not reach back to %s: sending first occurrences, those of machines among them. Their "
-                "messageIds differ from those that an earlier run with activities had.",
+    def _wait_until_settled(self, interval: Interval, options: Options) -> None:
+        """:raises AirflowRescheduleException: frees the slot, and takes no try."""
+        settled = interval.end + whole_seconds(options.settling_time)
+        if time.time() < settled:
+            self.log.info(
+                "The interval %s has its settling time until %s: Customer.io may still show what happened in it. "
+                "This run goes on then, and takes no slot meanwhile.",
                 interval,
+                iso(settled),
             )
-            return False
-        raise ConfigurationError(
-            f"occurrences='every': Customer.io guarantees activities for {GUARANTEED_DAYS} days, and {interval} starts "
-            "earlier. Send it with occurrences='first', or allow that with fall_back_to_deliveries=True."
-        )
+            raise _reschedule(datetime.fromtimestamp(settled, UTC))
 
-    def _run(self, interval: Interval, every: bool, context: Context) -> tuple[Report, str | None]:
-        """Wire the rooms together; returns the report, and where dead letters would be."""
-        from airflow_provider_cio.checkpoint import Checkpoint
+    def _run(self, interval: Interval, options: Options, context: Context) -> tuple[Report, DeadLetters | None]:
+        """Wire source, mapper and sink together; returns the report, and where dead letters would be."""
         from airflow_provider_cio.events.mapping import Mapper
         from airflow_provider_cio.hooks.customerio import CustomerIOHook
         from airflow_provider_cio.hooks.segment import SegmentHook
-        from airflow_provider_cio.line import Callbacks, Line
+        from airflow_provider_cio.line import Line
+        from airflow_provider_cio.report import Report
+        from airflow_provider_cio.sinks.preview import PreviewSink
+        from airflow_provider_cio.sinks.segment import SegmentSink
+        from airflow_provider_cio.sources.checkpoint import Tally
         from airflow_provider_cio.sources.names import Names
+        from airflow_provider_cio.sources.reader import Reader
 
         customerio = CustomerIOHook(customerio_conn_id=self.customerio_conn_id)
         segment = SegmentHook(segment_conn_id=self.segment_conn_id)
-        began = time.monotonic()
-        store = (
-            None if self.preview else context.get("task_state_store")
-        )  # Airflow 3.3 has one; on 3.2 a retry starts over
-        checkpoint = Checkpoint(
-            self._fingerprint(interval, customerio.settings, segment.settings, segment.message_id_namespace),
-            store.get(CHECKPOINT_KEY) if store else None,
+        loops = read_flag("send_to_customerio_destinations", self.send_to_customerio_destinations)
+        mode = self._mode(interval, options)
+        self.log.info(
+            "Interval %s, look-back %s, opens and clicks %s: %s",
+            interval,
+            options.lookback,
+            mode,
+            ", ".join(one.name for one in options.collections),
         )
-        resumed = bool(checkpoint)
-        if resumed:
-            self.log.info("An earlier try has done part of this interval; the counts below are those of the rest.")
+        store = None if options.preview else context.get("task_state_store")  # since Airflow 3.3
+        fingerprint = self._fingerprint(interval, options, mode, customerio, segment, loops)
+        checkpoint = self._checkpoint(store, fingerprint)
+        report = Report(interval, Tally())
+        report.events.update({one.name: 0 for one in options.collections})
+        report.fell_back = mode != options.opens_and_clicks
+        dead_letters = self._dead_letters(options, context)
         with ExitStack() as stack:
-            dead_letters = self._dead_letters(context)
-            if dead_letters:
-                stack.enter_context(dead_letters)
-            source = stack.enter_context(customerio.get_conn())
+            stack.enter_context(dead_letters or nullcontext())
+            client = stack.enter_context(customerio.get_conn())
             destination = stack.enter_context(segment.get_conn())
-            stack.enter_context(self._stoppable(source, destination))
+            stack.enter_context(self._killable())
+            reader = Reader(client)
+            names = Names(reader, self.log.warning)
             mapper = Mapper(
                 segment.message_id_namespace,
-                send_to_customerio_destinations=self.send_to_customerio_destinations,
-                pii=self.pii,
-                cio_id_as_last_resort=self.on_unidentified == "cio_id",
-                name_of=Names(source, self.log.warning).of,
+                send_to_customerio_destinations=loops,
+                pii=options.pii,
+                cio_id_as_last_resort=options.on_unidentified == "cio_id",
+                name_of=names.of,
             )
-            report = Line(
-                source,
-                destination,
+            sink: Sink = PreviewSink(self._log_sample) if options.preview else SegmentSink(destination)
+            Line(
+                reader,
+                self._source(reader, names, interval, options, mode),
                 mapper,
-                interval=interval,
-                lookback=whole_seconds(self.lookback),
-                collections=resolve_collections(self.collections),
-                skip_unidentified=self.on_unidentified in ("skip", "cio_id"),
-                every=every,
-                keep_machines=self.machine_occurrences == "keep",
-                preview=self.preview,
+                sink,
+                report,
+                skip_unidentified=options.on_unidentified in ("skip", "cio_id"),
                 checkpoint=checkpoint,
-                callbacks=Callbacks(
-                    progress=lambda report: self._log_progress("So far", report, began),
-                    refused=dead_letters.write if dead_letters else lambda reason, event: None,
-                    sample=self._log_sample if self.preview else lambda event: None,
-                    save=(lambda state: self._save(store, state)) if store else None,
-                ),
+                callbacks=self._callbacks(report, dead_letters, store, client, destination),
             ).run()
-        report.resumed = resumed
-        self._log_progress("Done", report, began)
+        self._log_progress("Done", report, None)
         if store:
-            store.delete(CHECKPOINT_KEY)  # a task that is cleared has to run in full
-        return report, str(dead_letters.path) if dead_letters else None
+            self._forget_checkpoint(store)
+        return report, dead_letters
 
-    def _result(self, report: Report, dead_letters: str | None) -> dict[str, Any]:
-        result = report.as_dict()
-        if self.preview:
-            return result | {"preview": True, "refused": dict(report.refused)}
-        if report.refused:
-            result["dead_letters"] = {"path": dead_letters, "events": dict(report.refused)}
-        if report.resumed:
-            result["resumed"] = True
-        return result
+    def _mode(self, interval: Interval, options: Options) -> str:
+        """How opens and clicks are read: as asked, unless activities do not reach back that far."""
+        from airflow_provider_cio.sources.activities import GUARANTEED_DAYS, REPEATING
 
-    def _warn(self, report: Report, dead_letters: str | None) -> None:
-        unknown = [reason for reason in report.skipped if reason.startswith("unknown_metric")]
-        if unknown:
-            self.log.warning("Customer.io reports what no collection is known for: %s", ", ".join(unknown))
-        if report.refused and dead_letters:
-            self.log.warning("Events that can't be sent are in %s: %s", dead_letters, report.refusals())
-        if self.preview:
-            self.log.info("This was a preview: nothing was sent. It could not have sent: %s", dict(report.refused))
+        asked = options.opens_and_clicks
+        if asked == "first" or not any((one.channel, one.metric) in REPEATING for one in options.collections):
+            return asked
+        if interval.start >= time.time() - GUARANTEED_DAYS * 86_400:
+            return asked
+        self.log.warning(
+            "Customer.io guarantees activities for %d days, and %s starts earlier: this run sends first opens and "
+            "clicks only, those of machines among them.",
+            GUARANTEED_DAYS,
+            interval,
+        )
+        return "first"
 
-    def _dead_letters(self, context: Context) -> DeadLetters | None:
-        if self.dead_letter_path is None or self.preview:
+    def _source(self, reader: Reader, names: Any, interval: Interval, options: Options, mode: str) -> Source:
+        from airflow_provider_cio.sources.activities import EveryOpenAndClick
+        from airflow_provider_cio.sources.deliveries import Deliveries
+
+        shared: dict[str, Any] = {
+            "collections": options.collections,
+            "interval": interval,
+            "lookback": whole_seconds(options.lookback),
+        }
+        if mode == "first":
+            return Deliveries(reader, names, **shared)
+        return EveryOpenAndClick(reader, names, humans_only=mode == "every_human", **shared)
+
+    def _callbacks(
+        self,
+        report: Report,
+        dead_letters: DeadLetters | None,
+        store: Any,
+        client: CustomerIOClient,
+        destination: SegmentClient,
+    ) -> Callbacks:
+        from airflow_provider_cio.line import Callbacks
+
+        def progress() -> None:
+            waits = [wait for wait in (client.waiting(), destination.waiting()) if wait]
+            self._log_progress("So far", report, "; ".join(waits))
+
+        if dead_letters is None:
+            return Callbacks(progress, save=self._saving(store))
+        return Callbacks(
+            progress,
+            refused_event=dead_letters.write,
+            refused_row=lambda row: dead_letters.write_row("misshapen", row.raw, row.problem),
+            save=self._saving(store),
+        )
+
+    def _checkpoint(self, store: Any, fingerprint: str) -> Checkpoint:
+        from airflow_provider_cio.sources.checkpoint import Checkpoint
+
+        state = None
+        if store:
+            try:
+                state = store.get(CHECKPOINT_KEY)
+            except AirflowRuntimeError as error:
+                self.log.warning("The checkpoint can't be read, so this try begins anew: %s", error)
+        checkpoint = Checkpoint(fingerprint, state)
+        if checkpoint:
+            self.log.info("An earlier try has done part of this interval: this one does the rest. Counts are of both.")
+        return checkpoint
+
+    def _saving(self, store: Any) -> Callable[[dict[str, Any]], None] | None:
+        if not store:
+            return None
+
+        def save(state: dict[str, Any]) -> None:
+            try:
+                store.set(CHECKPOINT_KEY, state)
+            except AirflowRuntimeError as error:  # Airflow's API is away: a retry would repeat more, no harm
+                self.log.warning("The checkpoint could not be stored: %s", error)
+
+        return save
+
+    def _forget_checkpoint(self, store: Any) -> None:
+        """Without this, clearing the finished task would send nothing.
+
+        :raises TryAgainLaterError: the checkpoint stays. A retry is short, since all is done.
+        """
+        try:
+            store.delete(CHECKPOINT_KEY)
+        except AirflowRuntimeError as error:
+            raise TryAgainLaterError(
+                f"All was sent, but the checkpoint could not be removed: {error}. A retry removes it."
+            ) from error
+
+    def _fingerprint(
+        self,
+        interval: Interval,
+        options: Options,
+        mode: str,
+        customerio: CustomerIOHook,
+        segment: SegmentHook,
+        loops: bool,
+    ) -> str:
+        """Of all that decides which events are sent, from where and where to; not of keys that may be rotated, rates
+        and time-outs."""
+        configuration = (
+            interval,
+            whole_seconds(options.lookback),
+            sorted(one.name for one in options.collections),
+            (self.customerio_conn_id, customerio.settings.base_url),
+            (self.segment_conn_id, segment.settings.base_url, segment.settings.path, segment.settings.write_key),
+            segment.message_id_namespace,
+            mode,
+            loops,
+            options.on_unidentified,
+            options.pii,
+        )
+        return hashlib.sha256(repr(configuration).encode()).hexdigest()[:32]
+
+    def _dead_letters(self, options: Options, context: Context) -> DeadLetters | None:
+        if options.dead_letter_path is None or options.preview:
             return None
         from airflow_provider_cio.sinks.dead_letters import DeadLetters
 
-        return DeadLetters(self.dead_letter_path, context)
+        dead_letters = DeadLetters(options.dead_letter_path, context)
+        dead_letters.check()
+        return dead_letters
+
+    def _fail_if_refused(self, report: Report, dead_letters: DeadLetters | None, options: Options) -> None:
+        """:raises EventsRefusedError: naming reasons and deliveries."""
+        unidentified = report.refused["unidentified"] if options.on_unidentified == "fail" else 0
+        if options.preview or not report.refused or (dead_letters and not unidentified):
+            return
+        kept = f"They are in {dead_letters.path}." if dead_letters else "Set dead_letter_path to have them kept aside."
+        raise EventsRefusedError(
+            f"{report.refused.total()} events or rows can't be sent, all others were: {report.refusals()} {kept}"
+        )
+
+    def _result(self, report: Report, dead_letters: DeadLetters | None, options: Options) -> dict[str, Any]:
+        result = report.as_dict()
+        if options.preview:
+            return result | {"preview": True, "refused": dict(report.refused)}
+        if report.refused and dead_letters:
+            result["dead_letters"] = {"path": str(dead_letters.path), "events": dict(report.refused)}
+        return result
+
+    def _warn(self, report: Report, dead_letters: DeadLetters | None) -> None:
+        skipped = report.skipped
+        unknown = [reason for reason in skipped if reason.startswith("unknown_metric")]
+        if unknown:
+            self.log.warning("Customer.io reports what no collection is known for: %s", ", ".join(unknown))
+        if skipped["misshapen"]:
+            self.log.warning(
+                "%d rows of another shape than documented were met that were created before this interval: they were "
+                "refused by the runs whose intervals they were created in.",
+                skipped["misshapen"],
+            )
+        if report.work["out_of_order"]:
+            self.log.warning(
+                "%d pages of deliveries were not newest first: nothing is missed, but reading may take longer.",
+                report.work["out_of_order"],
+            )
+        if alone := report.tally.read["opens_and_clicks_without_activity"]:
+            self.log.warning("%d opens and clicks were sent without a link: no activity has their time.", alone)
+        if report.refused and dead_letters:
+            self.log.warning("What can't be sent is in %s: %s", dead_letters.path, report.refusals())
+        if not report.tally.read["deliveries"]:
+            self.log.warning("Customer.io showed no delivery at all: check collections, lookback and the workspace.")
 
     def _log_sample(self, event: bytes) -> None:
         from airflow_provider_cio.events.privacy import masked
@@ -264,64 +422,34 @@ class CustomerIOToSegmentOperator(BaseOperator):
             "For example (personal data masked): %s", json.dumps(masked(json.loads(event)), ensure_ascii=False)
         )
 
-    def _save(self, store: Any, state: dict[str, Any]) -> None:
-        try:
-            store.set(CHECKPOINT_KEY, state)
-        except AirflowRuntimeError as error:  # Airflow's API is away for a while: a retry would repeat more, no harm
-            self.log.warning("The checkpoint could not be stored: %s", error)
-
-    def _fingerprint(self, interval: Interval, *connections: object) -> str:
-        """Of all that decides which events are sent, from where and where to."""
-        configuration = (
-            interval,
-            whole_seconds(self.lookback),
-            sorted(self.collections),
-            self.customerio_conn_id,
-            self.segment_conn_id,
-            self.occurrences,
-            self.send_to_customerio_destinations,
-            self.on_unidentified,
-            self.pii,
-            connections,
+    def _log_progress(self, label: str, report: Report, waits: str | None) -> None:
+        work = report.work
+        (self.log.warning if waits else self.log.info)(
+            "%s: %d requests (%d retried), %d deliveries, %d events sent in %d batches, skipped %s, refused %s%s",
+            label,
+            work["requests"],
+            work["retried"],
+            report.tally.read["deliveries"],
+            work["events"],
+            work["batches"],
+            dict(report.tally.skipped),
+            dict(report.refused),
+            f". {waits}" if waits else "",
         )
-        return hashlib.sha256(repr(configuration).encode()).hexdigest()[:32]
 
     def on_kill(self) -> None:
         """End the running `execute`, which then closes what it opened.
 
-        Airflow calls this within its signal handler and goes on with the task when it returns.
+        Airflow calls this within its signal handler, in the thread of `execute`, and goes on with the task when it
+        returns. Closing anything here could wait for a lock that is held below.
         """
-        if self._stop:
-            self._stop()
+        if self._running:
+            raise SystemExit("The task was killed.")
 
     @contextmanager
-    def _stoppable(self, source: CustomerIOClient, destination: SegmentClient) -> Iterator[None]:
-        thread = threading.get_ident()
-
-        def stop() -> None:
-            if threading.get_ident() == thread:  # a signal handler: closing could wait for a lock held below it
-                raise SystemExit("The task was killed.")
-            source.close()
-            destination.close()
-
-        self._stop = stop
+    def _killable(self) -> Iterator[None]:
+        self._running = True
         try:
             yield
         finally:
-            self._stop = None
-
-    def _log_progress(self, label: str, report: Report, began: float) -> None:
-        seconds = time.monotonic() - began
-        self.log.info(
-            "%s: %d requests, %d deliveries, %d events sent in %d batches, skipped %s, refused %s, "
-            "%.1f s (%.0f events/s)",
-            label,
-            report.requests,
-            report.deliveries,
-            report.sent.events,
-            report.sent.batches,
-            dict(report.skipped),
-            dict(report.refused),
-            seconds,
-            report.sent.events / seconds if seconds else 0,
-        )
+            self._running = False

@@ -1,21 +1,116 @@
-"""Send batches with several requests in flight, and find the events that Segment does not take."""
+"""Send events to Segment in batches, several in flight, and find those that it does not take."""
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Self
 
 from airflow_provider_cio.clients.segment import SegmentClient
+from airflow_provider_cio.events.event import Event, encode, rule_broken
 from airflow_provider_cio.exceptions import EventsRefusedError
+from airflow_provider_cio.sinks.sink import Refused
 
-MAX_IN_FLIGHT = 4  # batches; each is up to half a megabyte
+#: Batches; each is up to half a megabyte.
+MAX_IN_FLIGHT = 4
 # A batch, uncompressed: 500 KB and 2,500 events, by Segment's word. Its own clients stop at this size too, since it is
 # unclear whether its KB has 1,000 or 1,024 bytes.
 MAX_BATCH_BYTES = 475_000
 MAX_BATCH_EVENTS = 2_500
-_SAMPLES = 32  # single events that are refused, and none taken in all of the run: it is not about the events
+#: Single events that are refused before any was taken in all of the run: then it is not about the events.
+_SAMPLES = 32
+
+
+class SegmentSink:
+    """Sends with `client`, which it closes if it is left by an exception."""
+
+    def __init__(self, client: SegmentClient) -> None:
+        self._client = client
+        self._packer = Packer(client.envelope)
+        self._sender = Sender(client)
+        self._ledger = Ledger()
+        self._sent = Outcome()
+        self._refused: list[Refused] = []
+
+    @property
+    def acknowledged(self) -> int:
+        return self._ledger.acknowledged
+
+    def take(self, events: Iterable[Event]) -> None:
+        add = self._packer.add
+        for event in events:
+            encoded = encode(event)
+            reason = rule_broken(event, encoded)
+            if reason:
+                self._refused.append(Refused(reason, encoded))
+            elif batch := add(encoded):
+                self._send(batch)
+        self._ledger.piece_taken(pending=bool(self._packer))
+        self._settle(self._sender.settled(at_most=MAX_IN_FLIGHT))
+
+    def flush(self) -> None:
+        if batch := self._packer.flush():
+            self._send(batch)
+
+    def wait(self) -> None:
+        self._settle(self._sender.settled(at_most=max(0, self._sender.in_flight - 1)))
+
+    def refused(self) -> Sequence[Refused]:
+        refused, self._refused = self._refused, []
+        return refused
+
+    def counts(self) -> dict[str, int]:
+        return {"events": self._sent.events, "batches": self._sent.batches, "bytes": self._sent.size}
+
+    def _send(self, batch: list[bytes]) -> None:
+        self._ledger.batch_sent()
+        self._settle(self._sender.send(batch))
+
+    def _settle(self, outcomes: Sequence[Outcome]) -> None:
+        for outcome in outcomes:
+            self._refused += outcome.refused
+            outcome.refused = []
+            self._sent.add(outcome)
+            self._ledger.batch_settled()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind:
+            self._client.close()
+        self._sender.close(wait=not kind)
+
+
+class Ledger:
+    """Which pieces are acknowledged: all of their events are in batches that are settled.
+
+    Batches are settled in the order in which they were sent, and events are packed in the order of their pieces.
+    """
+
+    def __init__(self) -> None:
+        self.acknowledged = 0
+        self._sent = self._settled = 0
+        self._needs: deque[int] = deque()  # for each piece not acknowledged: that many settled batches
+
+    def piece_taken(self, *, pending: bool) -> None:
+        """:param pending: events of it, or of an earlier piece, are in no batch yet."""
+        self._needs.append(self._sent + pending)
+        self._acknowledge()
+
+    def batch_sent(self) -> None:
+        self._sent += 1
+
+    def batch_settled(self) -> None:
+        self._settled += 1
+        self._acknowledge()
+
+    def _acknowledge(self) -> None:
+        while self._needs and self._needs[0] <= self._settled:
+            self._needs.popleft()
+            self.acknowledged += 1
 
 
 class Packer:
@@ -54,7 +149,7 @@ class Outcome:
     events: int = 0
     batches: int = 0
     size: int = 0
-    refused: list[tuple[bytes, EventsRefusedError]] = field(default_factory=list)
+    refused: list[Refused] = field(default_factory=list)
 
     def add(self, other: Outcome) -> None:
         self.events += other.events
@@ -64,7 +159,7 @@ class Outcome:
 
 
 class Sender:
-    """Sends with `client`, which it closes if it is left by an exception: that ends the requests in flight.
+    """Sends batches in threads of its own.
 
     Outcomes come back in the order in which the batches were given, so after n of them the first n are settled.
     """
@@ -75,6 +170,10 @@ class Sender:
         self._running: deque[Future[Outcome]] = deque()
         self._taken = False
         self._refused_singles = 0
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._running)
 
     def send(self, batch: list[bytes]) -> list[Outcome]:
         """Give a batch of encoded events, waiting while too many are in flight; returns what has come back."""
@@ -91,6 +190,9 @@ class Sender:
             outcomes.append(self._running.popleft().result())
         return outcomes
 
+    def close(self, *, wait: bool) -> None:
+        self._pool.shutdown(wait=wait, cancel_futures=True)
+
     def _deliver(self, batch: list[bytes]) -> Outcome:
         """A refused batch is halved until the events at fault are alone, so that all others are sent.
 
@@ -100,48 +202,43 @@ class Sender:
         parts = deque([batch])
         while parts:
             part = parts.popleft()
-            try:
-                size = self._client.send(part)
-            except EventsRefusedError as error:
-                if len(part) == 1:
-                    self._count_refusal(error)
-                    outcome.refused.append((part[0], error))
-                    continue
-                if not self._taken:
-                    part = self._without_samples(part, outcome)
-                middle = len(part) // 2
-                parts += (half for half in (part[:middle], part[middle:]) if half)
-            else:
-                self._taken = True
-                outcome.add(Outcome(len(part), 1, size))
+            if self._sent(part, outcome):
+                continue
+            if not self._taken:
+                part = self._without_samples(part, outcome)
+            middle = len(part) // 2
+            parts += (half for half in (part[:middle], part[middle:]) if half)
         return outcome
 
     def _without_samples(self, batch: list[bytes], outcome: Outcome) -> list[bytes]:
         """Is it about the events? Send some alone, from all over the batch, until one is taken; returns the others."""
-        step = max(1, len(batch) // _SAMPLES)
-        for index in range(0, len(batch), step):
-            try:
-                size = self._client.send([batch[index]])
-            except EventsRefusedError as error:
-                self._count_refusal(error)
-                outcome.refused.append((batch[index], error))
-            else:
-                self._taken = True
-                outcome.add(Outcome(1, 1, size))
-            if self._taken:
+        count = min(_SAMPLES, len(batch))
+        tried = set()
+        for sample in range(count):
+            index = sample * (len(batch) - 1) // max(1, count - 1)
+            tried.add(index)
+            if self._sent([batch[index]], outcome) or self._taken:
                 break
-        last = index
-        return [event for number, event in enumerate(batch) if number > last or number % step]
+        return [event for index, event in enumerate(batch) if index not in tried]
 
-    def _count_refusal(self, error: EventsRefusedError) -> None:
-        self._refused_singles += 1
-        if self._refused_singles >= _SAMPLES and not self._taken:
-            raise error
+    def _sent(self, part: list[bytes], outcome: Outcome) -> bool:
+        """False if it was refused and has to be halved; a single refused event is done with."""
+        try:
+            size = self._client.send(part)
+        except EventsRefusedError as error:
+            if len(part) > 1:
+                return False
+            self._refused_singles += 1
+            if self._refused_singles >= _SAMPLES and not self._taken:
+                raise
+            outcome.refused.append(Refused(error.reason, part[0], str(error)))
+        else:
+            self._taken = True
+            outcome.add(Outcome(len(part), 1, size))
+        return True
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind:
-            self._client.close()
-        self._pool.shutdown(cancel_futures=True)
+        self.close(wait=not kind)

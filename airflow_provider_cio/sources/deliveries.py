@@ -1,4 +1,4 @@
-"""Which occurrences in deliveries are inside an interval."""
+"""Occurrences as `/v1/messages` shows them: for each delivery one time per metric."""
 
 from __future__ import annotations
 
@@ -6,13 +6,73 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from airflow_provider_cio.events.catalog import CATALOG, Collection
+from airflow_provider_cio.events.mapping import Occurrence
 from airflow_provider_cio.interval import Interval
-from airflow_provider_cio.records import Delivery
+from airflow_provider_cio.records import Delivery, Misshapen
+from airflow_provider_cio.sources.checkpoint import Checkpoint
+from airflow_provider_cio.sources.names import Names
+from airflow_provider_cio.sources.reader import Read, Reader
+from airflow_provider_cio.sources.source import Piece
+from airflow_provider_cio.sources.windows import plan
 
-EARLIEST_TIME = 1_000_000_000  # a smaller value in `metrics` is a count: `human_*` and `prefetch_*` may be that
+#: Unix seconds. A smaller value in `metrics` is a count: `human_*` and `prefetch_*` may be that.
+EARLIEST_TIME = 1_000_000_000
 
-#: One metric happening to one delivery at one time (Unix seconds).
-Occurrence = tuple[Delivery, Collection, int]
+#: What begins so repeats another metric.
+_REPEATS = ("human_", "prefetch_")
+#: Metrics that live answers have, though nobody documents them for deliveries. They are no collections.
+_KNOWN_BUT_UNUSED = {"created", "secondary:delivered", "topic_unsubscribed"}
+_KNOWN: dict[str, set[str]] = {collection.channel: set(_KNOWN_BUT_UNUSED) for collection in CATALOG.values()}
+for _collection in CATALOG.values():
+    _KNOWN[_collection.channel].add(_collection.metric)
+
+
+class Deliveries:
+    """Reads each window of the interval and its look-back once.
+
+    :param lookback: seconds before the interval in which a delivery may have been created.
+    """
+
+    def __init__(
+        self, reader: Reader, names: Names, *, collections: Sequence[Collection], interval: Interval, lookback: int
+    ) -> None:
+        self._reader = reader
+        self._names = names
+        self._collections = collections
+        self._interval = interval
+        self._windows = plan(interval, lookback, collections)
+
+    def pieces(self, done: Checkpoint) -> Iterator[Piece]:
+        reads = self._reader.deliveries(done.rest(self._windows))
+        return self._names.ahead_of(self._piece(read) for read in reads)
+
+    def _piece(self, read: Read) -> Piece:
+        piece = piece_of(read, self._interval)
+        piece.occurrences = list(occurrences(read.deliveries, self._collections, self._interval, piece.skipped))
+        return piece
+
+
+def piece_of(read: Read, interval: Interval) -> Piece:
+    """A piece without its occurrences.
+
+    An odd row is refused by the interval in which its delivery was created. Later ones, which meet it again in their
+    look-back, count it as skipped.
+    """
+    own = [row for row in read.misshapen if created_of(row, read) >= interval.start]
+    piece = Piece(
+        misshapen=own,
+        read=Counter(deliveries=len(read.deliveries) + len(read.misshapen)),
+        part=read.part,
+        finished=read.window if read.last else None,
+    )
+    if earlier := len(read.misshapen) - len(own):
+        piece.skipped["misshapen"] = earlier
+    return piece
+
+
+def created_of(row: Misshapen, read: Read) -> int:
+    """No window reaches over the interval's start, so its own start will do for a row that does not say."""
+    return read.window.start if row.created is None else row.created
 
 
 def occurrences(
@@ -37,14 +97,18 @@ def occurrences(
             if found is not None:
                 if type(time) is int and time >= EARLIEST_TIME:
                     if start <= time < end:
-                        yield delivery, found, time
-                elif time is not None:
-                    skipped["not_a_time"] += 1
+                        yield Occurrence(delivery, found, time)
+                else:
+                    time_of(delivery, metric, skipped)
             elif metric not in known and type(time) is int and start <= time < end and not metric.startswith(_REPEATS):
                 skipped[f"unknown_metric {delivery.type}.{metric}"] += 1
 
 
-_REPEATS = ("human_", "prefetch_")  # what begins so repeats another metric
-_KNOWN: dict[str, set[str]] = {collection.channel: {"created"} for collection in CATALOG.values()}  # "created" is none
-for _collection in CATALOG.values():
-    _KNOWN[_collection.channel].add(_collection.metric)
+def time_of(delivery: Delivery, metric: str, skipped: Counter[str]) -> int | None:
+    """When the metric happened, in Unix seconds, if it did."""
+    time = delivery.metrics.get(metric)
+    if type(time) is int and time >= EARLIEST_TIME:
+        return time
+    if time is not None:
+        skipped["not_a_time"] += 1
+    return None

@@ -9,14 +9,12 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from airflow_provider_cio.events.catalog import resolve_collections
-from airflow_provider_cio.events.mapping import Mapper
 from airflow_provider_cio.interval import Interval
-from airflow_provider_cio.line import Line, Report
-from airflow_provider_cio.sources.names import Names
+from airflow_provider_cio.report import Report
 from tests.sandbox import History, Sandbox
 from tests.sandbox.catalog import DOCUMENTED_ACTIVITY_TYPES
 from tests.sandbox.delivery import REPEATED, Truth
-from tests.unit.support import DAY, clients
+from tests.unit.support import DAY, run_line
 
 #: (channel, metric) of which the API documents activities, so that every one of them can be sent.
 DOCUMENTED = {
@@ -49,28 +47,14 @@ def run_full(
     interval: Interval,
     names: str | Sequence[str] = "all",
     *,
-    lookback: int = 30 * DAY,
     every: bool = True,
-    pii: str = "keep",
-    cio_id: bool = False,
     warn: Callable[[str], None] | None = None,
     **options: Any,
 ) -> Report:
-    """One run with names, new clients, and every open and click unless `every` is off."""
-    source, destination = clients(sandbox)
+    """One run with every open and click unless `every` is off, and without a warning unless `warn` takes them."""
     warnings: list[str] = []
-    with source, destination:
-        name_of = Names(source, warn or warnings.append).of
-        report = Line(
-            source,
-            destination,
-            Mapper("test", pii=pii, cio_id_as_last_resort=cio_id, name_of=name_of),
-            interval=interval,
-            lookback=lookback,
-            collections=resolve_collections(names),
-            every=every,
-            **options,
-        ).run()
+    mode = "every" if every else "first"
+    report = run_line(sandbox, interval, names=names, mode=mode, warn=warn or warnings.append, **options)
     assert warnings == []
     return report
 

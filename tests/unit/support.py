@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -15,7 +16,15 @@ from airflow_provider_cio.clients.transport import Retries
 from airflow_provider_cio.events.catalog import DEFAULT_COLLECTIONS, GROUPS, resolve_collections
 from airflow_provider_cio.events.mapping import Mapper
 from airflow_provider_cio.interval import Interval
-from airflow_provider_cio.line import Line, Report
+from airflow_provider_cio.line import Callbacks, Line
+from airflow_provider_cio.report import Report
+from airflow_provider_cio.sinks.segment import SegmentSink
+from airflow_provider_cio.sources.activities import EveryOpenAndClick
+from airflow_provider_cio.sources.checkpoint import Checkpoint, Tally
+from airflow_provider_cio.sources.deliveries import Deliveries
+from airflow_provider_cio.sources.names import Names
+from airflow_provider_cio.sources.reader import Reader
+from airflow_provider_cio.sources.source import Source
 from tests.e2e.compare import differences
 from tests.sandbox import History, Sandbox
 
@@ -53,23 +62,44 @@ def run_line(
     interval: Interval,
     *,
     lookback: int = 30 * DAY,
-    names: Sequence[str] = DEFAULT_COLLECTIONS,
+    names: str | Sequence[str] = DEFAULT_COLLECTIONS,
     namespace: str = "test",
     retries: Retries = QUICK,
     timeout: float = 60,
-    **options: Any,
+    mode: str = "first",
+    warn: Callable[[str], None] = print,
+    pii: str = "keep",
+    cio_id: bool = False,
+    skip_unidentified: bool = True,
+    checkpoint: Checkpoint | None = None,
+    callbacks: Callbacks | None = None,
 ) -> Report:
-    """One run over the interval, with new clients that are closed on every way out."""
-    source, destination = clients(sandbox, retries, timeout=timeout)
-    with source, destination:
+    """One run over the interval, with new clients that are closed on every way out.
+
+    :param mode: `opens_and_clicks`.
+    """
+    client, destination = clients(sandbox, retries, timeout=timeout)
+    collections = resolve_collections(names)
+    report = Report(interval, Tally(events=Counter({one.name: 0 for one in collections})))
+    with client, destination:
+        reader = Reader(client)
+        name_list = Names(reader, warn)
+        shared: Any = {"collections": collections, "interval": interval, "lookback": lookback}
+        source: Source = (
+            Deliveries(reader, name_list, **shared)
+            if mode == "first"
+            else EveryOpenAndClick(reader, name_list, humans_only=mode == "every_human", **shared)
+        )
+        mapper = Mapper(namespace, pii=pii, cio_id_as_last_resort=cio_id, name_of=name_list.of)
         return Line(
+            reader,
             source,
-            destination,
-            Mapper(namespace),
-            interval=interval,
-            lookback=lookback,
-            collections=resolve_collections(names),
-            **options,
+            mapper,
+            SegmentSink(destination),
+            report,
+            skip_unidentified=skip_unidentified,
+            checkpoint=checkpoint,
+            callbacks=callbacks,
         ).run()
 
 

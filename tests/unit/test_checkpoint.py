@@ -8,7 +8,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_cio.checkpoint import Checkpoint
+from airflow_provider_cio.sources.checkpoint import Checkpoint
 from airflow_provider_cio.sources.windows import Window
 
 Second = tuple[str, bool, int]

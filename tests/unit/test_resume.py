@@ -20,7 +20,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_cio import line
-from airflow_provider_cio.checkpoint import Checkpoint, State
 from airflow_provider_cio.events.catalog import resolve_collections
 from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError
 from airflow_provider_cio.interval import Interval
@@ -29,6 +28,7 @@ from airflow_provider_cio.operators.customerio_to_segment import CHECKPOINT_KEY,
 from airflow_provider_cio.sinks import segment
 from airflow_provider_cio.sources import reader as reading
 from airflow_provider_cio.sources import windows as extract
+from airflow_provider_cio.sources.checkpoint import Checkpoint, State
 from airflow_provider_cio.sources.windows import plan
 from tests.sandbox import Fault, History, Sandbox, Settings
 from tests.sandbox.faults import Side

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from airflow_provider_cio.clients.segment import SegmentClient
 from airflow_provider_cio.clients.transport import Retries
-from airflow_provider_cio.events.event import MAX_EVENT_BYTES, Event, breach, encode
+from airflow_provider_cio.events.event import MAX_EVENT_BYTES, Event, encode, rule_broken
 from airflow_provider_cio.exceptions import ConfigurationError, EventsRefusedError, TryAgainLaterError
 from airflow_provider_cio.sinks.segment import MAX_BATCH_BYTES, MAX_BATCH_EVENTS, Packer
 from tests.sandbox import Fault, Sandbox, Settings
@@ -140,7 +140,7 @@ def test_the_real_body_is_below_475_000_bytes_and_of_the_size_that_send_tells(
     assert MAX_BATCH_BYTES - size - 2 <= len(server.heard[0].body) < MAX_BATCH_BYTES or len(batch) == MAX_BATCH_EVENTS
 
 
-# --- breach -----------------------------------------------------------------------------------------------------
+# --- rule_broken -----------------------------------------------------------------------------------------------------
 
 
 def sized(size: int, **fields: Any) -> Event:
@@ -168,7 +168,7 @@ def sized(size: int, **fields: Any) -> Event:
     ],
 )
 def test_a_breach_has_a_name(one: Event, reason: str | None) -> None:
-    assert breach(one, encode(one)) == reason
+    assert rule_broken(one, encode(one)) == reason
 
 
 EDGES = st.fixed_dictionaries(
@@ -192,7 +192,7 @@ def test_what_breaks_a_rule_is_what_segment_drops_though_it_answers_200(
     running_sandbox.reset()
     running_sandbox.settings = Settings()
     send(running_sandbox.url, [encode(one) for one in events])
-    fine = [one.message_id for one in events if breach(one, encode(one)) is None]
+    fine = [one.message_id for one in events if rule_broken(one, encode(one)) is None]
     assert [kept["messageId"] for kept in running_sandbox.segment.kept] == fine
     assert len(running_sandbox.segment.dropped) == len(events) - len(fine)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from airflow_provider_cio import __version__
 from airflow_provider_cio.events.catalog import CATALOG
-from airflow_provider_cio.events.event import breach, encode
+from airflow_provider_cio.events.event import encode, rule_broken
 from airflow_provider_cio.events.mapping import Mapper, email_of
 from airflow_provider_cio.records import Delivery
 
@@ -32,7 +32,7 @@ def identity(one: Delivery) -> tuple[str | None, str | None]:
 def as_sent(one: Delivery, mapper: Mapper | None = None, time: int = 1613063089) -> dict[str, Any]:
     event = (mapper or Mapper("ns")).event(one, CLICKED, time)
     encoded = encode(event)
-    assert breach(event, encoded) is None
+    assert rule_broken(event, encoded) is None
     found: dict[str, Any] = json.loads(encoded)
     return found
 
@@ -112,7 +112,7 @@ def test_identity(fields: dict[str, Any], expected: tuple[str | None, str | None
 
 def test_an_event_of_nobody_breaks_segments_rules() -> None:
     event = Mapper("ns").event(delivery(), CLICKED, 1613063089)
-    assert breach(event, encode(event)) == "unidentified"
+    assert rule_broken(event, encode(event)) == "unidentified"
 
 
 def test_the_traits_name_the_person_before_the_recipient() -> None:

@@ -10,8 +10,8 @@ import msgspec
 import pytest
 
 from airflow_provider_cio.interval import Interval
-from airflow_provider_cio.line import Report
 from airflow_provider_cio.records import Delivery
+from airflow_provider_cio.report import Report
 from airflow_provider_cio.sources.names import Names
 from tests.sandbox import Fault, History, Sandbox, Settings
 from tests.sandbox.parents import Names as GivenNames

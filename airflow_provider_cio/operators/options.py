@@ -1,0 +1,165 @@
+"""The operators' parameters, read: each is a template field, and may come as text from a template."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+from airflow_provider_cio.events.catalog import Collection, resolve_collections
+from airflow_provider_cio.exceptions import ConfigurationError
+from airflow_provider_cio.interval import check_bounds
+
+MAX_LOOKBACK = timedelta(days=180)
+MAX_SETTLING_TIME = timedelta(days=7)
+
+OPENS_AND_CLICKS = ("first", "every", "every_human")
+PII = ("keep", "hash", "drop")
+ON_UNIDENTIFIED = ("skip", "cio_id", "dead_letter", "fail")
+
+
+class Options(NamedTuple):
+    """What the parameters stand for."""
+
+    collections: tuple[Collection, ...]
+    opens_and_clicks: str
+    lookback: timedelta
+    settling_time: timedelta
+    pii: str
+    on_unidentified: str
+    dead_letter_path: str | None
+    preview: bool
+
+
+def read_options(operator: Any) -> Options:
+    """:raises ConfigurationError: naming the parameter, the kind of its value, and the fix."""
+    options = Options(**{name: read(getattr(operator, name)) for name, read in _READERS.items()})
+    _check_together(options)
+    return options
+
+
+def check_what_is_known(operator: Any) -> None:
+    """Find at DAG parse what can be known then. What a template or another task gives is left for the run.
+
+    :raises ConfigurationError: as `read_options` does.
+    """
+    known = {
+        name: read(value) for name, read in _READERS.items() if not is_rendered_later(value := getattr(operator, name))
+    }
+    check_bounds(operator.interval_start, operator.interval_end)
+    if len(known) == len(_READERS):
+        _check_together(Options(**known))
+
+
+def is_rendered_later(value: object) -> bool:
+    """A template, the result of another task, or something with one of them in it."""
+    if isinstance(value, str):
+        return "{{" in value or "{%" in value
+    if isinstance(value, list | tuple | set):
+        return any(map(is_rendered_later, value))
+    return callable(getattr(value, "resolve", None))
+
+
+def read_flag(name: str, value: object) -> bool:
+    word = value.strip().lower() if isinstance(value, str) else value
+    if word is True or word in ("true", "yes", "on", "1"):
+        return True
+    if word is False or word in ("false", "no", "off", "0"):
+        return False
+    raise ConfigurationError(f"{name} must be True or False, got {_kind(value)}")
+
+
+def _check_together(options: Options) -> None:
+    if options.on_unidentified == "dead_letter" and options.dead_letter_path is None:
+        raise ConfigurationError("on_unidentified='dead_letter' needs dead_letter_path: say where they should go")
+
+
+def _read_collections(value: object) -> tuple[Collection, ...]:
+    if isinstance(value, str) and value.strip().startswith(("[", "(")):
+        value = _list_in(value.strip())
+    if value is None or isinstance(value, dict):
+        raise ConfigurationError(
+            f"collections must be a list of names, got {_kind(value)}: "
+            "write for example collections=['Email Opened'], or collections='email'"
+        )
+    return resolve_collections(value.strip() if isinstance(value, str) else value)  # type: ignore[arg-type]
+
+
+def _list_in(text: str) -> object:
+    """A list as JSON, or as a template shows one of Python's."""
+    for read in (json.loads, ast.literal_eval):
+        try:
+            return read(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+    raise ConfigurationError(
+        "collections must be a list of names, got text that begins as a list and is none: "
+        "write it as JSON, such as '[\"Email Opened\"]'"
+    )
+
+
+def _choice(name: str, known: tuple[str, ...]) -> Callable[[object], str]:
+    def read(value: object) -> str:
+        word = value.strip() if isinstance(value, str) else value
+        if word not in known:
+            got = repr(word) if isinstance(word, str) else _kind(value)
+            raise ConfigurationError(f"{name} must be one of {', '.join(map(repr, known))}, got {got}")
+        return str(word)
+
+    return read
+
+
+def _span(name: str, unit: str, most: timedelta) -> Callable[[object], timedelta]:
+    """A timedelta; or a number, or text that is one, of days or minutes."""
+
+    def read(value: object) -> timedelta:
+        span = value
+        if isinstance(value, str | int | float) and not isinstance(value, bool):
+            try:
+                span = timedelta(**{unit: float(value)})
+            except (ValueError, OverflowError):
+                span = None
+        if not isinstance(span, timedelta):
+            raise ConfigurationError(
+                f"{name} must be a timedelta or a number of {unit}, got {_kind(value)}: "
+                f"write for example timedelta({unit}=30)"
+            )
+        if not timedelta(0) <= span <= most:
+            raise ConfigurationError(f"{name} must be 0 to {most.days} days, got {span}")
+        return span
+
+    return read
+
+
+def _read_path(value: object) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str) or value.strip() in ("", "None"):
+        got = "a template that rendered to nothing" if isinstance(value, str) else _kind(value)
+        raise ConfigurationError(
+            f"dead_letter_path must be an absolute folder, local or remote, got {got}: leave it out to have the task "
+            "fail instead"
+        )
+    return value.strip()
+
+
+def _kind(value: object) -> str:
+    if value is None:
+        return "nothing"
+    if isinstance(value, str):
+        return "text of another form" if value.strip() else "empty text"
+    return type(value).__name__
+
+
+_READERS: dict[str, Callable[[object], Any]] = {
+    "collections": _read_collections,
+    "opens_and_clicks": _choice("opens_and_clicks", OPENS_AND_CLICKS),
+    "lookback": _span("lookback", "days", MAX_LOOKBACK),
+    "settling_time": _span("settling_time", "minutes", MAX_SETTLING_TIME),
+    "pii": _choice("pii", PII),
+    "on_unidentified": _choice("on_unidentified", ON_UNIDENTIFIED),
+    "dead_letter_path": _read_path,
+    "preview": lambda value: read_flag("preview", value),
+}

@@ -1,0 +1,78 @@
+"""What a run did: its counts, for the log and for XCom. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from airflow_provider_cio.interval import Interval, iso
+from airflow_provider_cio.sources.checkpoint import Tally
+
+#: Delivery ids that an error names for each reason.
+_NAMED_IDS = 5
+
+
+@dataclass
+class Report:
+    """Counts of all tries of a run, as far as they are known.
+
+    :param work: what was asked and sent: ``requests``, ``retried``, ``rate_limited``; ``batches``, ``bytes``.
+    :param refused: for each reason, how many events or rows could not be delivered.
+    :param refused_ids: for each reason, the first of their deliveries.
+    :param fell_back: first opens and clicks were read, as activities do not reach back that far.
+    :param said: what the other side said of the first one that it refused.
+    """
+
+    interval: Interval
+    tally: Tally
+    work: Counter[str] = field(default_factory=Counter)
+    refused: Counter[str] = field(default_factory=Counter)
+    refused_ids: dict[str, list[str]] = field(default_factory=dict)
+    said: str = ""
+    resumed: bool = False
+    fell_back: bool = False
+
+    @property
+    def events(self) -> Counter[str]:
+        """By collection; those that are under way, too."""
+        return self.tally.events
+
+    @property
+    def skipped(self) -> Counter[str]:
+        """By reason."""
+        return self.tally.skipped
+
+    def refuse(self, reason: str, delivery_id: str | None, said: str = "") -> None:
+        self.refused[reason] += 1
+        ids = self.refused_ids.setdefault(reason, [])
+        if len(ids) < _NAMED_IDS:
+            ids.append(delivery_id or "without an id")
+        self.said = self.said or said
+
+    def refusals(self) -> str:
+        """E.g. ``event_too_large: 2 (first deliveries: a, b).``, and what was said of one."""
+        counted = "; ".join(
+            f"{reason}: {count} (first deliveries: {', '.join(self.refused_ids[reason])})"
+            for reason, count in self.refused.items()
+        )
+        return f"{counted}. {self.said}".strip()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain and small."""
+        read = {"requests": self.work["requests"], "deliveries": self.tally.read["deliveries"]}
+        optional = Counter(self.tally.read)
+        del optional["deliveries"]
+        optional.update({key: self.work[key] for key in ("retried", "rate_limited", "out_of_order") if self.work[key]})
+        result: dict[str, Any] = {
+            "interval": {"start": iso(self.interval.start), "end": iso(self.interval.end)},
+            "read": read | {key: count for key, count in optional.items() if count},
+            "events": dict(self.tally.events),
+            "sent": {"events": self.work["events"], "batches": self.work["batches"], "bytes": self.work["bytes"]},
+            "skipped": dict(self.tally.skipped),
+        }
+        if self.resumed:
+            result["resumed"] = True
+        if self.fell_back:
+            result["opens_and_clicks"] = "first"
+        return result
