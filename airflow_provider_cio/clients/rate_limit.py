@@ -83,10 +83,14 @@ class RateLimiter:
                 self.rate = max(self.rate * RATE_AFTER_429, self._configured * LOWEST_RATE)
             self._paused_until = max(self._paused_until, self._clock() + seconds)
 
-    def sent_late(self, grant: Grant) -> None:
-        """Count the request as sent now: it may have waited for a new connection after it was granted."""
+    def sent_late(self, grant: Grant, seconds: float) -> None:
+        """Count the request as sent that much after its grant: a handshake came first.
+
+        How long it took is not known, but it is no more than half of the time until the answer: a handshake takes
+        about as many round trips as request and answer, and no work of the service.
+        """
         with self._lock:
-            grant.at = max(grant.at, self._clock())
+            grant.at += seconds
 
     def _earliest(self, now: float) -> float:
         at = self._paused_until

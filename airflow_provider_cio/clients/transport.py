@@ -162,7 +162,8 @@ class Transport:
                 times = "1 attempt" if failures == 1 else f"{failures} attempts"
                 raise TryAgainLaterError(
                     f"{self.name} {fault}{asked}. Gave up after {times}; a retry of the task may help.",
-                    after=fault.asked_wait or None,
+                    # A shorter wait that comes again and again has to use up tries some day.
+                    after=fault.asked_wait if fault.asked_wait and fault.asked_wait > retries.total else None,
                 )
             self._note_wait(wait, str(fault), failures + 1)
             if fault.rate_limited or fault.asked_wait is not None:
@@ -207,7 +208,8 @@ class Transport:
         self._answered = True
         if not hasattr(self._this_thread, "connected"):  # its first request, which most likely opened a connection
             self._this_thread.connected = True
-            self._limiter.sent_late(grant)
+            if self.base_url.startswith("https:"):
+                self._limiter.sent_late(grant, (time.monotonic() - sent_at) / 2)
         if 200 <= response.status_code < 300:
             taken = time.monotonic() - sent_at
             self._latency += (taken - self._latency) * (_NEWEST if self._latency else 1)

@@ -1,97 +1,166 @@
-"""Reading alone, at the latency and under the limit of the real App API: time over the ideal."""
+"""Reading alone, at the latency and under the limit of the real App API: time and requests over the ideal."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from airflow_provider_cio.clients.customerio import CustomerIOClient
-from airflow_provider_cio.sources.reader import Reader
+from airflow_provider_cio.events.event import Event
+from airflow_provider_cio.interval import Interval
+from airflow_provider_cio.sinks.sink import Refused
 from airflow_provider_cio.sources.windows import Window
 from tests.benchmarks.figures import Figure
-from tests.benchmarks.world import END, START, Served, serving
+from tests.benchmarks.run_line import line
+from tests.benchmarks.world import DAY, END, EVERYTHING, START, Served, serving
 
 LATENCY = 0.3  # seconds
+JITTER = 0.02  # seconds
 PER_SECOND = 10
-AIM, MOST = 1.10, 1.20
-WINDOW = Window("email", START, END)
+LIMITERS = ("sliding_second", "fixed_second", "bucket")
+#: Deliveries -> aim and most of the time, of the requests, over the ideal.
+FEW, MANY = 50_000, 500_000
+TIME = {FEW: (1.15, 1.25), MANY: (1.07, 1.12)}
+REQUESTS = {FEW: (None, None), MANY: (1.05, 1.10)}
 SHAPES: dict[str, dict[str, Any]] = {
     "evenly spread": {},
     "one burst": {"burst": 1.0, "newsletters": 1},
-    "one burst, dense first": {"burst": 1.0, "newsletters": 1, "burst_shape": "front"},
+    "half in a burst": {"burst": 0.5, "newsletters": 1},
 }
-
-Read = Callable[[CustomerIOClient], Iterator[str]]
+ORDERS: dict[str, dict[str, Any]] = {
+    "exact": {},
+    "nearly": {"order": "nearly", "displaced": 0.01, "displaced_by": 3600},
+    "oldest": {"order": "oldest"},
+    "shuffled": {"order": "shuffled"},
+}
+#: Asked besides the pages: the names of campaigns, newsletters, broadcasts and transactional messages.
+_LISTS = 4
 
 
 class Run(NamedTuple):
-    """One reading. `over` is its time over the ideal."""
+    """One reading. `over` is its time over the ideal, `pages` its requests over the pages there are."""
 
     over: float
+    pages: float
     seconds: float
     requests: int
     refused: int  # with 429
-    twice: int
-    missing: int
+    wrong: int  # events too many or too few
 
 
 def measure(quick: bool) -> Iterator[Figure]:
-    few, many, seeds = (20_000, 50_000, (1,)) if quick else (50_000, 500_000, (1, 2, 3))
-    for deliveries, chosen in (few, seeds), (many, seeds[:1]):
-        for shape in ("evenly spread", "one burst"):
-            found = [run(deliveries, SHAPES[shape], seed, reader) for seed in chosen]
-            yield figure(f"{deliveries:,} deliveries, {shape}", deliveries, found, AIM, MOST)
-    shape = "one burst, dense first"
-    yield figure(f"{few:,}, {shape}: harder than asked", few, [run(few, SHAPES[shape], seed, reader) for seed in seeds])
-    yield figure(f"{few:,}, one plain chain of pages", few, [run(few, {}, seeds[0], chain)])
+    seeds = (1,) if quick else (1, 2, 3)
+    for limiter in LIMITERS:
+        for shape in SHAPES:
+            yield from figures(FEW, limiter, shape, [run(FEW, limiter, shape, seed) for seed in seeds])
+    if not quick:
+        # Reading waits most of its time, so three at once do not disturb each other.
+        with ThreadPoolExecutor(3) as pool:
+            for limiter in LIMITERS:
+                chosen = seeds if limiter == LIMITERS[0] else seeds[:1]
+                wanted = [(shape, seed) for shape in SHAPES for seed in chosen]
+                found = list(pool.map(lambda one, limiter=limiter: run(MANY, limiter, *one), wanted))
+                for shape in SHAPES:
+                    runs = [one for (name, _), one in zip(wanted, found, strict=True) if name == shape]
+                    yield from figures(MANY, limiter, shape, runs)
+    yield from any_order()
+    yield plain_chain()
 
 
-def figure(what: str, deliveries: int, runs: list[Run], aim: float | None = None, most: float | None = None) -> Figure:
-    wrong = [f"{one.twice} read twice, {one.missing} missing" for one in runs if one.twice or one.missing]
-    overs = [one.over for one in runs]
-    of_each = f"seeds: {', '.join(f'{over:.3f}' for over in overs)}; worst {max(overs):.3f}; " if len(runs) > 1 else ""
-    asked = sorted({one.requests for one in runs})
-    return Figure(
-        f"Reading at {LATENCY} s a page, {PER_SECOND} requests a second: time over the ideal",
-        what,
-        median(overs),
-        "{:.3f}",
-        aim=aim,
-        least=most,
-        note=(
-            f"{of_each}{median(one.seconds for one in runs):.2f} s; "
-            f"{'-'.join(map(str, dict.fromkeys((asked[0], asked[-1]))))} requests for {pages(deliveries)} pages; "
-            f"at the least {bound(deliveries):.3f}; 429s {sum(one.refused for one in runs)}; "
-            f"twice {sum(one.twice for one in runs)}, missing {sum(one.missing for one in runs)}"
+def figures(deliveries: int, limiter: str, shape: str, runs: Sequence[Run]) -> Iterator[Figure]:
+    part = f"Reading {deliveries:,} at {LATENCY} s and {JITTER} s of jitter, {PER_SECOND} requests a second ({limiter})"
+    wrong = "; ".join(f"{one.wrong} events too many or too few" for one in runs if one.wrong)
+    for what, values, (aim, most), note in (
+        ("time", [one.over for one in runs], TIME[deliveries], f"{median(one.seconds for one in runs):.2f} s"),
+        (
+            "requests",
+            [one.pages for one in runs],
+            REQUESTS[deliveries],
+            f"{', '.join(str(one.requests) for one in runs)} for {pages(deliveries)} pages and {_LISTS} lists of names",
         ),
-        wrong="; ".join(wrong),
-        details={"deliveries": deliveries, "runs": [one._asdict() for one in runs]},
-    )
+        ("429s per 1,000 requests", [1000 * one.refused / one.requests for one in runs], (0.0, 1.0), ""),
+    ):
+        of_each = f"seeds: {', '.join(f'{value:.3f}' for value in values)}; " if len(values) > 1 else ""
+        yield Figure(
+            part,
+            f"{shape}: {what}{'' if '429' in what else ' over the ideal'}",
+            median(values),
+            "{:.3f}",
+            aim=aim,
+            least=most,
+            note=f"{of_each}{note}",
+            wrong=wrong,
+            details={"runs": [one._asdict() for one in runs]},
+        )
 
 
-def run(deliveries: int, shape: Mapping[str, Any], seed: int, read: Read) -> Run:
-    history = {**shape, "seed": seed}
-    with serving(deliveries, history=history, latency=LATENCY, requests_per_second=PER_SECOND) as sandbox:
-        return timed(sandbox, read)
+def any_order() -> Iterator[Figure]:
+    """Without latency and limit: only the requests count."""
+    for shape in SHAPES:
+        asked = {}
+        for order, settings in ORDERS.items():
+            with serving(FEW, interval=EVERYTHING, history={**SHAPES[shape], "seed": 1}, **settings) as sandbox:
+                asked[order] = timed(sandbox, 100_000)
+        for order in [order for order in ORDERS if order != "exact"]:
+            one, exact = asked[order], asked["exact"]
+            yield Figure(
+                f"Requests in any order over those in exact order, {FEW:,}",
+                f"{shape}, {order}",
+                one.requests / exact.requests,
+                "{:.3f}",
+                aim=1.0,
+                least=1.1,
+                note=f"{one.requests} beside {exact.requests}",
+                wrong=f"{one.wrong} events too many or too few" if one.wrong else "",
+            )
 
 
-def timed(sandbox: Served, read: Read) -> Run:
-    with CustomerIOClient(sandbox.app_key, base_url=sandbox.url, requests_per_second=PER_SECOND) as client:
+def plain_chain() -> Figure:
+    with (
+        serving(FEW, latency=LATENCY, requests_per_second=PER_SECOND) as sandbox,
+        CustomerIOClient(sandbox.app_key, base_url=sandbox.url, requests_per_second=PER_SECOND) as client,
+    ):
         began = time.perf_counter()
-        ids = list(read(client))
+        query = Window("email", START, END).query()
+        while following := client.page(query).next:
+            query = query | {"start": following}
+        seconds = time.perf_counter() - began
+    part = f"Reading {FEW:,} as a tool does that follows one `next` after the other"
+    return Figure(part, "time over the ideal", seconds / (pages(FEW) / PER_SECOND), "{:.3f}")
+
+
+def run(deliveries: int, limiter: str, shape: str, seed: int) -> Run:
+    with serving(
+        deliveries,
+        interval=EVERYTHING,
+        history={**SHAPES[shape], "seed": seed},
+        latency=LATENCY,
+        arrival_jitter=JITTER,
+        requests_per_second=PER_SECOND,
+        limiter=limiter,
+    ) as sandbox:
+        return timed(sandbox, PER_SECOND)
+
+
+def timed(sandbox: Served, per_second: float) -> Run:
+    """The product's own line, names included, with a look-back of thirty days; its events go nowhere."""
+    sink = Nowhere()
+    with CustomerIOClient(sandbox.app_key, base_url=sandbox.url, requests_per_second=per_second) as client:
+        began = time.perf_counter()
+        line(client, sink, Interval(EVERYTHING[0], EVERYTHING[1]), "benchmark", lookback=30 * DAY)
         seconds = time.perf_counter() - began
     asked = sandbox.asked()
-    different = len(set(ids))
     return Run(
         over=seconds / (pages(sandbox.deliveries) / PER_SECOND),
+        pages=asked["requests"] / pages(sandbox.deliveries),
         seconds=seconds,
         requests=asked["requests"],
         refused=asked["rate_limited"],
-        twice=len(ids) - different,
-        missing=sandbox.deliveries - different,
+        wrong=abs(len(sink.ids) - sum(sandbox.truth.values())),
     )
 
 
@@ -99,24 +168,31 @@ def pages(deliveries: int) -> int:
     return math.ceil(deliveries / 1000)
 
 
-def bound(deliveries: int) -> float:
-    """What no reader gets below that knows nothing before its first page, even if it wastes no request after it."""
-    return (2 * LATENCY + (pages(deliveries) - 2) / PER_SECOND) / (pages(deliveries) / PER_SECOND)
+class Nowhere:
+    """A sink that counts different events."""
 
+    def __init__(self) -> None:
+        self.acknowledged = 0
+        self.ids: set[str] = set()
 
-def reader(client: CustomerIOClient) -> Iterator[str]:
-    """The ids that the product reads."""
-    with Reader(client) as reader:
-        for piece in reader.pieces([WINDOW]):
-            yield from [delivery.id for delivery in piece.deliveries]
+    def take(self, events: Iterable[Event]) -> None:
+        self.ids.update(event.message_id for event in events)
+        self.acknowledged += 1
 
+    def flush(self) -> None:
+        pass
 
-def chain(client: CustomerIOClient) -> Iterator[str]:
-    """The ids as a tool reads them that follows one `next` after the other."""
-    query = WINDOW.query()
-    while True:
-        page = client.page(query)
-        yield from [delivery.id for delivery in page.messages or ()]
-        if not page.next:
-            return
-        query = query | {"start": page.next}
+    def wait(self) -> None:
+        pass
+
+    def refused(self) -> Sequence[Refused]:
+        return ()
+
+    def counts(self) -> dict[str, int]:
+        return {"events": len(self.ids)}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass

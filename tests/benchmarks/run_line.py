@@ -15,19 +15,24 @@ from airflow_provider_cio.clients.segment import SegmentClient
 from airflow_provider_cio.events.catalog import DEFAULT_COLLECTIONS, resolve_collections
 from airflow_provider_cio.events.mapping import Mapper
 from airflow_provider_cio.interval import Interval
-from airflow_provider_cio.line import Line, Report
+from airflow_provider_cio.line import Line
+from airflow_provider_cio.report import Report
+from airflow_provider_cio.sinks.segment import SegmentSink
+from airflow_provider_cio.sinks.sink import Sink
+from airflow_provider_cio.sources.checkpoint import Tally
+from airflow_provider_cio.sources.deliveries import Deliveries
+from airflow_provider_cio.sources.names import Names
+from airflow_provider_cio.sources.reader import Reader
 
 
-def line(source: CustomerIOClient, destination: SegmentClient, interval: Interval, namespace: str) -> Report:
-    """Read what was created within the interval, without a look-back, and send the six default collections."""
-    return Line(
-        source,
-        destination,
-        Mapper(namespace),
-        interval=interval,
-        lookback=0,
-        collections=resolve_collections(DEFAULT_COLLECTIONS),
-    ).run()
+def line(source: CustomerIOClient, sink: Sink, interval: Interval, namespace: str, *, lookback: int = 0) -> Report:
+    """Read what was created within the interval and the look-back, and deliver the six default collections."""
+    collections = resolve_collections(DEFAULT_COLLECTIONS)
+    reader = Reader(source)
+    names = Names(reader, print)
+    deliveries = Deliveries(reader, names, collections=collections, interval=interval, lookback=lookback)
+    mapper = Mapper(namespace, name_of=names.of)
+    return Line(reader, deliveries, mapper, sink, Report(interval, Tally())).run()
 
 
 def once(url: str, app_key: str, write_key: str, interval: Interval, namespace: str = "benchmark") -> Report:
@@ -35,7 +40,7 @@ def once(url: str, app_key: str, write_key: str, interval: Interval, namespace: 
         CustomerIOClient(app_key, base_url=url, requests_per_second=100_000) as source,
         SegmentClient(write_key, base_url=url, events_per_second=0) as destination,
     ):
-        return line(source, destination, interval, namespace)
+        return line(source, SegmentSink(destination), interval, namespace)
 
 
 def main() -> None:
@@ -50,11 +55,11 @@ def main() -> None:
     result = {
         "seconds": seconds,
         "cpu_seconds": cpu,
-        "events": report.sent.events,
-        "batches": report.sent.batches,
-        "bytes_sent": report.sent.size,
-        "requests": report.requests,
-        "deliveries": report.deliveries,
+        "events": report.work["events"],
+        "batches": report.work["batches"],
+        "bytes_sent": report.work["bytes"],
+        "requests": report.work["requests"],
+        "deliveries": report.tally.read["deliveries"],
         "peak_memory": peak_memory(),
     }
     print(json.dumps(result))

@@ -14,7 +14,9 @@ from typing import Any, NamedTuple
 from airflow_provider_cio.clients.customerio import CustomerIOClient, Page
 from airflow_provider_cio.clients.segment import SegmentClient
 from airflow_provider_cio.interval import Interval
+from airflow_provider_cio.records import Delivery
 from airflow_provider_cio.sinks import segment as sending
+from airflow_provider_cio.sinks.segment import SegmentSink
 from airflow_provider_cio.sources import reader as reading
 from tests.benchmarks.figures import Figure
 from tests.benchmarks.run_line import line
@@ -152,7 +154,7 @@ def record(sandbox: Served, folder: Path) -> Work:
         _Noting(sandbox.app_key, base_url=sandbox.url, requests_per_second=100_000) as source,
         SegmentClient(sandbox.write_key, base_url=url, events_per_second=0) as destination,
     ):
-        line(source, destination, Interval(*EVERYTHING), "benchmark")
+        line(source, SegmentSink(destination), Interval(*EVERYTHING), "benchmark")
     return Work(source.queries, bodies)
 
 
@@ -163,7 +165,7 @@ class _Noting(CustomerIOClient):
         super().__init__(*args, **options)
         self.queries: list[dict[str, str | int]] = []
 
-    def page(self, query: Mapping[str, str | int]) -> Page:
+    def page(self, query: Mapping[str, str | int]) -> Page[Delivery]:
         self.queries.append(dict(query))
         return super().page(query)
 

@@ -109,8 +109,8 @@ def test_a_request_that_waited_for_its_connection_counts_from_when_it_was_sent()
     limiter = Limiter(2, bursts=True)
     first = limiter.acquire(1, limiter.clock.sleep)
     limiter.grant()
+    limiter.sent_late(first, 0.4)
     limiter.clock.now = 0.4
-    limiter.sent_late(first)
     assert limiter.grant() == pytest.approx(1 + MARGIN)  # the place of the second
     assert limiter.grant() == pytest.approx(1.4 + MARGIN)  # the place of the first
 

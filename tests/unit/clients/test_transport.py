@@ -807,18 +807,22 @@ def test_how_many_requests_are_wanted_in_flight(server: Loopback) -> None:
         assert client.wanted_in_flight() >= 10
 
 
-def test_a_request_that_opens_a_connection_counts_from_its_answer(server: Loopback) -> None:
+def test_a_request_that_opens_a_connection_over_https_counts_later(
+    certificates: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A handshake comes between the limiter and the request, and would bring it closer to the next one."""
 
     def slowly(heard: Heard) -> Say:
         time.sleep(0.4)
         return Say()
 
-    server.say(slowly, Say())
-    with transport(server.url, limiter=RateLimiter(1, bursts=True)) as client:
-        for _ in range(2):
-            client.request("GET", "/", read=whole)
-    assert server.gaps[0] >= 1.4
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificates / "ca.pem"))
+    with https(certificates, "127.0.0.1") as server:
+        server.say(slowly, Say())
+        with transport(server.url, limiter=RateLimiter(1, bursts=True)) as client:
+            for _ in range(2):
+                client.request("GET", "/", read=whole)
+        assert server.gaps[0] >= 1.2
 
 
 # --- close ------------------------------------------------------------------------------------------------------
