@@ -115,20 +115,21 @@ class Line:
                 self._finished.append((self._taken, piece.finished, self._parts.pop(piece.part)))
 
     def _events(self, piece: Piece, tally: Tally) -> Iterator[Event]:
-        make = self._mapper.event
-        counts: dict[str, int] = {}
+        make, skip = self._mapper.event, self._skip_unidentified
+        unidentified: list[str] = []
         for occurrence in piece.occurrences:
             event = make(occurrence)
             if event.user_id or event.anonymous_id:
-                name = event.event
-                counts[name] = counts.get(name, 0) + 1
                 yield event
-            elif self._skip_unidentified:
-                tally.skipped["unidentified"] += 1
-            else:
+                continue
+            unidentified.append(event.event)
+            if not skip:
                 self.report.refuse("unidentified", occurrence.delivery.id)
                 self._callbacks.refused_event("unidentified", encode(event))
-        tally.events.update(counts)
+        tally.events.update(one.collection.name for one in piece.occurrences)
+        tally.events.subtract(unidentified)
+        if unidentified and skip:
+            tally.skipped["unidentified"] += len(unidentified)
 
     def _collect_refused(self) -> None:
         for refused in self._sink.refused():

@@ -35,7 +35,7 @@ def rule_broken(event: Event, encoded: bytes) -> str | None:
     user_id, anonymous_id = event.user_id, event.anonymous_id
     if not (user_id or anonymous_id):
         return "unidentified"
-    if "" in (user_id, anonymous_id):
+    if user_id == "" or anonymous_id == "":
         return "id_not_string"
     if not event.event:
         return "event_not_defined"

@@ -181,8 +181,8 @@ class Mapper:
         :param activity_id: of an open or click that is not its delivery's first.
         """
         hashed = self._seed.copy()
-        further = f"\0{activity_id}" if activity_id else ""
-        hashed.update(f"{metric}\0{delivery_id}{further}".encode())
+        key = f"{metric}\0{delivery_id}\0{activity_id}" if activity_id else f"{metric}\0{delivery_id}"
+        hashed.update(key.encode())
         return f"cio-{hashed.hexdigest()}"
 
 
