@@ -7,7 +7,6 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pendulum
-from airflow.providers.standard.sensors.time_delta import TimeDeltaSensor
 from airflow.sdk import DAG, CronDataIntervalTimetable
 
 from airflow_provider_cio.operators.customerio_to_segment import CustomerIOToSegmentOperator
@@ -30,8 +29,5 @@ with DAG(
     tags=["customerio", "segment"],
     doc_md=__doc__,
 ):
-    # Customer.io shows some metrics minutes after the time that they carry.
-    settle = TimeDeltaSensor(task_id="settle", delta=timedelta(minutes=30), deferrable=True)
-    send = CustomerIOToSegmentOperator(task_id="customerio_to_segment", execution_timeout=timedelta(hours=6))
-
-    settle >> send
+    # It waits half an hour after the interval's end (`settling_time`), without a worker's slot.
+    CustomerIOToSegmentOperator(task_id="customerio_to_segment", execution_timeout=timedelta(hours=6))

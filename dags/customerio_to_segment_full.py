@@ -7,7 +7,6 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pendulum
-from airflow.providers.standard.sensors.time_delta import TimeDeltaSensor
 from airflow.sdk import DAG, CronDataIntervalTimetable
 
 from airflow_provider_cio.operators.customerio_to_segment import CustomerIOToSegmentOperator
@@ -27,17 +26,13 @@ with DAG(
     tags=["customerio", "segment"],
     doc_md=__doc__,
 ):
-    settle = TimeDeltaSensor(task_id="settle", delta=timedelta(minutes=30), deferrable=True)
-    send = CustomerIOToSegmentOperator(
+    CustomerIOToSegmentOperator(
         task_id="customerio_to_segment",
         collections="all",
-        occurrences="every",
-        machine_occurrences="drop",
-        # For days older than the 30 of activities. Such a day has other messageIds than if it was sent with them.
-        fall_back_to_deliveries=True,
+        # Each open and click that a person made. Days older than the 30 of activities send the first ones.
+        opens_and_clicks="every_human",
         pii="hash",
-        dead_letter_path="file:///tmp/customerio_to_segment/dead_letters",  # or s3://conn_id@bucket/folder
+        # Set the variable to a folder that all workers share, such as s3://conn_id@bucket/folder.
+        dead_letter_path="{{ var.value.get('customerio_dead_letters', 'file:///tmp/customerio_dead_letters') }}",
         execution_timeout=timedelta(hours=6),
     )
-
-    settle >> send

@@ -118,7 +118,7 @@ class Mapper:
         self._look_at(delivery)
         return Event(
             collection.name,
-            self.message_id(collection.metric, delivery.id, activity.id if activity and further else None),
+            self.message_id(delivery.id, collection.metric, activity.id if activity and further else None),
             datetime.fromtimestamp(time, UTC),
             self._properties_with(activity) if activity else self._properties,
             self._context_with(activity) if activity else self._context,
@@ -175,7 +175,7 @@ class Mapper:
         properties.campaign_name = privacy.text(properties.campaign_name, delivery.recipient)
         properties.failure_message = privacy.failure_message(properties.failure_message)
 
-    def message_id(self, metric: str, delivery_id: str, activity_id: str | None = None) -> str:
+    def message_id(self, delivery_id: str, metric: str, activity_id: str | None = None) -> str:
         """The same for the same occurrence, in every run and whichever way it was read.
 
         :param activity_id: of an open or click that is not its delivery's first.

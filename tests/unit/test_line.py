@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import itertools
+import re
+import time
 from collections import Counter
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from airflow_provider_cio.exceptions import UnexpectedDataError
+from airflow_provider_cio import line
 from airflow_provider_cio.interval import Interval
-from tests.sandbox import History, Sandbox, Settings
+from airflow_provider_cio.line import Callbacks
+from airflow_provider_cio.records import Misshapen
+from tests.sandbox import Fault, History, Sandbox, Settings
 from tests.unit.support import DAY, EVERY_NAME, NOVEMBER, assert_kept_is_truth, run_line, truth_of
 
 
@@ -147,9 +152,27 @@ def test_an_event_too_large_for_segment_is_counted_and_the_others_are_sent(sandb
     assert report.events["Email Opened"] == 1
 
 
-def test_a_delivery_of_another_shape_stops_the_run(sandbox: Sandbox) -> None:
+def test_a_row_of_another_shape_is_refused_alone_by_the_interval_it_was_created_in(sandbox: Sandbox) -> None:
     odd = {"id": "odd=", "type": "email", "created": NOVEMBER, "metrics": {"opened": NOVEMBER + 5}, "subject": 7}
-    sandbox.history = History(deliveries=[odd])
-    with pytest.raises(UnexpectedDataError, match=r"delivery 'odd=' .*`str \| null`, got `int` .*\.subject"):
-        run_line(sandbox, Interval(NOVEMBER, NOVEMBER + 60))
-    assert sandbox.segment.kept == []
+    odd["customer_id"] = "1"
+    sandbox.history = History(deliveries=[odd, odd | {"id": "fine", "subject": "s"}])
+    rows: list[Misshapen] = []
+    callbacks = Callbacks(refused_row=rows.append)
+    report = run_line(sandbox, Interval(NOVEMBER, NOVEMBER + 60), callbacks=callbacks)
+    assert [event["properties"]["delivery_id"] for event in sandbox.segment.kept] == ["fine"]
+    assert dict(report.refused) == {"misshapen": 1}
+    assert re.search(r"misshapen: 1 \(first deliveries: odd=\).*got `int`.*subject", report.refusals())
+    assert [(row.id, b'"subject":7' in row.raw) for row in rows] == [("odd=", True)]
+    later = run_line(sandbox, Interval(NOVEMBER + 60, NOVEMBER + 120))
+    assert dict(later.refused) == {}
+    assert later.skipped["misshapen"] == 1
+
+
+def test_whoever_waits_says_so(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line in the log comes while nothing else does: here, while Segment does not answer."""
+    monkeypatch.setattr(line, "PROGRESS_EVERY", 0.05)
+    sandbox.faults.add(Fault(side="segment", kind="timeout", at=0, seconds=1.0))
+    calls: list[float] = []
+    run_line(sandbox, Interval(NOVEMBER, NOVEMBER + DAY), callbacks=Callbacks(lambda: calls.append(time.monotonic())))
+    assert len(calls) >= 10
+    assert max(later - earlier for earlier, later in pairwise(calls)) < 0.5

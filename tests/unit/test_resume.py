@@ -153,7 +153,7 @@ def test_a_later_try_reads_and_sends_only_the_rest(
     assert_repeats_only_the_rest(world, before, repeated)
     assert_kept_is_truth(world, INTERVAL, NAMES, duplicates=None)
     left = [d for d in HISTORY.deliveries if d.channel == "email" and not covers(before, d.draft, d.created)]
-    assert report.deliveries == len(left)
+    assert report.tally.read["deliveries"] == len(left)
     for earlier, later in itertools.pairwise(states):  # what is done stays done
         done = [extract.Window(channel, start, end, drafts) for channel, drafts, start, end in earlier["done"]]
         assert Checkpoint("fingerprint", later).rest(done) == []
@@ -182,10 +182,10 @@ def test_what_was_done_before_a_failure_near_the_end_is_mostly_not_done_again(
     report = attempt(sandbox, states)
     assert_kept_is_truth(sandbox, INTERVAL, duplicates=None)
     limit = 0.2 if in_flight == 1 else 0.6
-    assert report.sent.events < whole.sent.events * limit
-    assert report.deliveries < whole.deliveries * limit
-    assert report.requests < whole.requests * (limit + 0.2)
-    assert len(sandbox.segment.duplicates) < whole.sent.events * limit
+    assert report.work["events"] < whole.work["events"] * limit
+    assert report.tally.read["deliveries"] < whole.deliveries * limit
+    assert report.work["requests"] < whole.requests * (limit + 0.2)
+    assert len(sandbox.segment.duplicates) < whole.work["events"] * limit
 
 
 def test_a_run_that_meets_no_fault_ends_with_everything_noted_but_what_came_last(sandbox: Sandbox) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from airflow_provider_cio import __version__
 from airflow_provider_cio.events.catalog import CATALOG
 from airflow_provider_cio.events.event import encode, rule_broken
-from airflow_provider_cio.events.mapping import Mapper, email_of
+from airflow_provider_cio.events.mapping import Mapper, Occurrence, email_of
 from airflow_provider_cio.records import Delivery
 
 CLICKED = CATALOG["Email Link Clicked"]
@@ -25,12 +25,12 @@ def delivery(**fields: Any) -> Delivery:
 
 
 def identity(one: Delivery) -> tuple[str | None, str | None]:
-    event = Mapper("ns").event(one, CLICKED, 1613063089)
+    event = Mapper("ns").event(Occurrence(one, CLICKED, 1613063089))
     return event.user_id, event.anonymous_id
 
 
 def as_sent(one: Delivery, mapper: Mapper | None = None, time: int = 1613063089) -> dict[str, Any]:
-    event = (mapper or Mapper("ns")).event(one, CLICKED, time)
+    event = (mapper or Mapper("ns")).event(Occurrence(one, CLICKED, time))
     encoded = encode(event)
     assert rule_broken(event, encoded) is None
     found: dict[str, Any] = json.loads(encoded)
@@ -111,7 +111,7 @@ def test_identity(fields: dict[str, Any], expected: tuple[str | None, str | None
 
 
 def test_an_event_of_nobody_breaks_segments_rules() -> None:
-    event = Mapper("ns").event(delivery(), CLICKED, 1613063089)
+    event = Mapper("ns").event(Occurrence(delivery(), CLICKED, 1613063089))
     assert rule_broken(event, encode(event)) == "unidentified"
 
 

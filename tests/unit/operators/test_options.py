@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import time
@@ -14,14 +15,16 @@ from typing import Any
 
 import pendulum
 import pytest
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk import DAG
+from airflow.sdk.exceptions import AirflowFailException, AirflowRescheduleException
 
 from airflow_provider_cio.events.catalog import CATALOG, GROUPS
 from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError
 from airflow_provider_cio.interval import Interval
 from airflow_provider_cio.operators.customerio_to_segment import CustomerIOToSegmentOperator
+from airflow_provider_cio.operators.options import read_options
 from tests.sandbox import Fault, History, Sandbox, Settings
-from tests.unit.full import Told, held, kept, raw, to_send
+from tests.unit.full import held, kept, raw, to_send
 from tests.unit.support import DAY, connect
 
 # Activities are guaranteed for 30 days, so what happened must not be long ago.
@@ -69,18 +72,26 @@ def operator(**parameters: Any) -> CustomerIOToSegmentOperator:
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"occurrences": "all"}, "occurrences must be one of 'first', 'every', got 'all'"),
-        ({"occurrences": None}, "occurrences must be one of 'first', 'every', got None"),
-        (
-            {"occurrences": "every", "machine_occurrences": "skip"},
-            "machine_occurrences must be one of 'keep', 'drop', got 'skip'",
-        ),
-        ({"machine_occurrences": "drop"}, "machine_occurrences='drop' needs occurrences='every'"),
+        ({"opens_and_clicks": "all"}, "opens_and_clicks must be one of 'first', 'every', 'every_human', got 'all'"),
+        ({"opens_and_clicks": None}, "opens_and_clicks must be one of 'first', 'every', 'every_human', got nothing"),
+        ({"lookback": timedelta(days=181)}, "lookback must be 0 to 180 days"),
+        ({"lookback": -1}, "lookback must be 0 to 180 days"),
+        ({"lookback": "soon"}, "lookback must be a timedelta or a number of days, got text of another form"),
+        ({"settling_time": None}, "settling_time must be a timedelta or a number of minutes, got nothing"),
+        ({"settling_time": True}, "settling_time must be a timedelta or a number of minutes, got bool"),
+        ({"preview": "maybe"}, "preview must be True or False, got text of another form"),
+        ({"preview": None}, "preview must be True or False, got nothing"),
+        ({"send_to_customerio_destinations": "nope"}, "send_to_customerio_destinations must be True or False"),
+        ({"dead_letter_path": ""}, "dead_letter_path must be an absolute folder"),
+        ({"dead_letter_path": "None"}, "dead_letter_path must be an absolute folder"),
+        ({"on_unidentified": "dead_letter"}, "on_unidentified='dead_letter' needs dead_letter_path"),
+        ({"collections": "[Email Opened"}, "collections must be a list of names, got text that begins as a list"),
+        ({"collections": {"email": 1}}, "collections must be a list of names, got dict"),
         ({"pii": "mask"}, "pii must be one of 'keep', 'hash', 'drop', got 'mask'"),
-        ({"pii": True}, "pii must be one of 'keep', 'hash', 'drop', got True"),
+        ({"pii": True}, "pii must be one of 'keep', 'hash', 'drop', got bool"),
         (
             {"on_unidentified": "cio"},
-            "on_unidentified must be one of 'skip', 'dead-letter', 'fail', 'cio_id', got 'cio'",
+            "on_unidentified must be one of 'skip', 'cio_id', 'dead_letter', 'fail', got 'cio'",
         ),
         ({"collections": "emails"}, "unknown collection 'emails'; did you mean 'email'"),
         ({"collections": ["email", "inapp"]}, "unknown collection 'inapp'; did you mean 'in_app'"),
@@ -96,18 +107,71 @@ def test_what_is_wrong_in_the_dag_is_said_when_it_is_parsed(parameters: dict[str
 
 def test_the_defaults_are_those_of_the_contract() -> None:
     task = operator()
-    assert (task.occurrences, task.machine_occurrences, task.pii) == ("first", "keep", "keep")
-    assert (task.on_unidentified, task.preview, task.fall_back_to_deliveries) == ("skip", False, False)
+    assert (task.opens_and_clicks, task.pii, task.on_unidentified) == ("first", "keep", "skip")
+    assert (task.preview, task.send_to_customerio_destinations) == (False, False)
+    assert (task.lookback, task.settling_time) == (timedelta(days=30), timedelta(minutes=30))
     assert len(task.collections) == 6
     assert callable(task.dry_run)  # BaseOperator's own, which a parameter of that name would hide
 
 
+def names_of(task: CustomerIOToSegmentOperator) -> list[str]:
+    return [one.name for one in read_options(task).collections]
+
+
 def test_a_group_stands_for_its_collections() -> None:
-    assert operator(collections="sms").collections == [name for name in CATALOG if name.startswith("SMS ")]
-    assert operator(collections="all").collections == list(CATALOG)
-    assert operator(collections=("Slack Sent", "email", "Email Sent")).collections == ["Slack Sent", *GROUPS["email"]]
-    assert operator(collections="Email Sent").collections == ["Email Sent"]
-    assert operator(collections=[*GROUPS][:-1]).collections == list(CATALOG)
+    assert names_of(operator(collections="sms")) == [name for name in CATALOG if name.startswith("SMS ")]
+    assert names_of(operator(collections="all")) == list(CATALOG)
+    assert names_of(operator(collections=("Slack Sent", "email", "Email Sent"))) == ["Slack Sent", *GROUPS["email"]]
+    assert names_of(operator(collections="Email Sent")) == ["Email Sent"]
+    assert names_of(operator(collections=[*GROUPS][:-1])) == list(CATALOG)
+
+
+def test_text_is_read_as_what_it_stands_for() -> None:
+    task = operator(
+        collections='["Email Opened", "Email Sent"]',
+        opens_and_clicks=" every ",
+        lookback="7",
+        settling_time="5",
+        preview="true",
+    )
+    options = read_options(task)
+    assert [one.name for one in options.collections] == ["Email Opened", "Email Sent"]
+    assert options[1:4] == ("every", timedelta(days=7), timedelta(minutes=5))
+    assert options.preview is True
+    assert names_of(operator(collections="['Email Opened']")) == ["Email Opened"]
+    assert read_options(operator(preview="False")).preview is False
+
+
+def test_every_parameter_is_a_template_field_and_kept_as_it_is_given() -> None:
+    own = set(inspect.signature(CustomerIOToSegmentOperator.__init__).parameters) - {"self", "kwargs"}
+    assert set(CustomerIOToSegmentOperator.template_fields) == own
+    given = {name: f"{{{{ params.{name} }}}}" for name in own}
+    task = operator(**given)
+    assert {name: getattr(task, name) for name in own} == given
+
+
+def test_a_template_that_renders_to_nonsense_is_refused_by_name_before_any_request(sandbox: Sandbox) -> None:
+    for name in ("collections", "lookback", "preview", "pii", "dead_letter_path", "send_to_customerio_destinations"):
+        task = operator(**{name: "{{ params.it }}"})
+        task.render_template_fields({"params": {"it": ""}, **during(RECENT)})
+        with pytest.raises(AirflowFailException, match=f"^{name}"):
+            task.execute(during(RECENT))
+    assert sandbox.customerio.requests == []
+
+
+def test_another_tasks_result_is_left_for_the_run() -> None:
+    with DAG(dag_id="results", schedule=None):
+        before = operator(collections="email")
+        CustomerIOToSegmentOperator(task_id="after", collections=before.output, lookback=before.output)
+
+
+def test_a_wrong_parameter_of_a_mapped_task_is_not_retried() -> None:
+    with DAG(dag_id="mapped", schedule=None):
+        mapped = CustomerIOToSegmentOperator.partial(task_id="send").expand(pii=["nope"])
+    with pytest.raises(AirflowFailException, match="pii must be one of"):
+        mapped.unmap({"pii": "nope"})
+    with pytest.raises(ConfigurationError):
+        operator(pii="nope")
 
 
 # What is asked for
@@ -122,43 +186,45 @@ def test_a_group_stands_for_its_collections() -> None:
         (["Email Opened"], {"email"}),
     ],
 )
-@pytest.mark.parametrize("occurrences", ["first", "every"])
+@pytest.mark.parametrize("mode", ["first", "every"])
 def test_deliveries_of_each_needed_type_are_read_and_no_others(
-    sandbox: Sandbox, collections: Any, types: set[str], occurrences: Any
+    sandbox: Sandbox, collections: Any, types: set[str], mode: Any
 ) -> None:
-    operator(collections=collections, occurrences=occurrences).execute(during(RECENT))
+    operator(collections=collections, opens_and_clicks=mode).execute(during(RECENT))
     asked = [one for one in sandbox.customerio.requests if one.path == "/v1/messages"]
     assert {one.params["type"] for one in asked} == types
     activities = {one.params["type"] for one in sandbox.customerio.requests if one.path == "/v1/activities"}
     assert {kind.partition("_")[2] for kind in activities} <= types
-    assert bool(activities) == (occurrences == "every")
+    assert bool(activities) == (mode == "every")
 
 
-@pytest.mark.parametrize("occurrences", ["first", "every"])
-def test_it_sends_what_happened_on_all_channels(sandbox: Sandbox, occurrences: Any) -> None:
-    result = operator(collections="all", occurrences=occurrences).execute(during(RECENT))
-    expected = to_send(held(HISTORY, [RECENT], every=occurrences == "every"))
+@pytest.mark.parametrize("mode", ["first", "every"])
+def test_it_sends_what_happened_on_all_channels(sandbox: Sandbox, mode: Any) -> None:
+    result = operator(collections="all", opens_and_clicks=mode).execute(during(RECENT))
+    expected = to_send(held(HISTORY, [RECENT], every=mode == "every"))
     assert kept(sandbox.segment.kept) == expected
     assert json.loads(json.dumps(result)) == result
     assert set(result) == {"interval", "read", "events", "sent", "skipped"}
     assert set(result["read"]) >= {"requests", "deliveries"}
-    if occurrences == "every":
-        assert sum(result["read"]["requests_by_way"].values()) == result["read"]["requests"]
+    assert ("activities" in result["read"]) == (mode == "every")
     assert result["sent"]["events"] == expected.total()
     assert {name: count for name, count in result["events"].items() if count} == Counter(
         one.collection for one in expected.elements()
     )
 
 
-def test_the_two_ways_of_counting_send_events_of_different_identity(sandbox: Sandbox) -> None:
-    for occurrences in ("first", "every"):
-        operator(collections=["Email Opened"], occurrences=occurrences).execute(during(RECENT))
-    assert sandbox.segment.duplicates == []
+def test_a_first_open_has_one_identity_in_all_modes(sandbox: Sandbox) -> None:
+    """The events of all modes together are those of "every" alone."""
+    for mode in ("first", "every", "every_human", "first"):
+        operator(collections=["Email Opened", "Email Link Clicked"], opens_and_clicks=mode).execute(during(RECENT))
+    opens = held(HISTORY, [RECENT], ["Email Opened", "Email Link Clicked"])
+    assert len(sandbox.segment.kept) == to_send(opens).total()
+    assert len(sandbox.segment.duplicates) > 100
 
 
 def test_machine_occurrences_can_be_dropped(sandbox: Sandbox) -> None:
     names = ["Email Opened", "Push Link Clicked", "Email Link Clicked"]
-    result = operator(collections=names, occurrences="every", machine_occurrences="drop").execute(during(RECENT))
+    result = operator(collections=names, opens_and_clicks="every_human").execute(during(RECENT))
     truth = held(HISTORY, [RECENT], names)
     people = [one for one in truth if not (one.machine or one.prefetched)]
     assert kept(sandbox.segment.kept) == to_send(people)
@@ -169,62 +235,82 @@ def test_what_has_no_collection_is_counted_and_logged_once(sandbox: Sandbox, cap
     rows = [
         {"id": f"d{n}", "type": kind, "created": START, "metrics": {metric: START + n}, "customer_id": "1"}
         for n in range(30)
-        for kind, metric in (("email", "topic_unsubscribed"), ("push", "deferred"), ("slack", "sent"))
+        for kind, metric in (("email", "exploded"), ("push", "deferred"), ("slack", "sent"))
     ]
     sandbox.history = History(deliveries=rows)
     result = operator(collections="all").execute(during(RECENT))
-    assert result["skipped"] == {"unknown_metric email.topic_unsubscribed": 30, "unknown_metric push.deferred": 30}
+    assert result["skipped"] == {"unknown_metric email.exploded": 30, "unknown_metric push.deferred": 30}
     said = [line for line in logged(capfd).splitlines() if "no collection is known for" in line]
     assert len(said) == 1
     assert "warning" in said[0].lower()
-    assert "email.topic_unsubscribed" in said[0]
+    assert "email.exploded" in said[0]
     assert "push.deferred" in said[0]
 
 
 # The thirty days
 
 
-def test_every_occurrence_of_an_old_interval_fails_and_says_what_to_do(sandbox: Sandbox) -> None:
+@pytest.mark.parametrize("mode", ["every", "every_human"])
+def test_an_old_interval_falls_back_to_first_opens_and_says_so(
+    sandbox: Sandbox, capfd: pytest.CaptureFixture[str], mode: Any
+) -> None:
     sandbox.history = LONG_AGO
-    with pytest.raises(AirflowFailException) as caught:
-        operator(occurrences="every").execute(during(OLD))
-    said = str(caught.value)
-    assert "30 days" in said
-    assert "occurrences='first'" in said
-    assert "fall_back_to_deliveries=True" in said
-    assert sandbox.customerio.requests == sandbox.segment.requests == []
-
-
-def test_it_may_fall_back_to_first_occurrences(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
-    sandbox.history = LONG_AGO
-    task = operator(collections="all", occurrences="every", fall_back_to_deliveries=True)
+    task = operator(collections="all", opens_and_clicks=mode)
     result = task.execute(during(OLD))
     assert kept(sandbox.segment.kept) == to_send(held(LONG_AGO, [OLD], every=False))
     assert result["sent"]["events"] > 50
+    assert result["opens_and_clicks"] == "first"
     assert not any(one.path == "/v1/activities" for one in sandbox.customerio.requests)
-    said = [line for line in logged(capfd).splitlines() if "warning" in line.lower() and "first occurrences" in line]
+    said = [line for line in logged(capfd).splitlines() if "warning" in line.lower() and "first opens" in line]
     assert len(said) == 1
+    before = len(sandbox.segment.kept)
+    operator(collections="all").execute(during(OLD))
+    assert len(sandbox.segment.kept) == before  # the same events
     sandbox.reset()
     sandbox.history = HISTORY
-    assert task.execute(during(RECENT))["read"]["activities"] > 0  # what is recent does not fall back
+    recent = task.execute(during(RECENT))
+    assert recent["read"]["activities"] > 0
+    assert "opens_and_clicks" not in recent
 
 
 @pytest.mark.parametrize(("days", "is_old"), [(29.9, False), (30.1, True)])
 def test_it_is_the_start_of_the_interval_that_counts(sandbox: Sandbox, days: float, is_old: bool) -> None:
     start = int(time.time() - days * DAY)
-    task = operator(occurrences="every")
-    if is_old:
-        with pytest.raises(AirflowFailException, match="30 days"):
-            task.execute(during(Interval(start, start + 3 * DAY)))
-    else:
-        assert "requests_by_way" in task.execute(during(Interval(start, start + 3 * DAY)))["read"]
+    result = operator(opens_and_clicks="every").execute(during(Interval(start, start + 3 * DAY)))
+    assert result.get("opens_and_clicks") == ("first" if is_old else None)
 
 
-@pytest.mark.parametrize("parameters", [{}, {"fall_back_to_deliveries": True}])
+@pytest.mark.parametrize("parameters", [{}, {"collections": "slack", "opens_and_clicks": "every"}])
 def test_first_occurrences_know_no_thirty_days(sandbox: Sandbox, parameters: dict[str, Any]) -> None:
     sandbox.history = LONG_AGO
-    result = operator(**parameters).execute(during(OLD))
-    assert result["sent"]["events"] > 0
+    assert "opens_and_clicks" not in operator(**parameters).execute(during(OLD))
+
+
+# The settling time
+
+
+def test_a_run_that_is_early_is_rescheduled_before_any_request(sandbox: Sandbox) -> None:
+    end = int(time.time()) - 60
+    with pytest.raises(AirflowRescheduleException) as caught:
+        operator().execute(during(Interval(end - DAY, end)))
+    assert caught.value.reschedule_date.timestamp() == end + 30 * 60
+    assert sandbox.customerio.requests == []
+
+
+@pytest.mark.parametrize("settling_time", [timedelta(0), timedelta(seconds=59), 0, "{{ 0 }}"])
+def test_a_run_whose_interval_has_settled_does_not_wait(sandbox: Sandbox, settling_time: Any) -> None:
+    end = int(time.time()) - 60
+    task = operator(settling_time=settling_time)
+    task.render_template_fields(during(RECENT))
+    assert task.execute(during(Interval(end - DAY, end)))["read"]["requests"] > 0
+
+
+def test_a_wait_that_is_longer_than_the_patience_frees_the_slot(sandbox: Sandbox) -> None:
+    sandbox.faults.add(Fault(side="customerio", kind="429", times=10_000, retry_after=3600))
+    began = time.time()
+    with pytest.raises(AirflowRescheduleException) as caught:
+        operator().execute(during(RECENT))
+    assert 3500 < caught.value.reschedule_date.timestamp() - began < 3700
 
 
 # People
@@ -254,9 +340,9 @@ def test_the_mode_of_personal_data_holds_for_all_that_leaves_the_operator(
 ) -> None:
     result = operator(
         collections="all",
-        occurrences="every",
+        opens_and_clicks="every",
         pii=pii,
-        on_unidentified="dead-letter",
+        on_unidentified="dead_letter",
         dead_letter_path=str(tmp_path),
     ).execute(during(RECENT))
     (file,) = tmp_path.rglob("*.jsonl")
@@ -276,13 +362,13 @@ def samples(text: str) -> list[dict[str, Any]]:
     return [json.loads(found) for found in re.findall(r"For example \(personal data masked\): (\{.*\})(?: \[|$)", text)]
 
 
-@pytest.mark.parametrize("occurrences", ["first", "every"])
-def test_a_preview_counts_what_a_run_would_send_and_sends_nothing(sandbox: Sandbox, occurrences: Any) -> None:
-    preview = operator(collections="all", occurrences=occurrences, preview=True).execute(during(RECENT))
+@pytest.mark.parametrize("mode", ["first", "every"])
+def test_a_preview_counts_what_a_run_would_send_and_sends_nothing(sandbox: Sandbox, mode: Any) -> None:
+    preview = operator(collections="all", opens_and_clicks=mode, preview=True).execute(during(RECENT))
     assert sandbox.segment.requests == []
     assert json.loads(json.dumps(preview)) == preview
     sandbox.reset()
-    real = operator(collections="all", occurrences=occurrences).execute(during(RECENT))
+    real = operator(collections="all", opens_and_clicks=mode).execute(during(RECENT))
     assert real["sent"]["events"] == sum(preview["events"].values()) > 200
     assert preview["preview"] is True
     assert preview["sent"] == {"events": 0, "batches": 0, "bytes": 0}
@@ -298,7 +384,7 @@ def test_a_preview_counts_what_a_run_would_send_and_sends_nothing(sandbox: Sandb
 def test_a_preview_shows_one_event_of_each_collection_and_nobody(
     sandbox: Sandbox, capfd: pytest.CaptureFixture[str], pii: Any
 ) -> None:
-    result = operator(collections="all", occurrences="every", preview=True, pii=pii).execute(during(RECENT))
+    result = operator(collections="all", opens_and_clicks="every", preview=True, pii=pii).execute(during(RECENT))
     text = logged(capfd)
     shown = samples(text)
     assert Counter(event["event"] for event in shown) == {name: 1 for name, count in result["events"].items() if count}
@@ -342,7 +428,7 @@ def test_a_preview_reports_what_could_not_be_sent_and_keeps_nothing_aside(sandbo
     for parameters in (
         {},
         {"dead_letter_path": str(tmp_path)},
-        {"dead_letter_path": str(tmp_path), "on_unidentified": "dead-letter"},
+        {"dead_letter_path": str(tmp_path), "on_unidentified": "dead_letter"},
         {"on_unidentified": "fail"},
     ):
         result = operator(preview=True, **parameters).execute(during(RECENT))
@@ -351,11 +437,6 @@ def test_a_preview_reports_what_could_not_be_sent_and_keeps_nothing_aside(sandbo
         assert counted == {"event_too_large": 1, "unidentified": 1}
     assert list(tmp_path.iterdir()) == []
     assert sandbox.segment.requests == []
-
-
-def test_a_preview_of_an_old_interval_says_what_a_run_would(sandbox: Sandbox) -> None:
-    with pytest.raises(AirflowFailException, match="fall_back_to_deliveries=True"):
-        operator(occurrences="every", preview=True).execute(during(OLD))
 
 
 # Another try
@@ -378,7 +459,7 @@ class Store:
 
 
 @pytest.mark.parametrize("at", [2, 12, 20])
-def test_another_try_of_every_occurrence_starts_over_and_loses_nothing(
+def test_another_try_of_every_open_and_click_loses_nothing(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
     from airflow_provider_cio import line
@@ -388,19 +469,13 @@ def test_another_try_of_every_occurrence_starts_over_and_loses_nothing(
     monkeypatch.setattr(line, "CHECKPOINT_EVERY", 0.0)
     store = Store()
     sandbox.faults.add(Fault(side="customerio", kind="429", at=at, times=10_000, retry_after=100_000))
-    task = operator(collections="all", occurrences="every")
+    task = operator(collections="all", opens_and_clicks="every")
     with pytest.raises(TryAgainLaterError):
         task.execute(during(RECENT, task_state_store=store))
-    assert store.values == {}
     sandbox.faults.clear()
     result = task.execute(during(RECENT, task_state_store=store))
-    assert nameless(kept(sandbox.segment.kept)) == nameless(to_send(held(HISTORY, [RECENT])))
+    assert kept(sandbox.segment.kept) == to_send(held(HISTORY, [RECENT]))
     assert result["sent"]["events"] == len(sandbox.segment.kept)
-
-
-def nameless(told: Counter[Told]) -> Counter[Told]:
-    """Without the names: if the fault meets their list, the first try goes on without them."""
-    return Counter(one._replace(campaign_name=None) for one in told.elements())
 
 
 def test_a_checkpoint_of_first_occurrences_is_not_taken_for_one_of_every(
@@ -422,7 +497,7 @@ def test_a_checkpoint_of_first_occurrences_is_not_taken_for_one_of_every(
         operator(collections=names).execute(during(RECENT, task_state_store=store))
     assert store.values
     sandbox.reset()
-    operator(collections=names, occurrences="every").execute(during(RECENT, task_state_store=store))
+    operator(collections=names, opens_and_clicks="every").execute(during(RECENT, task_state_store=store))
     assert kept(sandbox.segment.kept) == to_send(held(HISTORY, [RECENT], names))
     assert store.values == {}
 
@@ -451,11 +526,11 @@ def assert_nobody_is_in(text: str) -> None:
 @pytest.mark.parametrize(
     "parameters",
     [
-        {"occurrences": "every"},
-        {"occurrences": "every", "machine_occurrences": "drop", "pii": "hash"},
-        {"occurrences": "every", "pii": "drop", "on_unidentified": "cio_id"},
-        {"occurrences": "every", "on_unidentified": "dead-letter", "dead_letter_path": "PATH"},
-        {"preview": True, "on_unidentified": "fail", "occurrences": "every"},
+        {"opens_and_clicks": "every"},
+        {"opens_and_clicks": "every_human", "pii": "hash"},
+        {"opens_and_clicks": "every", "pii": "drop", "on_unidentified": "cio_id"},
+        {"opens_and_clicks": "every", "on_unidentified": "dead_letter", "dead_letter_path": "PATH"},
+        {"preview": True, "on_unidentified": "fail", "opens_and_clicks": "every"},
         {"preview": True, "pii": "hash"},
     ],
     ids=lambda parameters: ", ".join(map(str, parameters.values())),
@@ -481,13 +556,11 @@ def test_no_secret_and_nobody_is_logged(
 
 def test_an_error_shows_no_secret_and_nobody(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(AirflowFailException) as caught:
-        operator(collections="all", occurrences="every", on_unidentified="fail").execute(during(RECENT))
+        operator(collections="all", opens_and_clicks="every", on_unidentified="fail").execute(during(RECENT))
     assert "unidentified: " in str(caught.value)
     assert_nobody_is_in(str(caught.value))
     assert_nobody_is_in(logged(capfd))
     sandbox.settings = Settings(scopes=("messages",))
-    with pytest.raises(
-        AirflowFailException, match=r"'customerio_default'.* 403.*/v1/activities: check its scope"
-    ) as caught:
-        operator(occurrences="every").execute(during(RECENT))
-    assert_nobody_is_in(str(caught.value))
+    with pytest.raises(TryAgainLaterError, match=r"'customerio_default'.* 403.*/v1/activities.*scope") as later:
+        operator(opens_and_clicks="every").execute(during(RECENT))
+    assert_nobody_is_in(str(later.value))

@@ -113,7 +113,7 @@ def test_refused_events_are_in_the_file_and_the_task_succeeds(
 @pytest.mark.parametrize("scheme", ["", "file://"])
 def test_the_file_has_every_reason(sandbox: Sandbox, tmp_path: Path, scheme: str) -> None:
     sandbox.history = MIXED
-    result = run(dead_letter_path=f"{scheme}{tmp_path}", on_unidentified="dead-letter")
+    result = run(dead_letter_path=f"{scheme}{tmp_path}", on_unidentified="dead_letter")
     (file,) = tmp_path.rglob("*.jsonl")
     assert sorted(letters(file)) == [("event_too_large", "d21"), ("refused_400", "d20"), ("unidentified", "d22")]
     assert result["dead_letters"]["events"] == {"event_too_large": 1, "refused_400": 1, "unidentified": 1}
@@ -530,7 +530,7 @@ def test_without_a_path_the_task_fails_at_its_end_and_names_reasons_and_ids(sand
     with pytest.raises(AirflowFailException) as caught:
         run()
     said = str(caught.value)
-    assert said.startswith("2 events can't be sent, all others were: ")
+    assert said.startswith("2 events or rows can't be sent, all others were: ")
     assert "event_too_large: 1 (first deliveries: d21)" in said
     assert "refused_400: 1 (first deliveries: d20)" in said
     assert "answered 400: Bad Request" in said
@@ -560,7 +560,7 @@ def test_unidentified_people_are_skipped_and_counted_by_default(sandbox: Sandbox
 
 
 def test_unidentified_people_can_be_kept_aside(sandbox: Sandbox, tmp_path: Path) -> None:
-    result = run(on_unidentified="dead-letter", dead_letter_path=str(tmp_path))
+    result = run(on_unidentified="dead_letter", dead_letter_path=str(tmp_path))
     (file,) = tmp_path.rglob("*.jsonl")
     assert sorted(letters(file)) == sorted(("unidentified", row["delivery_id"]) for row in UNIDENTIFIED)
     assert result["dead_letters"]["events"] == {"unidentified": len(UNIDENTIFIED)}
@@ -588,9 +588,9 @@ def test_fail_fails_the_task_with_a_path_too(sandbox: Sandbox, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"on_unidentified": "drop"}, "on_unidentified must be one of 'skip', 'dead-letter', 'fail'"),
+        ({"on_unidentified": "drop"}, "on_unidentified must be one of 'skip', 'cio_id', 'dead_letter', 'fail'"),
         ({"on_unidentified": None}, "on_unidentified must be one of"),
-        ({"on_unidentified": "dead-letter"}, "on_unidentified='dead-letter' needs dead_letter_path"),
+        ({"on_unidentified": "dead_letter"}, "on_unidentified='dead_letter' needs dead_letter_path"),
     ],
 )
 def test_what_is_wrong_is_said_when_the_dag_is_parsed(parameters: dict[str, Any], message: str) -> None:

@@ -229,7 +229,7 @@ def test_a_large_history_in_the_real_page_sizes(sandbox: Sandbox, monkeypatch: p
     )
     assert report.skipped["unidentified"] == len(truth) - expected.total() > 0
     told = [one for one in truth if (one.channel, one.metric) in DOCUMENTED]
-    assert report.activities == len(told)
+    assert report.tally.read["activities"] == len(told)
     # Of all that an activity can have, there is something among these.
     assert {bool(one.link) for one in told} == {bool(one.ip) for one in told} == {True, False}
     assert {one.machine for one in told} == {one.prefetched for one in told} == {True, False}
@@ -383,7 +383,7 @@ def test_what_is_left_of_a_deleted_delivery_is_what_its_activities_say(sandbox: 
     assert second["context"]["userAgent"] == "Mozilla/5.0"
     assert first["messageId"] != second["messageId"]
     assert report.skipped == {"unidentified": 1}
-    assert report.deliveries == 0
+    assert report.tally.read["deliveries"] == 0
     asked = [one for one in sandbox.customerio.requests if one.path.startswith("/v1/messages/")]
     assert [one.status for one in asked] == [404]  # once for all three
 
@@ -417,7 +417,7 @@ def test_an_activity_that_names_its_delivery_nowhere_is_counted(sandbox: Sandbox
     )
     report = run_full(sandbox, DAY_ONE, OPENS_AND_CLICKS)
     assert report.skipped == {"activity_without_delivery": 2}
-    assert report.activities == 1
+    assert report.tally.read["activities"] == 1
     assert [event["properties"]["delivery_id"] for event in sandbox.segment.kept] == ["d1"]
 
 
@@ -436,7 +436,7 @@ def test_an_activity_that_is_listed_twice_is_sent_once(sandbox: Sandbox) -> None
     twice = activity(1, NOVEMBER + 7)
     sandbox.history = History(deliveries=[row(1)], activities=[twice] * 40)
     report = run_full(sandbox, DAY_ONE, OPENS_AND_CLICKS)
-    assert report.activities == report.events["Email Opened"] == 1
+    assert report.tally.read["activities"] == report.events["Email Opened"] == 1
     assert len(sandbox.segment.kept) + len(sandbox.segment.duplicates) == 1
 
 
@@ -614,7 +614,7 @@ def test_progress_is_told_while_activities_are_read(sandbox: Sandbox, monkeypatc
         sandbox,
         DAY_ONE,
         ["Email Opened"],
-        callbacks=Callbacks(progress=lambda report: told.append(report.requests)),
+        callbacks=Callbacks(progress=lambda report: told.append(report.work["requests"])),
     )
     assert min(told) < 5
 
