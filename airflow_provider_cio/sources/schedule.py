@@ -38,6 +38,8 @@ WORTH_CUTTING = 7.0
 WORTH_CUTTING_ANEW = 7.0
 #: First pages of a region's parts in flight at once: more would be wasted behind the end of a burst.
 EXPLORING = 2
+#: Windows open at the same time: those that are begun and not read to their end are read again after an interruption.
+MOST_OPEN = 8
 
 
 class Chain:
@@ -165,7 +167,7 @@ class Schedule:
     def _unexplored(self, regions: Sequence[Region]) -> Chain | None:
         """A part of a region of which no first page is in flight: the sooner its length is known, the better."""
         idle = [region for region in regions if not region.exploring]
-        return self._part_of(max(idle, key=Region.left)) if idle else None
+        return self._part_of(max(idle, key=Region.left)) if idle and len(self._chains) < MOST_OPEN else None
 
     def _longest(self) -> Chain | None:
         """The chain with the most left to read, so that all end at about the same time."""
