@@ -48,7 +48,7 @@ def test_importing_the_operator_costs_a_dag_file_next_to_nothing() -> None:
     assert "airflow_provider_cio.operators.customerio_to_segment" in added
     assert [name for name in added if name.partition(".")[0] in ("requests", "urllib3", "httpx", "msgspec")] == []
     assert "airflow.settings" not in added
-    heavy = ("airflow_provider_cio.clients", "airflow_provider_cio.events.mapping", "airflow_provider_cio.line")
+    heavy = tuple(f"airflow_provider_cio.{name}" for name in ("clients", "sources", "sinks", "events.mapping", "line"))
     assert [name for name in added if name.startswith(heavy)] == []
     assert min(found["spans"]) < 0.005
 
@@ -76,27 +76,37 @@ def ours(module: str) -> set[str]:
 
 
 def test_there_is_something_to_look_at() -> None:
-    assert {"clients", "hooks", "operators", "mapping", "catalog", "line"} <= {room(module) for module in MODULES}
-    assert "clients" in ours("airflow_provider_cio.line")
+    assert {"clients", "events", "sources", "sinks", "hooks", "operators", "line", "records"} <= {
+        room(module) for module in MODULES
+    }
+    assert {"sources", "sinks", "events"} <= ours("airflow_provider_cio.line")
     assert "airflow.sdk" in set(imports("airflow_provider_cio.hooks.segment"))
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_only_operators_and_hooks_import_airflow(module: str) -> None:
     airflow = [name for name in imports(module) if name.partition(".")[0] == "airflow"]
-    if room(module) not in ("operators", "hooks"):
+    if room(module) not in ("operators", "hooks") and module != "airflow_provider_cio.sinks.dead_letters":
         assert airflow == []
     assert all(name == "airflow.sdk" or name.startswith("airflow.sdk.") for name in airflow)
 
 
+LEAVES = {"exceptions", "addresses", "records"}
+#: What each room may import besides itself.
 ALLOWED = {
     "airflow_provider_cio": set(),
     "exceptions": set(),
+    "addresses": set(),
+    "records": set(),
     "get_provider_info": set(),
-    "catalog": {"exceptions"},
     "interval": {"exceptions"},
-    "clients": {"clients", "exceptions"},
-    "hooks": {"hooks", "clients", "exceptions"},
+    "clients": LEAVES,
+    "events": LEAVES | {"airflow_provider_cio"},
+    "sources": {*LEAVES, "clients", "events", "interval"},
+    "sinks": {*LEAVES, "clients", "events"},
+    "report": {"interval", "sources"},
+    "line": {*LEAVES, "clients", "events", "sources", "sinks", "report"},
+    "hooks": {*LEAVES, "clients", "events", "sinks"},
 }
 
 
@@ -107,7 +117,7 @@ def test_nothing_imports_upwards(module: str) -> None:
         above = {"operators"}
     assert ours(module) & above == set()
     if room(module) in ALLOWED:
-        assert ours(module) <= ALLOWED[room(module)]
+        assert ours(module) <= ALLOWED[room(module)] | {room(module)}
 
 
 def test_no_room_leads_back_to_itself() -> None:

@@ -1,0 +1,131 @@
+"""What is asked next, without a server: an API simulated over creation times."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from random import Random
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from airflow_provider_cio.sources import schedule
+from airflow_provider_cio.sources.schedule import Schedule, is_newest_first
+from airflow_provider_cio.sources.windows import Window
+
+PAGE = 50
+SPAN = 100_000
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(schedule, "PAGE_SIZE", PAGE)
+        yield
+
+
+def play(
+    times: list[int], windows: list[Window], order: str, seed: int, slots: int
+) -> tuple[list[int], list[Window], int]:
+    """Rows of windows that were read to their end, those windows, and the number of requests."""
+    random = Random(seed)
+    schedule = Schedule(windows)
+    rows: dict[int, list[int]] = {}
+    finished: list[Window] = []
+    found: list[int] = []
+    in_flight = []
+    requests = 0
+    while True:
+        while len(in_flight) < slots and (chain := schedule.next()):
+            in_flight.append(chain)
+        if not in_flight:
+            return found, finished, requests
+        requests += 1
+        chain = in_flight.pop(random.randrange(len(in_flight)))
+        window = chain.window
+        listed = sorted((time for time in times if window.start <= time < window.end), reverse=True)
+        if order == "oldest":
+            listed.reverse()
+        elif order == "shuffled":
+            Random(f"{window}").shuffle(listed)
+        at = chain.read * PAGE
+        page = listed[at : at + PAGE]
+        cursor = f"{at + PAGE}" if at + PAGE < len(listed) else None
+        if chain.read == 0:
+            rows.pop(id(chain), None)
+        if schedule.take(chain, page, cursor):
+            rows.setdefault(id(chain), []).extend(page)
+            if cursor is None:
+                found += rows.pop(id(chain))
+                finished.append(window)
+        else:
+            rows.pop(id(chain), None)
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[int]:
+    times: list[int] = []
+    for _ in range(draw(st.integers(1, 3))):
+        span = draw(st.sampled_from([1, 30, 2000, SPAN]))
+        start = draw(st.integers(0, SPAN - span))
+        random = Random(draw(st.integers(0, 99)))
+        times += [start + random.randrange(span) for _ in range(draw(st.integers(0, 1500)))]
+    return times
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    times=histories(),
+    order=st.sampled_from(["newest", "oldest", "shuffled"]),
+    seed=st.integers(0, 99),
+    slots=st.sampled_from([1, 3, 5, 12]),
+    cut=st.integers(1, SPAN - 1),
+)
+def test_each_row_is_in_one_finished_window_and_those_are_the_planned_ones(
+    times: list[int], order: str, seed: int, slots: int, cut: int
+) -> None:
+    windows = [Window("email", 0, cut), Window("email", cut, SPAN)]
+    found, finished, requests = play(times, windows, order, seed, slots)
+    assert sorted(found) == sorted(times)
+    finished.sort(key=lambda window: window.start)
+    assert finished[0].start == 0
+    assert finished[-1].end == SPAN
+    assert all(left.end == right.start for left, right in itertools.pairwise(finished))
+    pages = len(times) / PAGE
+    assert requests <= 1.7 * pages + 20
+
+
+def test_an_even_list_costs_few_requests_more_than_it_has_pages() -> None:
+    random = Random(1)
+    times = [random.randrange(SPAN) for _ in range(200 * PAGE)]
+    _, finished, requests = play(times, [Window("email", 0, SPAN)], "newest", 1, 5)
+    assert 200 <= requests <= 260
+    assert len(finished) > 20
+
+
+def test_few_windows_are_open_at_a_time() -> None:
+    random = Random(1)
+    times = [random.randrange(SPAN) for _ in range(300 * PAGE)]
+    one = Schedule([Window("email", 0, SPAN)])
+    opened = set()
+    while (chain := one.next()) and len(opened) < 100:
+        opened.add(id(chain))
+        page = sorted((time for time in times if chain.window.start <= time < chain.window.end), reverse=True)
+        at = chain.read * PAGE
+        one.take(chain, page[at : at + PAGE], str(at) if at + PAGE < len(page) else None)
+        assert len(one._chains) <= schedule.MOST_OPEN + schedule.EXPLORING
+
+
+@pytest.mark.parametrize(
+    ("times", "expected"),
+    [
+        (list(range(100, 0, -1)), True),
+        ([7] * 50, True),
+        (list(range(100)), False),
+        (Random(3).sample(range(1000), 500), False),
+        ([50, *range(100, 0, -1)], True),
+    ],
+)
+def test_what_counts_as_newest_first(times: list[int], expected: bool) -> None:
+    assert is_newest_first(times) is expected
