@@ -54,6 +54,10 @@ def test_hours_and_midnights_lie_between_a_metric_and_the_creation() -> None:
     }
     assert across[3600] > 20
     assert across[DAY] > 3
+    for one in rows:
+        drafted = one["metrics"]["drafted"]
+        if one["created"] > drafted and 0 < -drafted % 3600 <= 5:
+            assert drafted // 3600 < one["created"] // 3600, "where a bound is near, it is passed"
     lean = generate(created_late=0.5, lean=True)
     assert lean.rows.data == generate(created_late=0.5).rows.data
 
@@ -186,6 +190,9 @@ def test_the_first_open_is_the_one_that_the_metric_tells_of(same_second: float) 
     for key, those in beside.items():
         assert found[key].activity_id == min(str(one.activity_id) for one in those)
     twins = [those for those in beside.values() if len(those) > 1]
+    if same_second == 1:
+        uncounted = {one["id"] for one in rows_of(history) if not any("_" in key for key in one["metrics"])}
+        assert all(len(those) > 1 for key, those in beside.items() if key[0] in uncounted)
     if same_second:
         assert len(twins) / len(beside) > 0.25 * same_second
         assert {len(those) for those in twins} == {2, 3}

@@ -135,7 +135,7 @@ def test_another_client_while_nobody_asks() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_kind_of_a_running_sandbox(sandbox: Sandbox, kind: Kind) -> None:
     sandbox.settings.requests_per_second, sandbox.settings.limiter = 5, kind
-    while kind == "fixed_second" and time.time() % 1 > 0.5:
+    while kind == "fixed_second" and time.time() % 1 > 0.2:
         time.sleep(0.01)
     statuses = [ask(sandbox, limit=1).status_code for _ in range(7)]
     assert statuses == [200] * 5 + [429] * 2
@@ -168,11 +168,11 @@ def test_the_page_is_that_of_the_arrival(sandbox: Sandbox) -> None:
 
 @pytest.mark.parametrize("kind", ["500", "truncated_json", "repeat_cursor"])
 def test_faults_come_after_the_latency_too(sandbox: Sandbox, kind: str) -> None:
-    sandbox.settings.latency = 0.15
+    sandbox.settings.latency = 0.4
     sandbox.faults.add(Fault(side="customerio", kind=kind))  # type: ignore[arg-type]
     begun = time.monotonic()
     ask(sandbox)
-    assert 0.14 < time.monotonic() - begun < 0.29
+    assert 0.39 < time.monotonic() - begun < 0.79, "and not twice"
 
 
 def test_on_the_way_requests_drift_apart(sandbox: Sandbox) -> None:
@@ -185,13 +185,21 @@ def test_on_the_way_requests_drift_apart(sandbox: Sandbox) -> None:
             list(pool.map(lambda _: ask(sandbox, limit=1), range(8)))
         return [asked.time - begun for asked in sandbox.customerio.requests]
 
-    first, again = arrivals(), arrivals()
-    assert max(first) - min(first) > 0.1
-    assert max(first) < 0.4
-    assert first == pytest.approx(again, abs=0.08), "seeded"
-    ways = [sandbox.customerio.way() for _ in range(200)]
-    assert 0 <= min(ways) < 0.02
-    assert 0.23 < max(ways) <= 0.25
+    found = arrivals()
+    assert max(found) - min(found) > 0.1
+    sandbox.settings.arrival_jitter = 0
+    found = arrivals()
+    assert max(found) - min(found) < 0.1
+
+    def ways() -> list[float]:
+        sandbox.customerio.reset()
+        return [sandbox.customerio.way() for _ in range(200)]
+
+    sandbox.settings.arrival_jitter = 0.25
+    first = ways()
+    assert first == ways(), "seeded"
+    assert 0 <= min(first) < 0.02
+    assert 0.23 < max(first) <= 0.25
 
 
 def test_another_client_over_the_wire(sandbox: Sandbox) -> None:

@@ -264,6 +264,14 @@ def test_nothing_that_was_shown_disappears_and_all_is_shown_in_the_end(sandbox: 
     assert START + 50 < seen["opened"] <= START + 150
 
 
+def test_the_failure_message_comes_with_the_failure(sandbox: Sandbox) -> None:
+    metrics = {"created": START, "sent": START, "bounced": START + 50}
+    sandbox.history = History([row("a", START, metrics=metrics, failure_message="mailbox full")])
+    for moment, message in ((START + 49, None), (START + 50, "mailbox full")):
+        sandbox.settings = Settings(visible_after=0, now=moment)
+        assert ask(sandbox, "/v1/messages/a").json()["message"]["failure_message"] == message
+
+
 def test_the_metric_filter_goes_by_what_is_shown(sandbox: Sandbox) -> None:
     sandbox.settings = Settings(now=START + 2 * DAY, visible_after=7200, cursors="offset")
     both: tuple[Literal["offset", "stable"], ...] = ("offset", "stable")
