@@ -128,12 +128,13 @@ class EveryOpenAndClick:
             waiting = pending.take(ids)
             for delivery_id, found in self._reader.deliveries_by_id(ids):
                 piece = Piece(read=Counter(deliveries=int(found is not None)))
-                known = found if isinstance(found, Delivery) else None
                 piece.occurrences = [
                     occurrence
                     for collection, activities in waiting[delivery_id].items()
-                    for occurrence in self._of_collection(
-                        known or _delivery_from(activities[0], delivery_id, collection), collection, activities, piece
+                    for occurrence in (
+                        self._of_collection(found, collection, activities, piece)
+                        if isinstance(found, Delivery)
+                        else self._without_delivery(delivery_id, collection, activities, piece)
                     )
                 ]
                 yield piece
@@ -160,6 +161,13 @@ class EveryOpenAndClick:
                 piece.skipped["machine"] += 1
             else:
                 yield Occurrence(delivery, collection, activity.timestamp, activity, activity.id != first)
+
+    def _without_delivery(
+        self, delivery_id: str, collection: Collection, activities: Sequence[Activity], piece: Piece
+    ) -> Iterator[Occurrence]:
+        """Which of them was the first is not known, so each has an id of its own."""
+        for one in activities:
+            yield from self._of_collection(_delivery_from(one, delivery_id, collection), collection, [one], piece)
 
 
 class PendingActivities:

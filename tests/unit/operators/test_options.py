@@ -153,7 +153,8 @@ def test_every_parameter_is_a_template_field_and_kept_as_it_is_given() -> None:
 def test_a_template_that_renders_to_nonsense_is_refused_by_name_before_any_request(sandbox: Sandbox) -> None:
     for name in ("collections", "lookback", "preview", "pii", "dead_letter_path", "send_to_customerio_destinations"):
         task = operator(**{name: "{{ params.it }}"})
-        task.render_template_fields({"params": {"it": ""}, **during(RECENT)})
+        context: Any = {"params": {"it": ""}, **during(RECENT)}
+        task.render_template_fields(context)
         with pytest.raises(AirflowFailException, match=f"^{name}"):
             task.execute(during(RECENT))
     assert sandbox.customerio.requests == []
@@ -161,8 +162,8 @@ def test_a_template_that_renders_to_nonsense_is_refused_by_name_before_any_reque
 
 def test_another_tasks_result_is_left_for_the_run() -> None:
     with DAG(dag_id="results", schedule=None):
-        before = operator(collections="email")
-        CustomerIOToSegmentOperator(task_id="after", collections=before.output, lookback=before.output)
+        before: Any = operator(collections="email").output
+        CustomerIOToSegmentOperator(task_id="after", collections=before, lookback=before)
 
 
 def test_a_wrong_parameter_of_a_mapped_task_is_not_retried() -> None:

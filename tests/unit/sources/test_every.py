@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
-import signal
+import sqlite3
 import tempfile
-import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +17,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from airflow_provider_cio import line
-from airflow_provider_cio.clients.customerio import CustomerIOClient
-from airflow_provider_cio.clients.transport import ClosedError
+from airflow_provider_cio.clients.customerio import CustomerIOClient, Page
 from airflow_provider_cio.events.catalog import CATALOG, GROUPS
-from airflow_provider_cio.events.mapping import Mapper
-from airflow_provider_cio.exceptions import ConfigurationError
+from airflow_provider_cio.events.mapping import Mapper, Occurrence
+from airflow_provider_cio.exceptions import TryAgainLaterError
 from airflow_provider_cio.interval import Interval
-from airflow_provider_cio.line import Callbacks, Line
 from airflow_provider_cio.records import Activity, Delivery
 from airflow_provider_cio.sources import reader as reading
 from airflow_provider_cio.sources import windows as extract
-from airflow_provider_cio.sources.activities import REPEATING, Waiting
-from tests.sandbox import Fault, History, Sandbox, Settings
+from airflow_provider_cio.sources.activities import REPEATING, PendingActivities
+from tests.sandbox import History, Sandbox, Settings
 from tests.sandbox.delivery import identity
 from tests.unit.full import DOCUMENTED, Told, held, kept, run_full, to_send
-from tests.unit.support import DAY, NOVEMBER, QUICK, clients
+from tests.unit.support import DAY, NOVEMBER, run_line
 
 STRETCH = Interval(NOVEMBER, NOVEMBER + 3 * DAY)
 DAY_ONE = Interval(NOVEMBER, NOVEMBER + DAY)
@@ -286,10 +281,11 @@ def test_the_rule_for_the_message_ids_of_activities_never_changes() -> None:
     """Another rule would send everything anew that is within Segment's memory: this literal is a promise."""
     delivery = Delivery(id="RPILAgUBcRhIBqSfeiIwdIYJKxTY", type="email", created=1, metrics={})
     opened = Activity(id="01E4C4CT6YDC7Y5M7FE1GWWPQJ", timestamp=1_613_063_089)
-    event = Mapper("source-a").event_of_activity(delivery, CATALOG["Email Opened"], opened)
-    assert event.message_id == "cio-94cbe710f4db49a0e2b5cb3fadb50d02"
+    event = Mapper("source-a").event(Occurrence(delivery, CATALOG["Email Opened"], NOVEMBER, opened, True))
+    assert event.message_id == "cio-e866b8fc2acb2cef676acb982109f883"
     assert (
-        event.message_id != Mapper("source-b").event_of_activity(delivery, CATALOG["Email Opened"], opened).message_id
+        event.message_id
+        != Mapper("source-b").event(Occurrence(delivery, CATALOG["Email Opened"], NOVEMBER, opened, True)).message_id
     )
 
 
@@ -308,8 +304,10 @@ def test_the_rule_for_the_message_ids_of_activities_never_changes() -> None:
 )
 def test_what_data_says_becomes_properties(data: dict[str, Any] | None, expected: dict[str, Any]) -> None:
     delivery = Delivery(id="d1", type="email", created=1, metrics={}, customer_id="1")
-    event = Mapper("ns").event_of_activity(
-        delivery, CATALOG["Email Link Clicked"], Activity(id="a", timestamp=NOVEMBER, data=data)
+    event = Mapper("ns").event(
+        Occurrence(
+            delivery, CATALOG["Email Link Clicked"], NOVEMBER, Activity(id="a", timestamp=NOVEMBER, data=data), True
+        )
     )
     properties = _plain(event.properties)
     shown = ("href", "link_url", "link_id", "machine", "prefetched", "proxied")
@@ -330,7 +328,7 @@ def test_what_data_says_becomes_properties(data: dict[str, Any] | None, expected
 def test_of_a_list_of_ip_addresses_the_first_is_told(ip_address: Any, expected: str | None) -> None:
     delivery = Delivery(id="d1", type="email", created=1, metrics={}, customer_id="1")
     one = Activity(id="a", timestamp=NOVEMBER, data={"ip_address": ip_address})
-    context = _plain(Mapper("ns").event_of_activity(delivery, CATALOG["Email Opened"], one).context)
+    context = _plain(Mapper("ns").event(Occurrence(delivery, CATALOG["Email Opened"], NOVEMBER, one, True)).context)
     assert context.get("ip") == expected
 
 
@@ -340,8 +338,12 @@ def test_what_happened_to_one_delivery_does_not_show_in_another_event_of_it() ->
     mapper = Mapper("ns")
     full = {"href": "https://h.example", "ip_address": "203.0.113.9", "user_agent": "x", "machine": True}
     for data in (full, {}):
-        mapper.event_of_activity(delivery, CATALOG["Email Opened"], Activity(id="a", timestamp=NOVEMBER, data=data))
-    event = mapper.event(delivery, CATALOG["Email Delivered"], NOVEMBER)
+        mapper.event(
+            Occurrence(
+                delivery, CATALOG["Email Opened"], NOVEMBER, Activity(id="a", timestamp=NOVEMBER, data=data), True
+            )
+        )
+    event = mapper.event(Occurrence(delivery, CATALOG["Email Delivered"], NOVEMBER))
     assert set(_plain(event.properties)) == {"delivery_id", "customer_id", "email_id"}
     assert set(_plain(event.context)) == {"integration", "library"}
 
@@ -355,12 +357,11 @@ def test_a_delivery_from_before_the_look_back_is_found_by_its_id(sandbox: Sandbo
     sandbox.history = History(
         deliveries=[old, new], activities=[activity(2, NOVEMBER + 9, "d2"), activity(1, NOVEMBER + 8, "d1")]
     )
-    report = run_full(sandbox, DAY_ONE, lookback=DAY)
+    run_full(sandbox, DAY_ONE, lookback=DAY)
     assert {event["properties"]["subject"] for event in sandbox.segment.kept if event["event"] == "Email Opened"} == {
         "Old",
         "New",
     }
-    assert report.ways["ids"] == 1
     assert [asked.path for asked in sandbox.customerio.requests if asked.path.startswith("/v1/messages/")] == [
         "/v1/messages/d1"
     ]
@@ -423,7 +424,7 @@ def test_an_activity_that_names_its_delivery_nowhere_is_counted(sandbox: Sandbox
 
 def test_machine_opens_and_clicks_can_be_dropped_and_are_counted(sandbox: Sandbox) -> None:
     sandbox.history = History.generate(seed=8, deliveries=900, start=NOVEMBER - 2 * DAY, end=NOVEMBER + DAY)
-    report = run_full(sandbox, DAY_ONE, REPEATED, keep_machines=False)
+    report = run_line(sandbox, DAY_ONE, names=REPEATED, mode="every_human")
     truth = held(sandbox.history, [DAY_ONE], REPEATED)
     people = [one for one in truth if not (one.machine or one.prefetched)]
     assert_same(kept(sandbox.segment.kept), to_send(people))
@@ -449,7 +450,8 @@ def test_activities_are_read_no_further_back_than_the_tolerance(sandbox: Sandbox
     report = run_full(sandbox, DAY_ONE, ["Email Opened"])
     assert report.events["Email Opened"] == 24
     back_to = DAY_ONE.start - reading.TOLERANCE
-    assert report.ways["activities"] == math.ceil(sum(time >= back_to for time in times) / 15) + 1
+    asked = [one for one in sandbox.customerio.requests if one.path == "/v1/activities"]
+    assert len(asked) == math.ceil(sum(time >= back_to for time in times) / 15) + 1
 
 
 @pytest.mark.parametrize("disorder", [600, 3600])
@@ -465,276 +467,168 @@ def test_activities_out_of_order_are_found(sandbox: Sandbox, disorder: int) -> N
 
 def test_a_key_that_may_not_read_activities_fails_the_run_and_says_so(sandbox: Sandbox) -> None:
     sandbox.settings = Settings(scopes=("messages",))
-    with pytest.raises(ConfigurationError, match="403.*may not read /v1/activities: check its scope"):
+    with pytest.raises(TryAgainLaterError, match="403.*may not read /v1/activities"):
         run_full(sandbox, DAY_ONE)
     assert sandbox.segment.requests == []
 
 
-# Which way
+# The first one, and the others
 
 
-def opened(number: int, time: int, created: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    return row(number, created, metrics={"sent": created, "opened": time}), activity(number, time, f"d{number}")
+def opened(number: int, time: int, *more: int, **fields: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """A delivery whose first open was then, and all of its opens as activities."""
+    times = [time, *more]
+    acts = [activity(number * 100 + index, at, f"d{number}") for index, at in enumerate(times)]
+    return row(number, metrics={"sent": NOVEMBER, "opened": time}, **fields), acts
 
 
-def workspace(deliveries: int, of_them_opened: int, span: int = 29 * DAY) -> History:
-    """Deliveries evenly spread, every so many of them opened on the first day of November."""
-    rows = [row(number, NOVEMBER - span * number // deliveries) for number in range(deliveries)]
-    step = deliveries // of_them_opened
-    opens = [activity(number, NOVEMBER + 60 + number, f"d{number}") for number in range(0, deliveries, step)]
-    return History(deliveries=rows, activities=opens[::-1])
-
-
-def ways(sandbox: Sandbox) -> Counter[str]:
-    """What the sandbox was asked, by the words of the result."""
-    found: Counter[str] = Counter(activities=0, windows=0, ids=0)
-    for asked in sandbox.customerio.requests:
-        way = {"/v1/activities": "activities", "/v1/messages": "windows"}.get(asked.path, "ids")
-        found[way] += 1
-    return found
-
-
-def test_few_opens_over_many_deliveries_are_joined_by_id(sandbox: Sandbox) -> None:
-    sandbox.history = workspace(3000, 6)  # 150 pages or 6 requests
-    report = run_full(sandbox, DAY_ONE, OPENS_AND_CLICKS)
-    assert len(sandbox.segment.kept) == 6
-    assert report.ways == ways(sandbox)
-    assert 5 <= report.ways["ids"] <= 6
-    assert report.ways["windows"] <= 3
-
-
-def test_many_opens_over_few_pages_are_joined_by_window(sandbox: Sandbox) -> None:
-    sandbox.history = workspace(600, 600)  # 30 pages or 600 requests
-    report = run_full(sandbox, DAY_ONE, OPENS_AND_CLICKS)
-    assert len(sandbox.segment.kept) == 600
-    assert report.ways == ways(sandbox)
-    assert report.ways["ids"] == 0
-    assert report.ways["windows"] < 70
-
-
-@pytest.mark.parametrize("count", [10, 30, 60, 100, 150, 300])
-def test_neither_way_costs_much_more_than_the_cheaper_one(sandbox: Sandbox, count: int) -> None:
-    sandbox.history = workspace(3000, count)  # 150 pages
-    report = run_full(sandbox, DAY_ONE, OPENS_AND_CLICKS)
-    assert len(sandbox.segment.kept) == count
-    assert report.ways["windows"] + report.ways["ids"] <= 1.6 * min(150, count)
-
-
-@pytest.mark.parametrize("count", [10, 60, 300])
-def test_a_workspace_that_is_younger_than_the_look_back_costs_no_more_than_all_its_windows(
-    sandbox: Sandbox, count: int
-) -> None:
-    """Empty windows are read soon, and make the others look short."""
-    sandbox.history = workspace(3000, count, 9 * DAY)
-    report = run_full(sandbox, DAY_ONE, OPENS_AND_CLICKS)
-    assert len(sandbox.segment.kept) == count
-    assert report.ways["windows"] + report.ways["ids"] <= 1.2 * 150
-
-
-def test_if_windows_are_read_anyway_only_older_deliveries_are_asked_for_by_id(sandbox: Sandbox) -> None:
-    sandbox.history = workspace(400, 20)
-    report = run_full(sandbox, DAY_ONE, [*OPENS_AND_CLICKS, "Email Sent"], lookback=6 * DAY)
-    assert report.events["Email Opened"] == 20
-    assert report.ways == ways(sandbox)
-    assert report.ways["ids"] == len([number for number in range(0, 400, 20) if 29 * number / 400 > 6])
-
-
-def test_what_another_channel_needs_does_not_choose_the_dearer_way(sandbox: Sandbox) -> None:
-    sandbox.history = workspace(3000, 3)
-    report = run_full(sandbox, DAY_ONE, ["Email Opened", "Push Sent"])
-    assert report.events["Email Opened"] == 3
-    assert report.ways["windows"] + report.ways["ids"] < 20
-
-
-def test_without_an_open_no_delivery_is_asked_for(sandbox: Sandbox) -> None:
-    sandbox.history = History(deliveries=[row(number) for number in range(50)])
-    report = run_full(sandbox, DAY_ONE, OPENS_AND_CLICKS).as_dict()
-    assert report["read"] == {
-        "requests": 2,
-        "deliveries": 0,
-        "activities": 0,
-        "requests_by_way": {"activities": 2, "windows": 0, "ids": 0},
+def ids(sandbox: Sandbox) -> dict[int, str]:
+    """MessageId by second of the interval."""
+    return {
+        int(datetime.fromisoformat(event["originalTimestamp"]).timestamp()) - NOVEMBER: event["messageId"]
+        for event in sandbox.segment.kept
     }
+
+
+def test_the_first_open_has_the_id_that_it_has_without_activities(sandbox: Sandbox) -> None:
+    delivery, acts = opened(1, NOVEMBER + 50, NOVEMBER + 70, NOVEMBER + 90)
+    sandbox.history = History(deliveries=[delivery], activities=acts[::-1])
+    run_line(sandbox, DAY_ONE, names=OPENS_AND_CLICKS)
+    first = ids(sandbox)
+    assert list(first) == [50]
+    sandbox.reset()
+    run_full(sandbox, DAY_ONE, OPENS_AND_CLICKS)
+    every = ids(sandbox)
+    assert set(every) == {50, 70, 90}
+    assert every[50] == first[50]
+    assert len(set(every.values())) == 3
+
+
+def test_of_several_opens_in_the_first_second_the_one_with_the_smallest_id_is_the_first(sandbox: Sandbox) -> None:
+    delivery, acts = opened(1, NOVEMBER + 50, NOVEMBER + 50, NOVEMBER + 50)
+    expected = Mapper("test").message_id("d1", "opened")
+    for order in (acts, acts[::-1]):
+        sandbox.history = History(deliveries=[delivery], activities=order)
+        sandbox.reset()
+        run_full(sandbox, DAY_ONE, OPENS_AND_CLICKS)
+        found = {event["messageId"] for event in sandbox.segment.kept}
+        assert expected in found
+        assert found == {
+            expected,
+            *(Mapper("test").message_id("d1", "opened", one["id"]) for one in acts[1:]),
+        }
+
+
+def test_an_open_that_only_its_delivery_knows_is_sent_too(sandbox: Sandbox) -> None:
+    """Activities are listed without a promise of order or completeness."""
+    delivery, acts = opened(1, NOVEMBER + 50, NOVEMBER + 70)
+    sandbox.history = History(deliveries=[delivery], activities=acts[1:])
+    report = run_full(sandbox, DAY_ONE, OPENS_AND_CLICKS)
+    assert set(ids(sandbox)) == {50, 70}
+    assert ids(sandbox)[50] == Mapper("test").message_id("d1", "opened")
+    assert report.tally.read["opens_and_clicks_without_activity"] == 1
+
+
+def test_a_first_open_by_a_machine_is_left_out_and_the_next_one_keeps_its_id(sandbox: Sandbox) -> None:
+    delivery, acts = opened(1, NOVEMBER + 50, NOVEMBER + 70)
+    acts[0]["data"] |= {"prefetched": True}
+    sandbox.history = History(deliveries=[delivery], activities=acts[::-1])
+    run_full(sandbox, DAY_ONE, OPENS_AND_CLICKS)
+    every = ids(sandbox)
+    sandbox.reset()
+    report = run_line(sandbox, DAY_ONE, names=OPENS_AND_CLICKS, mode="every_human")
+    assert ids(sandbox) == {70: every[70]}
+    assert report.skipped == {"machine": 1}
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(stretch=stretches(), data=st.data())
+def test_modes_may_change_between_runs_and_no_occurrence_is_sent_under_two_ids(
+    world: Sandbox, stretch: tuple[History, list[Interval]], data: st.DataObject
+) -> None:
+    history, intervals = stretch
+    world.settings = Settings()
+    world.history = history
+    world.reset()
+    for interval in intervals:
+        for mode in data.draw(st.permutations(["first", "every", "every_human"])):
+            run_line(world, interval, names=REPEATED, mode=mode)
+    expected = to_send(held(history, intervals, REPEATED)) + Counter(of_deleted(history, intervals, REPEATED))
+    assert len(world.segment.kept) == expected.total()
+
+
+# What is asked
+
+
+def test_only_deliveries_from_before_the_look_back_are_asked_for_by_id(sandbox: Sandbox) -> None:
+    old, new = row(1, NOVEMBER - 8 * DAY), row(2, NOVEMBER - 3 * DAY)
+    sandbox.history = History(
+        deliveries=[old, new], activities=[activity(2, NOVEMBER + 9, "d2"), activity(1, NOVEMBER + 8, "d1")]
+    )
+    run_full(sandbox, DAY_ONE, OPENS_AND_CLICKS, lookback=6 * DAY)
+    by_id = [one.path for one in sandbox.customerio.requests if one.path.startswith("/v1/messages/")]
+    assert by_id == ["/v1/messages/d1"]
 
 
 def test_collections_without_activities_need_no_activities(sandbox: Sandbox) -> None:
     names = ["Email Sent", "WhatsApp Opened", "WhatsApp Link Clicked", "Slack Link Clicked"]
     sandbox.history = History.generate(seed=4, deliveries=900, start=NOVEMBER - DAY, end=NOVEMBER + DAY)
-    report = run_full(sandbox, DAY_ONE, names).as_dict()
+    report = run_full(sandbox, DAY_ONE, names)
     assert_same(kept(sandbox.segment.kept), to_send(held(sandbox.history, [DAY_ONE], names)))
-    assert "requests_by_way" not in report["read"]
-    assert ways(sandbox)["activities"] == 0
+    assert not report.tally.read["activities"]
+    assert not any(one.path == "/v1/activities" for one in sandbox.customerio.requests)
 
 
-@pytest.mark.parametrize("names", ["all", REPEATED, OPENS_AND_CLICKS])
-def test_the_ways_add_up_to_all_requests(sandbox: Sandbox, names: Any) -> None:
-    sandbox.history = History.generate(seed=4, deliveries=900, start=NOVEMBER - DAY, end=NOVEMBER + DAY)
-    read = run_full(sandbox, DAY_ONE, names).as_dict()["read"]
-    assert sum(read["requests_by_way"].values()) == read["requests"] == len(sandbox.customerio.requests)
+def test_more_deliveries_than_sqlite_takes_variables(sandbox: Sandbox) -> None:
+    with PendingActivities() as pending:
+        pending._rows.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, 999)
+        found = [(f"d{n}", Activity(id=f"a{n}", timestamp=NOVEMBER)) for n in range(2500)]
+        assert pending.add(CATALOG["Email Opened"], found) == 2500
+        assert len(pending.take([f"d{n}" for n in range(2400)])) == 2400
+        assert sorted(pending.delivery_ids(1000)) == sorted(f"d{n}" for n in range(2400, 2500))
 
 
-def test_the_ways_add_up_also_if_windows_are_given_up(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Many requests are in flight when the last delivery is found; then the service gets quicker than its limit."""
-    monkeypatch.setattr(line, "PROGRESS_EVERY", 0.0)
-    sandbox.settings = Settings(latency=0.1)
-    sandbox.history = History(
-        *zip(*(opened(number, NOVEMBER + 900 - number, NOVEMBER - number * 300) for number in range(200)), strict=True)
-    )
-    source, destination = clients(sandbox)
-    source = CustomerIOClient(sandbox.settings.app_key, base_url=sandbox.url, requests_per_second=100, retries=QUICK)
-
-    def at_once(report: Any) -> None:
-        sandbox.settings = Settings()
-
-    with source, destination:
-        read = (
-            Line(
-                source,
-                destination,
-                Mapper("test"),
-                interval=DAY_ONE,
-                lookback=90 * DAY,
-                collections=[CATALOG["Email Opened"]],
-                every=True,
-                callbacks=Callbacks(progress=at_once),
-            )
-            .run()
-            .as_dict()["read"]
-        )
-    assert sum(read["requests_by_way"].values()) == read["requests"]
+# The end of the list
 
 
-def test_progress_is_told_while_activities_are_read(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(line, "PROGRESS_EVERY", 0.0)
-    told: list[int] = []
-    sandbox.history = History(
-        deliveries=[row(1)], activities=[activity(number, NOVEMBER + 900 - number) for number in range(300)]
-    )
-    run_full(
-        sandbox,
-        DAY_ONE,
-        ["Email Opened"],
-        callbacks=Callbacks(progress=lambda report: told.append(report.work["requests"])),
-    )
-    assert min(told) < 5
+def test_a_row_behind_a_page_that_is_all_older_is_found(sandbox: Sandbox) -> None:
+    """Within the tolerance of an hour."""
+    older = [activity(number, NOVEMBER - 600 - number) for number in range(40)]
+    sandbox.history = History(deliveries=[row(1)], activities=[*older, activity(99, NOVEMBER + 5)])
+    run_full(sandbox, DAY_ONE, OPENS_AND_CLICKS)
+    assert list(ids(sandbox)) == [5]
 
 
-# What waits lies on disk
+def test_an_empty_page_in_mid_list_is_not_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gappy(CustomerIOClient):
+        def activity_page(self, query: Any) -> Page[Activity]:
+            at = int(query.get("start", 0))
+            rows = [Activity(id="a", timestamp=NOVEMBER + 5)] if at == 3 else []
+            return Page(rows, (), str(at + 1) if at < 3 else None)
+
+    with Gappy("key") as client, reading.Reader(client) as reader:
+        found = [row for _, page in reader.activities(["opened_email"], NOVEMBER) for row in page.rows]
+    assert [row.id for row in found] == ["a"]
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where temporary files go."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    return tmp_path
+# Odd rows
 
 
-def test_what_waits_lies_in_a_file_without_a_name_and_is_gone_afterwards() -> None:
-    """A name would outlive a task that is killed."""
-
-    def files() -> list[str]:
-        links = [os.path.join("/proc/self/fd", fd) for fd in os.listdir("/proc/self/fd")]
-        return [target for link in links if os.path.lexists(link) and "etilqs" in (target := os.readlink(link))]
-
-    opened = CATALOG["Email Opened"]
-    with Waiting() as waiting:
-        for number in range(30):
-            rows = [Activity(id=f"{number}-{n}", timestamp=NOVEMBER, data={"link": "x" * 200}) for n in range(1000)]
-            assert waiting.add(opened, [(f"delivery {row.id}", row) for row in rows]) == 1000
-        assert waiting.deliveries([opened]) == 30_000
-        assert [name.endswith("(deleted)") for name in files()] == [True] * len(files()) != []
-        assert len(waiting.take(["delivery 7-7"])["delivery 7-7"]) == 1
-        assert waiting.take(["delivery 7-7"]) == {}
-    assert files() == []
+def test_odd_activities_are_refused_alone(sandbox: Sandbox) -> None:
+    delivery, acts = opened(1, NOVEMBER + 50, NOVEMBER + 60, NOVEMBER + 61, NOVEMBER + 70, DAY_ONE.end + 9)
+    sandbox.history = History(deliveries=[delivery], activities=acts[::-1])
+    kinds = ("activity.data:list", "activity.timestamp:text", "activity.data:text")
+    sandbox.settings = Settings(odd_rows={acts[n]["id"]: kind for n, kind in zip((1, 2, 4), kinds, strict=True)})
+    report = run_full(sandbox, DAY_ONE, ["Email Opened"])
+    assert set(ids(sandbox)) == {50, 70}
+    assert report.refused == {"misshapen": 2}  # the last is the next interval's
 
 
-def test_no_file_is_made_if_only_first_occurrences_are_sent(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "mkdtemp", None)
-    sandbox.history = workspace(30, 30)
-    run_full(sandbox, DAY_ONE, OPENS_AND_CLICKS, every=False)
+# A killed run
 
 
-@pytest.mark.parametrize("at", [0, 7, 12, 20, 33])
-@pytest.mark.parametrize("side", ["customerio", "segment"])
-def test_an_error_leaves_no_file_behind(sandbox: Sandbox, folder: Path, side: Any, at: int) -> None:
-    """In each of the three parts of the run."""
-    sandbox.history = workspace(900, 100)
-    sandbox.faults.add(Fault(side=side, kind="401", at=at if side == "customerio" else 0, times=1000))
-    with pytest.raises(ConfigurationError):
-        run_full(sandbox, DAY_ONE, OPENS_AND_CLICKS)
-    assert list(folder.iterdir()) == []
-
-
-def kill_from_a_signal_handler(source: CustomerIOClient) -> None:
-    os.kill(os.getpid(), signal.SIGUSR1)
-
-
-def kill_from_another_thread(source: CustomerIOClient) -> None:
-    source.close()
-
-
-@pytest.mark.parametrize("way", ["activities", "windows", "ids"])
-@pytest.mark.parametrize("kill", [kill_from_a_signal_handler, kill_from_another_thread])
-def test_a_kill_leaves_no_file_behind(
-    sandbox: Sandbox, folder: Path, kill: Callable[[CustomerIOClient], None], way: str
-) -> None:
-    def stop(*_: object) -> None:
-        raise SystemExit("killed")
-
-    def when_there() -> None:
-        give_up_at = time.monotonic() + 5
-        while not ways(sandbox)[way] and time.monotonic() < give_up_at:
-            time.sleep(0.005)
-        kill(source)
-
-    sandbox.settings = Settings(latency=0.03)
-    sandbox.history = workspace(2700, 40) if way == "ids" else workspace(900, 300)
-    source, destination = clients(sandbox)
-    previous = signal.signal(signal.SIGUSR1, stop)
-    killer = threading.Thread(target=when_there)
-    killer.start()
-    try:
-        with source, destination, pytest.raises((SystemExit, ClosedError)):
-            Line(
-                source,
-                destination,
-                Mapper("test"),
-                interval=DAY_ONE,
-                lookback=30 * DAY,
-                collections=[CATALOG["Email Opened"]],
-                every=True,
-            ).run()
-    finally:
-        killer.join()
-        signal.signal(signal.SIGUSR1, previous)
-    assert ways(sandbox)[way]
-    assert list(folder.iterdir()) == []
-
-
-def test_what_waits_is_given_out_once_and_comes_back_as_it_was() -> None:
-    full = Activity(
-        id="a",
-        timestamp=NOVEMBER,
-        delivery_id="d1",
-        customer_id=7,
-        data={"href": "https://example.com/ü", "machine": True, "n": None},
-    )
-    opens, clicks = CATALOG["Email Opened"], CATALOG["Email Link Clicked"]
-    with Waiting() as waiting:
-        assert waiting.deliveries([opens, clicks]) == 0
-        assert waiting.delivery_ids(5) == []
-        assert waiting.add(clicks, [("d1", full), ("d1", Activity(id="b", timestamp=NOVEMBER))]) == 2
-        assert waiting.add(clicks, [("d1", full)]) == 0
-        assert waiting.add(opens, [("d'2", Activity(id="c", timestamp=NOVEMBER))]) == 1
-        assert [waiting.deliveries(those) for those in ([opens, clicks], [opens], [])] == [2, 1, 0]
-        assert sorted(waiting.delivery_ids(5)) == ["d'2", "d1"]
-        assert len(waiting.delivery_ids(1)) == 1
-        assert waiting.take([]) == {}
-        found = waiting.take(["d1", "nobody"])
-        assert sorted((one.name, each.id) for one, each in found["d1"]) == [
-            ("Email Link Clicked", "a"),
-            ("Email Link Clicked", "b"),
-        ]
-        assert full in [each for _, each in found["d1"]]
-        assert waiting.take(["d1"]) == {}
-        assert waiting.delivery_ids(5) == ["d'2"]
+def test_the_file_of_a_killed_run_does_not_stay(sandbox: Sandbox) -> None:
+    before = set(Path(tempfile.gettempdir()).iterdir())
+    with PendingActivities() as pending:
+        pending.add(CATALOG["Email Opened"], [("d", Activity(id=str(n), timestamp=1)) for n in range(50_000)])
+        assert set(Path(tempfile.gettempdir()).iterdir()) == before
