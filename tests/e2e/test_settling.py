@@ -1,0 +1,117 @@
+"""A run that is early waits out the settling time in a real Airflow, and takes neither its only slot nor a try."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from tests.e2e.compare import COLLECTIONS, differences, seconds
+from tests.e2e.world import FINISHED, World
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+
+SETTLING = 30  # seconds
+SHOWN_LATE = 20  # seconds at most until Customer.io shows what happened
+DAG_FILE = f"""
+from datetime import timedelta
+
+import pendulum
+from airflow.sdk import DAG, task
+
+from airflow_provider_cio.operators.customerio_to_segment import CustomerIOToSegmentOperator
+
+with DAG("early", schedule=None, start_date=pendulum.datetime(2026, 1, 1)):
+    CustomerIOToSegmentOperator(task_id="send", settling_time=timedelta(seconds={SETTLING}))
+
+with DAG("other", schedule=None, start_date=pendulum.datetime(2026, 1, 1)):
+    task(task_id="work")(lambda: None)()
+"""
+
+
+class Story(NamedTuple):
+    """The early task while it waits, and when it is over; the other task that ran meanwhile.
+
+    :param end: of the early run's interval.
+    :param requests: that Customer.io had got when the wait began.
+    """
+
+    end: float
+    waiting: dict[str, Any]
+    pool: dict[str, Any]
+    requests: int
+    other: dict[str, Any]
+    still_waiting: dict[str, Any]
+    over: dict[str, Any]
+    tries: int
+    result: dict[str, Any]
+    truth: list[dict[str, Any]]
+    segment: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
+    folder: Path = tmp_path_factory.mktemp("dags")
+    (folder / "settling.py").write_text(DAG_FILE)
+    start = datetime.now(UTC).replace(microsecond=0) - timedelta(minutes=30)
+    history = ("--seed", "6", "--deliveries", "4000", "--start", start.isoformat(), "--days", str(1 / 24))
+    with World(
+        dags=folder,
+        sandbox_args=(*history, "--latency", "0.1"),
+        sandbox_settings={"visible_after": SHOWN_LATE, "visible_from_creation": True},
+        parallelism=1,
+        say=print,
+    ) as world:
+        world.wait(lambda: world.api("dags", dag_id_pattern="early")["total_entries"] == 1, "DAG")
+        end = datetime.now(UTC).replace(microsecond=0)
+        interval = {"data_interval_start": start.isoformat(), "data_interval_end": end.isoformat()}
+        world.trigger("early", logical_date=start.isoformat(), **interval)
+        waiting = wait_for(world, "early", {"up_for_reschedule"})
+        pool = world.api("pools/default_pool")
+        requests = world.sandbox("customerio")["requests"]
+        world.trigger("other")
+        other = wait_for(world, "other", FINISHED)
+        still_waiting = world.task("early")
+        over = wait_for(world, "early", FINISHED)
+        run = "dags/early/dagRuns/early/taskInstances/send"
+        bounds = {"start": int(start.timestamp()), "end": int(end.timestamp())}
+        yield Story(
+            end=end.timestamp(),
+            waiting=waiting,
+            pool=pool,
+            requests=requests,
+            other=other,
+            still_waiting=still_waiting,
+            over=over,
+            tries=world.api(f"{run}/tries")["total_entries"],
+            result=world.api(f"{run}/xcomEntries/return_value", deserialize="true")["value"],
+            truth=[row for row in world.sandbox("truth", **bounds)["events"] if row["collection"] in COLLECTIONS],
+            segment=world.sandbox("segment", events=1),
+        )
+
+
+def wait_for(world: World, dag_id: str, states: set[str] | frozenset[str]) -> dict[str, Any]:
+    world.wait(lambda: world.task(dag_id)["state"] in states, f"{dag_id} in {' or '.join(states)}")
+    world.elapsed(f"{dag_id}: {world.task(dag_id)['state']} in try {world.task(dag_id)['try_number']}")
+    return world.task(dag_id)
+
+
+def test_an_early_run_waits_without_a_slot(story: Story) -> None:
+    assert story.waiting["state"] == story.still_waiting["state"] == "up_for_reschedule"
+    assert (story.pool["occupied_slots"], story.pool["running_slots"]) == (0, 0)
+    assert story.other["state"] == "success"
+    assert story.requests == 0
+
+
+def test_the_wait_takes_no_try(story: Story) -> None:
+    assert story.over["state"] == "success"
+    assert story.over["try_number"] == story.tries == 1
+    assert seconds(story.over["end_date"]) >= story.end + SETTLING
+
+
+def test_then_all_is_sent_that_was_shown_late(story: Story) -> None:
+    assert differences(story.truth, story.segment["events"]) == []
+    assert any(row["time"] > story.end - SHOWN_LATE for row in story.truth)
+    assert story.result["sent"]["events"] == len(story.segment["events"])
+    assert (story.segment["duplicates"], story.segment["dropped"]) == (0, {})
