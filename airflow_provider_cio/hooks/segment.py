@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -85,6 +86,21 @@ class SegmentHook(BaseHook):
         return SegmentClient(
             **self.settings._asdict(), name=f"Segment (connection {self.segment_conn_id!r})", retries=retries
         )
+
+    def track(self, events: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+        """Send `track` calls as they are, in batches, with retries: ``hook.track(events_in("s3://..."))``.
+
+        Each needs `event`, `messageId` and `userId` or `anonymousId`; `type` is added. A repeated `messageId` is
+        dropped by Segment, so sending again does no harm for about a day.
+
+        :returns: how many ``events``, in how many ``batches``, and ``bytes``.
+        :raises ConfigurationError: an event lacks what it needs; the message names its position. Earlier ones are sent.
+        :raises EventsRefusedError: Segment refused events, all others were sent; the message names reasons and ids.
+        """
+        from airflow_provider_cio.sinks.segment import send_plain
+
+        with self.get_conn() as client:
+            return send_plain(client, events)
 
     def test_connection(self) -> tuple[bool, str]:
         """Post an empty batch, which creates no event: proves network, host, path, and that a key is there.

@@ -173,7 +173,8 @@ def small() -> Iterator[None]:
     quick = partial(Retries, first=0.01, longest=0.1)
     with (
         patch("airflow_provider_cio.sources.windows.PAGE_SIZE", 200),
-        patch("airflow_provider_cio.clients.segment.MAX_BATCH_EVENTS", 50),
+        patch("airflow_provider_cio.sources.schedule.PAGE_SIZE", 200),
+        patch("airflow_provider_cio.sinks.segment.MAX_BATCH_EVENTS", 50),
         patch("airflow_provider_cio.line.CHECKPOINT_EVERY", 0.02),
         patch("airflow_provider_cio.clients.customerio.Retries", quick),
         patch("airflow_provider_cio.clients.segment.Retries", quick),

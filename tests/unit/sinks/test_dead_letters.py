@@ -19,7 +19,8 @@ from fsspec.implementations.memory import MemoryFile, MemoryFileSystem  # type: 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError
+from airflow_provider_cio.exceptions import ConfigurationError, EventsRefusedError, TryAgainLaterError
+from airflow_provider_cio.hooks.segment import SegmentHook
 from airflow_provider_cio.interval import Interval
 from airflow_provider_cio.operators.customerio_to_segment import CustomerIOToSegmentOperator
 from airflow_provider_cio.sinks.dead_letters import DeadLetters, events_in
@@ -596,3 +597,44 @@ def test_fail_fails_the_task_with_a_path_too(sandbox: Sandbox, tmp_path: Path) -
 def test_what_is_wrong_is_said_when_the_dag_is_parsed(parameters: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         CustomerIOToSegmentOperator(task_id="send", **parameters)
+
+
+def test_dead_letters_can_be_sent_again_in_one_call(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    sandbox.history = POISONED
+    sandbox.settings = Settings(refuse_containing="POISON")
+    result = run(dead_letter_path=str(tmp_path))
+    before = len(sandbox.segment.kept)
+    sandbox.settings = Settings()  # the receiver was mended
+    events = events_in(str(tmp_path))
+    sent = SegmentHook().track(events)
+    assert sent["events"] == events.events == sum(result["dead_letters"]["events"].values()) == 2
+    assert len(sandbox.segment.kept) == before + 2
+    SegmentHook().track(events_in(str(tmp_path)))
+    assert len(sandbox.segment.duplicates) == 2
+
+
+@pytest.mark.parametrize(
+    ("event", "error", "message"),
+    [
+        ({"messageId": "m", "userId": "1"}, ConfigurationError, "Event 1 .*'event'"),
+        ({"event": "E", "userId": "1"}, ConfigurationError, "Event 1 .*'messageId'"),
+        ({"event": "E", "messageId": "m"}, EventsRefusedError, "unidentified: 1 .*m"),
+        ({"event": "E", "messageId": "m", "userId": 7}, EventsRefusedError, "id_not_string: 1"),
+        ({"event": "E", "messageId": "m" * 101, "userId": "1"}, EventsRefusedError, "message_id_length: 1"),
+        (
+            {"event": "E", "messageId": "m", "userId": "1", "properties": {"x": "x" * 40_000}},
+            EventsRefusedError,
+            "event_too_large",
+        ),
+    ],
+)
+def test_a_plain_event_is_checked_as_any_other(
+    sandbox: Sandbox, event: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    fine = {"event": "E", "messageId": "fine", "userId": "1"}
+    with pytest.raises(error, match=message):
+        SegmentHook().track([fine, event])
+    if error is EventsRefusedError:
+        assert [one["messageId"] for one in sandbox.segment.kept] == ["fine"]

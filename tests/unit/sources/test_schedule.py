@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_cio.sources import schedule
-from airflow_provider_cio.sources.schedule import Schedule, is_newest_first
+from airflow_provider_cio.sources.schedule import Chain, Schedule, is_newest_first
 from airflow_provider_cio.sources.windows import Window
 
 PAGE = 50
@@ -34,7 +34,7 @@ def play(
     rows: dict[int, list[int]] = {}
     finished: list[Window] = []
     found: list[int] = []
-    in_flight = []
+    in_flight: list[Chain] = []
     requests = 0
     while True:
         while len(in_flight) < slots and (chain := schedule.next()):
@@ -108,7 +108,7 @@ def test_few_windows_are_open_at_a_time() -> None:
     random = Random(1)
     times = [random.randrange(SPAN) for _ in range(300 * PAGE)]
     one = Schedule([Window("email", 0, SPAN)])
-    opened = set()
+    opened: set[int] = set()
     while (chain := one.next()) and len(opened) < 100:
         opened.add(id(chain))
         page = sorted((time for time in times if chain.window.start <= time < chain.window.end), reverse=True)
