@@ -35,12 +35,12 @@ EVERY_NAME = GROUPS["email"]
 
 
 def clients(
-    sandbox: Sandbox, retries: Retries = QUICK, *, timeout: float = 60
+    sandbox: Sandbox, retries: Retries = QUICK, *, timeout: float = 60, per_second: float = 100_000
 ) -> tuple[CustomerIOClient, SegmentClient]:
     settings = sandbox.settings
     shared: Any = {"base_url": sandbox.url, "timeout": timeout, "retries": retries}
     return (
-        CustomerIOClient(settings.app_key, requests_per_second=100_000, **shared),
+        CustomerIOClient(settings.app_key, requests_per_second=per_second, **shared),
         SegmentClient(settings.write_key, events_per_second=0, **shared),
     )
 
@@ -66,6 +66,7 @@ def run_line(
     namespace: str = "test",
     retries: Retries = QUICK,
     timeout: float = 60,
+    per_second: float = 100_000,
     mode: str = "first",
     warn: Callable[[str], None] = print,
     pii: str = "keep",
@@ -78,7 +79,7 @@ def run_line(
 
     :param mode: `opens_and_clicks`.
     """
-    client, destination = clients(sandbox, retries, timeout=timeout)
+    client, destination = clients(sandbox, retries, timeout=timeout, per_second=per_second)
     collections = resolve_collections(names)
     report = Report(interval, Tally(events=Counter({one.name: 0 for one in collections})))
     with client, destination:

@@ -309,3 +309,43 @@ def test_a_400_that_passes_refuses_no_event(sandbox: Sandbox) -> None:
     report = run_line(sandbox, INTERVAL)
     assert_kept_is_truth(sandbox, INTERVAL)
     assert not report.refused
+
+
+# Limits, cursors, certificates
+
+
+@pytest.mark.parametrize("retry_after", [None, "seconds", "date"])
+@pytest.mark.parametrize("limiter", ["bucket", "fixed_second", "sliding_second"])
+def test_a_limit_that_others_share_costs_time_and_no_event(sandbox: Sandbox, limiter: Any, retry_after: Any) -> None:
+    sandbox.settings = Settings(
+        requests_per_second=20, limiter=limiter, arrival_jitter=0.02, other_client=8, retry_after=retry_after
+    )
+    report = run_line(sandbox, INTERVAL, per_second=20, retries=Retries(total=60, first=0.1, longest=1.0))
+    assert_kept_is_truth(sandbox, INTERVAL)
+    assert report.as_dict()["read"].get("rate_limited", 0) == sandbox.customerio.rate_limited
+
+
+@pytest.mark.parametrize("limiter", ["bucket", "fixed_second", "sliding_second"])
+def test_alone_it_hardly_ever_meets_the_limit(sandbox: Sandbox, limiter: Any) -> None:
+    sandbox.settings = Settings(requests_per_second=10, limiter=limiter, arrival_jitter=0.02, latency=0.05)
+    run_line(sandbox, INTERVAL, per_second=10)
+    assert_kept_is_truth(sandbox, INTERVAL)
+    assert sandbox.customerio.rate_limited <= 1
+
+
+def test_cursors_that_hold_only_for_their_bounds_and_for_a_while(sandbox: Sandbox) -> None:
+    sandbox.settings = Settings(cursors_bound=True, cursor_lifetime=30.0)
+    run_line(sandbox, INTERVAL)
+    assert_kept_is_truth(sandbox, INTERVAL)
+    assert {one.status for one in sandbox.customerio.requests} == {200}
+
+
+def test_https(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Sandbox(sandbox.history, tls=True) as secure:
+        assert secure.url.startswith("https://")
+        with pytest.raises(ConfigurationError, match="certificate"):
+            run_line(secure, INTERVAL)
+        assert secure.customerio.requests == secure.segment.requests == []
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(secure.ca_file))
+        run_line(secure, INTERVAL)
+        assert_kept_is_truth(secure, INTERVAL)

@@ -308,6 +308,8 @@ def test_a_task_that_is_cleared_runs_in_full(sandbox: Sandbox) -> None:
         {"lookback": timedelta(days=1)},
         {"collections": ["Email Opened"]},
         {"send_to_customerio_destinations": True},
+        {"pii": "hash"},
+        {"opens_and_clicks": "every", "collections": ["Email Opened"]},
         {"interval_start": "2026-11-01", "interval_end": "2026-11-03"},
         {"on_unidentified": "dead_letter", "dead_letter_path": "PATH"},
         {"segment_conn_id": "other"},
@@ -338,6 +340,46 @@ def test_another_configuration_ignores_the_checkpoint(
     assert result["read"]["deliveries"] == whole["read"]["deliveries"]
     assert result["events"] == whole["events"]
     assert store.values == {}
+
+
+def test_a_checkpoint_survives_a_change_of_key_rate_and_time_out(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store()
+    fail(sandbox, store)
+    sandbox.settings.app_key = "another-key-of-the-same-workspace"
+    connection = json.loads(os.environ["AIRFLOW_CONN_CUSTOMERIO_DEFAULT"])
+    connection |= {"password": sandbox.settings.app_key, "extra": {"requests_per_second": 500, "timeout": 7}}
+    monkeypatch.setenv("AIRFLOW_CONN_CUSTOMERIO_DEFAULT", json.dumps(connection))
+    assert operator().execute(RUN | {"task_state_store": store})["resumed"] is True
+    assert_kept_is_truth(sandbox, INTERVAL, duplicates=None)
+
+
+def test_a_store_that_can_not_be_read_costs_a_warning(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
+    class Away(Store):
+        def get(self, key: str, default: Any = None) -> Any:
+            raise AirflowRuntimeError(ErrorResponse(detail={"status_code": 503}))
+
+    operator().execute(RUN | {"task_state_store": Away()})
+    assert "this try begins anew" in "".join(capfd.readouterr())
+    assert_kept_is_truth(sandbox, INTERVAL)
+
+
+def test_a_checkpoint_that_can_not_be_removed_is_left_to_a_retry(sandbox: Sandbox) -> None:
+    """A cleared task would do nothing otherwise."""
+
+    class Away(Store):
+        def delete(self, key: str) -> None:
+            raise AirflowRuntimeError(ErrorResponse(detail={"status_code": 503}))
+
+    store = Away()
+    with pytest.raises(TryAgainLaterError, match="All was sent"):
+        operator().execute(RUN | {"task_state_store": store})
+    assert_kept_is_truth(sandbox, INTERVAL)
+    working = Store()
+    working.values = store.values
+    operator().execute(RUN | {"task_state_store": working})
+    assert working.values == {}
 
 
 def test_without_a_store_a_retry_starts_over(sandbox: Sandbox) -> None:

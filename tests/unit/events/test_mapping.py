@@ -173,6 +173,17 @@ def test_message_ids_differ_by_namespace_delivery_and_metric() -> None:
     assert len(ids) == 3 * 4 * len(metrics)
 
 
+def test_each_id_is_under_its_own_name() -> None:
+    names = (
+        "campaign_id action_id parent_action_id newsletter_id content_id broadcast_id transactional_message_id "
+        "trigger_event_id customer_id"
+    ).split()
+    given = {name: f"value of {name}" for name in names}
+    sent = as_sent(delivery(**given, recipient="r@x.y", subject="s", failure_message="f"))["properties"]
+    assert {name: sent[name] for name in names} == given
+    assert (sent["recipient"], sent["subject"], sent["failure_message"]) == ("r@x.y", "s", "f")
+
+
 def test_the_rule_for_message_ids_never_changes() -> None:
     """Another rule would send everything anew that is within Segment's memory: this literal is a promise."""
     assert Mapper("source-a").message_id("RPILAgUBcRhIBqSfeiIwdIYJKxTY", "opened") == (
