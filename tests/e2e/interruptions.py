@@ -1,4 +1,5 @@
-"""A task that is interrupted in mid-run by what happens in a real Airflow: killed, timed out, cut off from the API."""
+"""A task that is interrupted in mid-run by what happens in a real Airflow: killed, told to end as its worker is stopped
+or somebody marks it as failed, timed out, cut off from the API."""
 
 import os
 import signal
@@ -8,14 +9,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psutil
+
 from tests.e2e.compare import moment
 from tests.e2e.world import FINISHED, World
 
 FIRST, END = "2026-11-01", "2026-11-05"
 COLLECTION = "Email Link Clicked"
-CASES = ("killed", "timed_out", "restarted")
+CASES = ("killed", "timed_out", "restarted", "worker_stopped", "marked_failed")
 LATER = 4.0  # seconds after a checkpoint, shortly before the next one: then most is lost
-TIMEOUT = 8.0  # seconds; the work takes about 14, and a checkpoint comes every 5
+TIMEOUT = 18.0  # seconds; the work takes about 24, and the first checkpoint comes after about 9
 DAG_FILE = f"""
 from datetime import timedelta
 
@@ -41,13 +44,17 @@ for case in {CASES}:
 
 
 class Story(NamedTuple):
-    """What became of a case: its task, what the last try returned, what Segment kept and what it got again."""
+    """What became of a case: its task, what the last try returned, what Segment kept and what it got again.
+
+    :param first_log: of the first try.
+    """
 
     task: dict[str, Any]
     checkpoints: int
     result: dict[str, Any]
     kept: list[dict[str, Any]]
     repeated: list[dict[str, Any]]
+    first_log: str
 
     @property
     def again(self) -> float:
@@ -56,10 +63,14 @@ class Story(NamedTuple):
 
 
 class Stories(NamedTuple):
-    """All of them, beside what there was to send."""
+    """All of them, beside what there was to send.
+
+    :param seconds_to_end: how long a process lived on after it was told to end.
+    """
 
     truth: list[dict[str, Any]]
     cases: dict[str, Story]
+    seconds_to_end: dict[str, float]
 
 
 def write_key(case: str) -> str:
@@ -76,15 +87,7 @@ def start(world: World, case: str) -> None:
         "password": write_key(case),
     }
     world.api("connections", post=connection)
-    world.wait(lambda: bool(world.api("dags", dag_id_pattern=case)["dags"]), f"DAG {case}")
-    world.api(f"dags/{case}/dagRuns", post={"logical_date": None, "dag_run_id": case})
-    world.elapsed(f"{case}: triggered")
-
-
-def task(world: World, case: str) -> dict[str, Any]:
-    """The task instance as it is now."""
-    found: list[dict[str, Any]] = world.api(f"dags/{case}/dagRuns/{case}/taskInstances")["task_instances"]
-    return found[0] if found else {"state": None, "try_number": 0, "start_date": None}
+    world.trigger(case)
 
 
 def checkpoints(world: World, case: str) -> int:
@@ -97,30 +100,56 @@ def wait_until_in_mid_run(world: World, case: str, longer: float) -> dict[str, A
     """Until the first try has stored a checkpoint, and so many seconds longer."""
 
     def working() -> bool:
-        now = task(world, case)
+        now = world.task(case)
         assert now["state"] not in FINISHED
         return now["state"] == "running" and checkpoints(world, case) == 1
 
     world.wait(working, f"task of {case} in mid-run")
     time.sleep(longer)
-    return task(world, case)
+    return world.task(case)
+
+
+def seconds_to_end(world: World, case: str, process: psutil.Process) -> float:
+    """Wait until a task's process is gone, not only in the database."""
+    began = time.monotonic()
+    process.wait(timeout=60)
+    seconds = time.monotonic() - began
+    world.elapsed(f"{case}: its process ended after {seconds:.1f} s")
+    return seconds
+
+
+def stop_worker(world: World, case: str) -> float:
+    """SIGTERM to the supervisor of the task, as when a worker is stopped; it passes that on."""
+    process = psutil.Process(wait_until_in_mid_run(world, case, longer=LATER)["pid"])
+    os.kill(process.ppid(), signal.SIGTERM)
+    return seconds_to_end(world, case, process)
+
+
+def mark_failed(world: World, case: str) -> float:
+    """As somebody does in the UI, and clears the task afterwards. The supervisor hears of it at its next heartbeat."""
+    process = psutil.Process(wait_until_in_mid_run(world, case, longer=1)["pid"])
+    world.api(f"dags/{case}/dagRuns/{case}/taskInstances/send", patch={"new_state": "failed"})
+    seconds = seconds_to_end(world, case, process)
+    assert world.task(case)["state"] == "failed"
+    world.api(f"dags/{case}/clearTaskInstances", post={"dry_run": False, "dag_run_id": case})
+    return seconds
 
 
 def wait_until_over(world: World, case: str) -> None:
-    world.wait(lambda: task(world, case)["state"] in FINISHED, f"end of {case}")
-    world.elapsed(f"{case}: {task(world, case)['state']} in try {task(world, case)['try_number']}")
+    world.wait(lambda: world.task(case)["state"] in FINISHED, f"end of {case}")
+    world.elapsed(f"{case}: {world.task(case)['state']} in try {world.task(case)['try_number']}")
 
 
 def play(say: Callable[[str], None]) -> Stories:
-    """Interrupt a run of each case, and wait for its end. About a minute."""
-    history = ("--seed", "4", "--deliveries", "40000", "--start", FIRST, "--days", "4", "--channels", "email")
+    """Interrupt a run of each case, and wait for its end. About a minute and a half."""
+    history = ("--seed", "4", "--deliveries", "120000", "--start", FIRST, "--days", "4", "--channels", "email")
     with (
         tempfile.TemporaryDirectory(prefix="airflow-cio-dags-") as folder,
         World(
             dags=_dags(Path(folder)),
             sandbox_args=(*history, "--burst", "0", "--latency", "0.4", "--requests-per-second", "0"),
             sandbox_settings={"write_keys": [write_key(case) for case in CASES]},
-            connections={"customerio": {"requests_per_second": 3}},
+            connections={"customerio": {"requests_per_second": 6}},
             say=say,
         ) as world,
     ):
@@ -131,28 +160,31 @@ def play(say: Callable[[str], None]) -> Stories:
         start(world, "timed_out")
         os.kill(wait_until_in_mid_run(world, "killed", longer=LATER)["pid"], signal.SIGKILL)
         world.elapsed("killed: SIGKILL")
+        start(world, "worker_stopped")
+        start(world, "marked_failed")
+        seconds = {"worker_stopped": stop_worker(world, "worker_stopped")}
+        seconds["marked_failed"] = mark_failed(world, "marked_failed")
         for case in CASES:
             wait_until_over(world, case)
         segment = world.sandbox("segment", events=1)
         assert segment["dropped"] == {}
         truth = world.sandbox("truth", start=moment(FIRST), end=moment(END), metrics="clicked")["events"]
-        return Stories(
-            truth,
-            {
-                case: Story(
-                    task(world, case),
-                    checkpoints(world, case),
-                    world.api(
-                        f"dags/{case}/dagRuns/{case}/taskInstances/send/xcomEntries/return_value", deserialize="true"
-                    )["value"],
-                    *(
-                        [one for one in segment[of] if one["writeKey"] == write_key(case)]
-                        for of in ("events", "repeated")
-                    ),
-                )
-                for case in CASES
-            },
-        )
+        return Stories(truth, {case: _story(world, case, segment) for case in CASES}, seconds)
+
+
+def _story(world: World, case: str, segment: dict[str, Any]) -> Story:
+    task = f"dags/{case}/dagRuns/{case}/taskInstances/send"
+    events, repeated = (
+        [one for one in segment[of] if one["writeKey"] == write_key(case)] for of in ("events", "repeated")
+    )
+    return Story(
+        task=world.task(case),
+        checkpoints=checkpoints(world, case),
+        result=world.api(f"{task}/xcomEntries/return_value", deserialize="true")["value"],
+        kept=events,
+        repeated=repeated,
+        first_log="\n".join(map(str, world.api(f"{task}/logs/1", full_content="true")["content"])),
+    )
 
 
 def _dags(folder: Path) -> Path:
