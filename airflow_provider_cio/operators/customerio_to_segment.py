@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.sdk import BaseOperator
-from airflow.sdk.exceptions import AirflowFailException, AirflowRescheduleException, AirflowRuntimeError
+from airflow.sdk.exceptions import AirflowFailException, AirflowRescheduleException
 
 from airflow_provider_cio.events.catalog import DEFAULT_COLLECTIONS
 from airflow_provider_cio.exceptions import (
@@ -21,6 +21,7 @@ from airflow_provider_cio.exceptions import (
     TryAgainLaterError,
 )
 from airflow_provider_cio.interval import Interval, iso, resolve_interval, whole_seconds
+from airflow_provider_cio.operators.messages import log_findings, log_progress, log_sample
 from airflow_provider_cio.operators.options import (
     Options,
     check_what_is_known,
@@ -28,6 +29,7 @@ from airflow_provider_cio.operators.options import (
     read_flag,
     read_options,
 )
+from airflow_provider_cio.operators.store import CheckpointStore
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -40,11 +42,9 @@ if TYPE_CHECKING:
     from airflow_provider_cio.report import Report
     from airflow_provider_cio.sinks.dead_letters import DeadLetters
     from airflow_provider_cio.sinks.sink import Sink
-    from airflow_provider_cio.sources.checkpoint import Checkpoint
     from airflow_provider_cio.sources.reader import Reader
     from airflow_provider_cio.sources.source import Source
 
-CHECKPOINT_KEY = "customerio_to_segment"
 #: Seconds. Who is asked to wait longer than this fails, rather than sleep for days.
 _LONGEST_RESCHEDULE = 86_400
 
@@ -165,7 +165,7 @@ class CustomerIOToSegmentOperator(BaseOperator):
             interval = resolve_interval(self.interval_start, self.interval_end, context)
             self._wait_until_settled(interval, options)
             report, dead_letters = self._run(interval, options, context)
-            self._warn(report, dead_letters)
+            log_findings(self.log, report)
             if options.preview:
                 self.log.info("This was a preview: nothing was sent. It could not have sent: %s", dict(report.refused))
             self._fail_if_refused(report, dead_letters, options)
@@ -214,9 +214,8 @@ class CustomerIOToSegmentOperator(BaseOperator):
             mode,
             ", ".join(one.name for one in options.collections),
         )
-        store = None if options.preview else context.get("task_state_store")  # since Airflow 3.3
-        fingerprint = self._fingerprint(interval, options, mode, customerio, segment, loops)
-        checkpoint = self._checkpoint(store, fingerprint)
+        store = CheckpointStore(None if options.preview else context.get("task_state_store"), self.log)
+        checkpoint = store.load(self._fingerprint(interval, options, mode, customerio, segment, loops))
         report = Report(interval, Tally())
         report.events.update({one.name: 0 for one in options.collections})
         report.fell_back = mode != options.opens_and_clicks
@@ -235,7 +234,7 @@ class CustomerIOToSegmentOperator(BaseOperator):
                 cio_id_as_last_resort=options.on_unidentified == "cio_id",
                 name_of=names.of,
             )
-            sink: Sink = PreviewSink(self._log_sample) if options.preview else SegmentSink(destination)
+            sink: Sink = PreviewSink(partial(log_sample, self.log)) if options.preview else SegmentSink(destination)
             Line(
                 reader,
                 self._source(reader, names, interval, options, mode),
@@ -246,9 +245,8 @@ class CustomerIOToSegmentOperator(BaseOperator):
                 checkpoint=checkpoint,
                 callbacks=self._callbacks(report, dead_letters, store, client, destination),
             ).run()
-        self._log_progress("Done", report, None)
-        if store:
-            self._forget_checkpoint(store)
+        log_progress(self.log, "Done", report)
+        store.forget()
         return report, dead_letters
 
     def _mode(self, interval: Interval, options: Options) -> str:
@@ -285,7 +283,7 @@ class CustomerIOToSegmentOperator(BaseOperator):
         self,
         report: Report,
         dead_letters: DeadLetters | None,
-        store: Any,
+        store: CheckpointStore,
         client: CustomerIOClient,
         destination: SegmentClient,
     ) -> Callbacks:
@@ -293,54 +291,16 @@ class CustomerIOToSegmentOperator(BaseOperator):
 
         def progress() -> None:
             waits = [wait for wait in (client.waiting(), destination.waiting()) if wait]
-            self._log_progress("So far", report, "; ".join(waits))
+            log_progress(self.log, "So far", report, "; ".join(waits))
 
         if dead_letters is None:
-            return Callbacks(progress, save=self._saving(store))
+            return Callbacks(progress, save=store.save)
         return Callbacks(
             progress,
             refused_event=dead_letters.write,
             refused_row=lambda row: dead_letters.write_row("misshapen", row.raw, row.problem),
-            save=self._saving(store),
+            save=store.save,
         )
-
-    def _checkpoint(self, store: Any, fingerprint: str) -> Checkpoint:
-        from airflow_provider_cio.sources.checkpoint import Checkpoint
-
-        state = None
-        if store:
-            try:
-                state = store.get(CHECKPOINT_KEY)
-            except AirflowRuntimeError as error:
-                self.log.warning("The checkpoint can't be read, so this try begins anew: %s", error)
-        checkpoint = Checkpoint(fingerprint, state)
-        if checkpoint:
-            self.log.info("An earlier try has done part of this interval: this one does the rest. Counts are of both.")
-        return checkpoint
-
-    def _saving(self, store: Any) -> Callable[[dict[str, Any]], None] | None:
-        if not store:
-            return None
-
-        def save(state: dict[str, Any]) -> None:
-            try:
-                store.set(CHECKPOINT_KEY, state)
-            except AirflowRuntimeError as error:  # Airflow's API is away: a retry would repeat more, no harm
-                self.log.warning("The checkpoint could not be stored: %s", error)
-
-        return save
-
-    def _forget_checkpoint(self, store: Any) -> None:
-        """Without this, clearing the finished task would send nothing.
-
-        :raises TryAgainLaterError: the checkpoint stays. A retry is short, since all is done.
-        """
-        try:
-            store.delete(CHECKPOINT_KEY)
-        except AirflowRuntimeError as error:
-            raise TryAgainLaterError(
-                f"All was sent, but the checkpoint could not be removed: {error}. A retry removes it."
-            ) from error
 
     def _fingerprint(
         self,
@@ -378,6 +338,8 @@ class CustomerIOToSegmentOperator(BaseOperator):
 
     def _fail_if_refused(self, report: Report, dead_letters: DeadLetters | None, options: Options) -> None:
         """:raises EventsRefusedError: naming reasons and deliveries."""
+        if report.refused and dead_letters:
+            self.log.warning("What can't be sent is in %s: %s", dead_letters.path, report.refusals())
         unidentified = report.refused["unidentified"] if options.on_unidentified == "fail" else 0
         if options.preview or not report.refused or (dead_letters and not unidentified):
             return
@@ -393,51 +355,6 @@ class CustomerIOToSegmentOperator(BaseOperator):
         if report.refused and dead_letters:
             result["dead_letters"] = {"path": str(dead_letters.path), "events": dict(report.refused)}
         return result
-
-    def _warn(self, report: Report, dead_letters: DeadLetters | None) -> None:
-        skipped = report.skipped
-        unknown = [reason for reason in skipped if reason.startswith("unknown_metric")]
-        if unknown:
-            self.log.warning("Customer.io reports what no collection is known for: %s", ", ".join(unknown))
-        if skipped["misshapen"]:
-            self.log.warning(
-                "%d rows of another shape than documented were met that were created before this interval: they were "
-                "refused by the runs whose intervals they were created in.",
-                skipped["misshapen"],
-            )
-        if report.work["out_of_order"]:
-            self.log.warning(
-                "%d pages of deliveries were not newest first: nothing is missed, but reading may take longer.",
-                report.work["out_of_order"],
-            )
-        if alone := report.tally.read["opens_and_clicks_without_activity"]:
-            self.log.warning("%d opens and clicks were sent without a link: no activity has their time.", alone)
-        if report.refused and dead_letters:
-            self.log.warning("What can't be sent is in %s: %s", dead_letters.path, report.refusals())
-        if not report.tally.read["deliveries"]:
-            self.log.warning("Customer.io showed no delivery at all: check collections, lookback and the workspace.")
-
-    def _log_sample(self, event: bytes) -> None:
-        from airflow_provider_cio.events.privacy import masked
-
-        self.log.info(
-            "For example (personal data masked): %s", json.dumps(masked(json.loads(event)), ensure_ascii=False)
-        )
-
-    def _log_progress(self, label: str, report: Report, waits: str | None) -> None:
-        work = report.work
-        (self.log.warning if waits else self.log.info)(
-            "%s: %d requests (%d retried), %d deliveries, %d events sent in %d batches, skipped %s, refused %s%s",
-            label,
-            work["requests"],
-            work["retried"],
-            report.tally.read["deliveries"],
-            work["events"],
-            work["batches"],
-            dict(report.tally.skipped),
-            dict(report.refused),
-            f". {waits}" if waits else "",
-        )
 
     def on_kill(self) -> None:
         """End the running `execute`, which then closes what it opened.

@@ -24,7 +24,8 @@ from airflow_provider_cio.events.catalog import resolve_collections
 from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError
 from airflow_provider_cio.interval import Interval
 from airflow_provider_cio.line import Callbacks
-from airflow_provider_cio.operators.customerio_to_segment import CHECKPOINT_KEY, CustomerIOToSegmentOperator
+from airflow_provider_cio.operators.customerio_to_segment import CustomerIOToSegmentOperator
+from airflow_provider_cio.operators.store import CHECKPOINT_KEY
 from airflow_provider_cio.report import Report
 from airflow_provider_cio.sinks import segment
 from airflow_provider_cio.sources import reader as reading

@@ -1,0 +1,58 @@
+"""What a run says in the task's log."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from airflow.sdk.types import Logger
+
+    from airflow_provider_cio.report import Report
+
+
+def log_progress(log: Logger, label: str, report: Report, waits: str = "") -> None:
+    """One line of counts; a warning if something is waited for."""
+    work = report.work
+    (log.warning if waits else log.info)(
+        "%s: %d requests (%d retried), %d deliveries, %d events sent in %d batches, skipped %s, refused %s%s",
+        label,
+        work["requests"],
+        work["retried"],
+        report.tally.read["deliveries"],
+        work["events"],
+        work["batches"],
+        dict(report.skipped),
+        dict(report.refused),
+        f". {waits}" if waits else "",
+    )
+
+
+def log_sample(log: Logger, event: bytes) -> None:
+    """An event of a preview, without what may be personal."""
+    from airflow_provider_cio.events.privacy import masked
+
+    log.info("For example (personal data masked): %s", json.dumps(masked(json.loads(event)), ensure_ascii=False))
+
+
+def log_findings(log: Logger, report: Report) -> None:
+    """What the reader of a finished run should know."""
+    skipped = report.skipped
+    unknown = [reason for reason in skipped if reason.startswith("unknown_metric")]
+    if unknown:
+        log.warning("Customer.io reports what no collection is known for: %s", ", ".join(unknown))
+    if skipped["misshapen"]:
+        log.warning(
+            "%d rows of another shape than documented were met that were created before this interval: they were "
+            "refused by the runs whose intervals they were created in.",
+            skipped["misshapen"],
+        )
+    if report.work["out_of_order"]:
+        log.warning(
+            "%d pages of deliveries were not newest first: nothing is missed, but reading may take longer.",
+            report.work["out_of_order"],
+        )
+    if alone := report.tally.read["opens_and_clicks_without_activity"]:
+        log.warning("%d opens and clicks were sent without a link: no activity has their time.", alone)
+    if not report.tally.read["deliveries"]:
+        log.warning("Customer.io showed no delivery at all: check collections, lookback and the workspace.")
