@@ -29,7 +29,8 @@ def test_a_retry_sends_only_the_rest(stories: Stories, case: str) -> None:
     assert story.task["try_number"] > 1
     assert story.result["resumed"] is True
     assert story.result["sent"]["events"] == len(story.kept)  # of all tries
-    assert story.again < 0.7  # twelve windows are open at a time, of about thirty
+    # Twelve windows are open at a time, of about thirty, and each further try may be interrupted too.
+    assert story.again / (story.task["try_number"] - 1) < 0.7
 
 
 @pytest.mark.parametrize("case", ["worker_stopped", "marked_failed"])
