@@ -140,7 +140,7 @@ def test_the_real_body_is_below_475_000_bytes_and_of_the_size_that_send_tells(
     assert MAX_BATCH_BYTES - size - 2 <= len(server.heard[0].body) < MAX_BATCH_BYTES or len(batch) == MAX_BATCH_EVENTS
 
 
-# --- rule_broken -----------------------------------------------------------------------------------------------------
+# --- broken rules -----------------------------------------------------------------------------------------------
 
 
 def sized(size: int, **fields: Any) -> Event:
@@ -167,7 +167,7 @@ def sized(size: int, **fields: Any) -> Event:
         (sized(MAX_EVENT_BYTES + 1), "event_too_large"),
     ],
 )
-def test_a_breach_has_a_name(one: Event, reason: str | None) -> None:
+def test_a_broken_rule_has_a_name(one: Event, reason: str | None) -> None:
     assert rule_broken(one, encode(one)) == reason
 
 

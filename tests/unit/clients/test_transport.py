@@ -282,17 +282,33 @@ def test_a_wait_longer_than_what_is_left_gives_up_at_once_and_names_it(
     assert len(server.heard) == 1
 
 
-def test_a_429_holds_back_the_other_threads_too(server: Loopback) -> None:
-    server.say(Say(429, headers={"Retry-After": "0.2"}), Say())
-    with transport(server.url) as client:
+@pytest.mark.parametrize(
+    ("status", "headers"), [(429, {"Retry-After": "0.2"}), (429, {}), (503, {"Retry-After": "0.2"})]
+)
+def test_a_limit_holds_back_the_other_threads_too(server: Loopback, status: int, headers: dict[str, str]) -> None:
+    server.say(Say(status, headers=headers), Say())
+    limiter = RateLimiter(1000)
+    with transport(server.url, limiter=limiter, retries=Retries(first=0.4)) as client:
         first = threading.Thread(target=client.request, args=("GET", "/first"), kwargs={"read": whole}, daemon=True)
         first.start()
-        server.wait_for_requests(1)
-        time.sleep(0.05)
+        until(client.waiting)
         client.request("GET", "/second", read=whole)
         join([first])
     assert server.gaps[0] >= 0.19
     assert sorted(heard.target for heard in server.heard) == ["/first", "/first", "/second"]
+    assert limiter.rate < 1000
+
+
+def test_a_fault_of_one_request_does_not(server: Loopback) -> None:
+    server.say(lambda heard: Say(503 if heard.target == "/first" else 200))
+    limiter = RateLimiter(1000)
+    client = transport(server.url, limiter=limiter)
+    with asking_in_the_background(client, "/first"):
+        until(client.waiting)
+        began = time.monotonic()
+        client.request("GET", "/second", read=whole)
+        assert time.monotonic() - began < AT_ONCE
+    assert limiter.rate == 1000
 
 
 # --- what is retried, what is not -------------------------------------------------------------------------------
@@ -590,6 +606,8 @@ def test_a_netrc_does_not_replace_the_key(server: Loopback, monkeypatch: pytest.
         ("Bad Request", "Bad Request"),
         ("two\r\n  lines\t", "two lines"),
         ("<html><head><style>p {}</style><script>x < y</script></head><p>502 Bad Gateway</p>", "502 Bad Gateway"),
+        ("<p>502</p><script>that does not end", "502"),
+        ("<html></html>", "<html></html>"),
         ("", "Bad Request"),
         (b"\xff\xfe broken", "\ufffd\ufffd broken"),
         ("x" * 5000, "x" * 300 + "..."),
