@@ -282,9 +282,21 @@ def test_a_wait_longer_than_what_is_left_gives_up_at_once_and_names_it(
     assert len(server.heard) == 1
 
 
-@pytest.mark.parametrize(
+LIMITS = pytest.mark.parametrize(
     ("status", "headers"), [(429, {"Retry-After": "0.2"}), (429, {}), (503, {"Retry-After": "0.2"})]
 )
+
+
+def test_a_wait_within_its_patience_is_no_appointment(server: Loopback) -> None:
+    """Or a service that always asks for a short one would be tried for ever."""
+    server.say(Say(429, headers={"Retry-After": "30"}))
+    error = error_of(server.url, retries=Retries(attempts=1))
+    assert isinstance(error, TryAgainLaterError)
+    assert error.after is None
+    assert "asks to wait 30 s. Gave up after 1 attempt;" in str(error)
+
+
+@LIMITS
 def test_a_limit_holds_back_the_other_threads_too(server: Loopback, status: int, headers: dict[str, str]) -> None:
     server.say(Say(status, headers=headers), Say())
     limiter = RateLimiter(1000)
