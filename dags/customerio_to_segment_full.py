@@ -1,5 +1,5 @@
 """Everything Customer.io can tell: every channel, every open and click with its link, hashed addresses, a file for what
-Segment can't take. Needs the same two connections as `customerio_to_segment`, and an App API key that may read
+can't be sent. Needs the same two connections as `customerio_to_segment`, and an App API key that may read
 activities, campaigns, newsletters, broadcasts and transactional messages too."""
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ with DAG(
         "retry_exponential_backoff": True,
         "max_retry_delay": timedelta(hours=1),
     },
+    render_template_as_native_obj=True,  # None stays None in what a template renders to
     tags=["customerio", "segment"],
     doc_md=__doc__,
 ):
@@ -32,7 +33,8 @@ with DAG(
         # Each open and click that a person made. Days older than the 30 of activities send the first ones.
         opens_and_clicks="every_human",
         pii="hash",
-        # Set the variable to a folder that all workers share, such as s3://conn_id@bucket/folder.
-        dead_letter_path="{{ var.value.get('customerio_dead_letters', 'file:///tmp/customerio_dead_letters') }}",
+        # A folder that outlives the worker: `airflow variables set customerio_dead_letters s3://conn_id@bucket/folder`.
+        # As long as the variable is not set, this is None, and a run with events that can't be sent fails at its end.
+        dead_letter_path="{{ var.value.get('customerio_dead_letters', none) }}",
         execution_timeout=timedelta(hours=6),
     )

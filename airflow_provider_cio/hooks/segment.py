@@ -94,7 +94,8 @@ class SegmentHook(BaseHook):
         dropped by Segment, so sending again does no harm for about a day.
 
         :returns: how many ``events``, in how many ``batches``, and ``bytes``.
-        :raises ConfigurationError: an event lacks what it needs; the message names its position. Earlier ones are sent.
+        :raises ConfigurationError: an event lacks what it needs; the message names its position. Some of
+            the earlier ones may be sent, and all can be given again.
         :raises EventsRefusedError: Segment refused events, all others were sent; the message names reasons and ids.
         """
         from airflow_provider_cio.sinks.segment import send_plain

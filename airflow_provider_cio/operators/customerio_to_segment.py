@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -26,6 +26,7 @@ from airflow_provider_cio.operators.options import (
     Options,
     check_what_is_known,
     is_rendered_later,
+    read_conn_id,
     read_flag,
     read_options,
 )
@@ -47,6 +48,12 @@ if TYPE_CHECKING:
 
 #: Seconds. Who is asked to wait longer than this fails, rather than sleep for days.
 _LONGEST_RESCHEDULE = 86_400
+
+_OWN_PARAMETERS: dict[str, Callable[[str, object], Any]] = {
+    "customerio_conn_id": read_conn_id,
+    "segment_conn_id": read_conn_id,
+    "send_to_customerio_destinations": read_flag,
+}
 
 
 class ParameterError(ConfigurationError, AirflowFailException):
@@ -154,8 +161,9 @@ class CustomerIOToSegmentOperator(BaseOperator):
         self._running = False
         try:
             check_what_is_known(self)
-            if not is_rendered_later(send_to_customerio_destinations):
-                read_flag("send_to_customerio_destinations", send_to_customerio_destinations)
+            for name, read in _OWN_PARAMETERS.items():
+                if not is_rendered_later(value := getattr(self, name)):
+                    read(name, value)
         except ConfigurationError as error:
             raise ParameterError(str(error)) from None
 
@@ -203,8 +211,8 @@ class CustomerIOToSegmentOperator(BaseOperator):
         from airflow_provider_cio.sources.names import Names
         from airflow_provider_cio.sources.reader import Reader
 
-        customerio = CustomerIOHook(customerio_conn_id=self.customerio_conn_id)
-        segment = SegmentHook(segment_conn_id=self.segment_conn_id)
+        customerio = CustomerIOHook(customerio_conn_id=read_conn_id("customerio_conn_id", self.customerio_conn_id))
+        segment = SegmentHook(segment_conn_id=read_conn_id("segment_conn_id", self.segment_conn_id))
         loops = read_flag("send_to_customerio_destinations", self.send_to_customerio_destinations)
         mode = self._mode(interval, options)
         self.log.info(

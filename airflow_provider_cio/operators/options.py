@@ -71,6 +71,13 @@ def read_flag(name: str, value: object) -> bool:
     raise ConfigurationError(f"{name} must be True or False, got {_kind(value)}")
 
 
+def read_conn_id(name: str, value: object) -> str:
+    if not isinstance(value, str) or value.strip() in ("", "None"):
+        got = "a template that rendered to nothing" if isinstance(value, str) else _kind(value)
+        raise ConfigurationError(f"{name} must be the id of a connection, got {got}: leave it out for the default one")
+    return value.strip()
+
+
 def _check_together(options: Options) -> None:
     if options.on_unidentified == "dead_letter" and options.dead_letter_path is None:
         raise ConfigurationError("on_unidentified='dead_letter' needs dead_letter_path: say where they should go")

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from airflow.sdk import CronDataIntervalTimetable
 
+from airflow_provider_cio.events.catalog import CATALOG
 from airflow_provider_cio.operators.customerio_to_segment import CustomerIOToSegmentOperator
+from airflow_provider_cio.operators.options import read_options
 
 if TYPE_CHECKING:
     from airflow.dag_processing.dagbag import DagBag
@@ -80,6 +82,27 @@ def test_every_task_is_retried_with_growing_waits(dag: Any) -> None:
         assert task.retries >= 2
         assert task.retry_exponential_backoff
         assert timedelta(0) < task.retry_delay < task.max_retry_delay
+
+
+def test_the_full_one_sends_all_that_a_person_did_and_nobodys_address(bag: DagBag) -> None:
+    (send,) = bag.dags["customerio_to_segment_full"].tasks
+    assert isinstance(send, CustomerIOToSegmentOperator)
+    assert [one.name for one in read_options(_rendered(send)).collections] == list(CATALOG)
+    assert (send.opens_and_clicks, send.pii) == ("every_human", "hash")
+
+
+@pytest.mark.parametrize("folder", [None, "s3://conn_id@bucket/folder", "/mnt/shared/letters"])
+def test_its_dead_letters_go_where_the_variable_says_or_nowhere(bag: DagBag, folder: str | None) -> None:
+    (send,) = bag.dags["customerio_to_segment_full"].tasks
+    assert read_options(_rendered(send, folder)).dead_letter_path == folder
+
+
+def _rendered(task: Any, folder: str | None = None) -> CustomerIOToSegmentOperator:
+    """A copy, as a task of a run."""
+    rendered: CustomerIOToSegmentOperator = task.prepare_for_execution()
+    context: Any = {"var": {"value": {"customerio_dead_letters": folder} if folder else {}}}
+    rendered.render_template_fields(context, rendered.dag.get_template_env())
+    return rendered
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

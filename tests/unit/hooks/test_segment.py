@@ -3,15 +3,17 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 from airflow.sdk._shared.secrets_masker import redact
 
-from airflow_provider_cio.exceptions import ConfigurationError
+from airflow_provider_cio.exceptions import ConfigurationError, EventsRefusedError
 from airflow_provider_cio.hooks.segment import SegmentHook, SegmentSettings
 from tests.sandbox import Fault, Sandbox, Settings
 from tests.sandbox.settings import WRITE_KEY
@@ -366,3 +368,112 @@ def test_the_client_has_the_settings(put: Put, sandbox: Sandbox) -> None:
             client.send([b'{"type":"track","event":"e","userId":"1","messageId":"%d%d"}' % (n, m) for m in range(4)])
         assert time.monotonic() - began >= 2 * 4 / 40
     assert sandbox.segment.kept_count == 12
+
+
+# --- sending plain events ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hook(put: Put, sandbox: Sandbox) -> SegmentHook:
+    return put(host=sandbox.url, password=WRITE_KEY, extra={"events_per_second": 0})
+
+
+def call(number: int, **fields: Any) -> dict[str, Any]:
+    return {"event": "Email Opened", "messageId": f"m{number}", "userId": f"u{number}"} | fields
+
+
+def ids(sandbox: Sandbox) -> list[str]:
+    return [event["messageId"] for event in sandbox.segment.kept]
+
+
+def test_plain_events_go_as_they_are(hook: SegmentHook, sandbox: Sandbox) -> None:
+    event = call(
+        1,
+        type="track",
+        timestamp="2026-11-01T00:00:00Z",
+        properties={"delivery_id": "d", "nested": [{"x": None}], "emoji": "\N{GRINNING FACE}"},
+        context={"traits": {"email": "a@example.com"}},
+        integrations={"Customer.io": False},
+        ours="unknown keys pass",
+    )
+    before = json.dumps(event)
+    sent = hook.track([event])
+    (kept,) = sandbox.segment.kept
+    assert {name: kept[name] for name in event if name != "timestamp"} == {
+        name: value for name, value in event.items() if name != "timestamp"
+    }
+    assert kept["originalTimestamp"] == event["timestamp"]
+    assert json.dumps(event) == before
+    assert sent.keys() == {"events", "batches", "bytes"}
+    assert (sent["events"], sent["batches"]) == (1, 1)
+
+
+def test_a_call_without_its_type_and_with_moments_that_are_objects(hook: SegmentHook, sandbox: Sandbox) -> None:
+    hook.track([call(1, timestamp=datetime(2026, 11, 1, tzinfo=UTC), anonymousId=None)])
+    (kept,) = sandbox.segment.kept
+    assert (kept["type"], kept["originalTimestamp"]) == ("track", "2026-11-01T00:00:00Z")
+
+
+def test_nothing_to_send(hook: SegmentHook, sandbox: Sandbox) -> None:
+    assert hook.track([]) == {"events": 0, "batches": 0, "bytes": 0}
+    assert sandbox.segment.requests == []
+
+
+def test_many_are_sent_in_batches_with_retries_and_taken_from_an_iterator(hook: SegmentHook, sandbox: Sandbox) -> None:
+    sandbox.faults.add(Fault(side="segment", kind="503", at=0, times=1))
+    sent = hook.track(call(number, properties={"x": "x" * 500}) for number in range(6000))
+    assert sorted(ids(sandbox)) == sorted(f"m{number}" for number in range(6000))
+    assert sent["events"] == 6000
+    assert sent["batches"] >= 7
+    assert sent["bytes"] > 6000 * 500
+    assert len(sandbox.segment.requests) == sent["batches"] + 1
+
+
+def test_it_can_be_called_any_number_of_times(hook: SegmentHook, sandbox: Sandbox) -> None:
+    before = threading.active_count()
+    for number in range(20):
+        assert hook.track([call(number)])["events"] == 1
+    assert len(ids(sandbox)) == 20
+    assert threading.active_count() <= before + 2  # the sandbox's own
+    hook.track([call(3)])
+    assert len(sandbox.segment.duplicates) == 1
+
+
+@pytest.mark.parametrize("lacking", ["event", "messageId"])
+@pytest.mark.parametrize("value", [None, "", 7])
+def test_what_lacks_what_it_needs_is_named_by_its_position(hook: SegmentHook, lacking: str, value: Any) -> None:
+    """Everything can then be given again: what was sent before has its messageId."""
+    with pytest.raises(ConfigurationError, match=rf"^Event 2 \(counted from 0\).*'{lacking}'"):
+        hook.track([call(0), call(1), call(2, **{lacking: value})])
+
+
+def test_refused_events_are_named_with_their_reasons_and_all_others_are_sent(
+    hook: SegmentHook, sandbox: Sandbox
+) -> None:
+    sandbox.settings = Settings(refuse_containing="POISON")
+    wrong: dict[int, dict[str, Any]] = {
+        3: {"userId": None},
+        4: {"userId": 7},
+        5: {"messageId": "m" * 101},
+        6: {"properties": {"x": "x" * 40_000}},
+        7: {"properties": {"x": "POISON"}},
+    }
+    with pytest.raises(EventsRefusedError) as caught:
+        hook.track(call(number, **wrong.get(number, {})) for number in range(50))
+    said = str(caught.value)
+    assert said.startswith("5 events can't be sent, all others were: ")
+    for part in (
+        "unidentified: 1 (first messageIds: m3)",
+        "id_not_string: 1 (first messageIds: m4)",
+        "message_id_length: 1 (first messageIds: mmm",
+        "event_too_large: 1 (first messageIds: m6)",
+        "refused_400: 1 (first messageIds: m7)",
+    ):
+        assert part in said
+    assert sorted(ids(sandbox)) == sorted(f"m{number}" for number in range(50) if number not in wrong)
+
+
+def test_an_error_of_the_receiver_ends_it(hook: SegmentHook, sandbox: Sandbox) -> None:
+    sandbox.faults.add(Fault(side="segment", kind="401", at=0, times=1000))
+    with pytest.raises(ConfigurationError, match=r"'its_id'.* 401"):
+        hook.track(call(number) for number in range(10))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import re
 import time
@@ -15,14 +14,11 @@ from typing import Any
 
 import pendulum
 import pytest
-from airflow.sdk import DAG
 from airflow.sdk.exceptions import AirflowFailException, AirflowRescheduleException
 
-from airflow_provider_cio.events.catalog import CATALOG, GROUPS
-from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError
+from airflow_provider_cio.exceptions import TryAgainLaterError
 from airflow_provider_cio.interval import Interval
 from airflow_provider_cio.operators.customerio_to_segment import CustomerIOToSegmentOperator
-from airflow_provider_cio.operators.options import read_options
 from tests.sandbox import Fault, History, Sandbox, Settings
 from tests.unit.full import held, kept, raw, to_send
 from tests.unit.support import DAY, connect
@@ -64,115 +60,6 @@ def sandbox(world: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
 
 def operator(**parameters: Any) -> CustomerIOToSegmentOperator:
     return CustomerIOToSegmentOperator(task_id="send", **parameters)
-
-
-# When the DAG is parsed
-
-
-@pytest.mark.parametrize(
-    ("parameters", "message"),
-    [
-        ({"opens_and_clicks": "all"}, "opens_and_clicks must be one of 'first', 'every', 'every_human', got 'all'"),
-        ({"opens_and_clicks": None}, "opens_and_clicks must be one of 'first', 'every', 'every_human', got nothing"),
-        ({"lookback": timedelta(days=181)}, "lookback must be 0 to 180 days"),
-        ({"lookback": -1}, "lookback must be 0 to 180 days"),
-        ({"lookback": "soon"}, "lookback must be a timedelta or a number of days, got text of another form"),
-        ({"settling_time": None}, "settling_time must be a timedelta or a number of minutes, got nothing"),
-        ({"settling_time": True}, "settling_time must be a timedelta or a number of minutes, got bool"),
-        ({"preview": "maybe"}, "preview must be True or False, got text of another form"),
-        ({"preview": None}, "preview must be True or False, got nothing"),
-        ({"send_to_customerio_destinations": "nope"}, "send_to_customerio_destinations must be True or False"),
-        ({"dead_letter_path": ""}, "dead_letter_path must be an absolute folder"),
-        ({"dead_letter_path": "None"}, "dead_letter_path must be an absolute folder"),
-        ({"on_unidentified": "dead_letter"}, "on_unidentified='dead_letter' needs dead_letter_path"),
-        ({"collections": "[Email Opened"}, "collections must be a list of names, got text that begins as a list"),
-        ({"collections": {"email": 1}}, "collections must be a list of names, got dict"),
-        ({"pii": "mask"}, "pii must be one of 'keep', 'hash', 'drop', got 'mask'"),
-        ({"pii": True}, "pii must be one of 'keep', 'hash', 'drop', got bool"),
-        (
-            {"on_unidentified": "cio"},
-            "on_unidentified must be one of 'skip', 'cio_id', 'dead_letter', 'fail', got 'cio'",
-        ),
-        ({"collections": "emails"}, "unknown collection 'emails'; did you mean 'email'"),
-        ({"collections": ["email", "inapp"]}, "unknown collection 'inapp'; did you mean 'in_app'"),
-        ({"collections": "twilio"}, "unknown collection 'twilio'; groups are: email, push, sms"),
-        ({"collections": ["all", "Email Clicked"]}, "did you mean .*'Email Link Clicked'"),
-        ({"collections": []}, "at least one collection"),
-    ],
-)
-def test_what_is_wrong_in_the_dag_is_said_when_it_is_parsed(parameters: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigurationError, match=message):
-        operator(**parameters)
-
-
-def test_the_defaults_are_those_of_the_contract() -> None:
-    task = operator()
-    assert (task.opens_and_clicks, task.pii, task.on_unidentified) == ("first", "keep", "skip")
-    assert (task.preview, task.send_to_customerio_destinations) == (False, False)
-    assert (task.lookback, task.settling_time) == (timedelta(days=30), timedelta(minutes=30))
-    assert len(task.collections) == 6
-    assert callable(task.dry_run)  # BaseOperator's own, which a parameter of that name would hide
-
-
-def names_of(task: CustomerIOToSegmentOperator) -> list[str]:
-    return [one.name for one in read_options(task).collections]
-
-
-def test_a_group_stands_for_its_collections() -> None:
-    assert names_of(operator(collections="sms")) == [name for name in CATALOG if name.startswith("SMS ")]
-    assert names_of(operator(collections="all")) == list(CATALOG)
-    assert names_of(operator(collections=("Slack Sent", "email", "Email Sent"))) == ["Slack Sent", *GROUPS["email"]]
-    assert names_of(operator(collections="Email Sent")) == ["Email Sent"]
-    assert names_of(operator(collections=[*GROUPS][:-1])) == list(CATALOG)
-
-
-def test_text_is_read_as_what_it_stands_for() -> None:
-    task = operator(
-        collections='["Email Opened", "Email Sent"]',
-        opens_and_clicks=" every ",
-        lookback="7",
-        settling_time="5",
-        preview="true",
-    )
-    options = read_options(task)
-    assert [one.name for one in options.collections] == ["Email Opened", "Email Sent"]
-    assert options[1:4] == ("every", timedelta(days=7), timedelta(minutes=5))
-    assert options.preview is True
-    assert names_of(operator(collections="['Email Opened']")) == ["Email Opened"]
-    assert read_options(operator(preview="False")).preview is False
-
-
-def test_every_parameter_is_a_template_field_and_kept_as_it_is_given() -> None:
-    own = set(inspect.signature(CustomerIOToSegmentOperator.__init__).parameters) - {"self", "kwargs"}
-    assert set(CustomerIOToSegmentOperator.template_fields) == own
-    given = {name: f"{{{{ params.{name} }}}}" for name in own}
-    task = operator(**given)
-    assert {name: getattr(task, name) for name in own} == given
-
-
-def test_a_template_that_renders_to_nonsense_is_refused_by_name_before_any_request(sandbox: Sandbox) -> None:
-    for name in ("collections", "lookback", "preview", "pii", "dead_letter_path", "send_to_customerio_destinations"):
-        task = operator(**{name: "{{ params.it }}"})
-        context: Any = {"params": {"it": ""}, **during(RECENT)}
-        task.render_template_fields(context)
-        with pytest.raises(AirflowFailException, match=f"^{name}"):
-            task.execute(during(RECENT))
-    assert sandbox.customerio.requests == []
-
-
-def test_another_tasks_result_is_left_for_the_run() -> None:
-    with DAG(dag_id="results", schedule=None):
-        before: Any = operator(collections="email").output
-        CustomerIOToSegmentOperator(task_id="after", collections=before, lookback=before)
-
-
-def test_a_wrong_parameter_of_a_mapped_task_is_not_retried() -> None:
-    with DAG(dag_id="mapped", schedule=None):
-        mapped = CustomerIOToSegmentOperator.partial(task_id="send").expand(pii=["nope"])
-    with pytest.raises(AirflowFailException, match="pii must be one of"):
-        mapped.unmap({"pii": "nope"})
-    with pytest.raises(ConfigurationError):
-        operator(pii="nope")
 
 
 # What is asked for

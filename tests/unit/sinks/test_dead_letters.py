@@ -40,14 +40,13 @@ def row(number: int, **fields: Any) -> dict[str, Any]:
 
 
 POISONED = History(deliveries=[row(n, subject="POISON" if n in {3, 77} else "fine") for n in range(200)])
-MIXED = History(
-    deliveries=[
-        *(row(n) for n in range(20)),
-        row(20, subject="POISON"),
-        row(21, subject="x" * 40_000),
-        row(22, customer_id=None, recipient="nobody"),
-    ]
-)
+MIXED_ROWS = [
+    *(row(n) for n in range(20)),
+    row(20, subject="POISON"),
+    row(21, subject="x" * 40_000),
+    row(22, customer_id=None, recipient="nobody"),
+]
+MIXED = History(deliveries=MIXED_ROWS)
 
 
 @pytest.fixture(scope="module")
@@ -613,6 +612,34 @@ def test_dead_letters_can_be_sent_again_in_one_call(
     assert len(sandbox.segment.kept) == before + 2
     SegmentHook().track(events_in(str(tmp_path)))
     assert len(sandbox.segment.duplicates) == 2
+    assert len({event["messageId"] for event in sandbox.segment.kept}) == before + 2
+
+
+def test_what_still_can_not_be_sent_is_named_and_the_others_are_kept_once(sandbox: Sandbox, tmp_path: Path) -> None:
+    """A row that made no event is left out."""
+    odd = row(30, customer_id={"odd": 1})
+    sandbox.history = History(deliveries=[*MIXED_ROWS, odd])
+    result = run(dead_letter_path=str(tmp_path), on_unidentified="dead_letter")
+    assert result["dead_letters"]["events"] == {
+        "event_too_large": 1,
+        "refused_400": 1,
+        "unidentified": 1,
+        "misshapen": 1,
+    }
+    sandbox.settings = Settings()
+    (file,) = tmp_path.rglob("*.jsonl")
+    again = [letter for letter in map(json.loads, file.read_text().splitlines()) if "event" in letter]
+    id_of = {letter["reason"]: letter["event"]["messageId"] for letter in again}
+    for duplicates in (0, 1):
+        events = events_in(str(file))
+        with pytest.raises(EventsRefusedError, match="^2 events can't be sent, all others were") as caught:
+            SegmentHook().track(events)
+        assert (events.events, events.rows) == (3, 1)
+        assert f"event_too_large: 1 (first messageIds: {id_of['event_too_large']})" in str(caught.value)
+        assert f"unidentified: 1 (first messageIds: {id_of['unidentified']})" in str(caught.value)
+        assert "d20" in [event["properties"]["delivery_id"] for event in sandbox.segment.kept]
+        assert len(sandbox.segment.kept) == 21
+        assert [event["messageId"] for event in sandbox.segment.duplicates] == [id_of["refused_400"]] * duplicates
 
 
 @pytest.mark.parametrize(

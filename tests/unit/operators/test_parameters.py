@@ -1,0 +1,227 @@
+"""The operator's parameters: read when the DAG is parsed as far as they are known, and else when the task runs."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pendulum
+import pytest
+from airflow.sdk import DAG, task
+from airflow.sdk.exceptions import AirflowFailException
+
+from airflow_provider_cio.events.catalog import CATALOG, GROUPS
+from airflow_provider_cio.exceptions import ConfigurationError
+from airflow_provider_cio.operators.customerio_to_segment import CustomerIOToSegmentOperator
+from airflow_provider_cio.operators.options import read_options
+from tests.sandbox import Sandbox
+from tests.unit.support import DAY, connect
+
+PARAMETERS = tuple(CustomerIOToSegmentOperator.template_fields)
+START = int(time.time()) // DAY * DAY - 2 * DAY
+RUN: Any = {  # what a task's context has to have
+    "data_interval_start": pendulum.from_timestamp(START),
+    "data_interval_end": pendulum.from_timestamp(START + DAY),
+}
+
+
+@pytest.fixture
+def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
+    with Sandbox() as sandbox:
+        connect(monkeypatch, sandbox)
+        yield sandbox
+
+
+def operator(**parameters: Any) -> CustomerIOToSegmentOperator:
+    return CustomerIOToSegmentOperator(task_id="send", **parameters)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"opens_and_clicks": "all"}, "opens_and_clicks must be one of 'first', 'every', 'every_human', got 'all'"),
+        ({"opens_and_clicks": None}, "opens_and_clicks must be one of 'first', 'every', 'every_human', got nothing"),
+        ({"lookback": timedelta(days=181)}, "lookback must be 0 to 180 days"),
+        ({"lookback": -1}, "lookback must be 0 to 180 days"),
+        ({"lookback": "soon"}, "lookback must be a timedelta or a number of days, got text of another form"),
+        ({"settling_time": None}, "settling_time must be a timedelta or a number of minutes, got nothing"),
+        ({"settling_time": True}, "settling_time must be a timedelta or a number of minutes, got bool"),
+        ({"preview": "maybe"}, "preview must be True or False, got text of another form"),
+        ({"preview": None}, "preview must be True or False, got nothing"),
+        ({"send_to_customerio_destinations": "nope"}, "send_to_customerio_destinations must be True or False"),
+        ({"dead_letter_path": ""}, "dead_letter_path must be an absolute folder"),
+        ({"dead_letter_path": "None"}, "dead_letter_path must be an absolute folder"),
+        ({"on_unidentified": "dead_letter"}, "on_unidentified='dead_letter' needs dead_letter_path"),
+        ({"collections": "[Email Opened"}, "collections must be a list of names, got text that begins as a list"),
+        ({"collections": {"email": 1}}, "collections must be a list of names, got dict"),
+        ({"pii": "mask"}, "pii must be one of 'keep', 'hash', 'drop', got 'mask'"),
+        ({"pii": True}, "pii must be one of 'keep', 'hash', 'drop', got bool"),
+        (
+            {"on_unidentified": "cio"},
+            "on_unidentified must be one of 'skip', 'cio_id', 'dead_letter', 'fail', got 'cio'",
+        ),
+        ({"collections": "emails"}, "unknown collection 'emails'; did you mean 'email'"),
+        ({"collections": ["email", "inapp"]}, "unknown collection 'inapp'; did you mean 'in_app'"),
+        ({"collections": "twilio"}, "unknown collection 'twilio'; groups are: email, push, sms"),
+        ({"collections": ["all", "Email Clicked"]}, "did you mean .*'Email Link Clicked'"),
+        ({"collections": []}, "at least one collection"),
+        ({"collections": None}, "collections must be a list of names, got nothing"),
+        ({"lookback": float("nan")}, "lookback must be a timedelta or a number of days, got float"),
+        ({"lookback": "7 days"}, "lookback must be a timedelta or a number of days, got text of another form"),
+        ({"settling_time": 10**400}, "settling_time must be a timedelta or a number of minutes, got int"),
+        ({"settling_time": timedelta(days=8)}, "settling_time must be 0 to 7 days"),
+        ({"interval_start": "2026-11-01", "interval_end": "None"}, "interval_end must be ISO 8601"),
+        ({"customerio_conn_id": ""}, "customerio_conn_id must be the id of a connection, got a template"),
+        ({"segment_conn_id": None}, "segment_conn_id must be the id of a connection, got nothing"),
+    ],
+)
+def test_what_is_wrong_in_the_dag_is_said_when_it_is_parsed(parameters: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        operator(**parameters)
+
+
+def test_the_defaults_are_those_of_the_contract() -> None:
+    task = operator()
+    assert (task.opens_and_clicks, task.pii, task.on_unidentified) == ("first", "keep", "skip")
+    assert (task.preview, task.send_to_customerio_destinations) == (False, False)
+    assert (task.lookback, task.settling_time) == (timedelta(days=30), timedelta(minutes=30))
+    assert len(task.collections) == 6
+    assert callable(task.dry_run)  # BaseOperator's own, which a parameter of that name would hide
+
+
+def names_of(task: CustomerIOToSegmentOperator) -> list[str]:
+    return [one.name for one in read_options(task).collections]
+
+
+def test_a_group_stands_for_its_collections() -> None:
+    assert names_of(operator(collections="sms")) == [name for name in CATALOG if name.startswith("SMS ")]
+    assert names_of(operator(collections="all")) == list(CATALOG)
+    assert names_of(operator(collections=("Slack Sent", "email", "Email Sent"))) == ["Slack Sent", *GROUPS["email"]]
+    assert names_of(operator(collections="Email Sent")) == ["Email Sent"]
+    assert names_of(operator(collections=[*GROUPS][:-1])) == list(CATALOG)
+
+
+def test_text_is_read_as_what_it_stands_for() -> None:
+    task = operator(
+        collections='["Email Opened", "Email Sent"]',
+        opens_and_clicks=" every ",
+        lookback="7",
+        settling_time="5",
+        preview="true",
+    )
+    options = read_options(task)
+    assert [one.name for one in options.collections] == ["Email Opened", "Email Sent"]
+    assert options[1:4] == ("every", timedelta(days=7), timedelta(minutes=5))
+    assert options.preview is True
+    assert names_of(operator(collections="['Email Opened']")) == ["Email Opened"]
+    assert read_options(operator(preview="False")).preview is False
+
+
+def test_every_parameter_is_a_template_field_and_kept_as_it_is_given() -> None:
+    own = set(inspect.signature(CustomerIOToSegmentOperator.__init__).parameters) - {"self", "kwargs"}
+    assert set(CustomerIOToSegmentOperator.template_fields) == own
+    given = {name: f"{{{{ params.{name} }}}}" for name in own}
+    task = operator(**given)
+    assert {name: getattr(task, name) for name in own} == given
+
+
+def with_its_other_half(name: str, value: object) -> dict[str, Any]:
+    """The parameter, and the other bound of the interval if it is one."""
+    bounds = ("interval_start", "interval_end")
+    return dict.fromkeys(bounds if name in bounds else (name,), value)
+
+
+@pytest.mark.parametrize(
+    ("name", "rendered"),
+    [
+        (name, rendered)
+        for name in PARAMETERS
+        for rendered in ("", " ", "None", "nonsense =")
+        if name != "interval_end" and not (rendered == "nonsense =" and name.endswith(("conn_id", "path")))
+    ],
+)
+def test_what_renders_to_nothing_or_to_nonsense_is_refused_by_name_before_any_request(
+    sandbox: Sandbox, name: str, rendered: str
+) -> None:
+    given = operator(**with_its_other_half(name, "{{ params.it }}"))
+    given.render_template_fields(RUN | {"params": {"it": rendered}})
+    with pytest.raises(AirflowFailException, match=rf"\b{name}\b|unknown collection"):
+        given.execute(RUN)
+    assert sandbox.customerio.requests == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "native", "meant"),
+    [
+        ("collections", ["Email Opened", "Email Sent"], False, ["Email Opened", "Email Sent"]),
+        ("collections", ["Email Opened", "Email Sent"], True, ["Email Opened", "Email Sent"]),
+        ("collections", ("Email Opened",), False, ["Email Opened"]),
+        ("collections", '["Email Opened"]', False, ["Email Opened"]),
+        ("collections", "Email Opened", True, ["Email Opened"]),
+        ("lookback", 7, False, timedelta(days=7)),
+        ("lookback", 0.5, True, timedelta(hours=12)),
+        ("settling_time", 0, False, timedelta(0)),
+        ("settling_time", timedelta(hours=1), True, timedelta(hours=1)),
+        ("preview", True, False, True),
+        ("preview", False, True, False),
+        ("preview", 1, False, True),
+        ("dead_letter_path", None, True, None),
+        ("dead_letter_path", " /tmp/x ", False, "/tmp/x"),
+    ],
+)
+def test_a_params_value_is_read_whether_it_comes_as_text_or_as_it_is(
+    name: str, value: object, native: bool, meant: object
+) -> None:
+    with DAG(dag_id="rendered", schedule=None, render_template_as_native_obj=native):
+        given = operator(**{name: "{{ params.it }}"})
+    context: Any = {"params": {"it": value}}
+    given.render_template_fields(context)
+    found = getattr(read_options(given), name)
+    assert ([one.name for one in found] if name == "collections" else found) == meant
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+@pytest.mark.parametrize("form", ["output", "param", "template"])
+def test_what_is_known_only_in_the_run_is_left_for_it(name: str, form: str) -> None:
+    with DAG(dag_id="results", schedule=None, params={"it": "x"}) as dag:
+
+        @task
+        def before() -> None: ...
+
+        later: object = before() if form == "output" else dag.param("it") if form == "param" else "{{ params.it }}"
+        parameters = with_its_other_half(name, later)
+        after = CustomerIOToSegmentOperator(task_id="after", **parameters)
+    assert {one: getattr(after, one) for one in parameters} == parameters
+    assert after.upstream_task_ids == ({"before"} if form == "output" else set())
+
+
+def test_a_list_may_hold_what_is_known_only_in_the_run() -> None:
+    with DAG(dag_id="results", schedule=None):
+        before: Any = operator(collections="email").output
+        CustomerIOToSegmentOperator(task_id="after", collections=["Email Opened", before])
+
+
+# Mapped tasks
+
+
+@pytest.mark.parametrize("wrong", [{"pii": "nope"}, {"lookback": 5000}, {"preview": "maybe"}, {"interval_start": ""}])
+def test_a_wrong_parameter_of_a_mapped_task_is_not_retried(wrong: dict[str, Any]) -> None:
+    """Airflow fails a task without a retry for `AirflowFailException`, wherever it comes from."""
+    with DAG(dag_id="mapped", schedule=None):
+        expanded = CustomerIOToSegmentOperator.partial(task_id="expanded").expand_kwargs([wrong])
+        partial = CustomerIOToSegmentOperator.partial(task_id="partial", **wrong).expand(collections=["email", "push"])
+    for mapped, kwargs in ((expanded, wrong), (partial, {"collections": "email"})):
+        with pytest.raises(AirflowFailException, match=next(iter(wrong))) as caught:
+            mapped.unmap(kwargs)
+        assert isinstance(caught.value, ConfigurationError)
+
+
+def test_a_mapped_task_is_the_same_operator() -> None:
+    with DAG(dag_id="mapped", schedule=None):
+        mapped = CustomerIOToSegmentOperator.partial(task_id="send", pii="hash").expand(collections=["email", "push"])
+    one = mapped.unmap({"collections": "push"})
+    assert isinstance(one, CustomerIOToSegmentOperator)
+    assert (read_options(one).pii, names_of(one)) == ("hash", list(GROUPS["push"]))
