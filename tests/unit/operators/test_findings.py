@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -118,6 +119,18 @@ def test_rows_that_earlier_runs_refused_are_only_warned_of(sandbox: Sandbox, cap
     assert result["skipped"] == {"misshapen": 1}
     (warning,) = warnings(capfd)
     assert "1 rows of another shape than documented" in warning
+
+
+def test_opens_that_no_activity_is_listed_of(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
+    """Within the 30 days, and yet not there: the first open is sent from the delivery, without a link."""
+    day = int(time.time()) // DAY * DAY - 2 * DAY
+    sandbox.history = History(deliveries=[row("d", created=day, metrics={"opened": day + 5, "clicked": day + 6})])
+    sandbox.settings = Settings(activities_days=0.5)
+    result = run(Interval(day, day + DAY), opens_and_clicks="every")
+    assert result["sent"]["events"] == 2
+    assert result["read"]["opens_and_clicks_without_activity"] == 2
+    (warning,) = warnings(capfd)
+    assert "2 opens and clicks were sent without a link: no activity has their time." in warning
 
 
 def test_a_preview_counts_rows_that_can_not_be_read(sandbox: Sandbox) -> None:
