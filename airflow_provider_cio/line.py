@@ -174,7 +174,10 @@ class Line:
 
 @contextmanager
 def every(seconds: float, call: Callable[[], None]) -> Iterator[None]:
-    """Call from a thread of its own: it goes on while the others wait, for whatever they wait."""
+    """Call from a thread of its own: it goes on while the others wait, for whatever they wait.
+
+    A call that is under way at the end is waited for, so that none comes after it.
+    """
     ended = threading.Event()
 
     def calls() -> None:
@@ -187,3 +190,4 @@ def every(seconds: float, call: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         ended.set()
+        thread.join()

@@ -249,6 +249,7 @@ class Sender:
                 part = self._without_samples(part, outcome)
             middle = len(part) // 2
             parts += (half for half in (part[:middle], part[middle:]) if half)
+        self._give_up_if_nothing_is_taken(outcome)
         return outcome
 
     def _without_samples(self, batch: list[bytes], outcome: Outcome) -> list[bytes]:
@@ -261,7 +262,14 @@ class Sender:
             self._sent([batch[index]], outcome)
             if self._taken:
                 break
+        self._give_up_if_nothing_is_taken(outcome)
         return [event for index, event in enumerate(batch) if index not in tried]
+
+    def _give_up_if_nothing_is_taken(self, outcome: Outcome) -> None:
+        """Not within a batch's samples: several batches in flight that all begin badly are refused often, too."""
+        if self._refused_singles >= _SAMPLES and not self._taken and outcome.refused:
+            last = outcome.refused[-1]
+            raise EventsRefusedError(last.said, last.reason)
 
     def _sent(self, part: list[bytes], outcome: Outcome) -> bool:
         """False if it was refused and has to be halved; a single refused event is done with."""
@@ -271,8 +279,6 @@ class Sender:
             if len(part) > 1:
                 return False
             self._refused_singles += 1
-            if self._refused_singles >= _SAMPLES and not self._taken:
-                raise
             outcome.refused.append(Refused(error.reason, part[0], str(error)))
         else:
             self._taken = True

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -18,7 +20,9 @@ from airflow_provider_cio import line
 from airflow_provider_cio.interval import Interval
 from airflow_provider_cio.line import Callbacks
 from airflow_provider_cio.records import Misshapen
+from airflow_provider_cio.report import Report
 from tests.sandbox import Fault, History, Sandbox, Settings
+from tests.unit import support
 from tests.unit.support import DAY, EVERY_NAME, NOVEMBER, assert_kept_is_truth, run_line, truth_of
 
 
@@ -168,11 +172,134 @@ def test_a_row_of_another_shape_is_refused_alone_by_the_interval_it_was_created_
     assert later.skipped["misshapen"] == 1
 
 
-def test_whoever_waits_says_so(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A line in the log comes while nothing else does: here, while Segment does not answer."""
+def test_an_odd_row_that_does_not_say_its_id_is_refused_too(sandbox: Sandbox) -> None:
+    sandbox.history = History(deliveries=[simple("fine")])
+    sandbox.settings = Settings(odd_rows={"fine": "delivery.id:missing"})
+    report = run_line(sandbox, MINUTE)
+    assert report.refused_ids == {"misshapen": ["without an id"]}
+    assert report.tally.read["deliveries"] == 1
+    assert report.events.total() == 0
+
+
+# People who can't be named
+
+
+MINUTE = Interval(NOVEMBER, NOVEMBER + 60)
+
+
+def simple(name: str, **changes: Any) -> dict[str, Any]:
+    opened = {"id": name, "type": "email", "created": NOVEMBER, "metrics": {"opened": NOVEMBER + 5}}
+    return opened | {"customer_id": "1", "subject": "s"} | changes
+
+
+def nobody(name: str, cio_id: str | None) -> dict[str, Any]:
+    return simple(name, customer_id=cio_id, customer_identifiers={"id": None, "email": None, "cio_id": cio_id})
+
+
+@pytest.mark.parametrize(
+    ("options", "sent", "skipped", "refused"),
+    [
+        ({}, {"named"}, 2, 0),
+        ({"cio_id": True}, {"named", "cio_id"}, 1, 0),
+        ({"skip_unidentified": False}, {"named"}, 0, 2),
+        ({"cio_id": True, "skip_unidentified": False}, {"named", "cio_id"}, 0, 1),
+    ],
+    ids=["skip", "cio_id", "dead_letter", "cio_id, else dead_letter"],
+)
+def test_people_who_can_not_be_named(
+    sandbox: Sandbox, options: dict[str, Any], sent: set[str], skipped: int, refused: int
+) -> None:
+    sandbox.history = History(deliveries=[simple("named"), nobody("cio_id", "c1"), nobody("nobody", None)])
+    given: list[tuple[str, bytes]] = []
+    callbacks = Callbacks(refused_event=lambda reason, event: given.append((reason, event)))
+    report = run_line(sandbox, MINUTE, callbacks=callbacks, **options)
+    assert {event["properties"]["delivery_id"] for event in sandbox.segment.kept} == sent
+    assert report.events == Counter({"Email Opened": len(sent)})
+    assert report.work["events"] == len(sent)
+    assert report.skipped == Counter(unidentified=skipped)
+    assert report.refused == Counter(unidentified=refused)
+    told = [json.loads(event) for _, event in given]
+    assert [reason for reason, _ in given] == ["unidentified"] * refused
+    assert {event["properties"]["delivery_id"] for event in told} == set(report.refused_ids.get("unidentified", []))
+    assert not any("userId" in event or "anonymousId" in event for event in told)
+    if "cio_id" in sent:
+        (event,) = (one for one in sandbox.segment.kept if one["properties"]["delivery_id"] == "cio_id")
+        assert (event["anonymousId"], event.get("userId")) == ("c1", None)
+
+
+def test_all_refusals_of_a_run_are_told_by_reason_with_their_first_deliveries(sandbox: Sandbox) -> None:
+    rows = [simple(f"odd{n}", subject=7) for n in range(7)]
+    rows += [simple("big", subject="x" * 40_000), simple("bad", subject="POISON"), nobody("nobody", None)]
+    sandbox.history = History(deliveries=[*rows, *(simple(f"fine{n}") for n in range(20))])
+    sandbox.settings = Settings(refuse_containing="POISON")
+    given: list[str] = []
+    read: list[Misshapen] = []
+    callbacks = Callbacks(refused_event=lambda reason, event: given.append(reason), refused_row=read.append)
+    report = run_line(sandbox, MINUTE, callbacks=callbacks, skip_unidentified=False)
+    assert dict(report.refused) == {"misshapen": 7, "unidentified": 1, "event_too_large": 1, "refused_400": 1}
+    assert sorted(given) == ["event_too_large", "refused_400", "unidentified"]
+    assert len(read) == 7
+    assert len(report.refused_ids["misshapen"]) == 5
+    assert "refused_400: 1 (first deliveries: bad)" in report.refusals()
+    assert report.events == Counter({"Email Opened": 20})
+    assert report.work["events"] == len(sandbox.segment.kept) == 20
+    assert report.tally.read["deliveries"] == len(rows) + 20
+
+
+def test_the_report_tells_of_retries_and_of_the_rate_limit_if_there_were_any(sandbox: Sandbox) -> None:
+    assert not {"retried", "rate_limited"} & set(run_line(sandbox, MINUTE).as_dict()["read"])
+    sandbox.reset()
+    sandbox.faults.add(Fault(side="customerio", kinds=("503", "429"), at=0, times=4))
+    read = run_line(sandbox, MINUTE).as_dict()["read"]
+    assert (read["retried"], read["rate_limited"]) == (4, 2)
+    assert read["requests"] == len(sandbox.customerio.requests)
+
+
+# Whoever waits says so
+
+
+@pytest.mark.parametrize("fault", [{"kind": "timeout", "seconds": 1.0}, {"kind": "503", "retry_after": 1.0}])
+@pytest.mark.parametrize("side", ["customerio", "segment"])
+def test_whoever_waits_says_so(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, side: Any, fault: dict[str, Any]
+) -> None:
+    """A line in the log comes while nothing else does: here, while a service does not answer."""
     monkeypatch.setattr(line, "PROGRESS_EVERY", 0.05)
-    sandbox.faults.add(Fault(side="segment", kind="timeout", at=0, seconds=1.0))
+    reports: list[Report] = []
+
+    def noted(*arguments: Any) -> Report:
+        reports.append(Report(*arguments))
+        return reports[-1]
+
+    monkeypatch.setattr(support, "Report", noted)
+    sandbox.faults.add(Fault(side=side, at=0, **fault))
     calls: list[float] = []
-    run_line(sandbox, Interval(NOVEMBER, NOVEMBER + DAY), callbacks=Callbacks(lambda: calls.append(time.monotonic())))
+    requests: list[int] = []
+
+    def call() -> None:
+        assert threading.current_thread() is not main
+        calls.append(time.monotonic())
+        requests.append(reports[0].work["requests"])
+
+    main = threading.current_thread()
+    run_line(sandbox, Interval(NOVEMBER, NOVEMBER + DAY), callbacks=Callbacks(call))
     assert len(calls) >= 10
     assert max(later - earlier for earlier, later in pairwise(calls)) < 0.5
+    assert requests[5] >= 1  # the counts are those of now
+    time.sleep(0.15)
+    assert len(calls) == len(requests)
+    assert calls[-1] <= time.monotonic() - 0.15  # none comes after the end
+
+
+def test_a_call_that_is_under_way_at_the_end_is_waited_for() -> None:
+    """Else "So far" could be logged after "Done", and older counts could replace the last ones."""
+    begun, ended = threading.Event(), threading.Event()
+
+    def slow() -> None:
+        begun.set()
+        time.sleep(0.2)
+        ended.set()
+
+    with line.every(0.01, slow):
+        assert begun.wait(5)
+    assert ended.is_set()

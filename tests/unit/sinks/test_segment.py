@@ -191,13 +191,52 @@ def test_batches_in_flight_that_all_begin_badly_are_not_given_up(sandbox: Sandbo
     assert len(kept(sandbox)) == 4000 - 16
 
 
+@pytest.mark.parametrize("share", [0.5, 0.9])
+def test_batches_in_flight_that_are_mostly_refused_are_not_given_up(
+    sandbox: Sandbox, client: SegmentClient, share: float
+) -> None:
+    """Together they are refused more often than there are samples in one, before anything was taken."""
+    sandbox.settings = Settings(refuse_containing="POISON", segment_latency=0.005)
+    bad = frozenset(first + number for first in range(0, 240, 60) for number in range(int(60 * share)))
+    outcomes = send(client, *(events(60, first, bad) for first in range(0, 240, 60)))
+    assert [len(outcome.refused) for outcome in outcomes] == [int(60 * share)] * 4
+    assert kept(sandbox) == set(range(240)) - bad
+
+
+@pytest.mark.parametrize(("batches", "size"), [(1, 60), (3, 20), (40, 1)])
+def test_if_nothing_is_taken_small_batches_are_given_up_too(
+    sandbox: Sandbox, client: SegmentClient, batches: int, size: int
+) -> None:
+    sandbox.settings = Settings(refuse_containing="track")
+    with pytest.raises(EventsRefusedError, match="answered 400") as caught:
+        send(client, *(events(size, size * number) for number in range(batches)))
+    assert caught.value.reason == "refused_400"
+    settle()
+
+
+def test_a_run_of_few_events_that_are_all_refused_tells_of_each(sandbox: Sandbox, client: SegmentClient) -> None:
+    sandbox.settings = Settings(refuse_containing="track")
+    (outcome,) = send(client, events(31))
+    assert sorted(one.event for one in outcome.refused) == sorted(events(31))
+
+
+@pytest.mark.parametrize("good", [0, 250, 499])
+def test_the_few_of_a_batch_that_are_taken_are_found(sandbox: Sandbox, client: SegmentClient, good: int) -> None:
+    """The samples span the batch, from its first event to its last."""
+    sandbox.settings = Settings(refuse_containing="POISON")
+    taken = {0: [0], 250: range(241, 257), 499: [499]}[good]  # of 500 events every 16th or 17th is a sample
+    outcomes = send(client, events(500, 0, frozenset(range(500)) - frozenset(taken)))
+    assert outcomes[0].events == len(taken)
+    assert kept(sandbox) == set(taken)
+
+
 @pytest.mark.parametrize("batches", [1, 8])
 def test_if_nothing_at_all_is_taken_it_stops_early(sandbox: Sandbox, client: SegmentClient, batches: int) -> None:
     sandbox.settings = Settings(refuse_containing="track", refuse_with=413)
     with pytest.raises(EventsRefusedError, match="answered 413"):
         send(client, *(events(500, 500 * number) for number in range(batches)))
     assert sandbox.segment.kept == []
-    assert len(sandbox.segment.requests) <= 64 * MAX_IN_FLIGHT
+    assert len(sandbox.segment.requests) <= 40 * min(batches, MAX_IN_FLIGHT)
     settle()
 
 
