@@ -21,7 +21,8 @@ def main() -> int:
     for line in [*outcome.lost[:20], *outcome.growing]:
         print(f"  {line}")
     print("NOTHING LOST." if not outcome.lost else f"LOST: {len(outcome.lost)} differences.")
-    print("NOTHING GROWING." if not outcome.growing else "GROWING.")
+    measured = len(outcome.samples) >= 3
+    print("GROWING." if outcome.growing else "NOTHING GROWING." if measured else "TOO SHORT TO SEE WHAT GROWS.")
     return 1 if outcome.lost or outcome.growing else 0
 
 

@@ -216,8 +216,11 @@ def growing(samples: Sequence[Sample]) -> list[str]:
     """What is more in the last third of the samples than in the middle one; the first third warms up.
 
     Memory may wander by some megabytes, and objects by what a cache of others adds; threads and sockets may not.
+    Fewer than three samples tell nothing.
     """
     third = len(samples) // 3
+    if not third:
+        return []
     middle, last = samples[third : 2 * third], samples[-third:]
     found = []
     for name, allowed in (("rss", 4.0), ("objects", 500.0), ("threads", 0.0), ("sockets", 0.0)):
