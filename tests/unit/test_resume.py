@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,6 +30,7 @@ from airflow_provider_cio.operators.customerio_to_segment import CustomerIOToSeg
 from airflow_provider_cio.operators.store import CHECKPOINT_KEY
 from airflow_provider_cio.report import Report
 from airflow_provider_cio.sinks import segment
+from airflow_provider_cio.sinks.segment import SegmentSink
 from airflow_provider_cio.sources import reader as reading
 from airflow_provider_cio.sources import schedule
 from airflow_provider_cio.sources import windows as extract
@@ -36,6 +39,7 @@ from airflow_provider_cio.sources.windows import plan
 from tests.sandbox import Fault, History, Sandbox, Settings
 from tests.sandbox.faults import Side
 from tests.sandbox.settings import Asked
+from tests.unit.full import held, kept, to_send
 from tests.unit.support import DAY, EVERY_NAME, NOVEMBER, assert_kept_is_truth, connect, run_line
 
 INTERVAL = Interval(NOVEMBER, NOVEMBER + 3 * DAY)
@@ -242,6 +246,154 @@ def test_an_event_that_can_not_be_sent_blocks_later_checkpoints_too(sandbox: San
     report = attempt(sandbox, states, Interval(NOVEMBER, NOVEMBER + 10_000))
     assert dict(report.refused) == {"event_too_large": 1}
     assert states == []  # the newest comes first
+
+
+def test_a_row_that_can_not_be_read_is_met_again_by_the_next_try(sandbox: Sandbox) -> None:
+    shared: Any = {"type": "email", "metrics": {"opened": NOVEMBER + 9000}, "customer_id": "1"}
+    rows = [
+        {"id": f"d{n}", "created": NOVEMBER + n, "subject": 7 if n == 999 else "fine"} | shared for n in range(1000)
+    ]
+    sandbox.history = History(deliveries=rows)
+    states: list[State] = []
+    for _ in range(2):
+        report = attempt(sandbox, states, Interval(NOVEMBER, NOVEMBER + 10_000))
+        assert report.refused_ids == {"misshapen": ["d999"]}
+    assert states == []  # the newest comes first
+
+
+class Killed(BaseException):
+    """The worker is gone: nothing catches it."""
+
+
+@contextmanager
+def killed(place: str, at: int) -> Iterator[None]:
+    """The n-th time that the line comes by that place, the worker is killed."""
+    calls = itertools.count()
+    known: Any = {
+        "take": SegmentSink.take,
+        "wait": SegmentSink.wait,
+        "add": Checkpoint.add,
+        "flush": SegmentSink.flush,
+    }[place]
+
+    def method(*arguments: Any) -> None:
+        if next(calls) == at:
+            raise Killed
+        known(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checkpoint if place == "add" else SegmentSink, place, method)
+        yield
+
+
+def requests_have_ended() -> None:
+    """The threads of a try that was killed end with the answers that they wait for."""
+    until = time.monotonic() + 10
+    while any(thread.name.startswith(("customerio", "segment")) for thread in threading.enumerate()):
+        assert time.monotonic() < until
+        time.sleep(0.002)
+
+
+def tries(world: Sandbox, kills: Sequence[tuple[str, int]], mode: str) -> Report:
+    """Tries that are killed one after the other, then one that is not; checks what each repeats."""
+    states: list[State] = []
+    for place, at in kills:
+        before, repeated = states[-1] if states else {"done": []}, len(world.segment.duplicates)
+        with suppress(Killed), killed(place, at):
+            attempt(world, states, LATER, names=NAMES, mode=mode)
+        requests_have_ended()
+        assert_repeats_only_the_rest(world, before, repeated)
+    before, repeated = states[-1] if states else {"done": []}, len(world.segment.duplicates)
+    asked = len(world.customerio.requests)
+    report = attempt(world, states, LATER, names=NAMES, mode=mode)
+    assert_repeats_only_the_rest(world, before, repeated)
+    earlier = before["work"]["requests"] if before["done"] else 0
+    assert report.work["requests"] == earlier + len(world.customerio.requests) - asked
+    assert report.resumed is bool(before["done"])
+    return report
+
+
+#: With deliveries from before it and opens and clicks of them: in the mode "every" those are asked for by id.
+LATER = Interval(NOVEMBER + DAY, INTERVAL.end)
+KILLS = st.lists(
+    st.one_of(
+        st.tuples(st.just("take"), st.integers(0, 90)),
+        st.tuples(st.sampled_from(["wait", "add"]), st.integers(0, 20)),
+        st.tuples(st.just("flush"), st.integers(0, 8)),
+    ),
+    min_size=1,
+    max_size=3,
+)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    kills=KILLS,
+    mode=st.sampled_from(["first", "every", "every_human"]),
+    order=st.sampled_from(["newest", "nearly", "shuffled"]),
+    in_flight=st.sampled_from([1, 4]),
+)
+def test_tries_that_are_killed_anywhere_lose_nothing_and_count_as_one(
+    world: Sandbox, kills: list[tuple[str, int]], mode: str, order: Any, in_flight: int
+) -> None:
+    world.history = HISTORY
+    world.settings = Settings(order=order, displaced=0.1, displaced_by=3600, now=INTERVAL.end + 40 * DAY)
+    world.reset()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reading, "MAX_IN_FLIGHT", in_flight)
+        whole = attempt(world, [], LATER, names=NAMES, mode=mode)
+        sent = {event["messageId"] for event in world.segment.kept}
+        world.reset()
+        report = tries(world, kills, mode)
+    assert {event["messageId"] for event in world.segment.kept} == sent
+    assert len(world.segment.kept) == len(sent) == whole.work["events"]
+    assert report.events == whole.events
+    assert report.skipped == whole.skipped
+    assert report.tally.read == whole.tally.read
+    assert report.work["events"] == whole.work["events"]
+
+
+def test_a_second_try_with_every_open_and_click_sends_only_the_rest(sandbox: Sandbox) -> None:
+    sandbox.settings = Settings(now=INTERVAL.end + 40 * DAY)
+    whole = attempt(sandbox, [], LATER, names=NAMES, mode="every")
+    expected = kept(sandbox.segment.kept)
+    assert expected == to_send(held(HISTORY, [LATER], NAMES, lookback=0))
+    sandbox.reset()
+    states: list[State] = []
+    with pytest.raises(Killed), killed("take", whole.work["requests"] // 2):
+        attempt(sandbox, states, LATER, names=NAMES, mode="every")
+    requests_have_ended()
+    batches = sandbox.segment.received_count
+    first_try = len(sandbox.segment.kept)
+    assert states
+    assert first_try > 0
+    report = attempt(sandbox, states, LATER, names=NAMES, mode="every")
+    assert kept(sandbox.segment.kept) == expected
+    assert sandbox.segment.received_count - batches < whole.work["events"]
+    assert report.work["events"] == whole.work["events"]
+
+
+def test_a_list_that_is_nearly_newest_first_loses_nothing_wherever_a_try_ends(sandbox: Sandbox) -> None:
+    """A row that comes a page late is not taken for done because the rows about it are."""
+    rows = [
+        {"id": f"d{n}", "type": "email", "created": NOVEMBER + n, "metrics": {"opened": NOVEMBER + 9000}}
+        | {"customer_id": "1", "subject": "s"}
+        for n in range(200)
+    ]
+    interval = Interval(NOVEMBER, NOVEMBER + 10_000)
+    sandbox.history = History(deliveries=rows)
+    sandbox.settings = Settings(order="nearly", displaced=0.2, displaced_by=60)
+    resumed = 0
+    for at in range(14):
+        sandbox.reset()
+        states: list[State] = []
+        with suppress(Killed), killed("take", at):
+            attempt(sandbox, states, interval)
+        requests_have_ended()
+        resumed += bool(states)
+        attempt(sandbox, states, interval)
+        assert len(sandbox.segment.kept) == 200
+    assert resumed > 0
 
 
 # Through the operator
