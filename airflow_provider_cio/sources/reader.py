@@ -8,13 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import pairwise
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, TypeVar
 
 from airflow_provider_cio.clients.customerio import ACTIVITY_PAGE_SIZE, CustomerIOClient, Page
 from airflow_provider_cio.exceptions import TryAgainLaterError
 from airflow_provider_cio.records import Activity, Delivery, Misshapen
 from airflow_provider_cio.sources.schedule import Chain, Schedule
 from airflow_provider_cio.sources.windows import Window
+
+Row = TypeVar("Row", Delivery, Misshapen)
 
 #: Requests. Enough for answers that take more than a second at ten requests a second.
 MAX_IN_FLIGHT = 12
@@ -83,9 +85,10 @@ class Reader:
                 page = future.result()
                 times = [delivery.created for delivery in page.rows]
                 self.out_of_order += any(later > earlier for earlier, later in pairwise(times))
-                if schedule.take(chain, times, page.next):
-                    rows = passed_on.new(chain, page.rows, last=page.next is None)
-                    pages.append(Read(rows, page.misshapen, chain.window, chain.part, page.next is None))
+                if schedule.take(chain, times, page.next, len(page.misshapen)):
+                    last = page.next is None
+                    rows, misshapen = passed_on.new(chain, page, last=last)
+                    pages.append(Read(rows, misshapen, chain.window, chain.part, last))
                 else:
                     passed_on.keep(chain)
 
@@ -134,23 +137,30 @@ class _PassedOn:
         self._of_chain: dict[int, set[str]] = {}
         self._of_windows_asked_anew: set[str] = set()
 
-    def new(self, chain: Chain, rows: Sequence[Delivery], *, last: bool) -> Sequence[Delivery]:
-        """Those that were not passed on before."""
+    def new(self, chain: Chain, page: Page[Delivery], *, last: bool) -> tuple[Sequence[Delivery], Sequence[Misshapen]]:
+        """The page's rows that were not passed on before. An odd row without an id is always taken for a new one."""
+        rows, misshapen = page.rows, page.misshapen
         ids = {row.id for row in rows}
+        ids.update(row.id for row in misshapen if row.id)
         known = self._of_chain.get(chain.part, set())
         met = ids & known | ids & self._of_windows_asked_anew
         self._of_windows_asked_anew -= ids
-        if met or len(ids) < len(rows):
-            rows = list({row.id: row for row in rows if row.id not in met}.values())
+        if met or misshapen or len(ids) < len(rows):
+            rows, misshapen = _each_once(rows, met), _each_once(misshapen, met)
         if last:
             self._of_chain.pop(chain.part, None)
         else:
             self._of_chain[chain.part] = ids | known if len(known) < _REMEMBERED else ids
-        return rows
+        return rows, misshapen
 
     def keep(self, chain: Chain) -> None:
         """The chain's window is asked anew."""
         self._of_windows_asked_anew |= self._of_chain.pop(chain.part, set())
+
+
+def _each_once(rows: Sequence[Row], met: set[str]) -> list[Row]:
+    """Those that were not met before, by id."""
+    return list({row.id or at: row for at, row in enumerate(rows) if row.id not in met}.values())
 
 
 class _ActivityChain:

@@ -58,10 +58,23 @@ class Chain:
         self.in_flight = False
         self._cursors: set[str] = set()
         self._empty = 0
+        self._in_order = True
+        self._oldest: int | None = None  # creation time in the latest page, but for a few rows
 
     def left(self) -> float:
         """Pages, as far as can be estimated."""
         return max(self.expected - self.read, 0.5)
+
+    def newest_first(self, times: Sequence[int]) -> bool:
+        """Has each page, this one included, been older than the one before, but for a few rows?
+
+        A page of rows that were all created in one second does not tell by itself.
+        """
+        if times:
+            ordered, tenth = sorted(times), len(times) // 10
+            self._in_order &= self._oldest is None or ordered[-1 - tenth] <= self._oldest
+            self._oldest = ordered[tenth]
+        return self._in_order
 
     def follow(self, cursor: str, rows: int) -> None:
         """Go on with the next page.
@@ -129,24 +142,26 @@ class Schedule:
             chain.in_flight = True
         return chain
 
-    def take(self, chain: Chain, times: Sequence[int], cursor: str | None) -> bool:
+    def take(self, chain: Chain, times: Sequence[int], cursor: str | None, odd: int = 0) -> bool:
         """Learn from the page that a chain has got.
 
         :param times: creation times of its rows, as listed.
+        :param odd: how many further rows it has.
         :returns: False if the chain's window has been cut and is asked anew; then this page does not count.
         """
         first = chain.read == 0
+        rows = len(times) + odd
         chain.in_flight = False
         chain.read += 1
         if first:
             chain.region.exploring -= 1
         if cursor is None:
             self._chains.remove(chain)
-            if first and chain.region.pace and len(times) < 0.4 * chain.expected * PAGE_SIZE:
-                chain.region.saw_less(chain.window, len(times))
+            if first and chain.region.pace and rows < 0.4 * chain.expected * PAGE_SIZE:
+                chain.region.saw_less(chain.window, rows)
             return True
-        chain.follow(cursor, len(times))
-        pace = _pace(times)
+        chain.follow(cursor, rows)
+        pace = _pace(times) if chain.newest_first(times) else None
         if pace is None:
             chain.expected = max(chain.expected, chain.read + 1.0)
             return True

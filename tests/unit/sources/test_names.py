@@ -1,4 +1,4 @@
-"""`campaign_name`: whatever the parent is, read once per run and only when needed, and never worth a failure."""
+"""`campaign_name`: whatever the parent is, read beside the pages, once per run and only when needed."""
 
 from __future__ import annotations
 

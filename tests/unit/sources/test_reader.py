@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_cio.clients.customerio import CustomerIOClient, Page
-from airflow_provider_cio.exceptions import TryAgainLaterError
+from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError
 from airflow_provider_cio.records import Delivery
 from airflow_provider_cio.sources import reader as reading
 from airflow_provider_cio.sources import schedule
@@ -189,6 +189,44 @@ def test_requests_in_any_order_are_as_many_as_in_exact_order(sandbox: Sandbox) -
     assert max(asked.values()) <= 1.1 * asked["newest"] + 2
 
 
+# Odd rows
+
+
+@pytest.mark.parametrize("order", ["newest", "shuffled"])
+def test_odd_rows_are_passed_on_once_whatever_is_met_twice_or_asked_anew(sandbox: Sandbox, order: Any) -> None:
+    quiet = range(NOVEMBER, NOVEMBER + SPAN, 10)
+    burst = [NOVEMBER + 900 + number % 60 for number in range(2000)]
+    listed = rows([*quiet, *burst])
+    odd = {row["id"]: "delivery.subject:number" for row in listed[::7]}
+    sandbox.history = History(deliveries=listed)
+    sandbox.settings = Settings(odd_rows=odd, repeated_rows=3, order=order)
+    reads = read(sandbox, [WHOLE], page_size=20)
+    created = {row["id"]: row["created"] for row in listed}
+    misshapen = [row for read in reads for row in read.misshapen]
+    assert Counter(row.id for row in misshapen) == Counter(list(odd))
+    assert all(row.created == created[row.id] and b'"subject":7' in row.raw for row in misshapen if row.id)
+    good = Counter(delivery.id for read in reads for delivery in read.deliveries)
+    assert good == Counter(created.keys() - odd)
+
+
+def test_rows_without_id_and_date_are_passed_on_with_the_window_of_their_page(sandbox: Sandbox) -> None:
+    """Two that look the same are two, since nobody can tell."""
+    listed = rows(range(NOVEMBER, NOVEMBER + SPAN, 50))
+    sandbox.history = History(deliveries=listed)
+    sandbox.settings = Settings(odd_rows={row["id"]: "delivery:null" for row in (*listed[3:6], *listed[30:32])})
+    halves = [WHOLE._replace(end=NOVEMBER + SPAN // 2), WHOLE._replace(start=NOVEMBER + SPAN // 2)]
+    reads = read(sandbox, halves)
+    found = Counter((read.window, row.raw, row.id, row.created) for read in reads for row in read.misshapen)
+    assert found == {(halves[0], b"null", None, None): 3, (halves[1], b"null", None, None): 2}
+
+
+def test_pages_of_nothing_but_odd_rows_are_no_empty_pages(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schedule, "MAX_EMPTY_PAGES", 3)
+    sandbox.history = History(deliveries=rows(range(NOVEMBER, NOVEMBER + 100)))
+    sandbox.settings = Settings(odd_deliveries=1.0, odd_kinds=("delivery:null",))
+    assert sum(len(read.misshapen) for read in read(sandbox, [WHOLE])) == 100
+
+
 # What does not end well
 
 
@@ -218,6 +256,40 @@ def test_a_cursor_that_has_expired_is_left_to_a_retry(sandbox: Sandbox) -> None:
     sandbox.settings = Settings(cursor_lifetime=0.0)
     with pytest.raises(TryAgainLaterError, match="cursor is no longer valid"):
         read(sandbox, [WHOLE])
+    assert [asked.status for asked in sandbox.customerio.requests] == [200, 400]
+
+
+def test_a_refused_cursor_in_mid_list_is_left_to_a_retry(sandbox: Sandbox) -> None:
+    sandbox.history = History(deliveries=rows([NOVEMBER] * 40))
+    sandbox.faults.add(Fault(side="customerio", kind="400", at=3))
+    with pytest.raises(TryAgainLaterError, match="cursor is no longer valid"):
+        read(sandbox, [WHOLE])
+
+
+def test_a_request_that_fails_ends_the_others(sandbox: Sandbox) -> None:
+    sandbox.history = History(deliveries=rows(range(NOVEMBER, NOVEMBER + SPAN)))
+    sandbox.faults.add(
+        Fault(side="customerio", kind="timeout", at=3, times=2, seconds=3.0),
+        Fault(side="customerio", kind="401", at=5, times=10_000),
+    )
+    began = time.monotonic()
+    with pytest.raises(ConfigurationError, match="401"):
+        read(sandbox, [WHOLE, Window("push", NOVEMBER, NOVEMBER + SPAN)])
+    assert time.monotonic() - began < 2.0
+
+
+def test_a_consumer_that_stops_early_waits_for_no_more_than_what_is_in_flight(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extract, "PAGE_SIZE", 10)
+    monkeypatch.setattr(schedule, "PAGE_SIZE", 10)
+    sandbox.history = History(deliveries=rows(range(NOVEMBER, NOVEMBER + SPAN)))
+    client, _ = clients(sandbox)
+    with client, Reader(client) as reader:
+        for _ in reader.deliveries([WHOLE]):
+            break
+    assert len(sandbox.customerio.requests) <= 2 + 2 * MAX_IN_FLIGHT  # of 200 pages
+    assert not any(thread.is_alive() for thread in reader.pool._threads)
 
 
 def test_an_error_closes_the_client_and_waits_for_no_request(sandbox: Sandbox) -> None:

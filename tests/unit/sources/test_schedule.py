@@ -10,12 +10,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from airflow_provider_cio.exceptions import TryAgainLaterError
 from airflow_provider_cio.sources import schedule
 from airflow_provider_cio.sources.schedule import Chain, Schedule, is_newest_first
 from airflow_provider_cio.sources.windows import Window
 
 PAGE = 50
 SPAN = 100_000
+ORDERS = ("newest", "nearly", "oldest", "shuffled")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -47,6 +49,9 @@ def play(
         listed = sorted((time for time in times if window.start <= time < window.end), reverse=True)
         if order == "oldest":
             listed.reverse()
+        elif order == "nearly":
+            moved = Random(len(times))
+            listed.sort(key=lambda time: -time - (moved.randrange(600) if moved.random() < 0.05 else 0))
         elif order == "shuffled":
             Random(f"{window}").shuffle(listed)
         at = chain.read * PAGE
@@ -77,7 +82,7 @@ def histories(draw: st.DrawFn) -> list[int]:
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     times=histories(),
-    order=st.sampled_from(["newest", "oldest", "shuffled"]),
+    order=st.sampled_from(ORDERS),
     seed=st.integers(0, 99),
     slots=st.sampled_from([1, 3, 5, 12]),
     cut=st.integers(1, SPAN - 1),
@@ -96,12 +101,68 @@ def test_each_row_is_in_one_finished_window_and_those_are_the_planned_ones(
     assert requests <= 1.7 * pages + 20
 
 
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(times=histories(), seed=st.integers(0, 99), slots=st.sampled_from([1, 3, 5, 12]))
+def test_another_order_costs_hardly_more_requests_than_newest_first(times: list[int], seed: int, slots: int) -> None:
+    asked = {order: play(times, [Window("email", 0, SPAN)], order, seed, slots)[2] for order in ORDERS}
+    assert max(asked.values()) <= 1.1 * asked["newest"] + 12, asked
+
+
 def test_an_even_list_costs_few_requests_more_than_it_has_pages() -> None:
     random = Random(1)
     times = [random.randrange(SPAN) for _ in range(200 * PAGE)]
     _, finished, requests = play(times, [Window("email", 0, SPAN)], "newest", 1, 5)
     assert 200 <= requests <= 260
     assert len(finished) > 20
+
+
+def start(window: Window = Window("email", 0, SPAN)) -> tuple[Schedule, Chain]:  # noqa: B008
+    one = Schedule([window])
+    chain = one.next()
+    assert chain
+    assert one.next() is None
+    return one, chain
+
+
+@pytest.mark.parametrize("between", [0, 1, 30])
+def test_a_cursor_that_comes_again_is_left_to_a_retry(between: int) -> None:
+    one, chain = start()
+    for cursor in ["a", *map(str, range(between))]:
+        assert one.take(chain, [5], cursor)
+        assert one.next() is chain
+        assert chain.query["start"] == cursor
+    with pytest.raises(TryAgainLaterError, match="same next page twice"):
+        one.take(chain, [5], "a")
+
+
+def test_empty_pages_without_end_are_left_to_a_retry_but_not_those_between_rows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(schedule, "MAX_EMPTY_PAGES", 5)
+    one, chain = start()
+    cursor = map(str, itertools.count())
+    for page, odd in (([5], 0), ([], 1), ([5], 0)):  # a page of odd rows is not empty
+        for _ in range(5):
+            assert one.take(chain, [], next(cursor))
+        assert one.take(chain, page, next(cursor), odd)
+    for _ in range(5):
+        one.take(chain, [], next(cursor))
+    with pytest.raises(TryAgainLaterError, match="empty pages"):
+        one.take(chain, [], next(cursor))
+
+
+def test_a_chain_that_is_cut_has_its_cursor_no_more_and_keeps_its_part() -> None:
+    """Its first three pages are of one quiet time; then comes a burst."""
+    one, chain = start()
+    for number in range(3):
+        top = SPAN - 1 - number * 1000
+        assert one.take(chain, [top - 20 * row for row in range(10)], f"{number}")
+        assert one.next() is chain
+    assert not one.take(chain, [SPAN - 5000 - row for row in range(PAGE)], "3")
+    anew = [again for _ in range(4) if (again := one.next())]
+    assert all("start" not in again.query for again in anew)
+    assert [again.window for again in anew if again.part == chain.part] == [Window("email", SPAN - 5000, SPAN)]
+    assert len({again.part for again in anew}) == len(anew)
 
 
 def test_few_windows_are_open_at_a_time() -> None:

@@ -1,3 +1,5 @@
+"""What is found in the rows of deliveries, and what becomes of odd ones."""
+
 from __future__ import annotations
 
 import itertools
@@ -5,38 +7,18 @@ from collections import Counter
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_cio.events.catalog import CATALOG, DEFAULT_COLLECTIONS, resolve_collections
 from airflow_provider_cio.interval import Interval
-from airflow_provider_cio.records import Delivery
-from airflow_provider_cio.sources.deliveries import occurrences
-from airflow_provider_cio.sources.windows import CREATED_LATE, LONGEST_WINDOW, plan
+from airflow_provider_cio.records import Delivery, Misshapen
+from airflow_provider_cio.sources.deliveries import occurrences, piece_of
+from airflow_provider_cio.sources.reader import Read
+from airflow_provider_cio.sources.windows import Window
 
 SIX = resolve_collections(DEFAULT_COLLECTIONS)
-SIX_MONTHS = 181 * 86_400  # the shortest six months there are
-
-
-@given(
-    start=st.integers(10**9, 2 * 10**9),
-    length=st.integers(1, 3 * 365 * 86_400),
-    lookback=st.integers(0, 180 * 86_400),
-)
-def test_windows_meet_without_gap_or_overlap_and_stay_below_six_months(start: int, length: int, lookback: int) -> None:
-    windows = plan(Interval(start, start + length), lookback, SIX)
-    assert windows[0].start == start - lookback
-    assert windows[-1].end == start + length + CREATED_LATE
-    assert start in {window.start for window in windows}
-    for left, right in itertools.pairwise(windows):
-        assert left.end == right.start
-    assert all(0 < window.end - window.start <= LONGEST_WINDOW < SIX_MONTHS for window in windows)
-
-
-def test_drafts_are_read_only_where_their_collection_is_wanted_and_before_what_was_sent() -> None:
-    interval = Interval(10**9, 10**9 + 1)
-    assert [window.drafts for window in plan(interval, 0, SIX)] == [False]
-    assert [window.drafts for window in plan(interval, 0, resolve_collections(["Email Drafted"]))] == [True, False]
 
 
 def one(metrics: dict[str, Any], channel: str = "email") -> Delivery:
@@ -91,3 +73,33 @@ def test_bounds_are_half_open() -> None:
         for time in (1_699_999_999, 1_700_000_000, 1_700_000_009, 1_700_000_010)
     }
     assert [bool(found) for found in at.values()] == [False, True, True, False]
+
+
+# Pieces
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_a_piece_tells_of_its_page(last: bool) -> None:
+    window = Window("email", 10**9, 10**9 + 100)
+    read = Read([one({"sent": 10**9})] * 3, [Misshapen(b"{}", "it", "a", 10**9)], window, 7, last)
+    piece = piece_of(read, Interval(10**9, 10**9 + 100))
+    assert piece.read == {"deliveries": 4}
+    assert piece.part == 7
+    assert piece.finished == (window if last else None)
+    assert piece.skipped == {}
+
+
+def test_an_odd_row_is_refused_by_the_interval_of_its_creation_and_skipped_by_later_ones() -> None:
+    interval = Interval(1000, 1100)
+    rows = [Misshapen(b"1", "it", "a", 999), Misshapen(b"2", "it", "b", 1000), Misshapen(b"3", "it", "c", 1130)]
+    piece = piece_of(Read([], rows, Window("email", 900, 1160), 1, False), interval)
+    assert [row.id for row in piece.misshapen] == ["b", "c"]
+    assert piece.skipped == {"misshapen": 1}
+
+
+@pytest.mark.parametrize(("window", "own"), [((900, 1000), False), ((1000, 1160), True), ((1050, 1100), True)])
+def test_an_undated_row_is_as_old_as_its_window(window: tuple[int, int], own: bool) -> None:
+    undated = Misshapen(b"null", "it")
+    piece = piece_of(Read([], [undated], Window("email", *window), 1, False), Interval(1000, 1100))
+    assert piece.misshapen == ([undated] if own else [])
+    assert piece.skipped == ({} if own else {"misshapen": 1})
