@@ -92,7 +92,7 @@ def send_plain(client: SegmentClient, events: Iterable[Mapping[str, Any]]) -> di
     refused: dict[str, list[str]] = {}
     with Sender(client) as sender:
         for position, event in enumerate(events):
-            encoded = msgspec.json.encode({**event, "type": "track"})
+            encoded = _encoded(event, position)
             if reason := _rule_broken(event, encoded, position):
                 refused.setdefault(reason, []).append(str(event["messageId"]))
             elif batch := packer.add(encoded):
@@ -108,6 +108,17 @@ def send_plain(client: SegmentClient, events: Iterable[Mapping[str, Any]]) -> di
         )
         raise EventsRefusedError(f"{sum(map(len, refused.values()))} events can't be sent, all others were: {named}")
     return {"events": sent.events, "batches": sent.batches, "bytes": sent.size}
+
+
+def _encoded(event: Mapping[str, Any], position: int) -> bytes:
+    """:raises ConfigurationError: it is no dict, or holds what can't be JSON."""
+    try:
+        return msgspec.json.encode({**event, "type": "track"})
+    except (TypeError, ValueError) as error:  # a lone surrogate is a ValueError
+        kind = type(error).__name__
+        raise ConfigurationError(
+            f"Event {position} (counted from 0) can't be made JSON ({kind}): give a dict"
+        ) from None
 
 
 def _rule_broken(event: Mapping[str, Any], encoded: bytes, position: int) -> str | None:
