@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -10,12 +11,16 @@ import msgspec
 import pytest
 
 from airflow_provider_cio.clients import customerio
+from airflow_provider_cio.clients.customerio import CustomerIOClient
+from airflow_provider_cio.events.catalog import CATALOG
+from airflow_provider_cio.events.mapping import Occurrence
 from airflow_provider_cio.exceptions import TryAgainLaterError
 from airflow_provider_cio.interval import Interval
 from airflow_provider_cio.records import Delivery
 from airflow_provider_cio.report import Report
 from airflow_provider_cio.sources.names import Names
 from airflow_provider_cio.sources.reader import Reader
+from airflow_provider_cio.sources.source import Piece
 from tests.sandbox import Fault, History, Sandbox, Settings
 from tests.sandbox.parents import Names as GivenNames
 from tests.unit.full import held, kept, run_full, to_send
@@ -232,6 +237,35 @@ def test_reading_goes_on_while_a_list_is_slow(sandbox: Sandbox) -> None:
     answered = paths["/v1/campaigns"].time + paths["/v1/campaigns"].seconds
     beside = [one for one in sandbox.customerio.requests if one.path == "/v1/messages" and one.time < answered]
     assert len(beside) >= 3  # two of them were there before
+
+
+def test_few_pieces_wait_for_a_slow_list_and_come_in_their_order() -> None:
+    arrived = threading.Event()
+
+    class Slow(CustomerIOClient):
+        def names(self, path: str, key: str) -> dict[str, str]:
+            arrived.wait(10)
+            return {"1": "it"}
+
+    def pieces() -> Iterator[Piece]:
+        for part in range(40):
+            drawn.append(part)
+            row = {"id": "d", "type": "email", "created": 1, "metrics": {}, "campaign_id": 1 if part >= 3 else None}
+            yield Piece([Occurrence(msgspec.convert(row, Delivery), CATALOG["Email Sent"], 1)], part=part)
+
+    drawn: list[int] = []
+    with Slow("key") as client, Reader(client) as reader:
+        names = Names(reader, print)
+        found = names.ahead_of(pieces())
+        for part in range(3):  # none of these needs the list
+            assert next(found).part == part
+            assert len(drawn) == part + 1
+        assert next(found).part == 3
+        assert len(drawn) == 20  # 16 wait behind it
+        arrived.set()
+        rest = list(found)
+        assert [piece.part for piece in rest] == list(range(4, 40))
+        assert names.of(rest[0].occurrences[0].delivery) == "it"
 
 
 def test_a_fault_that_passes_costs_nothing(sandbox: Sandbox) -> None:

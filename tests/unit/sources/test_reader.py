@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_cio.clients.customerio import CustomerIOClient, Page
+from airflow_provider_cio.clients.transport import ClosedError
 from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError
 from airflow_provider_cio.records import Delivery
 from airflow_provider_cio.sources import reader as reading
@@ -301,6 +302,8 @@ def test_an_error_closes_the_client_and_waits_for_no_request(sandbox: Sandbox) -
         for _ in reader.deliveries([WHOLE, Window("push", NOVEMBER, NOVEMBER + SPAN)]):
             _ = 1 // 0
     assert time.monotonic() - began < 1.5
+    with pytest.raises(ClosedError):
+        client.page(WHOLE.query())
 
 
 # Memory

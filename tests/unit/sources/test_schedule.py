@@ -108,6 +108,11 @@ def test_another_order_costs_hardly_more_requests_than_newest_first(times: list[
     assert max(asked.values()) <= 1.1 * asked["newest"] + 12, asked
 
 
+def test_a_page_of_one_second_does_not_get_a_list_cut_that_is_oldest_first() -> None:
+    times = [20_000 + number for number in range(4 * PAGE)] + [30_000] * 20 * PAGE + [40_000] * 20 * PAGE
+    assert play(times, [Window("email", 0, SPAN)], "oldest", 1, 5)[2] == 44
+
+
 def test_an_even_list_costs_few_requests_more_than_it_has_pages() -> None:
     random = Random(1)
     times = [random.randrange(SPAN) for _ in range(200 * PAGE)]
