@@ -196,9 +196,10 @@ def user_id_of(delivery: Delivery) -> str | None:
     if known is not None and (user_id := _filled(known.id)):
         return user_id
     customer_id = _filled(delivery.customer_id)
-    if customer_id and (known is None or customer_id.removeprefix("cio_") != _filled(known.cio_id)):
-        return customer_id
-    return None
+    cio_id = _filled(known.cio_id) if known is not None else None
+    if customer_id and cio_id and customer_id.removeprefix("cio_") == cio_id.removeprefix("cio_"):
+        return None
+    return customer_id
 
 
 def email_of(delivery: Delivery) -> str | None:

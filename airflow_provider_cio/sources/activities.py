@@ -21,7 +21,7 @@ from airflow_provider_cio.events.mapping import Occurrence, is_machine
 from airflow_provider_cio.interval import Interval
 from airflow_provider_cio.records import Activity, Delivery, Misshapen
 from airflow_provider_cio.sources.checkpoint import Checkpoint
-from airflow_provider_cio.sources.deliveries import created_of, occurrences, piece_of, time_of
+from airflow_provider_cio.sources.deliveries import EARLIEST_TIME, created_of, occurrences, piece_of, time_of
 from airflow_provider_cio.sources.names import Names
 from airflow_provider_cio.sources.reader import Read, Reader
 from airflow_provider_cio.sources.source import Piece
@@ -41,6 +41,8 @@ REPEATING = {
 }
 #: Days for which Customer.io guarantees activities.
 GUARANTEED_DAYS = 30
+#: Unix seconds, in the year 5138. Milliseconds are more.
+_LATEST_TIME = 100_000_000_000
 #: Deliveries asked for by id before the next are looked up.
 _IDS_AT_ONCE = 200
 #: Variables in one statement: SQLite before 3.32 takes 999.
@@ -107,6 +109,8 @@ class EveryOpenAndClick:
                         found.append((delivery_id, activity))
                     else:
                         piece.skipped["activity_without_delivery"] += 1
+                elif not EARLIEST_TIME <= activity.timestamp < _LATEST_TIME:
+                    piece.skipped["not_a_time"] += 1
             piece.read["activities"] = pending.add(by_type[kind], found)
             yield piece
 
@@ -173,28 +177,31 @@ class EveryOpenAndClick:
 class PendingActivities:
     """Activities that wait for their deliveries, in a temporary file: a day of them may not fit into memory.
 
-    Each is given out once, and an activity that comes twice (rows shift while they are read) is kept once.
+    An activity that comes twice (rows shift while they are read) is kept once. A delivery that comes twice (in both
+    lists, of drafts and of what was sent) gets the same both times: else its first open would seem to have no activity.
     """
 
     def __init__(self) -> None:
         self._rows = sqlite3.connect("", isolation_level=None)  # a file without a name: even a killed task leaves none
         self._rows.executescript(
             "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF;"
-            "CREATE TABLE waiting (id TEXT PRIMARY KEY, delivery TEXT, collection TEXT, activity BLOB) WITHOUT ROWID;"
+            "CREATE TABLE waiting (id TEXT PRIMARY KEY, delivery TEXT, collection TEXT, activity BLOB, taken INT)"
+            " WITHOUT ROWID;"
             "CREATE INDEX by_delivery ON waiting (delivery);"
+            "CREATE INDEX not_taken ON waiting (delivery) WHERE taken = 0;"
         )
 
     def add(self, collection: Collection, activities: Iterable[tuple[str, Activity]]) -> int:
         """Pairs of delivery id and activity; returns how many were new."""
         before = self._rows.total_changes
         self._rows.executemany(
-            "INSERT OR IGNORE INTO waiting VALUES (?, ?, ?, ?)",
+            "INSERT OR IGNORE INTO waiting VALUES (?, ?, ?, ?, 0)",
             ((activity.id, delivery, collection.name, _encode(activity)) for delivery, activity in activities),
         )
         return self._rows.total_changes - before
 
     def take(self, delivery_ids: Sequence[str]) -> dict[str, Activities]:
-        """What waits for these deliveries, and waits no longer."""
+        """What belongs to these deliveries; it waits no longer."""
         found: dict[str, Activities] = {}
         for at in range(0, len(delivery_ids), _MOST_VARIABLES):
             ids = delivery_ids[at : at + _MOST_VARIABLES]
@@ -203,14 +210,17 @@ class PendingActivities:
                 f"SELECT delivery, collection, activity FROM waiting WHERE delivery IN ({marks})", ids
             ).fetchall()
             if rows:
-                self._rows.execute(f"DELETE FROM waiting WHERE delivery IN ({marks})", ids)
+                self._rows.execute(f"UPDATE waiting SET taken = 1 WHERE taken = 0 AND delivery IN ({marks})", ids)
             for delivery, collection, activity in rows:
                 found.setdefault(delivery, {}).setdefault(CATALOG[collection], []).append(_decode(activity))
         return found
 
     def delivery_ids(self, most: int) -> list[str]:
         """Some that are waited for; an empty list if none is."""
-        return [row[0] for row in self._rows.execute("SELECT DISTINCT delivery FROM waiting LIMIT ?", (most,))]
+        return [
+            row[0]
+            for row in self._rows.execute("SELECT DISTINCT delivery FROM waiting WHERE taken = 0 LIMIT ?", (most,))
+        ]
 
     def __enter__(self) -> Self:
         return self

@@ -23,6 +23,7 @@ from airflow_provider_cio.events.mapping import Mapper, Occurrence
 from airflow_provider_cio.exceptions import TryAgainLaterError
 from airflow_provider_cio.interval import Interval
 from airflow_provider_cio.records import Activity, Delivery
+from airflow_provider_cio.sources import activities, schedule
 from airflow_provider_cio.sources import reader as reading
 from airflow_provider_cio.sources import windows as extract
 from airflow_provider_cio.sources.activities import REPEATING, PendingActivities
@@ -42,7 +43,9 @@ def small_pages() -> Iterator[None]:
     """A small history has many pages."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(extract, "PAGE_SIZE", 20)
+        patch.setattr(schedule, "PAGE_SIZE", 20)
         patch.setattr(reading, "ACTIVITY_PAGE_SIZE", 15)
+        patch.setattr(activities, "_IDS_AT_ONCE", 3)
         yield
 
 
@@ -100,9 +103,9 @@ def stretches(draw: st.DrawFn) -> tuple[History, list[Interval]]:
 
 def with_deleted(whole: History, one_in: int) -> History:
     """The same workspace after some of its deliveries were deleted: their activities are still listed."""
-    activities = sorted(whole.activities.rows(), key=lambda row: -row["timestamp"])
+    rows = sorted(whole.activities.rows(), key=lambda row: -row["timestamp"])
     left = [one for number, one in enumerate(whole.deliveries) if number % one_in]
-    history = History(deliveries=[_plain(one.row()) for one in left], activities=activities, names=whole.names)
+    history = History(deliveries=[_plain(one.row()) for one in left], activities=rows, names=whole.names)
     history.parents |= whole.parents
     return history
 
@@ -553,8 +556,12 @@ def test_modes_may_change_between_runs_and_no_occurrence_is_sent_under_two_ids(
     for interval in intervals:
         for mode in data.draw(st.permutations(["first", "every", "every_human"])):
             run_line(world, interval, names=REPEATED, mode=mode)
-    expected = to_send(held(history, intervals, REPEATED)) + Counter(of_deleted(history, intervals, REPEATED))
+    truth = held(history, intervals, REPEATED)
+    expected = to_send(truth) + Counter(of_deleted(history, intervals, REPEATED))
     assert len(world.segment.kept) == expected.total()
+    firsts = [one for one in truth if one.first and (one.user_id or one.anonymous_id)]
+    found = {event["messageId"] for event in world.segment.kept}
+    assert {Mapper("test").message_id(one.delivery_id, one.metric) for one in firsts} <= found
 
 
 # What is asked
@@ -624,11 +631,42 @@ def test_odd_activities_are_refused_alone(sandbox: Sandbox) -> None:
     assert report.refused == {"misshapen": 2}  # the last is the next interval's
 
 
+@pytest.mark.parametrize("time", [0, NOVEMBER * 1000])
+def test_an_activity_whose_time_can_be_none_is_counted(sandbox: Sandbox, time: int) -> None:
+    delivery, acts = opened(1, NOVEMBER + 50, NOVEMBER + 60)
+    acts[1] |= {"timestamp": time}
+    sandbox.history = History(deliveries=[delivery], activities=acts[::-1])
+    report = run_full(sandbox, DAY_ONE, ["Email Opened"])
+    assert list(ids(sandbox)) == [50]
+    assert report.skipped == {"not_a_time": 1}
+
+
 # A killed run
 
 
-def test_the_file_of_a_killed_run_does_not_stay(sandbox: Sandbox) -> None:
-    before = set(Path(tempfile.gettempdir()).iterdir())
+def test_the_file_of_a_killed_run_does_not_stay(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SQLITE_TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with PendingActivities() as pending:
         pending.add(CATALOG["Email Opened"], [("d", Activity(id=str(n), timestamp=1)) for n in range(50_000)])
-        assert set(Path(tempfile.gettempdir()).iterdir()) == before
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_a_delivery_that_comes_twice_gets_its_activities_twice() -> None:
+    """Else its first open would seem to have no activity, and a machine's would be taken for a person's."""
+    with PendingActivities() as pending:
+        pending.add(CATALOG["Email Opened"], [("d1", Activity(id="a", timestamp=NOVEMBER))])
+        first = pending.take(["d1"])
+        assert pending.take(["d1"]) == first != {}
+        assert pending.delivery_ids(9) == []
+
+
+@pytest.mark.parametrize("mode", ["every", "every_human"])
+def test_a_delivery_in_both_lists_is_joined_both_times(sandbox: Sandbox, mode: str) -> None:
+    sandbox.settings = Settings(drafts_wording="both")
+    delivery, acts = opened(1, NOVEMBER + 50, NOVEMBER + 70)
+    acts[0]["data"] |= {"machine": True}
+    sandbox.history = History(deliveries=[delivery], activities=acts[::-1])
+    report = run_line(sandbox, DAY_ONE, names=[*OPENS_AND_CLICKS, "Email Drafted"], mode=mode)
+    assert set(ids(sandbox)) == ({50, 70} if mode == "every" else {70})
+    assert not report.tally.read["opens_and_clicks_without_activity"]
