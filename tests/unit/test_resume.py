@@ -211,6 +211,18 @@ def test_a_run_that_meets_no_fault_ends_with_everything_noted_but_what_came_last
     assert sum(window.end - window.start for window in rest) < (INTERVAL.end - INTERVAL.start)
 
 
+def test_a_batch_that_fills_slowly_does_not_hold_the_checkpoint_up(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segment, "MAX_BATCH_EVENTS", 10_000)
+    monkeypatch.setattr(segment, "MAX_BATCH_BYTES", 10**9)
+    sandbox.settings = Settings(latency=0.005)
+    states: list[State] = []
+    report = attempt(sandbox, states)
+    assert len(states) > 1
+    assert 1 < report.work["batches"] <= report.work["requests"]
+
+
 def test_a_refused_event_is_met_again_by_the_next_try(sandbox: Sandbox) -> None:
     """No checkpoint covers it, nor anything that was acknowledged after it."""
     shared: Any = {"type": "email", "metrics": {"opened": NOVEMBER + 9000}, "customer_id": "1"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 import tracemalloc
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from airflow_provider_cio.clients.segment import SegmentClient
 from airflow_provider_cio.events.event import Event
 from airflow_provider_cio.exceptions import ConfigurationError, EventsRefusedError, TryAgainLaterError
+from airflow_provider_cio.sinks import segment
 from airflow_provider_cio.sinks.segment import MAX_IN_FLIGHT, Outcome, SegmentSink, Sender
 from tests.sandbox import Fault, Sandbox, Settings
 from tests.sandbox.faults import Kind
@@ -329,3 +331,22 @@ def test_a_sink_keeps_nothing_of_what_it_has_sent(sandbox: Sandbox) -> None:
         tracemalloc.stop()
     # The sandbox, in the same process, remembers a little of each event; the sink's 300 bytes an event would show.
     assert (peaks[-1] - peaks[20]) / (39 * 2000) < 200
+
+
+def test_a_sink_keeps_neither_outcomes_nor_what_was_refused(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segment, "MAX_BATCH_EVENTS", 1)
+    sandbox.settings = Settings(remember="counts", refuse_containing="POISON")
+    _, client = clients(sandbox)
+    with client, SegmentSink(client) as sink:
+        for piece in range(200):
+            sink.take(map(made, events(1, piece, frozenset({piece} if piece % 2 else ()))))
+            sink.refused()
+        sink.flush()
+        while sink.acknowledged < 200:
+            sink.wait()
+        sink.refused()
+        gc.collect()
+        outcomes = [one for one in gc.get_objects() if isinstance(one, Outcome)]
+    assert sink.counts()["events"] == 100
+    assert len(outcomes) <= 1 + MAX_IN_FLIGHT
+    assert sum(len(one.refused) for one in outcomes) <= MAX_IN_FLIGHT
