@@ -80,7 +80,9 @@ SERVICES = {
 
 
 def cuts(draw: st.DataObject) -> list[Interval]:
-    inner = draw.draw(st.sets(st.integers(STRETCH.start + 1, STRETCH.end - 1), max_size=3))
+    anywhere = st.integers(STRETCH.start + 1, STRETCH.end - 1)
+    hours = st.integers(1, 71).map(lambda hour: STRETCH.start + hour * 3600)  # where late stamps are
+    inner = draw.draw(st.sets(st.one_of(anywhere, hours), max_size=3))
     return [Interval(*pair) for pair in itertools.pairwise([STRETCH.start, *sorted(inner), STRETCH.end])]
 
 
