@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import msgspec
 import requests
 
+from airflow_provider_cio.clients.client import Client
 from airflow_provider_cio.clients.decoding import UNDECODABLE, PageDecoder, mended
 from airflow_provider_cio.clients.decoding import Page as Page
 from airflow_provider_cio.clients.rate_limit import RateLimiter
@@ -31,7 +32,7 @@ NAME_LISTS = {
     "broadcast_id": ("/v1/broadcasts", "broadcasts"),
     "transactional_message_id": ("/v1/transactional", "messages"),
 }
-#: Where a list of names is cut off; the a list that long is a cursor that does not end.
+#: Where a list of names is cut off: one that is longer has a cursor that does not end.
 _MOST_PAGES_OF_NAMES = 1000
 #: Seconds that a list of names is retried.
 _PATIENCE_FOR_NAMES = 60.0
@@ -43,7 +44,7 @@ _decode_object = msgspec.json.Decoder(dict[str, Any]).decode
 _decode_raw_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
-class CustomerIOClient:
+class CustomerIOClient(Client):
     """Reads one workspace.
 
     :param region: only for the advice that an error gives; `base_url` says where to ask.
@@ -65,39 +66,17 @@ class CustomerIOClient:
             return request
 
         self._region = region
-        self._transport = Transport(
-            base_url,
-            name=name,
-            auth=bearer,
-            timeout=timeout,
-            limiter=RateLimiter(requests_per_second, bursts=True),
-            retries=retries or Retries(),
-            secrets=(api_key,),
+        super().__init__(
+            Transport(
+                base_url,
+                name=name,
+                auth=bearer,
+                timeout=timeout,
+                limiter=RateLimiter(requests_per_second, bursts=True),
+                retries=retries or Retries(),
+                secrets=(api_key,),
+            )
         )
-
-    @property
-    def requests_made(self) -> int:
-        """How many so far, repeated ones included."""
-        return self._transport.attempts
-
-    @property
-    def retried(self) -> int:
-        """How many of the requests repeated another."""
-        return self._transport.retried
-
-    @property
-    def rate_limited(self) -> int:
-        """How many were answered 429."""
-        return self._transport.rate_limited
-
-    @property
-    def name(self) -> str:
-        """How errors call the service."""
-        return self._transport.name
-
-    def waiting(self) -> str | None:
-        """What it waits for before it repeats a request, in one sentence; None if it does not."""
-        return self._transport.waiting()
 
     def wanted_in_flight(self) -> int:
         """How many requests at once use up the allowed rate, at the latency seen so far."""
@@ -226,15 +205,6 @@ class CustomerIOClient:
         if error.status == 400 and cursor:
             return TryAgainLaterError(f"{answered} The cursor is no longer valid; a retry asks anew.")
         return UnexpectedDataError(answered)
-
-    def close(self) -> None:
-        self._transport.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def _is_named(item: Any) -> bool:

@@ -6,10 +6,10 @@ import gzip
 import json
 from base64 import b64encode
 from datetime import UTC, datetime
-from typing import Self
 
 from requests.auth import HTTPBasicAuth
 
+from airflow_provider_cio.clients.client import Client
 from airflow_provider_cio.clients.rate_limit import RateLimiter
 from airflow_provider_cio.clients.transport import Answer, Retries, StatusError, Transport, UnreadableBody
 from airflow_provider_cio.exceptions import ConfigurationError, EventsRefusedError
@@ -18,7 +18,7 @@ REGIONS = {"us": "https://api.segment.io", "eu": "https://events.eu1.segmentapis
 DEFAULT_PATH = "/v1/batch"
 
 
-class SegmentClient:
+class SegmentClient(Client):
     """Sends to one source. Also fits receivers of the same shape, through `base_url` and `path`."""
 
     def __init__(
@@ -37,40 +37,18 @@ class SegmentClient:
         self._key = json.dumps(write_key).encode()
         self._headers = {"Content-Type": "application/json"} | ({"Content-Encoding": "gzip"} if compress else {})
         self._compress = compress
-        self._transport = Transport(
-            base_url,
-            name=name,
-            auth=HTTPBasicAuth(write_key, ""),
-            timeout=timeout,
-            limiter=RateLimiter(events_per_second),
-            retries=retries or Retries(),
-            secrets=(write_key, b64encode(f"{write_key}:".encode()).decode()),
+        super().__init__(
+            Transport(
+                base_url,
+                name=name,
+                auth=HTTPBasicAuth(write_key, ""),
+                timeout=timeout,
+                limiter=RateLimiter(events_per_second),
+                retries=retries or Retries(),
+                secrets=(write_key, b64encode(f"{write_key}:".encode()).decode()),
+            )
         )
         self.envelope = len(self._body([]))
-
-    @property
-    def requests_made(self) -> int:
-        """How many so far, repeated ones included."""
-        return self._transport.attempts
-
-    @property
-    def retried(self) -> int:
-        """How many of the requests repeated another."""
-        return self._transport.retried
-
-    @property
-    def rate_limited(self) -> int:
-        """How many were answered 429."""
-        return self._transport.rate_limited
-
-    @property
-    def name(self) -> str:
-        """How errors call the service."""
-        return self._transport.name
-
-    def waiting(self) -> str | None:
-        """What it waits for before it repeats a request, in one sentence; None if it does not."""
-        return self._transport.waiting()
 
     def send(self, batch: list[bytes]) -> int:
         """Post one batch of encoded events, and return the bytes of its body before compression.
@@ -120,12 +98,3 @@ class SegmentClient:
             asked = f"{transport.base_url}{self._path}"
             return ConfigurationError(f"{answered} Check host, path and that the source is enabled: {asked} was asked.")
         return EventsRefusedError(f"{answered} A batch of {events} events was not taken.", f"refused_{error.status}")
-
-    def close(self) -> None:
-        self._transport.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
