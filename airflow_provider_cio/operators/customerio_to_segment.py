@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -22,14 +23,7 @@ from airflow_provider_cio.exceptions import (
 )
 from airflow_provider_cio.interval import Interval, iso, resolve_interval, whole_seconds
 from airflow_provider_cio.operators.messages import log_findings, log_progress, log_sample
-from airflow_provider_cio.operators.options import (
-    Options,
-    check_what_is_known,
-    is_rendered_later,
-    read_conn_id,
-    read_flag,
-    read_options,
-)
+from airflow_provider_cio.operators.options import Options, check_what_is_known, read_options
 from airflow_provider_cio.operators.store import CheckpointStore
 
 if TYPE_CHECKING:
@@ -48,12 +42,6 @@ if TYPE_CHECKING:
 
 #: Seconds. Who is asked to wait longer than this fails, rather than sleep for days.
 _LONGEST_RESCHEDULE = 86_400
-
-_OWN_PARAMETERS: dict[str, Callable[[str, object], Any]] = {
-    "customerio_conn_id": read_conn_id,
-    "segment_conn_id": read_conn_id,
-    "send_to_customerio_destinations": read_flag,
-}
 
 
 class ParameterError(ConfigurationError, AirflowFailException):
@@ -161,9 +149,6 @@ class CustomerIOToSegmentOperator(BaseOperator):
         self._running = False
         try:
             check_what_is_known(self)
-            for name, read in _OWN_PARAMETERS.items():
-                if not is_rendered_later(value := getattr(self, name)):
-                    read(name, value)
         except ConfigurationError as error:
             raise ParameterError(str(error)) from None
 
@@ -211,9 +196,8 @@ class CustomerIOToSegmentOperator(BaseOperator):
         from airflow_provider_cio.sources.names import Names
         from airflow_provider_cio.sources.reader import Reader
 
-        customerio = CustomerIOHook(customerio_conn_id=read_conn_id("customerio_conn_id", self.customerio_conn_id))
-        segment = SegmentHook(segment_conn_id=read_conn_id("segment_conn_id", self.segment_conn_id))
-        loops = read_flag("send_to_customerio_destinations", self.send_to_customerio_destinations)
+        customerio = CustomerIOHook(customerio_conn_id=options.customerio_conn_id)
+        segment = SegmentHook(segment_conn_id=options.segment_conn_id)
         mode = self._mode(interval, options)
         self.log.info(
             "Interval %s, look-back %g days, opens and clicks %s: %s",
@@ -223,10 +207,9 @@ class CustomerIOToSegmentOperator(BaseOperator):
             ", ".join(one.name for one in options.collections),
         )
         store = CheckpointStore(None if options.preview else context.get("task_state_store"), self.log)
-        checkpoint = store.load(self._fingerprint(interval, options, mode, customerio, segment, loops))
-        report = Report(interval, Tally())
-        report.events.update({one.name: 0 for one in options.collections})
-        report.fell_back = mode != options.opens_and_clicks
+        checkpoint = store.load(self._fingerprint(interval, options, mode, customerio, segment))
+        none_yet = Tally(events=Counter({one.name: 0 for one in options.collections}))
+        report = Report(interval, none_yet, fell_back=mode != options.opens_and_clicks)
         dead_letters = self._dead_letters(options, context)
         with ExitStack() as stack:
             stack.enter_context(dead_letters or nullcontext())
@@ -237,7 +220,7 @@ class CustomerIOToSegmentOperator(BaseOperator):
             names = Names(reader, self.log.warning)
             mapper = Mapper(
                 segment.message_id_namespace,
-                send_to_customerio_destinations=loops,
+                send_to_customerio_destinations=options.send_to_customerio_destinations,
                 pii=options.pii,
                 cio_id_as_last_resort=options.on_unidentified == "cio_id",
                 name_of=names.of,
@@ -317,7 +300,6 @@ class CustomerIOToSegmentOperator(BaseOperator):
         mode: str,
         customerio: CustomerIOHook,
         segment: SegmentHook,
-        loops: bool,
     ) -> str:
         """Of all that decides which events are sent, from where and where to; not of keys that may be rotated, rates
         and time-outs."""
@@ -325,11 +307,11 @@ class CustomerIOToSegmentOperator(BaseOperator):
             interval,
             whole_seconds(options.lookback),
             sorted(one.name for one in options.collections),
-            (self.customerio_conn_id, customerio.settings.base_url),
-            (self.segment_conn_id, segment.settings.base_url, segment.settings.path, segment.settings.write_key),
+            (options.customerio_conn_id, customerio.settings.base_url),
+            (options.segment_conn_id, segment.settings.base_url, segment.settings.path, segment.settings.write_key),
             segment.message_id_namespace,
             mode,
-            loops,
+            options.send_to_customerio_destinations,
             options.on_unidentified,
             options.pii,
         )

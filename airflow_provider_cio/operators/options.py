@@ -6,6 +6,7 @@ import ast
 import json
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from typing import Any, NamedTuple
 
 from airflow_provider_cio.events.catalog import Collection, resolve_collections
@@ -31,12 +32,15 @@ class Options(NamedTuple):
     on_unidentified: str
     dead_letter_path: str | None
     preview: bool
+    customerio_conn_id: str
+    segment_conn_id: str
+    send_to_customerio_destinations: bool
 
 
 def read_options(operator: Any) -> Options:
     """:raises ConfigurationError: naming the parameter, the kind of its value, and the fix."""
     options = Options(**{name: read(getattr(operator, name)) for name, read in _READERS.items()})
-    _check_together(options)
+    _check_together(options.on_unidentified, options.dead_letter_path)
     return options
 
 
@@ -46,23 +50,23 @@ def check_what_is_known(operator: Any) -> None:
     :raises ConfigurationError: as `read_options` does.
     """
     known = {
-        name: read(value) for name, read in _READERS.items() if not is_rendered_later(value := getattr(operator, name))
+        name: read(value) for name, read in _READERS.items() if not _is_rendered_later(value := getattr(operator, name))
     }
     check_bounds(operator.interval_start, operator.interval_end)
-    if len(known) == len(_READERS):
-        _check_together(Options(**known))
+    if known.keys() >= {"on_unidentified", "dead_letter_path"}:
+        _check_together(known["on_unidentified"], known["dead_letter_path"])
 
 
-def is_rendered_later(value: object) -> bool:
+def _is_rendered_later(value: object) -> bool:
     """A template, the result of another task, or something with one of them in it."""
     if isinstance(value, str):
         return "{{" in value or "{%" in value
     if isinstance(value, list | tuple | set):
-        return any(map(is_rendered_later, value))
+        return any(map(_is_rendered_later, value))
     return callable(getattr(value, "resolve", None))
 
 
-def read_flag(name: str, value: object) -> bool:
+def _read_flag(name: str, value: object) -> bool:
     word = value.strip().lower() if isinstance(value, str) else value
     if word is True or word in ("true", "yes", "on", "1"):
         return True
@@ -71,15 +75,15 @@ def read_flag(name: str, value: object) -> bool:
     raise ConfigurationError(f"{name} must be True or False, got {_kind(value)}")
 
 
-def read_conn_id(name: str, value: object) -> str:
+def _read_conn_id(name: str, value: object) -> str:
     if not isinstance(value, str) or value.strip() in ("", "None"):
         got = "a template that rendered to nothing" if isinstance(value, str) else _kind(value)
         raise ConfigurationError(f"{name} must be the id of a connection, got {got}: leave it out for the default one")
     return value.strip()
 
 
-def _check_together(options: Options) -> None:
-    if options.on_unidentified == "dead_letter" and options.dead_letter_path is None:
+def _check_together(on_unidentified: str, dead_letter_path: str | None) -> None:
+    if on_unidentified == "dead_letter" and dead_letter_path is None:
         raise ConfigurationError("on_unidentified='dead_letter' needs dead_letter_path: say where they should go")
 
 
@@ -168,5 +172,8 @@ _READERS: dict[str, Callable[[object], Any]] = {
     "pii": _choice("pii", PII),
     "on_unidentified": _choice("on_unidentified", ON_UNIDENTIFIED),
     "dead_letter_path": _read_path,
-    "preview": lambda value: read_flag("preview", value),
+    "preview": partial(_read_flag, "preview"),
+    "customerio_conn_id": partial(_read_conn_id, "customerio_conn_id"),
+    "segment_conn_id": partial(_read_conn_id, "segment_conn_id"),
+    "send_to_customerio_destinations": partial(_read_flag, "send_to_customerio_destinations"),
 }
