@@ -12,7 +12,6 @@ import pendulum
 
 from airflow_provider_cio.exceptions import ConfigurationError
 
-MAX_LOOKBACK = timedelta(days=180)
 _WHAT_TO_DO = (
     "Give the DAG a timetable with data intervals, schedule=CronDataIntervalTimetable('@daily', timezone='UTC') "
     "(a plain '@daily' gives zero-length ones), or set interval_start and interval_end"

@@ -98,7 +98,7 @@ class SegmentHook(BaseHook):
             the earlier ones may be sent, and all can be given again.
         :raises EventsRefusedError: Segment refused events, all others were sent; the message names reasons and ids.
         """
-        from airflow_provider_cio.sinks.segment import send_plain
+        from airflow_provider_cio.sinks.plain import send_plain
 
         with self.get_conn() as client:
             return send_plain(client, events)

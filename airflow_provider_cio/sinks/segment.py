@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Self
-
-import msgspec
+from typing import Self
 
 from airflow_provider_cio.clients.segment import SegmentClient
-from airflow_provider_cio.events.event import MAX_EVENT_BYTES, MAX_MESSAGE_ID, Event, encode, rule_broken
-from airflow_provider_cio.exceptions import ConfigurationError, EventsRefusedError
+from airflow_provider_cio.events.event import Event, encode, rule_broken
+from airflow_provider_cio.exceptions import EventsRefusedError
 from airflow_provider_cio.sinks.sink import Refused
 
 #: Batches; each is up to half a megabyte.
@@ -84,56 +82,6 @@ class SegmentSink:
         if kind:
             self._client.close()
         self._sender.close(wait=not kind)
-
-
-def send_plain(client: SegmentClient, events: Iterable[Mapping[str, Any]]) -> dict[str, int]:
-    """Send track calls given as dicts; see `SegmentHook.track`."""
-    packer, sent = Packer(client.envelope), Outcome()
-    refused: dict[str, list[str]] = {}
-    with Sender(client) as sender:
-        for position, event in enumerate(events):
-            encoded = _encoded(event, position)
-            if reason := _rule_broken(event, encoded, position):
-                refused.setdefault(reason, []).append(str(event["messageId"]))
-            elif batch := packer.add(encoded):
-                for outcome in sender.send(batch):
-                    sent.add(outcome)
-        for outcome in [*(sender.send(batch) if (batch := packer.flush()) else []), *sender.settled(at_most=0)]:
-            sent.add(outcome)
-    for one in sent.refused:
-        refused.setdefault(one.reason, []).append(msgspec.json.decode(one.event)["messageId"])
-    if refused:
-        named = "; ".join(
-            f"{reason}: {len(ids)} (first messageIds: {', '.join(ids[:5])})" for reason, ids in refused.items()
-        )
-        raise EventsRefusedError(f"{sum(map(len, refused.values()))} events can't be sent, all others were: {named}")
-    return {"events": sent.events, "batches": sent.batches, "bytes": sent.size}
-
-
-def _encoded(event: Mapping[str, Any], position: int) -> bytes:
-    """:raises ConfigurationError: it is no dict, or holds what can't be JSON."""
-    try:
-        return msgspec.json.encode({**event, "type": "track"})
-    except (TypeError, ValueError) as error:  # a lone surrogate is a ValueError
-        kind = type(error).__name__
-        raise ConfigurationError(
-            f"Event {position} (counted from 0) can't be made JSON ({kind}): give a dict"
-        ) from None
-
-
-def _rule_broken(event: Mapping[str, Any], encoded: bytes, position: int) -> str | None:
-    """:raises ConfigurationError: a field that every event needs is missing."""
-    for name in ("event", "messageId"):
-        if not isinstance(event.get(name), str) or not event[name]:
-            raise ConfigurationError(f"Event {position} (counted from 0) has no text under {name!r}: give it one")
-    ids = [event[name] for name in ("userId", "anonymousId") if event.get(name) is not None]
-    if not ids:
-        return "unidentified"
-    if not all(isinstance(one, str) and one for one in ids):
-        return "id_not_string"
-    if len(event["messageId"]) > MAX_MESSAGE_ID:
-        return "message_id_length"
-    return "event_too_large" if len(encoded) > MAX_EVENT_BYTES else None
 
 
 class Ledger:
