@@ -29,7 +29,7 @@ soak: .venv/stamp ## Hundreds of hourly intervals with faults at random: nothing
 ui: .venv/stamp ## The demo's Airflow, left running to click around in, until Ctrl-C
 	@$(BIN)/python -m tests.e2e.ui
 
-bench: .venv/bench-stamp ## Measure speed and memory against the sandbox, about seven minutes
+bench: .venv/bench-stamp ## Measure speed and memory against the sandbox, about a quarter of an hour
 	@$(BIN)/python -m tests.benchmarks
 
 clean: ## Remove .venv and all caches

@@ -17,8 +17,9 @@ with DAG(
     schedule=CronDataIntervalTimetable("@daily", timezone="UTC"),
     start_date=pendulum.datetime(2026, 11, 1, tz="UTC"),
     catchup=True,
-    # Customer.io allows a workspace 10 requests a second, and one run at a time uses them up. The next step, for
-    # more DAGs on one workspace: `airflow pools set customerio 1 "App API"`, and pool="customerio" on the operator.
+    # Customer.io allows a workspace 10 requests a second, and one run at a time uses most of them. (A backfill has a
+    # limit of its own: --max-active-runs.) The next step, for more DAGs on one workspace:
+    # `airflow pools set customerio 1 "App API"`, and pool="customerio" on the operator.
     max_active_runs=1,
     default_args={
         "retries": 3,

@@ -7,12 +7,12 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from statistics import median
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 from airflow_provider_cio.clients.customerio import CustomerIOClient
 from airflow_provider_cio.events.event import Event
 from airflow_provider_cio.interval import Interval
-from airflow_provider_cio.sinks.sink import Refused
+from airflow_provider_cio.sinks.preview import PreviewSink
 from airflow_provider_cio.sources.windows import Window
 from tests.benchmarks.figures import Figure
 from tests.benchmarks.run_line import line
@@ -168,31 +168,13 @@ def pages(deliveries: int) -> int:
     return math.ceil(deliveries / 1000)
 
 
-class Nowhere:
+class Nowhere(PreviewSink):
     """A sink that counts different events."""
 
     def __init__(self) -> None:
-        self.acknowledged = 0
+        super().__init__(sample=lambda event: None)
         self.ids: set[str] = set()
 
     def take(self, events: Iterable[Event]) -> None:
         self.ids.update(event.message_id for event in events)
         self.acknowledged += 1
-
-    def flush(self) -> None:
-        pass
-
-    def wait(self) -> None:
-        pass
-
-    def refused(self) -> Sequence[Refused]:
-        return ()
-
-    def counts(self) -> dict[str, int]:
-        return {"events": len(self.ids)}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
