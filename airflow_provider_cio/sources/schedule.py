@@ -60,6 +60,7 @@ class Chain:
         self._empty = 0
         self._in_order = True
         self._oldest: int | None = None  # creation time in the latest page, but for a few rows
+        self.oldest_passed_on: int | None = None  # creation time among all pages that counted
 
     def left(self) -> float:
         """Pages, as far as can be estimated."""
@@ -75,6 +76,11 @@ class Chain:
             self._in_order &= self._oldest is None or ordered[-1 - tenth] <= self._oldest
             self._oldest = ordered[tenth]
         return self._in_order
+
+    def pass_on(self, times: Sequence[int]) -> None:
+        """The page counts: its rows go on to the next room."""
+        oldest = [self.oldest_passed_on] if self.oldest_passed_on is not None else []
+        self.oldest_passed_on = min([*times, *oldest], default=None)
 
     def follow(self, cursor: str, rows: int) -> None:
         """Go on with the next page.
@@ -164,19 +170,23 @@ class Schedule:
         pace = _pace(times) if chain.newest_first(times) else None
         if pace is None:
             chain.expected = max(chain.expected, chain.read + 1.0)
+            chain.pass_on(times)
             return True
         if first and chain.region.pace:
             chain.region.saw(pace)
-        left = (min(times) - chain.window.start) / pace
+        # What was passed on stays in one window if it is cut: that window's counts have it already.
+        bound = max(times) if chain.oldest_passed_on is None else min(max(times), chain.oldest_passed_on)
+        left = (min(*times, bound) - chain.window.start) / pace
         if first and chain.expected <= 1:  # nothing was known of it
             chain.expected = 1 + left
             cut = left + 1 > WORTH_CUTTING
         else:
             cut = left > WORTH_CUTTING_ANEW + 2 * chain.read and left > 2 * (chain.expected - chain.read) + 2
         if cut:
-            self._cut(chain, max(times), pace)
+            self._cut(chain, bound, pace)
             return False
         chain.expected = max(chain.expected, chain.read + 0.6)
+        chain.pass_on(times)
         return True
 
     def _unexplored(self, regions: Sequence[Region]) -> Chain | None:
@@ -209,16 +219,17 @@ class Schedule:
         region.exploring += 1
         return chain
 
-    def _cut(self, chain: Chain, newest: int, pace: float) -> None:
-        """Ask a chain's window anew: what it has read before as one window, the rest in parts."""
+    def _cut(self, chain: Chain, bound: int, pace: float) -> None:
+        """Ask a chain's window anew: from `bound` on, where all is that was read before, as one window; the rest in
+        parts."""
         self._chains.remove(chain)
         window = chain.window
         if chain.read > 1:
-            before = Region(window._replace(start=newest, end=newest))
+            before = Region(window._replace(start=bound, end=bound))
             before.exploring = 1
-            self._chain(window._replace(start=newest), before, chain.read - 1, chain.part)
-            window = window._replace(end=newest)
-        self._regions.append(Region(window, pace, min(newest, window.end)))
+            self._chain(window._replace(start=bound), before, chain.read - 1, chain.part)
+            window = window._replace(end=bound)
+        self._regions.append(Region(window, pace, min(bound, window.end)))
 
     def _chain(self, window: Window, region: Region, expected: float, part: int | None = None) -> Chain:
         self._parts += part is None
