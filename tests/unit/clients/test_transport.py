@@ -260,16 +260,16 @@ def test_threads_lose_no_count(server: Loopback) -> None:
 @pytest.mark.parametrize(
     ("headers", "named"),
     [
-        ({"Retry-After": "3600"}, r"3600 s"),
-        ({"Retry-After": in_a_while(3600)}, r"3\d\d\d s"),
-        ({"X-RateLimit-Reset": "3600"}, r"3600 s"),
+        (lambda: {"Retry-After": "3600"}, r"3600 s"),
+        (lambda: {"Retry-After": in_a_while(3600)}, r"3\d\d\d s"),
+        (lambda: {"X-RateLimit-Reset": "3600"}, r"3600 s"),
     ],
 )
 @pytest.mark.parametrize("status", [429, 503])
 def test_a_wait_longer_than_what_is_left_gives_up_at_once_and_names_it(
-    server: Loopback, status: int, headers: dict[str, str], named: str
+    server: Loopback, status: int, headers: Callable[[], dict[str, str]], named: str
 ) -> None:
-    server.say(Say(status, '{"meta": {"error": "slow down"}}', headers))
+    server.say(Say(status, '{"meta": {"error": "slow down"}}', headers()))
     began = time.monotonic()
     with (
         transport(server.url, retries=Retries(total=600)) as client,
