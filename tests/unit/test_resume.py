@@ -20,6 +20,7 @@ from airflow.sdk.exceptions import AirflowRuntimeError
 from airflow.sdk.execution_time.comms import ErrorResponse
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from airflow_provider_cio import line
 from airflow_provider_cio.events.catalog import resolve_collections
@@ -416,15 +417,33 @@ def operator(**parameters: Any) -> CustomerIOToSegmentOperator:
 
 
 def fail(sandbox: Sandbox, store: Store | None, at: int = 42, **parameters: Any) -> None:
-    """A try that Airflow would repeat: Customer.io asks for more patience than the client has."""
-    sandbox.faults.add(Fault(side="customerio", kind="429", at=at, times=10_000, retry_after=100_000))
-    with pytest.raises(TryAgainLaterError):
-        operator(**parameters).execute(RUN | ({"task_state_store": store} if store is not None else {}))
-    sandbox.faults.clear()
+    """A try that Airflow would repeat: Customer.io asks for more patience than the client has.
+
+    The reader may meet the fault before Segment has acknowledged anything; such a try leaves no checkpoint, so
+    there is another one, with more time between the pages.
+    """
+    settings = sandbox.settings
+    for latency in (0.003, 0.01, 0.03, 0.1):
+        sandbox.settings = structs.replace(settings, latency=latency)
+        sandbox.faults.add(Fault(side="customerio", kind="429", at=at, times=10_000, retry_after=100_000))
+        with pytest.raises(TryAgainLaterError):
+            operator(**parameters).execute(RUN | ({"task_state_store": store} if store is not None else {}))
+        sandbox.faults.clear()
+        wait_until_nothing_arrives(sandbox)
+        if store is None or store.values:
+            break
+        sandbox.reset()
+    else:
+        raise AssertionError("no try left a checkpoint")
+    sandbox.settings = settings
+
+
+def wait_until_nothing_arrives(sandbox: Sandbox) -> None:
+    """What was in flight when a try failed may still arrive."""
     seen = -1
     while seen != (now := len(sandbox.customerio.requests) + sandbox.segment.received_count):
         seen = now
-        time.sleep(0.05)  # what was in flight may still arrive
+        time.sleep(0.05)
 
 
 def whole_run(sandbox: Sandbox, **parameters: Any) -> dict[str, Any]:
