@@ -21,7 +21,14 @@ from airflow_provider_cio.events.mapping import Occurrence, is_machine
 from airflow_provider_cio.interval import Interval
 from airflow_provider_cio.records import Activity, Delivery, Misshapen
 from airflow_provider_cio.sources.checkpoint import Checkpoint
-from airflow_provider_cio.sources.deliveries import EARLIEST_TIME, created_of, occurrences, piece_of, time_of
+from airflow_provider_cio.sources.deliveries import (
+    EARLIEST_TIME,
+    LATEST_TIME,
+    created_of,
+    occurrences,
+    piece_of,
+    time_of,
+)
 from airflow_provider_cio.sources.names import Names
 from airflow_provider_cio.sources.reader import Read, Reader
 from airflow_provider_cio.sources.source import Piece
@@ -41,8 +48,6 @@ REPEATING = {
 }
 #: Days for which Customer.io guarantees activities.
 GUARANTEED_DAYS = 30
-#: Unix seconds, in the year 5138. Milliseconds are more.
-_LATEST_TIME = 100_000_000_000
 #: Deliveries asked for by id before the next are looked up.
 _IDS_AT_ONCE = 200
 #: Variables in one statement: SQLite before 3.32 takes 999.
@@ -109,7 +114,7 @@ class EveryOpenAndClick:
                         found.append((delivery_id, activity))
                     else:
                         piece.skipped["activity_without_delivery"] += 1
-                elif not EARLIEST_TIME <= activity.timestamp < _LATEST_TIME:
+                elif not EARLIEST_TIME <= activity.timestamp < LATEST_TIME:
                     piece.skipped["not_a_time"] += 1
             piece.read["activities"] = pending.add(by_type[kind], found)
             yield piece

@@ -17,6 +17,8 @@ from airflow_provider_cio.sources.windows import plan
 
 #: Unix seconds. A smaller value in `metrics` is a count: `human_*` and `prefetch_*` may be that.
 EARLIEST_TIME = 1_000_000_000
+#: Unix seconds, in the year 5138. Milliseconds are more.
+LATEST_TIME = 100_000_000_000
 
 #: What begins so repeats another metric.
 _REPEATS = ("human_", "prefetch_")
@@ -55,18 +57,18 @@ class Deliveries:
 def piece_of(read: Read, interval: Interval) -> Piece:
     """A piece without its occurrences.
 
-    An odd row is refused by the interval in which its delivery was created. Later ones, which meet it again in their
-    look-back, count it as skipped.
+    An odd row is refused by the interval in which its delivery was created. Others that meet it, in their look-back or
+    in the minute after their end, count it as skipped.
     """
-    own = [row for row in read.misshapen if created_of(row, read) >= interval.start]
+    own = [row for row in read.misshapen if interval.start <= created_of(row, read) < interval.end]
     piece = Piece(
         misshapen=own,
         read=Counter(deliveries=len(read.deliveries) + len(read.misshapen)),
         part=read.part,
         finished=read.window if read.last else None,
     )
-    if earlier := len(read.misshapen) - len(own):
-        piece.skipped["misshapen"] = earlier
+    if others := len(read.misshapen) - len(own):
+        piece.skipped["misshapen"] = others
     return piece
 
 
@@ -95,7 +97,7 @@ def occurrences(
         for metric, time in delivery.metrics.items():
             found = by_metric.get(metric)
             if found is not None:
-                if type(time) is int and time >= EARLIEST_TIME:
+                if type(time) is int and EARLIEST_TIME <= time < LATEST_TIME:
                     if start <= time < end:
                         yield Occurrence(delivery, found, time)
                 else:
@@ -107,7 +109,7 @@ def occurrences(
 def time_of(delivery: Delivery, metric: str, skipped: Counter[str]) -> int | None:
     """When the metric happened, in Unix seconds, if it did."""
     time = delivery.metrics.get(metric)
-    if type(time) is int and time >= EARLIEST_TIME:
+    if type(time) is int and EARLIEST_TIME <= time < LATEST_TIME:
         return time
     if time is not None:
         skipped["not_a_time"] += 1

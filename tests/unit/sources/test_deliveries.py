@@ -57,9 +57,9 @@ def test_only_what_has_no_collection_and_happened_inside_the_interval_is_counted
 
 def test_a_wanted_metric_whose_value_is_no_time_is_counted() -> None:
     skipped: Counter[str] = Counter()
-    odd = one({"opened": 3, "clicked": "soon", "delivered": True, "bounced": 1.7e9})
+    odd = one({"opened": 3, "clicked": "soon", "delivered": True, "bounced": 1.7e9, "unsubscribed": 17 * 10**11})
     assert list(occurrences([odd], SIX, Interval(10**9, 2 * 10**9), skipped)) == []
-    assert skipped == {"not_a_time": 4}
+    assert skipped == {"not_a_time": 5}
 
 
 def test_another_channel_is_no_e_mail() -> None:
@@ -89,12 +89,12 @@ def test_a_piece_tells_of_its_page(last: bool) -> None:
     assert piece.skipped == {}
 
 
-def test_an_odd_row_is_refused_by_the_interval_of_its_creation_and_skipped_by_later_ones() -> None:
+def test_an_odd_row_is_refused_by_the_interval_of_its_creation_and_skipped_by_others() -> None:
     interval = Interval(1000, 1100)
-    rows = [Misshapen(b"1", "it", "a", 999), Misshapen(b"2", "it", "b", 1000), Misshapen(b"3", "it", "c", 1130)]
+    rows = [Misshapen(b"%d" % created, "it", f"{created}", created) for created in (999, 1000, 1099, 1100, 1130)]
     piece = piece_of(Read([], rows, Window("email", 900, 1160), 1, False), interval)
-    assert [row.id for row in piece.misshapen] == ["b", "c"]
-    assert piece.skipped == {"misshapen": 1}
+    assert [row.id for row in piece.misshapen] == ["1000", "1099"]
+    assert piece.skipped == {"misshapen": 3}
 
 
 @pytest.mark.parametrize(("window", "own"), [((900, 1000), False), ((1000, 1160), True), ((1050, 1100), True)])
