@@ -21,7 +21,7 @@ test: .venv/stamp ## Lint, types, and every test, end to end included
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -v --durations=10
+	$(BIN)/pytest -v --durations=10 --numprocesses=3 --dist=loadfile --no-loadscope-reorder
 
 soak: .venv/stamp ## Hundreds of hourly intervals with faults at random: nothing lost, nothing growing
 	@$(BIN)/python -m tests.soak
