@@ -4,13 +4,29 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from airflow_provider_cio.interval import Interval, iso
 from airflow_provider_cio.sources.checkpoint import Tally
 
 #: Delivery ids that an error names for each reason.
 _NAMED_IDS = 5
+
+
+class Delivered(NamedTuple):
+    """How a run says what became of its events.
+
+    :param word: past participle, and key of the result.
+    :param counts: the sink's, as the result shows them.
+    :param progress: of the log's lines, with these counts in braces.
+    """
+
+    word: str
+    counts: tuple[str, ...]
+    progress: str
+
+
+SENT = Delivered("sent", ("events", "batches", "bytes"), "{events} events sent in {batches} batches")
 
 
 @dataclass
@@ -32,6 +48,7 @@ class Report:
     said: str = ""
     resumed: bool = False
     fell_back: bool = False
+    delivered: Delivered = SENT
 
     @property
     def events(self) -> Counter[str]:
@@ -68,7 +85,7 @@ class Report:
             "interval": {"start": iso(self.interval.start), "end": iso(self.interval.end)},
             "read": read | {key: count for key, count in optional.items() if count},
             "events": dict(self.tally.events),
-            "sent": {"events": self.work["events"], "batches": self.work["batches"], "bytes": self.work["bytes"]},
+            self.delivered.word: {count: self.work[count] for count in self.delivered.counts},
             "skipped": dict(self.tally.skipped),
         }
         if self.resumed:

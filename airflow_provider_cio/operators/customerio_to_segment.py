@@ -2,115 +2,39 @@
 
 from __future__ import annotations
 
-import hashlib
-import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
-from datetime import UTC, datetime, timedelta
-from functools import partial
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
-from airflow.sdk import BaseOperator
-from airflow.sdk.exceptions import AirflowFailException, AirflowRescheduleException
-
 from airflow_provider_cio.events.catalog import DEFAULT_COLLECTIONS
-from airflow_provider_cio.exceptions import (
-    ConfigurationError,
-    CustomerIOToSegmentError,
-    EventsRefusedError,
-    TryAgainLaterError,
-)
-from airflow_provider_cio.interval import Interval, iso, resolve_interval, whole_seconds
-from airflow_provider_cio.operators.messages import log_findings, log_progress, log_sample
-from airflow_provider_cio.operators.options import Options, check_what_is_known, read_options
-from airflow_provider_cio.operators.store import CheckpointStore
+from airflow_provider_cio.operators.base import CustomerIOOperator
+from airflow_provider_cio.operators.options import Options
 
 if TYPE_CHECKING:
-    from airflow.sdk import Context
-
-    from airflow_provider_cio.clients.customerio import CustomerIOClient
-    from airflow_provider_cio.clients.segment import SegmentClient
-    from airflow_provider_cio.hooks.customerio import CustomerIOHook
-    from airflow_provider_cio.hooks.segment import SegmentHook
-    from airflow_provider_cio.line import Callbacks
-    from airflow_provider_cio.report import Report
-    from airflow_provider_cio.sinks.dead_letters import DeadLetters
-    from airflow_provider_cio.sinks.sink import Sink
-    from airflow_provider_cio.sources.reader import Reader
-    from airflow_provider_cio.sources.source import Source
-
-#: Seconds. Who is asked to wait longer than this fails, rather than sleep for days.
-_LONGEST_RESCHEDULE = 86_400
+    from airflow_provider_cio.operators.destination import Destination
 
 
-class ParameterError(ConfigurationError, AirflowFailException):
-    """A parameter is wrong. Airflow does not retry a mapped task for it either."""
-
-
-def _reschedule(moment: datetime) -> AirflowRescheduleException:
-    return AirflowRescheduleException(moment)  # type: ignore[no-untyped-call]
-
-
-class CustomerIOToSegmentOperator(BaseOperator):
+class CustomerIOToSegmentOperator(CustomerIOOperator):
     """Send what happened to Customer.io's messages within the run's data interval to Segment.
 
     An occurrence belongs to the interval ``[start, end)`` that contains its time, and has the same `messageId`
     in every run. So adjacent intervals send the whole history once, in any order, and a run can be repeated;
     Segment drops repeated ids for about 24 hours (after that, its warehouses still do, streaming destinations don't).
 
-    All parameters are templated. One that renders to text is read as what it stands for: a list as JSON, a number of
-    days or minutes, ``true`` or ``false``.
+    All other parameters are described at :class:`~airflow_provider_cio.operators.base.CustomerIOOperator`.
 
-    :param customerio_conn_id: connection of type `customerio`.
     :param segment_conn_id: connection of type `segment_source`.
-    :param collections: names of the catalog, or groups of it (``"email"``, ``"push"``, ..., ``"all"``); by default the
-        six of Segment's own Customer.io source.
-    :param opens_and_clicks: ``first`` sends the one open and the one click that a delivery shows; ``every`` each of
-        them, with its link, from Customer.io's activities; ``every_human`` leaves out those that no person made. An
-        interval older than the 30 days for which Customer.io guarantees activities sends the first ones, says so in
-        the log, and has ``"opens_and_clicks": "first"`` in its result. A first open has one `messageId` in all modes.
-    :param interval_start: ISO 8601 or datetime, UTC unless it says otherwise; with `interval_end` it replaces
-        the run's data interval.
-    :param interval_end: the first moment after the interval.
-    :param lookback: how long before the interval a delivery may have been created and still be looked at: a timedelta
-        or a number of days, at most 180 days. What happens to a delivery later than that is not sent.
-    :param settling_time: how long after the interval's end the run begins: a timedelta or a number of minutes, at most
-        7 days. Customer.io may show a metric some time after the moment that it carries. A run that is early is
-        rescheduled, which takes neither a worker's slot nor a try.
-    :param pii: personal data: ``keep``; ``hash`` (SHA-256 of the trimmed lower-case text); ``drop``. What that covers
-        is said in `airflow_provider_cio.events.privacy`.
-    :param on_unidentified: what becomes of an event for whom nobody can be named: ``skip`` counts it as skipped;
-        ``dead_letter`` treats it like any other that can't be sent; ``fail`` fails the task at its end in any case;
-        ``cio_id`` lets Customer.io's own id of the person stand in as `anonymousId`, and skips whom it does not name.
-    :param dead_letter_path: a folder, local or remote (`ObjectStoragePath`), for events that can't be sent, and rows of
-        Customer.io's that can't be read: JSON lines with the reason, personal data included, one file for each run and
-        try. The task then succeeds, and its result has ``"dead_letters": {"path", "events": {reason: n}}``. Without it
-        the task fails at its end.
     :param send_to_customerio_destinations: let Segment pass the events on to Customer.io destinations, where each
         comes back as a custom event of the person.
-    :param preview: send nothing: read, map, check and count, and log one masked sample of each collection.
     :returns: ``{"interval": {"start", "end"}, "read": {"requests", "deliveries"}, "events": {collection: n},
-        "sent": {"events", "batches", "bytes"}, "skipped": {reason: n}}``, of all tries if there was more than one.
-        Where they apply: in ``"read"`` the number of ``"activities"``, of requests that were ``"retried"`` or
-        ``"rate_limited"``, of pages ``"out_of_order"``; ``"resumed": True``; ``"preview": True`` with
-        ``"refused": {reason: n}``.
+        "sent": {"events", "batches", "bytes"}, "skipped": {reason: n}}``, of all tries if there was more than one, and
+        what the base adds to it where it applies.
     """
 
     template_fields: Sequence[str] = (
-        "customerio_conn_id",
+        *CustomerIOOperator.template_fields,
         "segment_conn_id",
-        "collections",
-        "opens_and_clicks",
-        "interval_start",
-        "interval_end",
-        "lookback",
-        "settling_time",
-        "pii",
-        "on_unidentified",
-        "dead_letter_path",
         "send_to_customerio_destinations",
-        "preview",
     )
     ui_color = "#e4f0e8"
 
@@ -132,233 +56,34 @@ class CustomerIOToSegmentOperator(BaseOperator):
         preview: bool | str = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
-        self.customerio_conn_id = customerio_conn_id
         self.segment_conn_id = segment_conn_id
-        self.collections = collections
-        self.opens_and_clicks = opens_and_clicks
-        self.interval_start = interval_start
-        self.interval_end = interval_end
-        self.lookback = lookback
-        self.settling_time = settling_time
-        self.pii = pii
-        self.on_unidentified = on_unidentified
-        self.dead_letter_path = dead_letter_path
         self.send_to_customerio_destinations = send_to_customerio_destinations
-        self.preview = preview
-        self._running = False
-        try:
-            check_what_is_known(self)
-        except ConfigurationError as error:
-            raise ParameterError(str(error)) from None
+        super().__init__(
+            customerio_conn_id=customerio_conn_id,
+            collections=collections,
+            opens_and_clicks=opens_and_clicks,
+            interval_start=interval_start,
+            interval_end=interval_end,
+            lookback=lookback,
+            settling_time=settling_time,
+            pii=pii,
+            on_unidentified=on_unidentified,
+            dead_letter_path=dead_letter_path,
+            preview=preview,
+            **kwargs,
+        )
 
-    def execute(self, context: Context) -> dict[str, Any]:
-        try:
-            options = read_options(self)
-            interval = resolve_interval(self.interval_start, self.interval_end, context)
-            self._wait_until_settled(interval, options)
-            report, dead_letters = self._run(interval, options, context)
-            log_findings(self.log, report)
-            if options.preview:
-                self.log.info("This was a preview: nothing was sent. It could not have sent: %s", dict(report.refused))
-            self._fail_if_refused(report, dead_letters, options)
-        except TryAgainLaterError as error:
-            if error.after is None or error.after > _LONGEST_RESCHEDULE:
-                raise
-            self.log.warning("%s This run goes on in %d s, and takes no slot meanwhile.", error, error.after)
-            raise _reschedule(datetime.now(UTC) + timedelta(seconds=error.after)) from error
-        except CustomerIOToSegmentError as error:  # a retry would end the same way
-            raise AirflowFailException(str(error)) from error
-        return self._result(report, dead_letters, options)
-
-    def _wait_until_settled(self, interval: Interval, options: Options) -> None:
-        """:raises AirflowRescheduleException: frees the slot, and takes no try."""
-        settled = interval.end + whole_seconds(options.settling_time)
-        if time.time() < settled:
-            self.log.info(
-                "The interval %s has its settling time until %s: Customer.io may still show what happened in it. "
-                "This run goes on then, and takes no slot meanwhile.",
-                interval,
-                iso(settled),
-            )
-            raise _reschedule(datetime.fromtimestamp(settled, UTC))
-
-    def _run(self, interval: Interval, options: Options, context: Context) -> tuple[Report, DeadLetters | None]:
-        """Wire source, mapper and sink together; returns the report, and where dead letters would be."""
-        from airflow_provider_cio.events.mapping import Mapper
-        from airflow_provider_cio.hooks.customerio import CustomerIOHook
+    def _destination(self, options: Options) -> Destination:
         from airflow_provider_cio.hooks.segment import SegmentHook
-        from airflow_provider_cio.line import Line
-        from airflow_provider_cio.report import Report
-        from airflow_provider_cio.sinks.preview import PreviewSink
+        from airflow_provider_cio.operators.destination import Destination
         from airflow_provider_cio.sinks.segment import SegmentSink
-        from airflow_provider_cio.sources.checkpoint import Tally
-        from airflow_provider_cio.sources.names import Names
-        from airflow_provider_cio.sources.reader import Reader
 
-        customerio = CustomerIOHook(customerio_conn_id=options.customerio_conn_id)
-        segment = SegmentHook(segment_conn_id=options.segment_conn_id)
-        mode = self._mode(interval, options)
-        self.log.info(
-            "Interval %s, look-back %g days, opens and clicks %s: %s",
-            interval,
-            options.lookback / timedelta(days=1),
-            mode,
-            ", ".join(one.name for one in options.collections),
+        hook = SegmentHook(segment_conn_id=options.segment_conn_id)
+        settings = hook.settings
+        return Destination(
+            identity=(options.segment_conn_id, settings.base_url, settings.path, settings.write_key),
+            message_id_namespace=hook.message_id_namespace,
+            connect=hook.get_conn,
+            sink=SegmentSink,
+            send_to_customerio_destinations=options.send_to_customerio_destinations,
         )
-        store = CheckpointStore(None if options.preview else context.get("task_state_store"), self.log)
-        checkpoint = store.load(self._fingerprint(interval, options, mode, customerio, segment))
-        none_yet = Tally(events=Counter({one.name: 0 for one in options.collections}))
-        report = Report(interval, none_yet, fell_back=mode != options.opens_and_clicks)
-        dead_letters = self._dead_letters(options, context)
-        with ExitStack() as stack:
-            stack.enter_context(dead_letters or nullcontext())
-            client = stack.enter_context(customerio.get_conn())
-            destination = stack.enter_context(segment.get_conn())
-            stack.enter_context(self._killable())
-            reader = Reader(client)
-            names = Names(reader, self.log.warning)
-            mapper = Mapper(
-                segment.message_id_namespace,
-                send_to_customerio_destinations=options.send_to_customerio_destinations,
-                pii=options.pii,
-                cio_id_as_last_resort=options.on_unidentified == "cio_id",
-                name_of=names.of,
-            )
-            sink: Sink = PreviewSink(partial(log_sample, self.log)) if options.preview else SegmentSink(destination)
-            Line(
-                reader,
-                self._source(reader, names, interval, options, mode),
-                mapper,
-                sink,
-                report,
-                skip_unidentified=options.on_unidentified in ("skip", "cio_id"),
-                checkpoint=checkpoint,
-                callbacks=self._callbacks(report, dead_letters, store, client, destination),
-            ).run()
-        log_progress(self.log, "Done", report)
-        store.forget()
-        return report, dead_letters
-
-    def _mode(self, interval: Interval, options: Options) -> str:
-        """How opens and clicks are read: as asked, unless activities do not reach back that far."""
-        from airflow_provider_cio.sources.activities import GUARANTEED_DAYS, REPEATING
-
-        asked = options.opens_and_clicks
-        if asked == "first" or not any((one.channel, one.metric) in REPEATING for one in options.collections):
-            return asked
-        if interval.start >= time.time() - GUARANTEED_DAYS * 86_400:
-            return asked
-        self.log.warning(
-            "Customer.io guarantees activities for %d days, and %s starts earlier: this run sends first opens and "
-            "clicks only, those of machines among them.",
-            GUARANTEED_DAYS,
-            interval,
-        )
-        return "first"
-
-    def _source(self, reader: Reader, names: Any, interval: Interval, options: Options, mode: str) -> Source:
-        from airflow_provider_cio.sources.activities import EveryOpenAndClick
-        from airflow_provider_cio.sources.deliveries import Deliveries
-
-        shared: dict[str, Any] = {
-            "collections": options.collections,
-            "interval": interval,
-            "lookback": whole_seconds(options.lookback),
-        }
-        if mode == "first":
-            return Deliveries(reader, names, **shared)
-        return EveryOpenAndClick(reader, names, humans_only=mode == "every_human", **shared)
-
-    def _callbacks(
-        self,
-        report: Report,
-        dead_letters: DeadLetters | None,
-        store: CheckpointStore,
-        client: CustomerIOClient,
-        destination: SegmentClient,
-    ) -> Callbacks:
-        from airflow_provider_cio.line import Callbacks
-
-        def progress() -> None:
-            waits = [wait for wait in (client.waiting(), destination.waiting()) if wait]
-            log_progress(self.log, "So far", report, "; ".join(waits))
-
-        if dead_letters is None:
-            return Callbacks(progress, save=store.save)
-        return Callbacks(
-            progress,
-            refused_event=dead_letters.write,
-            refused_row=lambda row: dead_letters.write_row("misshapen", row.raw, row.problem),
-            save=store.save,
-        )
-
-    def _fingerprint(
-        self,
-        interval: Interval,
-        options: Options,
-        mode: str,
-        customerio: CustomerIOHook,
-        segment: SegmentHook,
-    ) -> str:
-        """Of all that decides which events are sent, from where and where to; not of keys that may be rotated, rates
-        and time-outs."""
-        configuration = (
-            interval,
-            whole_seconds(options.lookback),
-            sorted(one.name for one in options.collections),
-            (options.customerio_conn_id, customerio.settings.base_url),
-            (options.segment_conn_id, segment.settings.base_url, segment.settings.path, segment.settings.write_key),
-            segment.message_id_namespace,
-            mode,
-            options.send_to_customerio_destinations,
-            options.on_unidentified,
-            options.pii,
-        )
-        return hashlib.sha256(repr(configuration).encode()).hexdigest()[:32]
-
-    def _dead_letters(self, options: Options, context: Context) -> DeadLetters | None:
-        if options.dead_letter_path is None or options.preview:
-            return None
-        from airflow_provider_cio.sinks.dead_letters import DeadLetters
-
-        dead_letters = DeadLetters(options.dead_letter_path, context)
-        dead_letters.check()
-        return dead_letters
-
-    def _fail_if_refused(self, report: Report, dead_letters: DeadLetters | None, options: Options) -> None:
-        """:raises EventsRefusedError: naming reasons and deliveries."""
-        if report.refused and dead_letters:
-            self.log.warning("What can't be sent is in %s: %s", dead_letters.path, report.refusals())
-        unidentified = report.refused["unidentified"] if options.on_unidentified == "fail" else 0
-        if options.preview or not report.refused or (dead_letters and not unidentified):
-            return
-        kept = f"They are in {dead_letters.path}." if dead_letters else "Set dead_letter_path to have them kept aside."
-        raise EventsRefusedError(
-            f"{report.refused.total()} events or rows can't be sent, all others were: {report.refusals()} {kept}"
-        )
-
-    def _result(self, report: Report, dead_letters: DeadLetters | None, options: Options) -> dict[str, Any]:
-        result = report.as_dict()
-        if options.preview:
-            return result | {"preview": True, "refused": dict(report.refused)}
-        if report.refused and dead_letters:
-            result["dead_letters"] = {"path": str(dead_letters.path), "events": dict(report.refused)}
-        return result
-
-    def on_kill(self) -> None:
-        """End the running `execute`, which then closes what it opened.
-
-        Airflow calls this within its signal handler, in the thread of `execute`, and goes on with the task when it
-        returns. Closing anything here could wait for a lock that is held below.
-        """
-        if self._running:
-            raise SystemExit("The task was killed.")
-
-    @contextmanager
-    def _killable(self) -> Iterator[None]:
-        self._running = True
-        try:
-            yield
-        finally:
-            self._running = False

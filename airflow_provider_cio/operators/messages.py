@@ -15,13 +15,12 @@ def log_progress(log: Logger, label: str, report: Report, waits: str = "") -> No
     """One line of counts; a warning if something is waited for."""
     work = report.work
     (log.warning if waits else log.info)(
-        "%s: %d requests (%d retried), %d deliveries, %d events sent in %d batches, skipped %s, refused %s%s",
+        "%s: %d requests (%d retried), %d deliveries, %s, skipped %s, refused %s%s",
         label,
         work["requests"],
         work["retried"],
         report.tally.read["deliveries"],
-        work["events"],
-        work["batches"],
+        report.delivered.progress.format_map(work),
         dict(report.skipped),
         dict(report.refused),
         f". {waits}" if waits else "",
@@ -53,6 +52,7 @@ def log_findings(log: Logger, report: Report) -> None:
             report.work["out_of_order"],
         )
     if alone := report.tally.read["opens_and_clicks_without_activity"]:
-        log.warning("%d opens and clicks were sent without a link: no activity has their time.", alone)
+        word = report.delivered.word
+        log.warning("%d opens and clicks were %s without a link: no activity has their time.", alone, word)
     if not report.tally.read["deliveries"]:
         log.warning("Customer.io showed no delivery at all: check collections, lookback and the workspace.")

@@ -22,7 +22,7 @@ ON_UNIDENTIFIED = ("skip", "cio_id", "dead_letter", "fail")
 
 
 class Options(NamedTuple):
-    """What the parameters stand for."""
+    """What the parameters stand for. Those that an operator does not have keep their defaults."""
 
     collections: tuple[Collection, ...]
     opens_and_clicks: str
@@ -33,13 +33,13 @@ class Options(NamedTuple):
     dead_letter_path: str | None
     preview: bool
     customerio_conn_id: str
-    segment_conn_id: str
-    send_to_customerio_destinations: bool
+    segment_conn_id: str = ""
+    send_to_customerio_destinations: bool = False
 
 
 def read_options(operator: Any) -> Options:
     """:raises ConfigurationError: naming the parameter, the kind of its value, and the fix."""
-    options = Options(**{name: read(getattr(operator, name)) for name, read in _READERS.items()})
+    options = Options(**{name: read(getattr(operator, name)) for name, read in _readers_for(operator)})
     _check_together(options.on_unidentified, options.dead_letter_path)
     return options
 
@@ -50,11 +50,17 @@ def check_what_is_known(operator: Any) -> None:
     :raises ConfigurationError: as `read_options` does.
     """
     known = {
-        name: read(value) for name, read in _READERS.items() if not _is_rendered_later(value := getattr(operator, name))
+        name: read(value)
+        for name, read in _readers_for(operator)
+        if not _is_rendered_later(value := getattr(operator, name))
     }
     check_bounds(operator.interval_start, operator.interval_end)
     if known.keys() >= {"on_unidentified", "dead_letter_path"}:
         _check_together(known["on_unidentified"], known["dead_letter_path"])
+
+
+def _readers_for(operator: Any) -> list[tuple[str, Callable[[object], Any]]]:
+    return [(name, read) for name, read in _READERS.items() if name in operator.template_fields]
 
 
 def _is_rendered_later(value: object) -> bool:

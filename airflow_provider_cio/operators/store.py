@@ -18,11 +18,14 @@ CHECKPOINT_KEY = "customerio_to_segment"
 
 
 class CheckpointStore:
-    """:param store: Airflow's, or None if there is none: then nothing is loaded or saved."""
+    """:param store: Airflow's, or None if there is none: then nothing is loaded or saved.
+    :param delivered: what became of the events of a finished run.
+    """
 
-    def __init__(self, store: Any, log: Logger) -> None:
+    def __init__(self, store: Any, log: Logger, delivered: str = "sent") -> None:
         self._store = store
         self._log = log
+        self._delivered = delivered
 
     def load(self, fingerprint: str) -> Checkpoint:
         """What earlier tries with this fingerprint have done."""
@@ -55,7 +58,7 @@ class CheckpointStore:
             self._store.delete(CHECKPOINT_KEY)
         except AirflowRuntimeError as error:
             raise TryAgainLaterError(
-                f"All was sent, but the checkpoint could not be removed: {error}. A retry removes it."
+                f"All was {self._delivered}, but the checkpoint could not be removed: {error}. A retry removes it."
             ) from error
 
     def _save(self, state: dict[str, Any]) -> None:
