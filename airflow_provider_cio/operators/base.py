@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from airflow_provider_cio.sinks.dead_letters import DeadLetters
     from airflow_provider_cio.sinks.sink import Sink
 
-#: Seconds. Who is asked to wait longer than this fails, rather than sleep for days.
+#: Seconds that one try may wait outside its slot, as it is told to by either side, all its waits together. Then it
+#: fails, rather than sleep for days.
 _LONGEST_RESCHEDULE = 86_400
 
 
@@ -45,6 +46,13 @@ class ParameterError(ConfigurationError, AirflowFailException):
 
 def _reschedule(moment: datetime) -> AirflowRescheduleException:
     return AirflowRescheduleException(moment)  # type: ignore[no-untyped-call]
+
+
+def _waited(context: Context, settled: float) -> float:
+    """Seconds since this try was first rescheduled, without its settling time."""
+    first_reschedule_date = getattr(context.get("ti"), "get_first_reschedule_date", None)  # a test's own may lack it
+    first = first_reschedule_date(context) if first_reschedule_date else None
+    return max(0.0, time.time() - max(first.timestamp(), settled)) if first else 0.0
 
 
 class CustomerIOOperator(BaseOperator):
@@ -159,7 +167,8 @@ class CustomerIOOperator(BaseOperator):
                 )
             self._fail_if_refused(report, dead_letters, options)
         except TryAgainLaterError as error:
-            if error.after is None or error.after > _LONGEST_RESCHEDULE:
+            settled = interval.end + whole_seconds(options.settling_time)
+            if error.after is None or _waited(context, settled) + error.after > _LONGEST_RESCHEDULE:
                 raise
             self.log.warning("%s This run goes on in %d s, and takes no slot meanwhile.", error, error.after)
             raise _reschedule(datetime.now(UTC) + timedelta(seconds=error.after)) from error

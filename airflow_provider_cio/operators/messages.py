@@ -42,8 +42,8 @@ def log_findings(log: Logger, report: Report) -> None:
         log.warning("Customer.io reports what no collection is known for: %s", ", ".join(unknown))
     if skipped["misshapen"]:
         log.warning(
-            "%d rows of another shape than documented were met that were created before this interval: they were "
-            "refused by the runs whose intervals they were created in.",
+            "%d rows of another shape than documented were met that were not created in this interval: the runs of the "
+            "intervals that they were created in refuse them.",
             skipped["misshapen"],
         )
     if report.work["out_of_order"]:

@@ -7,7 +7,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -199,6 +199,33 @@ def test_a_wait_that_is_longer_than_the_patience_frees_the_slot(sandbox: Sandbox
     with pytest.raises(AirflowRescheduleException) as caught:
         operator().execute(during(RECENT))
     assert 3500 < caught.value.reschedule_date.timestamp() - began < 3700
+
+
+class Rescheduled:
+    """As Airflow's task instance, of which a context has one."""
+
+    def __init__(self, hours_ago: float) -> None:
+        self.first = datetime.now(UTC) - timedelta(hours=hours_ago)
+
+    def get_first_reschedule_date(self, context: Any) -> datetime:
+        return self.first
+
+
+@pytest.mark.parametrize(
+    ("hours_ago", "settled_hours_ago", "error"),
+    [
+        (22, 47, AirflowRescheduleException),
+        (24, 47, TryAgainLaterError),
+        (24, 22, AirflowRescheduleException),  # the first wait was for the settling time
+    ],
+)
+def test_a_try_waits_outside_its_slot_for_a_day_at_most(
+    sandbox: Sandbox, hours_ago: float, settled_hours_ago: float, error: type[Exception]
+) -> None:
+    sandbox.faults.add(Fault(side="customerio", kind="429", times=10_000, retry_after=3600))
+    end = int(time.time() - settled_hours_ago * 3600)
+    with pytest.raises(error):
+        operator(settling_time=0).execute(during(Interval(end - DAY, end), ti=Rescheduled(hours_ago)))
 
 
 # People
