@@ -577,6 +577,22 @@ def test_only_deliveries_from_before_the_look_back_are_asked_for_by_id(sandbox: 
     assert by_id == ["/v1/messages/d1"]
 
 
+def test_those_asked_for_by_id_may_be_many(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(activities, "_IDS_AT_ONCE", 2)
+    sandbox.history = History(
+        deliveries=[row(number, NOVEMBER - 8 * DAY) for number in range(1, 6)],
+        activities=[activity(number, NOVEMBER + number, f"d{number}") for number in range(5, 0, -1)],
+    )
+    run_full(sandbox, DAY_ONE, OPENS_AND_CLICKS, lookback=6 * DAY)
+    assert sorted(event["properties"]["delivery_id"] for event in sandbox.segment.kept) == [
+        "d1",
+        "d2",
+        "d3",
+        "d4",
+        "d5",
+    ]
+
+
 def test_collections_without_activities_need_no_activities(sandbox: Sandbox) -> None:
     names = ["Email Sent", "WhatsApp Opened", "WhatsApp Link Clicked", "Slack Link Clicked"]
     sandbox.history = History.generate(seed=4, deliveries=900, start=NOVEMBER - DAY, end=NOVEMBER + DAY)
