@@ -59,6 +59,17 @@ def get_provider_info() -> dict[str, Any]:
                         "description": "For each read; a connection gets 10 at most. Default: 60.",
                         "schema": {"type": ["number", "null"], "minimum": 0.1, "default": 60},
                     },
+                    "webhook_signing_secret": {
+                        "label": "Webhook signing key",
+                        "description": "Only to take reporting webhooks in. Customer.io: Reporting Webhooks > the menu "
+                        "of the webhook > Copy signing key.",
+                        "schema": {"type": ["string", "null"], "format": "password"},
+                    },
+                    "webhook_signing_secret_previous": {
+                        "label": "Previous webhook signing key",
+                        "description": "For the time after a rotation: reports that are signed with it are taken too.",
+                        "schema": {"type": ["string", "null"], "format": "password"},
+                    },
                 },
             },
             {

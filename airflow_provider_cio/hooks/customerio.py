@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from airflow_provider_cio.clients.transport import Retries
 
 
+#: What it is and where it is found: the App API never shows it.
+SIGNING_KEY = "the signing key (Customer.io: Reporting Webhooks > the menu of the webhook > Copy signing key)"
+
+
 class CustomerIOSettings(NamedTuple):
     """`timeout` in seconds. `base_url` is the region's, or what `host` puts in its place."""
 
@@ -30,7 +34,8 @@ class CustomerIOHook(BaseHook):
 
     The connection: `password` is the App API key; `host` (with `port`) replaces the region's base URL; extra
     fields are `region` (``us``, ``eu``), `requests_per_second` (8; Customer.io allows 10 to a
-    workspace, all its clients together) and `timeout` (60 seconds).
+    workspace, all its clients together), `timeout` (60 seconds), and, to check reporting webhooks,
+    `webhook_signing_secret` and `webhook_signing_secret_previous`.
 
     :param customerio_conn_id: read once, at first use.
     """
@@ -45,11 +50,15 @@ class CustomerIOHook(BaseHook):
         self.customerio_conn_id = customerio_conn_id
 
     @cached_property
+    def _fields(self) -> ConnectionFields:
+        return ConnectionFields(self.get_connection(self.customerio_conn_id))
+
+    @cached_property
     def settings(self) -> CustomerIOSettings:
         """:raises ConfigurationError: naming the connection, the field and the fix."""
         from airflow_provider_cio.clients.customerio import REGIONS
 
-        fields = ConnectionFields(self.get_connection(self.customerio_conn_id))
+        fields = self._fields
         region = fields.region(REGIONS)
         return CustomerIOSettings(
             api_key=fields.secret("an App API key (Account settings > API credentials > App API keys)"),
@@ -58,6 +67,18 @@ class CustomerIOHook(BaseHook):
             requests_per_second=fields.number("requests_per_second", 8, unit="requests"),
             timeout=fields.number("timeout", 60, unit="seconds"),
         )
+
+    @cached_property
+    def webhook_signing_secrets(self) -> tuple[str, ...]:
+        """The keys that a reporting webhook's signature may be made with, the current one first; empty if none is set.
+
+        :raises ConfigurationError: naming the connection, the field and the fix.
+        """
+        found = (
+            self._fields.extra_secret("webhook_signing_secret", SIGNING_KEY),
+            self._fields.extra_secret("webhook_signing_secret_previous", SIGNING_KEY),
+        )
+        return tuple(secret for secret in found if secret)
 
     def get_conn(self, *, retries: Retries | None = None) -> CustomerIOClient:
         """A new client, which the caller closes.

@@ -43,6 +43,17 @@ class ConnectionFields:
             name, value = fallback, self.text(fallback, "")
         if not value:
             raise self.error("password", f"is empty: put {what} there")
+        return self._masked(name, value, what)
+
+    def extra_secret(self, name: str, what: str) -> str | None:
+        """An extra field, stripped; None if it is empty.
+
+        :param what: as for `secret`.
+        """
+        value = self.text(name, "")
+        return self._masked(name, value, what) if value else None
+
+    def _masked(self, name: str, value: str, what: str) -> str:
         if not (value.isascii() and value.isprintable() and " " not in value):
             raise self.error(name, f"must be one word of plain ASCII, got other characters: put {what} there")
         # Airflow masks a password as it stands in the connection, blanks included, and such an extra field not at all.

@@ -22,6 +22,9 @@ TYPES = {one["connection-type"]: one for one in INFO["connection-types"]}
 HOOKS: dict[str, type[CustomerIOHook | SegmentHook]] = {"customerio": CustomerIOHook, "segment_source": SegmentHook}
 FIELDS = [(kind, name) for kind, one in TYPES.items() for name in one["conn-fields"]]
 KEY = "key-0123456789abcdef"
+#: Those of `ConnectionFields` that read the field they are given.
+METHODS = ("number", "flag", "text", "extra_secret")
+NO_DEFAULT = {"message_id_namespace", "webhook_signing_secret", "webhook_signing_secret_previous"}
 
 
 def schema_of(name: str) -> dict[str, Any]:
@@ -38,7 +41,8 @@ def read(monkeypatch: pytest.MonkeyPatch, kind: str, **extra: Any) -> tuple[Any,
     """Everything that the hook makes of a connection with this extra."""
     monkeypatch.setenv("AIRFLOW_CONN_ITS_ID", json.dumps({"conn_type": kind, "password": KEY, "extra": extra}))
     if kind == "customerio":
-        return (CustomerIOHook(customerio_conn_id="its_id").settings,)
+        customerio = CustomerIOHook(customerio_conn_id="its_id")
+        return customerio.settings, customerio.webhook_signing_secrets
     hook = SegmentHook(segment_conn_id="its_id")
     return hook.settings, hook.message_id_namespace
 
@@ -93,7 +97,7 @@ def test_the_form_has_each_field_that_the_hook_reads_and_no_other(kind: str) -> 
     source = Path(str(sys.modules[HOOKS[kind].__module__].__file__)).read_text()
     calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
     by_method = [(call.func.attr, call.args) for call in calls if isinstance(call.func, ast.Attribute)]
-    read = {ast.literal_eval(args[0]) for method, args in by_method if method in ("number", "flag", "text")}
+    read = {ast.literal_eval(args[0]) for method, args in by_method if method in METHODS}
     read |= {"region" for method, _ in by_method if method == "region"}
     assert len(read) >= 3
     assert set(TYPES[kind]["conn-fields"]) == read
@@ -110,7 +114,7 @@ def test_standard_fields_are_hidden_or_labelled_not_both(kind: str) -> None:
 @pytest.mark.parametrize(("kind", "name"), FIELDS)
 def test_a_default_in_the_form_is_that_of_the_hook(kind: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     schema = field(kind, name)
-    if name == "message_id_namespace":  # derived from the key
+    if name in NO_DEFAULT:
         assert "default" not in schema
         return
     jsonschema.validate(schema["default"], schema)

@@ -102,6 +102,43 @@ def test_a_key_is_stripped_and_masked_as_it_is_used(put: Put) -> None:
     assert padded.strip() not in str(redact(f"Bearer {padded.strip()}"))
 
 
+CURRENT, PREVIOUS = "signing-key-current-01234", "signing-key-previous-5678"
+
+
+@pytest.mark.parametrize(
+    ("extra", "expected"),
+    [
+        ({}, ()),
+        ({"webhook_signing_secret": "", "webhook_signing_secret_previous": None}, ()),
+        ({"webhook_signing_secret": f" {CURRENT}\n"}, (CURRENT,)),
+        ({"webhook_signing_secret": CURRENT, "webhook_signing_secret_previous": PREVIOUS}, (CURRENT, PREVIOUS)),
+        ({"webhook_signing_secret_previous": PREVIOUS}, (PREVIOUS,)),
+    ],
+)
+def test_signing_keys(put: Put, extra: dict[str, Any], expected: tuple[str, ...]) -> None:
+    hook = put(extra=extra)
+    assert hook.webhook_signing_secrets == expected
+    assert hook.settings == put().settings
+    for secret in expected:
+        assert secret not in str(redact(f"a line with {secret} in it"))
+        assert secret not in repr(hook) + repr(hook.settings)
+
+
+@pytest.mark.parametrize("name", ["webhook_signing_secret", "webhook_signing_secret_previous"])
+@pytest.mark.parametrize("value", ["two words", "ключ", ["S3CRET"], 7])
+def test_a_signing_key_that_cannot_be_one(put: Put, name: str, value: Any) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        _ = put(extra={name: value}).webhook_signing_secrets
+    assert str(caught.value).startswith(f"Connection 'its_id': {name} must be ")
+    assert not any(part in str(caught.value) for part in ("two words", "ключ", "S3CRET"))
+
+
+def test_a_signing_key_is_hidden_in_the_ui(put: Put) -> None:
+    """Airflow hides an extra field there if its name has one of the masker's words in it."""
+    fields = ("webhook_signing_secret", "webhook_signing_secret_previous")
+    assert set(redact(dict.fromkeys(fields, CURRENT)).values()) == {"***"}  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize("value", ["10", " 10 ", "1e1", 10, 10.0])
 @pytest.mark.parametrize("name", ["timeout", "requests_per_second"])
 def test_a_number_may_be_text(put: Put, name: str, value: Any) -> None:
