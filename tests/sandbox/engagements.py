@@ -62,9 +62,13 @@ def engagements(
 def activity_id(delivery_id: str, metric: str, number: int, time: int) -> str:
     """A ULID: 48 bits of milliseconds, 80 of chance; the same for the same thing."""
     chance = blake2b(f"{delivery_id} {metric} {number}".encode(), digest_size=12).digest()
-    milliseconds = time * 1000 + int.from_bytes(chance[:2]) % 1000
-    ulid = b"\0\0\0\0" + milliseconds.to_bytes(6) + chance[2:]
-    return b32encode(ulid)[-26:].translate(_TO_CROCKFORD).decode()
+    return ulid(time * 1000 + int.from_bytes(chance[:2]) % 1000, chance[2:])
+
+
+def ulid(milliseconds: int, chance: bytes) -> str:
+    """48 bits of time and ten bytes of chance, in Crockford's alphabet."""
+    data = b"\0\0\0\0" + milliseconds.to_bytes(6) + chance
+    return b32encode(data)[-26:].translate(_TO_CROCKFORD).decode()
 
 
 def _count(metrics: Mapping[str, Any], metric: str, rng: Random, repeated: bool) -> tuple[int, int]:

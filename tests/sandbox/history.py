@@ -221,6 +221,13 @@ class History:
             of_person.sort(key=lambda engagement: engagement.time)
         return found
 
+    def with_engagements(self) -> Iterator[tuple[dict[str, Any], list[Engagement]]]:
+        """The row of each delivery, newest first, and every open and click of it."""
+        every = self._engagements()
+        for at, data in enumerate(self.rows.data):
+            row = msgspec.json.decode(data)
+            yield row, every(from_row(row, draft=self.rows.is_draft(at)))
+
     @property
     def activities(self) -> Activities:
         """What GET /v1/activities lists; made when it is first looked at."""
