@@ -57,6 +57,22 @@ class Activity(msgspec.Struct, gc=False):
     data: dict[str, Any] | None = None
 
 
+class ReportingWebhook(msgspec.Struct, kw_only=True):
+    """One subscription of `/v1/reporting_webhooks`. Its signing key is not part of any answer.
+
+    :param id: None before it is created.
+    :param full_resolution: each open and click is reported, not the first ones only.
+    """
+
+    name: str
+    endpoint: str
+    events: list[str]
+    id: int | None = None
+    disabled: bool = False
+    full_resolution: bool = False
+    with_content: bool = False
+
+
 class Misshapen(NamedTuple):
     """A row of another shape than documented.
 

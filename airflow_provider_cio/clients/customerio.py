@@ -16,7 +16,7 @@ from airflow_provider_cio.clients.decoding import Page as Page
 from airflow_provider_cio.clients.rate_limit import RateLimiter
 from airflow_provider_cio.clients.transport import Answer, Retries, StatusError, Transport, UnreadableBody
 from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError, UnexpectedDataError
-from airflow_provider_cio.records import Activity, Delivery, Misshapen
+from airflow_provider_cio.records import Activity, Delivery, Misshapen, ReportingWebhook
 
 T = TypeVar("T")
 
@@ -32,6 +32,7 @@ NAME_LISTS = {
     "broadcast_id": ("/v1/broadcasts", "broadcasts"),
     "transactional_message_id": ("/v1/transactional", "messages"),
 }
+WEBHOOKS = "/v1/reporting_webhooks"
 #: Where a list of names is cut off: one that is longer has a cursor that does not end.
 _MOST_PAGES_OF_NAMES = 1000
 #: Seconds that a list of names is retried.
@@ -42,6 +43,10 @@ _deliveries = PageDecoder("messages", Delivery, created="created")
 _activities = PageDecoder("activities", Activity, created="timestamp")
 _decode_object = msgspec.json.Decoder(dict[str, Any]).decode
 _decode_raw_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_webhook = msgspec.json.Decoder(ReportingWebhook).decode
+_decode_webhooks = msgspec.json.Decoder(
+    msgspec.defstruct("Webhooks", [("reporting_webhooks", list[ReportingWebhook] | None)])
+).decode
 
 
 class CustomerIOClient(Client):
@@ -145,6 +150,38 @@ class CustomerIOClient(Client):
             )
         return {str(one["id"]): one["name"] for one in named if one.get("name")}
 
+    def reporting_webhooks(self) -> list[ReportingWebhook]:
+        """All of the workspace. Raises as `names` does."""
+        try:
+            found: Any = self._ask(WEBHOOKS, {}, _decode_webhooks)
+        except StatusError as error:
+            raise self._explained(error, WEBHOOKS, optional=True) from None
+        return found.reporting_webhooks or []
+
+    def save_reporting_webhook(self, webhook: ReportingWebhook) -> ReportingWebhook:
+        """Create one that has no id, which is tried once: a try whose answer is lost may have created it. Else update.
+
+        :raises ConfigurationError: the key may not do it, or Customer.io does not take name, endpoint or events.
+        """
+        fields = msgspec.structs.asdict(webhook)
+        webhook_id = fields.pop("id")
+        creates = webhook_id is None
+        try:
+            return self._ask(
+                WEBHOOKS if creates else f"{WEBHOOKS}/{webhook_id}",
+                {},
+                _decode_webhook,
+                replace(self._transport.retries, attempts=1) if creates else None,
+                method="POST" if creates else "PUT",
+                body=msgspec.json.encode(fields),
+            )
+        except StatusError as error:
+            if error.status in (400, 422):
+                raise ConfigurationError(
+                    f"{self.name} does not take the reporting webhook, it answered {error}. Check name, URL and events."
+                ) from None
+            raise self._explained(error, WEBHOOKS, optional=True) from None
+
     def check_access(self, path: str) -> None:
         """Ask once for a list, whose content does not matter. Raises as `names` does."""
         try:
@@ -164,6 +201,9 @@ class CustomerIOClient(Client):
         query: Mapping[str, str | int],
         decode: Callable[[bytes], T],
         retries: Retries | None = None,
+        *,
+        method: str = "GET",
+        body: bytes | None = None,
     ) -> T:
         def read(answer: Answer) -> T:
             try:
@@ -177,7 +217,15 @@ class CustomerIOClient(Client):
                 kind = answer.headers.get("Content-Type", "unknown type")
                 raise UnreadableBody(f"{len(answer.body)} bytes of {kind} that are not whole JSON") from None
 
-        return self._transport.request("GET", path, params=query, read=read, retries=retries)
+        return self._transport.request(
+            method,
+            path,
+            params=query,
+            read=read,
+            retries=retries,
+            headers={"Content-Type": "application/json"} if body else None,
+            body=(lambda: body) if body else None,
+        )
 
     def _explained(self, error: StatusError, path: str, *, cursor: bool = False, optional: bool = False) -> Exception:
         """The error to raise.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -92,6 +93,75 @@ class CustomerIOHook(BaseHook):
             name=f"Customer.io (connection {self.customerio_conn_id!r})",
             retries=retries,
         )
+
+    def ensure_reporting_webhook(
+        self, name: str, url: str, collections: str | Iterable[str], full_resolution: bool = False
+    ) -> dict[str, Any]:
+        """Subscribe a stream to these collections: create the reporting webhook, or correct the one that is there.
+
+        A new one is disabled, since its signing key has to be copied by hand first: Customer.io's App API never shows
+        it. Once the key is in the connection, another call enables it. One that is enabled is never disabled, since
+        Customer.io does not say whether it keeps what happens meanwhile.
+
+        :param name: by which the webhook is found again; or it is the one that has this URL.
+        :param url: of the stream, as Customer.io reaches it: ``https://airflow.example.com/cio/<stream>``.
+        :param collections: names or groups, those of the stream.
+        :param full_resolution: report each open and click, not the first ones only; that of the stream.
+        :returns: ``id``, ``enabled``, ``changed`` (sentences) and ``next_step`` (a sentence, or empty).
+        :raises ConfigurationError: a parameter is wrong, several webhooks have this name or URL, or the key of the
+            connection may not change them.
+        """
+        from airflow_provider_cio.hooks.reporting_webhooks import differences, find_webhook, wanted_webhook
+
+        wanted = wanted_webhook(name, url, collections, full_resolution)
+        has_key = bool(self.webhook_signing_secrets)
+        with self.get_conn() as client:
+            found = find_webhook(client.reporting_webhooks(), wanted)
+            if found is None:
+                wanted.disabled = True
+                changed = ["it is new, and disabled"]
+            else:
+                wanted.id, wanted.with_content = found.id, found.with_content
+                wanted.disabled = found.disabled and not has_key
+                changed = differences(found, wanted)
+                if found.disabled and has_key:
+                    changed.append("it was disabled")
+            saved = client.save_reporting_webhook(wanted) if changed else wanted
+        next_step = self._next_step(name, has_key, enabled=not wanted.disabled)
+        for line in (*changed, next_step):
+            if line:
+                self.log.info("Reporting webhook %r: %s", name, line)
+        return {"id": saved.id, "enabled": not wanted.disabled, "changed": changed, "next_step": next_step}
+
+    def reporting_webhook_drift(
+        self, name: str, url: str, collections: str | Iterable[str], full_resolution: bool = False
+    ) -> list[str]:
+        """How the reporting webhook differs from what `ensure_reporting_webhook` would make it, in sentences.
+
+        It changes nothing. The parameters and the errors are those of `ensure_reporting_webhook`.
+
+        :returns: empty if reports can arrive as they should.
+        """
+        from airflow_provider_cio.hooks.reporting_webhooks import differences, find_webhook, wanted_webhook
+
+        wanted = wanted_webhook(name, url, collections, full_resolution)
+        with self.get_conn() as client:
+            found = find_webhook(client.reporting_webhooks(), wanted)
+        drift = ["there is none"] if found is None else differences(found, wanted)
+        if found is not None and found.disabled:
+            drift.append("it is disabled")
+        if not self.webhook_signing_secrets:
+            drift.append(f"connection {self.customerio_conn_id!r} has no webhook_signing_secret")
+        return drift
+
+    def _next_step(self, name: str, has_key: bool, *, enabled: bool) -> str:
+        """What is left to do by hand."""
+        copy = f"copy {SIGNING_KEY} into webhook_signing_secret of connection {self.customerio_conn_id!r}"
+        if has_key:
+            return "" if enabled else f"call this again if the connection has its signing key, else {copy} before"
+        if enabled:
+            return f"{copy}: it is enabled, and without the key every report has to be sent again later"
+        return f"{copy}, then call this again: it enables the webhook"
 
     def test_connection(self) -> tuple[bool, str]:
         """Ask for one e-mail delivery, which every use needs; then for the lists that only some uses need."""

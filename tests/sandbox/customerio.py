@@ -23,6 +23,7 @@ from tests.sandbox.params import NEEDS_ENCODING, BadRequest, Cursor, GivenCursor
 from tests.sandbox.parents import Kind
 from tests.sandbox.rows import Filter
 from tests.sandbox.settings import Asked, Shared
+from tests.sandbox.subscriptions import Subscriptions
 
 # "At most 6 months" (reference/customerio.md 1.2) is not said in days: here the shortest half year there is.
 SIX_MONTHS = 181 * 86_400
@@ -44,6 +45,7 @@ class CustomerIO:
 
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
+        self.webhooks = Subscriptions(lambda: shared.settings, self._refuse, error)
         self.reset()
 
     def reset(self) -> None:
@@ -52,6 +54,7 @@ class CustomerIO:
         self._limit = Workspace()
         self._given = GivenCursors()
         self._ways = Random("ways")
+        self.webhooks.by_id.clear()
 
     def way(self) -> float:
         """Seconds that the next request is under way before it arrives."""
@@ -63,6 +66,7 @@ class CustomerIO:
             Route("/v1/messages/{id}", self.message, methods=["GET"]),
             Route("/v1/activities", self.activities, methods=["GET"]),
             *(Route(f"/v1/{name}", self.names, methods=["GET"]) for name in _LISTS),
+            *self.webhooks.routes(),
         ]
 
     async def messages(self, request: Request) -> Response:

@@ -29,6 +29,7 @@ from tests.sandbox.history import History
 from tests.sandbox.odd import Expected, Odd, sort_truth
 from tests.sandbox.segment import Segment
 from tests.sandbox.settings import Asked, Settings, Shared
+from tests.sandbox.subscriptions import PATH as WEBHOOKS
 from tests.sandbox.tls import LOOPBACK, Certificates, make_certificates
 
 _CONTROL = "/_sandbox/"
@@ -178,7 +179,8 @@ class _App:
             await self._control(scope, receive, send)
             return
         sandbox = self._sandbox
-        side: Side = "segment" if scope["method"] == "POST" else "customerio"
+        to_segment = scope["method"] == "POST" and not scope["path"].startswith(WEBHOOKS)
+        side: Side = "segment" if to_segment else "customerio"
         if side == "customerio" and sandbox.settings.arrival_jitter:
             await asyncio.sleep(sandbox.customerio.way())
         requests = sandbox.segment.requests if side == "segment" else sandbox.customerio.requests

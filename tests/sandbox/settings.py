@@ -88,6 +88,9 @@ class Settings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     activities_end: Literal["next", "same_cursor", "new_cursor"] = "next"
     #: "documented" refuses a `type` of activity that the API's own list lacks: it has no `opened_whatsapp`.
     activity_types: Literal["all", "documented"] = "all"
+    #: Whether a PUT of a reporting webhook may name what changes only, or has to name all; then what it leaves out
+    #: gets its default.
+    webhook_put: Literal["partial", "whole"] = "partial"
     #: The ids of campaigns and the like in their lists: "mixed" has strings among the integers.
     parent_ids: IdForm = "mixed"
 
