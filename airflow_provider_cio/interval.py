@@ -75,6 +75,14 @@ def resolve_interval(interval_start: object, interval_end: object, context: Mapp
     return interval
 
 
+def interval_between(start: object, end: object) -> Interval:
+    """``[start, end)`` of two datetimes or ISO 8601 texts, in UTC unless they say otherwise.
+
+    :raises ConfigurationError: naming which of them is wrong.
+    """
+    return _between(_moment(start, "start"), _moment(end, "end"))
+
+
 def _between(first: datetime, last: datetime) -> Interval:
     if last < first:
         raise ConfigurationError(f"The interval ends ({last}) before it starts ({first}): swap the two.")

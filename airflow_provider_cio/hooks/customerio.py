@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from datetime import datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from airflow.sdk import BaseHook
 
@@ -14,6 +15,10 @@ from airflow_provider_cio.hooks.settings import ConnectionFields
 if TYPE_CHECKING:
     from airflow_provider_cio.clients.customerio import CustomerIOClient
     from airflow_provider_cio.clients.transport import Retries
+    from airflow_provider_cio.records import Activity, Delivery, Misshapen
+    from airflow_provider_cio.sources.reader import Reader
+
+T = TypeVar("T")
 
 
 #: What it is and where it is found: the App API never shows it.
@@ -93,6 +98,81 @@ class CustomerIOHook(BaseHook):
             name=f"Customer.io (connection {self.customerio_conn_id!r})",
             retries=retries,
         )
+
+    def deliveries(
+        self,
+        start: datetime | str,
+        end: datetime | str,
+        channel: str = "email",
+        *,
+        drafts: bool = False,
+        on_misshapen: Callable[[Misshapen], None] | None = None,
+    ) -> Generator[Delivery]:
+        """Iterate over the deliveries that were created in ``[start, end)``, in no order.
+
+        What happened to them until now is in their `metrics`. Pages are read side by side, as fast as the connection's
+        rate allows, and none is kept. To leave early, `close()` the iterator, which closes its connections.
+
+        :param start: a datetime or ISO 8601, UTC unless it says otherwise; and so `end`.
+        :param channel: ``email``, ``push``, ``sms``, ``in_app``, ``whatsapp``, ``slack`` or ``webhook``.
+        :param drafts: those that were never sent, in place of those that were.
+        :param on_misshapen: gets each row of another shape than documented.
+        :raises ConfigurationError: at once if a parameter is wrong; while iterating, if the connection is.
+        :raises TryAgainLaterError: Customer.io was out of reach for ten minutes.
+        :raises UnexpectedDataError: without `on_misshapen`, at the end, if there were such rows: which, and why.
+        """
+        from airflow_provider_cio.events.catalog import CATALOG
+        from airflow_provider_cio.interval import interval_between
+        from airflow_provider_cio.sources import rows
+        from airflow_provider_cio.sources.windows import created_between
+
+        kind = "twilio" if channel == "sms" else channel
+        if kind not in {collection.channel for collection in CATALOG.values()}:
+            raise ConfigurationError(
+                f"channel must be email, push, sms, in_app, whatsapp, slack or webhook, got {channel!r}"
+            )
+        windows = created_between(interval_between(start, end), kind, drafts=drafts)
+        return self._rows(lambda reader: rows.well_shaped(rows.deliveries(reader, windows), on_misshapen))
+
+    def activities(
+        self,
+        start: datetime | str,
+        end: datetime | str,
+        types: Sequence[str] = ("opened_email", "clicked_email"),
+        *,
+        on_misshapen: Callable[[Misshapen], None] | None = None,
+    ) -> Generator[Activity]:
+        """Iterate over what happened in ``[start, end)``, each type about newest first.
+
+        Customer.io can't be asked for a time, so all that is newer than `end` is read too. It guarantees 30 days.
+
+        :param types: Customer.io's names, such as ``delivered_email``, ``clicked_push``, ``event``.
+
+        The other parameters and the errors are those of `deliveries`.
+        """
+        from airflow_provider_cio.interval import interval_between
+        from airflow_provider_cio.sources import rows
+
+        interval = interval_between(start, end)
+        if isinstance(types, str) or not types:
+            raise ConfigurationError("types must be a list of names, such as ['opened_email'], got another")
+        return self._rows(
+            lambda reader: rows.well_shaped(rows.activities(reader, list(dict.fromkeys(types)), interval), on_misshapen)
+        )
+
+    def _rows(self, read: Callable[[Reader], Iterator[T]]) -> Generator[T]:
+        """With a client of its own, so that any number of them may be open."""
+        from airflow_provider_cio.line import PROGRESS_EVERY, every
+        from airflow_provider_cio.sources.reader import Reader
+
+        with self.get_conn() as client:
+
+            def say_what_it_waits_for() -> None:
+                if wait := client.waiting():
+                    self.log.info("%s", wait)
+
+            with every(PROGRESS_EVERY, say_what_it_waits_for), Reader(client) as reader:
+                yield from read(reader)
 
     def ensure_reporting_webhook(
         self, name: str, url: str, collections: str | Iterable[str], full_resolution: bool = False

@@ -53,6 +53,11 @@ def plan(interval: Interval, lookback: int, collections: Sequence[Collection]) -
     ]
 
 
+def created_between(interval: Interval, channel: str, *, drafts: bool = False) -> list[Window]:
+    """The windows of the deliveries that were created in the interval, without gap or overlap."""
+    return [Window(channel, start, end, drafts) for start, end in _even(*interval)]
+
+
 def _even(start: int, end: int) -> list[tuple[int, int]]:
     """Equal parts of ``[start, end)`` that the API does not cut."""
     count = -(-(end - start) // LONGEST_WINDOW)

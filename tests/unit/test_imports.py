@@ -106,7 +106,7 @@ ALLOWED: dict[str, set[str]] = {
     "sinks": {*LEAVES, "clients", "events"},
     "report": {"interval", "sources"},
     "line": {*LEAVES, "clients", "events", "sources", "sinks", "report"},
-    "hooks": {*LEAVES, "clients", "events", "sinks"},
+    "hooks": {*LEAVES, "clients", "events", "sources", "sinks", "interval", "line"},
     "operators": {*LEAVES, "clients", "events", "sources", "sinks", "interval", "report", "line", "hooks"},
 }
 
