@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pendulum
 import pytest
 from airflow.sdk import CronDataIntervalTimetable
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).parents[2]
 FILE = REPOSITORY / "dags" / "customerio_to_segment.py"
 EXAMPLES = ("customerio_to_segment", "customerio_to_segment_full")
+REPAIR = "customerio_stream_repair"
 
 # Airflow comes first, since it takes hold of warnings for its log; at the end comes one to see that they are caught.
 WARNINGS = """
@@ -56,7 +58,7 @@ def dag(bag: DagBag, request: pytest.FixtureRequest) -> Any:
 def test_the_folder_is_read_without_errors(bag: DagBag) -> None:
     assert bag.import_errors == {}
     assert bag.captured_warnings == {}
-    assert set(bag.dags) == set(EXAMPLES)
+    assert set(bag.dags) == {*EXAMPLES, REPAIR}
 
 
 def test_its_runs_have_an_interval_of_a_day_and_none_is_left_out(dag: Any) -> None:
@@ -77,7 +79,33 @@ def test_it_is_one_task_that_lets_the_interval_settle(dag: Any) -> None:
     assert send.execution_timeout is not None
 
 
-def test_every_task_is_retried_with_growing_waits(dag: Any) -> None:
+def test_the_repair_leaves_out_no_hour_and_has_the_options_of_a_stream(bag: DagBag) -> None:
+    dag = bag.dags[REPAIR]
+    assert type(dag.schedule) is CronDataIntervalTimetable
+    assert dag.schedule == CronDataIntervalTimetable("@hourly", timezone="UTC")
+    assert (dag.catchup, dag.max_active_runs) == (True, 1)
+    repair: Any = dag.get_task("customerio_to_segment")
+    assert repair.upstream_task_ids == {"is_known_to_segment"}
+    assert type(repair) is CustomerIOToSegmentOperator
+    assert repair.collections == CustomerIOToSegmentOperator(task_id="plain").collections
+
+
+def test_the_repair_stays_within_the_day_in_which_segment_knows_an_id_again(bag: DagBag) -> None:
+    """From when an event can have come by the stream to the end of the last try that may send it again."""
+    dag: Any = bag.dags[REPAIR]
+    known, repair = dag.get_task("is_known_to_segment"), dag.get_task("customerio_to_segment")
+    longest = repair.execution_timeout * (repair.retries + 1) + repair.max_retry_delay * repair.retries
+    hour, latest = timedelta(hours=1), timedelta(hours=18)
+    assert max(latest, hour + repair.settling_time) + longest < timedelta(hours=24)
+    now, is_known = pendulum.now("UTC"), known.python_callable
+    assert is_known(data_interval_start=now - latest + timedelta(minutes=1))
+    assert not is_known(data_interval_start=now - latest - timedelta(minutes=1))
+    assert not is_known()
+
+
+@pytest.mark.parametrize("name", [*EXAMPLES, REPAIR])
+def test_every_task_is_retried_with_growing_waits(bag: DagBag, name: str) -> None:
+    dag: Any = bag.dags[name]
     for task in dag.tasks:
         assert task.retries >= 2
         assert task.retry_exponential_backoff
@@ -105,7 +133,7 @@ def _rendered(task: Any, folder: str | None = None) -> CustomerIOToSegmentOperat
     return rendered
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.parametrize("name", [*EXAMPLES, REPAIR])
 def test_it_fits_on_a_screen(name: str) -> None:
     assert len((FILE.parent / f"{name}.py").read_text().splitlines()) <= 60
 
