@@ -9,7 +9,7 @@ unexport VIRTUAL_ENV
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak ui bench clean
+.PHONY: help demo test soak ui stream bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/'
@@ -28,6 +28,9 @@ soak: .venv/stamp ## Hundreds of hourly intervals with faults at random: nothing
 
 ui: .venv/stamp ## The demo's Airflow, left running to click around in, until Ctrl-C
 	@$(BIN)/python -m tests.e2e.ui
+
+stream: .venv/stamp ## Push reporting webhooks at the stream app, and compare what Segment kept, until Ctrl-C
+	@$(BIN)/python -m tests.e2e.stream
 
 bench: .venv/bench-stamp ## Measure speed and memory against the sandbox, about a quarter of an hour
 	@$(BIN)/python -m tests.benchmarks

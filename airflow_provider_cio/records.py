@@ -46,15 +46,11 @@ class Delivery(msgspec.Struct, gc=False):
 
 
 class Activity(msgspec.Struct, gc=False):
-    """What happened at one time, an item of `/v1/activities`. Times are Unix seconds.
-
-    :param type: such as ``opened_email``.
-    :param data: documented only in part.
-    """
+    """One open or click, an item of `/v1/activities`. Times are Unix seconds; `data` is documented only in part."""
 
     id: Annotated[str, msgspec.Meta(min_length=1)]
     timestamp: int
-    type: str | None = None
+    type: str | None = None  # such as "opened_email"; there are others than opens and clicks
     delivery_id: str | None = None
     delivery_type: str | None = None
     customer_id: Id = None

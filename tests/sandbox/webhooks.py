@@ -13,7 +13,7 @@ import ssl
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from random import Random
 from urllib.parse import urlsplit
@@ -112,8 +112,14 @@ class Sender:
         asyncio.run(self.run(reports))
         return self.calls[before:]
 
+    def stop(self) -> None:
+        """Begin no further call, and no retry: `run` returns when those under way have ended."""
+        self._stopped.set()
+        self._none_fails.set()
+
     async def run(self, reports: Iterable[Report]) -> None:
         """As `push`, in a loop that runs already."""
+        self._stopped = asyncio.Event()
         if self.calling.disorder:
             reports = _disordered(list(reports), self.calling.disorder)
         self._reports, self._turn = iter(reports), asyncio.Lock()
@@ -137,6 +143,8 @@ class Sender:
         async with self._turn:
             if self.calling.holds_others:
                 await self._none_fails.wait()
+            if self._stopped.is_set():
+                return None
             report, again = next(self._reports, None), False
             if report is None:
                 if not self._again:
@@ -161,7 +169,9 @@ class Sender:
                         call.given_up = True
                         return
                     call.wait = wait
-                    await asyncio.sleep(wait / self.calling.speed)
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(self._stopped.wait(), wait / self.calling.speed)
+                        return
                     stamp = self._now() if self.calling.signed_anew else stamp
                     call = await self._call(Call(report, call.attempt + 1, again), stamp, connection)
         dice = dice_of("again", report.event_id)

@@ -595,3 +595,20 @@ def test_calls_are_remembered_over_several_pushes(url: str) -> None:
     sender = Sender(url)
     first: list[Call] = sender.push(some(1))
     assert len(first + sender.push(some(2))) == len(sender.calls) == 3
+
+
+def test_it_can_be_stopped_while_it_waits_for_a_retry(url: str, receiver: Receiver) -> None:
+    receiver.answers = [204, 500]
+
+    async def stopped() -> list[Call]:
+        sender = Sender(url, Calling(in_flight=2))
+        running = asyncio.create_task(sender.run(some(9)))
+        while not any(call.wait for call in sender.calls):
+            await asyncio.sleep(0.001)
+        sender.stop()
+        await asyncio.wait_for(running, 10)
+        return sender.calls
+
+    calls = asyncio.run(stopped())
+    assert len(calls) < 9
+    assert sum(not call.accepted for call in calls) == 1
