@@ -7,7 +7,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pendulum
-from airflow.sdk import DAG, CronDataIntervalTimetable
+from airflow.sdk import DAG, Asset, CronDataIntervalTimetable
 
 from airflow_provider_cio.operators.customerio_to_segment import CustomerIOToSegmentOperator
 
@@ -31,4 +31,8 @@ with DAG(
     doc_md=__doc__,
 ):
     # It waits half an hour after the interval's end (`settling_time`), without a worker's slot.
-    CustomerIOToSegmentOperator(task_id="customerio_to_segment", execution_timeout=timedelta(hours=6))
+    CustomerIOToSegmentOperator(
+        task_id="customerio_to_segment",
+        execution_timeout=timedelta(hours=6),
+        outlets=[Asset("customerio_events")],  # starts customerio_downstream
+    )

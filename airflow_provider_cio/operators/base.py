@@ -22,15 +22,18 @@ from airflow_provider_cio.exceptions import (
 from airflow_provider_cio.interval import Interval, iso, resolve_interval, whole_seconds
 from airflow_provider_cio.operators.messages import log_findings, log_progress, log_sample
 from airflow_provider_cio.operators.options import Options, check_what_is_known, read_options
+from airflow_provider_cio.operators.outcome import count_run, describe_outlets, ends_of, lineage
 from airflow_provider_cio.operators.source import mode_of, source_of
 from airflow_provider_cio.operators.store import CheckpointStore
 
 if TYPE_CHECKING:
+    from airflow.providers.openlineage.extractors import OperatorLineage
     from airflow.sdk import Context
 
     from airflow_provider_cio.clients.customerio import CustomerIOClient
     from airflow_provider_cio.line import Callbacks
     from airflow_provider_cio.operators.destination import Connected, Destination
+    from airflow_provider_cio.operators.outcome import Ends
     from airflow_provider_cio.report import Report
     from airflow_provider_cio.sinks.dead_letters import DeadLetters
     from airflow_provider_cio.sinks.sink import Sink
@@ -139,6 +142,7 @@ class CustomerIOOperator(BaseOperator):
         self.dead_letter_path = dead_letter_path
         self.preview = preview
         self._running = False
+        self._ends: Ends = ([], [])
         try:
             check_what_is_known(self)
         except ConfigurationError as error:
@@ -174,7 +178,9 @@ class CustomerIOOperator(BaseOperator):
             raise _reschedule(datetime.now(UTC) + timedelta(seconds=error.after)) from error
         except CustomerIOToSegmentError as error:  # a retry would end the same way
             raise AirflowFailException(str(error)) from error
-        return self._result(report, dead_letters, options)
+        result = self._result(report, dead_letters, options)
+        describe_outlets(self.outlets, result, context)
+        return result
 
     def _wait_until_settled(self, interval: Interval, options: Options) -> None:
         """:raises AirflowRescheduleException: frees the slot, and takes no try."""
@@ -200,6 +206,7 @@ class CustomerIOOperator(BaseOperator):
         from airflow_provider_cio.sources.names import Names
         from airflow_provider_cio.sources.reader import Reader
 
+        began = time.monotonic()
         customerio = CustomerIOHook(customerio_conn_id=options.customerio_conn_id)
         mode = mode_of(interval, options, self.log)
         self.log.info(
@@ -245,6 +252,9 @@ class CustomerIOOperator(BaseOperator):
             ).run()
         log_progress(self.log, "Done", report)
         store.forget()
+        if not options.preview:
+            self._ends = ends_of(origin, destination, report)
+            count_run(report, time.monotonic() - began, {"dag_id": self.dag_id, "task_id": self.task_id})
         return report, dead_letters
 
     def _callbacks(
@@ -299,6 +309,10 @@ class CustomerIOOperator(BaseOperator):
         if report.refused and dead_letters:
             result["dead_letters"] = {"path": str(dead_letters.path), "events": dict(report.refused)}
         return result
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any]:
+        """What was read and written, for OpenLineage's provider, which calls this if it is installed."""
+        return lineage(*self._ends)
 
     def on_kill(self) -> None:
         """End the running `execute`, which then closes what it opened.

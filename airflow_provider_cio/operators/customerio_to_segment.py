@@ -76,6 +76,7 @@ class CustomerIOToSegmentOperator(CustomerIOOperator):
     def _destination(self, options: Options) -> Destination:
         from airflow_provider_cio.hooks.segment import SegmentHook
         from airflow_provider_cio.operators.destination import Destination
+        from airflow_provider_cio.operators.outcome import Dataset, namespace
         from airflow_provider_cio.sinks.segment import SegmentSink
 
         hook = SegmentHook(segment_conn_id=options.segment_conn_id)
@@ -86,4 +87,10 @@ class CustomerIOToSegmentOperator(CustomerIOOperator):
             connect=hook.get_conn,
             sink=SegmentSink,
             send_to_customerio_destinations=options.send_to_customerio_destinations,
+            datasets=lambda report: [
+                Dataset(
+                    *(namespace("segment", settings.base_url), options.segment_conn_id),
+                    *(report.work["events"], report.work["bytes"]),
+                )
+            ],
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -13,6 +13,8 @@ from airflow_provider_cio.operators.options import Options
 from airflow_provider_cio.report import SENT, Delivered
 
 if TYPE_CHECKING:
+    from airflow_provider_cio.operators.outcome import Dataset
+    from airflow_provider_cio.report import Report
     from airflow_provider_cio.sinks.sink import Sink
 
 
@@ -32,6 +34,7 @@ class Destination:
     :param connect: makes a `Connected` that is closed when it is left.
     :param sink: makes the sink over one.
     :param send_to_customerio_destinations: its events may come back to Customer.io.
+    :param datasets: what a run has written, for lineage.
     :param delivered: what log and result call what became of the events.
     """
 
@@ -40,6 +43,7 @@ class Destination:
     connect: Callable[[], AbstractContextManager[Any]]
     sink: Callable[[Any], Sink]
     send_to_customerio_destinations: bool = False
+    datasets: Callable[[Report], Sequence[Dataset]] = lambda _: ()
     delivered: Delivered = SENT
 
 

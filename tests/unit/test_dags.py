@@ -22,6 +22,7 @@ REPOSITORY = Path(__file__).parents[2]
 FILE = REPOSITORY / "dags" / "customerio_to_segment.py"
 EXAMPLES = ("customerio_to_segment", "customerio_to_segment_full")
 REPAIR = "customerio_stream_repair"
+CONSUMER = "customerio_downstream"
 
 # Airflow comes first, since it takes hold of warnings for its log; at the end comes one to see that they are caught.
 WARNINGS = """
@@ -58,7 +59,7 @@ def dag(bag: DagBag, request: pytest.FixtureRequest) -> Any:
 def test_the_folder_is_read_without_errors(bag: DagBag) -> None:
     assert bag.import_errors == {}
     assert bag.captured_warnings == {}
-    assert set(bag.dags) == {*EXAMPLES, REPAIR}
+    assert set(bag.dags) == {*EXAMPLES, REPAIR, CONSUMER}
 
 
 def test_its_runs_have_an_interval_of_a_day_and_none_is_left_out(dag: Any) -> None:
@@ -133,7 +134,12 @@ def _rendered(task: Any, folder: str | None = None) -> CustomerIOToSegmentOperat
     return rendered
 
 
-@pytest.mark.parametrize("name", [*EXAMPLES, REPAIR])
+def test_the_consumer_is_scheduled_on_the_outlet_of_the_first_one(bag: DagBag) -> None:
+    (outlet,) = bag.dags["customerio_to_segment"].tasks[0].outlets
+    assert bag.dags[CONSUMER].schedule == [outlet]
+
+
+@pytest.mark.parametrize("name", [*EXAMPLES, REPAIR, CONSUMER])
 def test_it_fits_on_a_screen(name: str) -> None:
     assert len((FILE.parent / f"{name}.py").read_text().splitlines()) <= 60
 

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from airflow.sdk import Asset, AssetAlias
+from airflow.sdk.execution_time.context import OutletEventAccessors
+
+from tests.sandbox import History, Sandbox, Settings
+from tests.unit.operators.test_customerio_to_segment import HISTORY, RUN, operator
+from tests.unit.statsd import Listener, listening, run
+from tests.unit.support import NOVEMBER, connect
+
+EVENTS = Asset("events")
+EXECUTE = """
+from airflow_provider_cio.operators.customerio_to_segment import CustomerIOToSegmentOperator
+day = {{"interval_start": "2026-11-01", "interval_end": "2026-11-02"}}
+try:
+    CustomerIOToSegmentOperator(task_id="send", **day, {parameters}).execute({{}})
+except Exception as error:
+    assert "event_too_large" in str(error), error
+"""
+
+
+@pytest.fixture
+def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
+    with Sandbox(HISTORY, Settings()) as sandbox:
+        connect(monkeypatch, sandbox)
+        yield sandbox
+
+
+@pytest.fixture
+def listener() -> Iterator[Listener]:
+    with listening() as listener:
+        yield listener
+
+
+def row(number: int, **changes: Any) -> dict[str, Any]:
+    opened = {"opened": NOVEMBER + number}
+    return {"id": f"d{number}", "type": "email", "created": NOVEMBER, "metrics": opened, "customer_id": "1"} | changes
+
+
+def test_a_run_that_fails_at_its_end_is_counted_too(sandbox: Sandbox, listener: Listener) -> None:
+    odd = [row(3, subject="x" * 20_000), row(4, customer_id=None), row(5, customer_id=None)]
+    sandbox.history = History(deliveries=[row(0), row(1), *odd])
+    run(EXECUTE.format(parameters=""), listener)
+    received = listener.received()
+    tags = "dag_id=adhoc_airflow,task_id=send"
+    assert [line for line in received if "duration" not in line and "requests" not in line] == [
+        f"airflow.customerio.events,{tags},collection=email_opened:2|c",
+        f"airflow.customerio.skipped,{tags},reason=unidentified:2|c",
+        f"airflow.customerio.refused,{tags},reason=event_too_large:1|c",
+    ]
+    asked = len(sandbox.customerio.requests)
+    assert f"airflow.customerio.requests,{tags}:{asked}|c" in received
+    assert sum(line.startswith(f"airflow.customerio.duration,{tags}:") for line in received) == 1
+
+
+def test_a_preview_is_not_counted(sandbox: Sandbox, listener: Listener) -> None:
+    run(EXECUTE.format(parameters="preview=True"), listener)
+    assert listener.received() == []
+    assert sandbox.customerio.requests
+
+
+def test_an_outlets_event_gets_the_result(sandbox: Sandbox) -> None:
+    accessors = OutletEventAccessors()
+    accessors[EVENTS].extra["of_the_user"] = 1
+    result = operator(outlets=[EVENTS]).execute(RUN | {"outlet_events": accessors})
+    assert accessors[EVENTS].extra == {"of_the_user": 1, **result}
+
+
+def test_an_alias_is_left_alone(sandbox: Sandbox) -> None:
+    accessors = OutletEventAccessors()
+    result = operator(outlets=[AssetAlias("alias"), EVENTS]).execute(RUN | {"outlet_events": accessors})
+    assert list(accessors) == [EVENTS]
+    assert accessors[EVENTS].extra == result
+
+
+def test_outlets_do_no_harm_where_execute_is_called_by_hand(sandbox: Sandbox) -> None:
+    assert operator(outlets=[EVENTS]).execute(RUN)["sent"]["events"] > 0
+
+
+def datasets(task: Any) -> list[tuple[str, str, int]]:
+    """Of both ends: namespace, name, and rows."""
+    found = task.get_openlineage_facets_on_complete(None)
+    return [
+        (one.namespace, one.name, facet.rowCount)
+        for one, facets in [(one, one.inputFacets) for one in found.inputs]
+        + [(one, one.outputFacets) for one in found.outputs]
+        for facet in facets.values()
+    ]
+
+
+def test_lineage_names_each_list_that_was_read_and_the_source(sandbox: Sandbox) -> None:
+    task = operator(opens_and_clicks="every")
+    result = task.execute(RUN)
+    host = sandbox.url.removeprefix("http://")
+    assert result["read"]["activities"] > 0
+    assert datasets(task) == [
+        (f"customerio://{host}", "customerio_default.deliveries", result["read"]["deliveries"]),
+        (f"customerio://{host}", "customerio_default.activities", result["read"]["activities"]),
+        (f"segment://{host}", "segment_default", result["sent"]["events"]),
+    ]
+
+
+def test_a_preview_has_no_lineage(sandbox: Sandbox) -> None:
+    task = operator(preview=True)
+    task.execute(RUN)
+    assert datasets(task) == []
