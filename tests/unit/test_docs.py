@@ -1,0 +1,309 @@
+"""What the docs say, against the package and against Airflow."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml  # type: ignore[import-untyped]
+
+import airflow_provider_cio
+from airflow_provider_cio.events.catalog import CATALOG, DEFAULT_COLLECTIONS
+from airflow_provider_cio.events.mapping import Properties
+from airflow_provider_cio.get_provider_info import get_provider_info
+from airflow_provider_cio.operators.customerio_to_segment import CustomerIOToSegmentOperator
+
+REPOSITORY = Path(__file__).parents[2]
+PACKAGE = Path(str(airflow_provider_cio.__file__)).parent
+PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+#: TODO until they are merged.
+COMING = {"versions.md", "warehouse.md", "stream.md", "hooks.md"}
+
+
+class Block(NamedTuple):
+    """A code block of a page."""
+
+    page: Path
+    line: int
+    language: str
+    code: str
+
+    def __str__(self) -> str:
+        return f"{self.page.name}:{self.line}"
+
+
+def blocks() -> Iterator[Block]:
+    for page in PAGES:
+        text = page.read_text()
+        for found in re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.M | re.S):
+            yield Block(page, text[: found.start()].count("\n") + 1, found[1], found[2])
+
+
+BLOCKS = list(blocks())
+
+
+def of(*languages: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("block", [one for one in BLOCKS if one.language in languages], ids=str)
+
+
+def table(page: str, heading: str) -> list[list[str]]:
+    """The cells of the first table after a heading, without its head."""
+    after = (REPOSITORY / "docs" / page).read_text().partition(f"# {heading}\n")[2]
+    rows = re.search(r"(?:^\|.*\n)+", after, re.M)
+    assert rows, f"no table after {heading!r}"
+    return [[cell.strip() for cell in row.strip().strip("|").split("|")] for row in rows[0].splitlines()[2:]]
+
+
+# Pages and links
+
+
+def anchors(page: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.M)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+        if "://" in target:
+            continue
+        path, _, anchor = target.partition("#")
+        found = (page.parent / path).resolve() if path else page
+        if found.name in COMING:
+            continue
+        assert found.exists(), target
+        assert not anchor or anchor in anchors(found), target
+
+
+def test_every_page_can_be_reached_from_the_readme() -> None:
+    readme = PAGES[0].read_text()
+    assert [page.name for page in PAGES[2:] if f"docs/{page.name}" not in readme] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_file_of_the_repository_that_is_named_exists(page: Path) -> None:
+    named = re.findall(r"`((?:tests|dags|docs|airflow_provider_cio)/[\w/.]+)`", page.read_text())
+    assert [path for path in named if not (REPOSITORY / path).exists()] == []
+
+
+# Code
+
+
+@of("python")
+def test_python_compiles_and_its_names_can_be_imported(block: Block) -> None:
+    tree = compile(block.code, str(block), "exec", ast.PyCF_ONLY_AST)
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    exec(compile(ast.Module([*imports], []), str(block), "exec"), {})
+
+
+@of("python")
+def test_a_dag_is_parsed_by_airflow(block: Block, tmp_path: Path) -> None:
+    if "with DAG(" not in block.code:
+        return
+    from airflow.dag_processing.dagbag import DagBag
+
+    (tmp_path / "dag.py").write_text(block.code)
+    bag = DagBag(tmp_path)
+    assert bag.import_errors == {}
+    assert len(bag.dags) == 1
+
+
+def test_there_are_dags_to_parse() -> None:
+    pages = [block.page.name for block in BLOCKS if "with DAG(" in block.code]
+    assert {"README.md", "operator.md", "deploying.md"} <= set(pages)
+
+
+@of("json")
+def test_json_is_json(block: Block) -> None:
+    try:
+        json.loads(block.code)
+    except ValueError:
+        assert [json.loads(line) for line in block.code.splitlines()]
+
+
+@of("yaml")
+def test_yaml_is_yaml(block: Block) -> None:
+    assert yaml.safe_load(block.code)
+
+
+@of("bash", "dockerfile")
+def test_a_command_is_one(block: Block) -> None:
+    from airflow.cli.cli_parser import get_parser
+
+    targets = re.findall(r"^(\w+):", (REPOSITORY / "Makefile").read_text(), re.M)
+    for line in block.code.splitlines():
+        words = shlex.split(line, comments=True)
+        match words:
+            case ["airflow", *arguments]:
+                get_parser().parse_args(arguments)
+            case ["make", target, *_]:
+                assert target in targets
+            case ["export", assignment]:
+                value = assignment.partition("=")[2]
+                assert json.loads(value) if value.startswith("{") else value
+            case ["pip", "install", *_] | ["RUN", "pip", "install", *_]:
+                assert words[-1] == "airflow-provider-cio"
+            case [".venv/bin/pytest", path, *_] if not path.startswith("-"):
+                assert (REPOSITORY / path.partition("::")[0]).exists()
+            case [".venv/bin/python", "-m", module, *_]:
+                folder = REPOSITORY / module.replace(".", "/")
+                assert (folder / "__main__.py").exists()
+            case []:
+                pass
+            case [word, *_]:
+                assert word in ("FROM", ".venv/bin/ruff", ".venv/bin/mypy", ".venv/bin/pytest", "git", "cd", "curl")
+
+
+# The tables
+
+
+def test_the_parameters_are_those_of_the_operator() -> None:
+    documented = {cells[0].strip("`"): cells[1] for cells in table("operator.md", "Parameters")}
+    signature = inspect.signature(CustomerIOToSegmentOperator).parameters
+    defaults = {name: one.default for name, one in signature.items() if one.kind is one.KEYWORD_ONLY}
+    assert documented.keys() == defaults.keys()
+    for name, default in defaults.items():
+        shown = documented[name]
+        if isinstance(default, timedelta):
+            minutes = default // timedelta(minutes=1)
+            assert shown == (f"{default.days} days" if default.days else f"{minutes} minutes"), name
+        elif isinstance(default, bool):
+            assert shown == f"`{default}`", name
+        elif isinstance(default, str):
+            assert shown == f'`"{default}"`', name
+        else:
+            assert default is None or default == DEFAULT_COLLECTIONS, name
+            assert "`" not in shown, name
+
+
+def test_the_fields_are_those_of_the_forms() -> None:
+    for heading, kind in (("Customer.io", "customerio"), ("Segment source", "segment_source")):
+        documented = {cells[1]: cells for cells in table("connections.md", heading)}
+        (info,) = [one for one in get_provider_info()["connection-types"] if one["connection-type"] == kind]
+        for name, field in info["conn-fields"].items():
+            label, _, default, _ = documented[f"`{name}`"]
+            assert label == field["label"]
+            if "default" in field["schema"]:
+                assert default == f"`{json.dumps(field['schema']['default'])}`".replace('"', "")
+
+
+def test_the_six_are_those_of_the_default() -> None:
+    rows = [[cell.strip("`") for cell in cells] for cells in table("events.md", "The six of the default")]
+    catalog = [CATALOG[name] for name in DEFAULT_COLLECTIONS]
+    assert rows == [[one.name, one.metric, one.table] for one in catalog]
+
+
+def test_the_table_of_all_events_is_the_catalog() -> None:
+    text = (REPOSITORY / "docs" / "events.md").read_text()
+    channels = re.search(r"^\| metric \| (Email .*) \|$", text, re.M)
+    assert channels
+    documented = {
+        (channel, metric.strip("`"), cell)
+        for metric, *cells in table("events.md", "All")
+        for channel, cell in zip(channels[1].split(" | "), cells, strict=True)
+        if cell
+    }
+    known = set()
+    for one in CATALOG.values():
+        channel, _, event = one.name.partition(" ")
+        known.add((channel, one.metric, f"*{event}*" if one.by_analogy else event))
+    assert documented == known
+
+
+def test_the_properties_are_those_of_the_mapping() -> None:
+    names = [name for cells in table("events.md", "Properties") for name in re.findall(r"`(\w+)`", cells[0])]
+    assert sorted(names) == sorted(Properties.__struct_fields__)
+
+
+def test_the_metrics_are_those_that_are_sent() -> None:
+    sent = {
+        node.value
+        for node in ast.walk(ast.parse((PACKAGE / "operators" / "outcome.py").read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    names = re.findall(r"^\| `customerio\.(\w+)` \|", (REPOSITORY / "docs" / "operator.md").read_text(), re.M)
+    assert len(names) == 7
+    assert set(names) <= sent
+
+
+# Errors
+
+
+def said() -> Iterator[str]:
+    """Every text in the package; what a value fills is a NUL."""
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield re.sub(r"%[\w.]+", "\0", node.value)
+            elif isinstance(node, ast.JoinedStr):
+                parts = (part.value if isinstance(part, ast.Constant) else "\0" for part in node.values)
+                yield re.sub(r"%[\w.]+", "\0", "".join(map(str, parts)))
+
+
+SAID = list(said())
+QUOTED = re.findall(r"^### `(.*)`$", (REPOSITORY / "docs" / "troubleshooting.md").read_text(), re.M)
+
+
+@pytest.mark.parametrize("quoted", QUOTED)
+def test_what_is_quoted_is_said(quoted: str) -> None:
+    pattern = re.compile(".*?".join(re.escape(part) for part in quoted.split("...")), re.S)
+    assert any(pattern.search(text) for text in SAID)
+
+
+def test_there_are_errors_to_look_for() -> None:
+    assert len(QUOTED) > 30
+
+
+# Deploying
+
+
+def test_the_secret_and_the_pod_fit_kubernetes_own_schema() -> None:
+    from kubernetes.client import ApiClient  # type: ignore[import-untyped]
+
+    page = [block for block in BLOCKS if block.page.name == "deploying.md"]
+    (secret,) = [yaml.safe_load(one.code) for one in page if "kind: Secret" in one.code]
+    (code,) = [one.code for one in page if "pod_override" in one.code]
+    found: dict[str, Any] = {}
+    exec(code, found)
+    client = ApiClient()
+    for kind, written in (("V1Secret", secret), ("V1Pod", client.sanitize_for_serialization(found["POD"]))):
+        answer = type("Answer", (), {"data": json.dumps(written)})
+        assert client.sanitize_for_serialization(client.deserialize(answer, kind)) == written
+    (container,) = found["POD"].spec.containers
+    assert container.name == "base"
+    assert container.env_from[0].secret_ref.name == secret["metadata"]["name"]
+    for name, value in secret["stringData"].items():
+        assert name.removeprefix("AIRFLOW_CONN_").lower() in ("customerio_default", "segment_default")
+        assert json.loads(value)["password"]
+
+
+READ = """
+from airflow_provider_cio.hooks.customerio import CustomerIOHook
+from airflow_provider_cio.hooks.segment import SegmentHook
+print(CustomerIOHook().settings.base_url, SegmentHook().settings.base_url)
+"""
+
+
+def test_a_secrets_backend_holds_the_connections(tmp_path: Path) -> None:
+    page = [block for block in BLOCKS if block.page.name == "deploying.md"]
+    (exports,) = [one.code for one in page if "SECRETS__BACKEND" in one.code]
+    (connections,) = [one.code for one in page if one.code.startswith("customerio_default:")]
+    path = tmp_path / "connections.yaml"
+    path.write_text(connections)
+    settings = dict(shlex.split(line)[1].split("=", 1) for line in exports.splitlines())
+    settings = {name: value.replace("/opt/airflow/connections.yaml", str(path)) for name, value in settings.items()}
+    ran = subprocess.run(
+        [sys.executable, "-c", READ], env=os.environ | settings, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert ran.stdout.splitlines()[-1] == "https://api.customer.io https://events.eu1.segmentapis.com"
