@@ -26,7 +26,10 @@ def get_provider_info() -> dict[str, Any]:
         "operators": [
             {
                 "integration-name": "Customer.io",
-                "python-modules": ["airflow_provider_cio.operators.customerio_to_segment"],
+                "python-modules": [
+                    "airflow_provider_cio.operators.customerio_to_segment",
+                    "airflow_provider_cio.operators.customerio_to_warehouse",
+                ],
             },
         ],
         "hooks": [

@@ -7,10 +7,10 @@ analogy, and are marked so.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from airflow_provider_cio.events.snakecase import snakecase
 from airflow_provider_cio.exceptions import ConfigurationError
 
 
@@ -25,7 +25,7 @@ class Collection(NamedTuple):
     @property
     def table(self) -> str:
         """Name of the collection's table in a Segment warehouse."""
-        return "_".join(re.findall("[A-Z0-9]+[a-z0-9]*|[a-z0-9]+", self.name)).lower()
+        return snakecase(self.name)
 
 
 _EVENTS = {

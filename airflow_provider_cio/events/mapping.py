@@ -16,7 +16,9 @@ from airflow_provider_cio.events.event import Event
 from airflow_provider_cio.events.privacy import Privacy
 from airflow_provider_cio.records import Activity, Delivery, Id
 
-_SENDER = msgspec.Raw(msgspec.json.encode({"name": "airflow-provider-cio", "version": __version__}))
+#: Who sends: under `integration` and `library` of every event's context.
+SENDER = {"name": "airflow-provider-cio", "version": __version__}
+_SENDER = msgspec.Raw(msgspec.json.encode(SENDER))
 
 #: Names under which the Customer.io destination is known, classic and Actions; they are case-sensitive.
 CUSTOMERIO_DESTINATIONS = (

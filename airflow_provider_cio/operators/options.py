@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
@@ -15,6 +16,8 @@ from airflow_provider_cio.interval import check_bounds
 
 MAX_LOOKBACK = timedelta(days=180)
 MAX_SETTLING_TIME = timedelta(days=7)
+#: Characters; PostgreSQL cuts longer names, without a word.
+_LONGEST_SCHEMA = 63
 
 OPENS_AND_CLICKS = ("first", "every", "every_human")
 PII = ("keep", "hash", "drop")
@@ -35,6 +38,9 @@ class Options(NamedTuple):
     customerio_conn_id: str
     segment_conn_id: str = ""
     send_to_customerio_destinations: bool = False
+    warehouse_conn_id: str = ""
+    schema: str = ""
+    message_id_namespace: str = ""
 
 
 def read_options(operator: Any) -> Options:
@@ -162,6 +168,26 @@ def _read_path(value: object) -> str | None:
     return value.strip()
 
 
+def _read_schema(value: object) -> str:
+    word = value.strip() if isinstance(value, str) else ""
+    if not re.fullmatch(f"[a-z][a-z0-9_]{{,{_LONGEST_SCHEMA - 1}}}", word, re.ASCII):
+        raise ConfigurationError(
+            f"schema must be a lower-case letter, then lower-case letters, digits or underscores, at most "
+            f"{_LONGEST_SCHEMA} in all, such as 'customerio', got {_kind(value)}"
+        )
+    return word
+
+
+def _read_namespace(value: object) -> str:
+    word = value.strip() if isinstance(value, str) else ""
+    if word in ("", "None"):
+        got = "a template that rendered to nothing" if isinstance(value, str) else _kind(value)
+        raise ConfigurationError(
+            f"message_id_namespace must be text, got {got}: leave it out, or give what the Segment connection has"
+        )
+    return word
+
+
 def _kind(value: object) -> str:
     if value is None:
         return "nothing"
@@ -182,4 +208,7 @@ _READERS: dict[str, Callable[[object], Any]] = {
     "customerio_conn_id": partial(_read_conn_id, "customerio_conn_id"),
     "segment_conn_id": partial(_read_conn_id, "segment_conn_id"),
     "send_to_customerio_destinations": partial(_read_flag, "send_to_customerio_destinations"),
+    "warehouse_conn_id": partial(_read_conn_id, "warehouse_conn_id"),
+    "schema": _read_schema,
+    "message_id_namespace": _read_namespace,
 }

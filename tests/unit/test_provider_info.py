@@ -73,7 +73,7 @@ def test_it_is_the_info_of_this_distribution() -> None:
 
 def test_every_path_in_it_leads_somewhere() -> None:
     modules = [path for part in ("operators", "hooks") for one in INFO[part] for path in one["python-modules"]]
-    assert len(modules) == 3
+    assert len(modules) == 4
     for path in modules:
         import_module(path)
     integrations = {one["integration-name"] for one in INFO["integrations"]}

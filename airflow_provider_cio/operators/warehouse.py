@@ -1,0 +1,62 @@
+"""An Airflow connection to a database -> the warehouse in it."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseHook
+from airflow.sdk.exceptions import AirflowException, AirflowNotFoundException
+
+from airflow_provider_cio.exceptions import ConfigurationError
+
+if TYPE_CHECKING:
+    from airflow.sdk import Connection
+
+    from airflow_provider_cio.sinks.warehouse.loading import Warehouse
+
+
+def place_of(conn_id: str) -> tuple[Any, ...]:
+    """Which database the connection is to, without who connects.
+
+    :raises ConfigurationError: there is no such connection, or none that we could load through.
+    """
+    connection = _connection(conn_id)
+    return conn_id, connection.conn_type, connection.host, connection.port, connection.schema
+
+
+def open_warehouse(conn_id: str, schema: str) -> Warehouse:
+    """Through the hook of the database's own Airflow provider.
+
+    :raises ConfigurationError: naming the connection and the fix.
+    """
+    from airflow_provider_cio.sinks.warehouse import database_for
+    from airflow_provider_cio.sinks.warehouse.loading import Warehouse
+
+    connection = _connection(conn_id)
+    database = database_for(str(connection.conn_type))
+    try:
+        hook: Any = connection.get_hook()  # type: ignore[no-untyped-call]
+    except (AirflowException, ImportError) as error:
+        raise ConfigurationError(
+            f"Connection {conn_id!r}: Airflow's provider for {database.name} is not installed: "
+            f"pip install 'airflow-provider-cio[{database.extra}]'."
+        ) from error
+    return Warehouse(f"{database.name} (connection {conn_id!r})", partial(database, hook.get_conn), schema)
+
+
+def _connection(conn_id: str) -> Connection:
+    from airflow_provider_cio.sinks.warehouse import DATABASES
+
+    try:
+        connection = BaseHook.get_connection(conn_id)
+    except AirflowNotFoundException:
+        raise ConfigurationError(
+            f"There is no connection {conn_id!r}: make one of type {' or '.join(DATABASES)}, or set warehouse_conn_id."
+        ) from None
+    if connection.conn_type not in DATABASES:
+        raise ConfigurationError(
+            f"Connection {conn_id!r} is of type {connection.conn_type}: warehouse_conn_id needs one of "
+            f"{', '.join(DATABASES)}."
+        )
+    return connection

@@ -1,0 +1,62 @@
+"""What differs from database to database, and what the load needs of it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Mapping
+from typing import IO, Any, ClassVar
+
+from airflow_provider_cio.sinks.warehouse.tables import SPOOLED, Kind
+
+#: The rows of one file of the spool, as a relation that statements can read.
+STAGE = "customerio_stage"
+
+
+class Database(ABC):
+    """One kind of database. It speaks through cursors (PEP 249) that commit each statement outside of BEGIN.
+
+    :param open_connection: the Airflow hook's `get_conn`.
+    :param waits: is told what is waited for, None when it came.
+    """
+
+    #: As errors and logs call it.
+    name: ClassVar[str]
+    #: The extra of this distribution that installs its Airflow provider.
+    extra: ClassVar[str]
+    #: What a new column is declared as.
+    types: ClassVar[Mapping[Kind, str]]
+    #: What `information_schema.columns.data_type` may call an existing one, in lower case.
+    accepted: ClassVar[Mapping[Kind, Collection[str]]]
+    #: An expression for the present time; within a transaction, of the moment when it is evaluated.
+    clock: ClassVar[str]
+
+    def __init__(self, open_connection: Callable[[], Any], waits: Callable[[str | None], None]) -> None:
+        self._open_connection = open_connection
+        self._waits = waits
+
+    @abstractmethod
+    def connect(self) -> tuple[Any, Any]:
+        """A new connection, and a cursor of it. The caller closes the connection."""
+
+    @abstractmethod
+    def lock(self, cursor: Any, schema: str) -> None:
+        """Within a transaction: let nobody else load into this schema until it ends, waiting for who does."""
+
+    @abstractmethod
+    def stage(self, cursor: Any, file: IO[bytes]) -> None:
+        """Make a relation `STAGE` of a file of CSV lines, in place of an earlier one."""
+
+    @abstractmethod
+    def inserted(self, cursor: Any) -> int:
+        """Rows that the INSERT just executed has added."""
+
+    @abstractmethod
+    def explain(self, error: Exception) -> Exception | None:
+        """An error of the driver as one of ours, or None if it is no error of the driver.
+
+        No value of a row may be in its text.
+        """
+
+    def stage_columns(self) -> str:
+        """The columns of `STAGE`, for its declaration."""
+        return ", ".join(f'"{name}" {self.types[kind]}' for name, kind in SPOOLED)

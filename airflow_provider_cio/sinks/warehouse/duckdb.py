@@ -1,0 +1,94 @@
+"""A DuckDB file. One process at a time can have it open, so loads take turns, and others can read between them."""
+
+from __future__ import annotations
+
+import time
+from typing import IO, Any, ClassVar
+
+from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError
+from airflow_provider_cio.sinks.warehouse.database import STAGE, Database
+from airflow_provider_cio.sinks.warehouse.tables import SPOOLED, Kind
+
+#: Seconds: how long a load waits for another process to close the file.
+PATIENCE = 600.0
+_LONGEST_PAUSE = 1.0
+_TYPES = {Kind.ID: "VARCHAR", Kind.TEXT: "VARCHAR", Kind.BOOLEAN: "BOOLEAN", Kind.TIME: "TIMESTAMPTZ"}
+# Nothing is guessed: not the types, nor what ends a line, nor whether quoted emptiness is NULL.
+_CSV = (
+    "header = false, auto_detect = false, delim = ',', quote = '\"', escape = '\"', new_line = '\\n', nullstr = '', "
+    "allow_quoted_nulls = false, columns = {" + ", ".join(f"'{name}': '{_TYPES[kind]}'" for name, kind in SPOOLED) + "}"
+)
+
+
+class DuckDB(Database):
+    name = "DuckDB"
+    extra = "duckdb"
+    types: ClassVar = _TYPES
+    accepted: ClassVar = {
+        Kind.ID: ("varchar",),
+        Kind.TEXT: ("varchar",),
+        Kind.BOOLEAN: ("boolean",),
+        Kind.TIME: ("timestamp with time zone",),
+    }
+    clock = "now()"
+
+    def connect(self) -> tuple[Any, Any]:
+        """:raises ConfigurationError: a database in memory, which would be gone at once."""
+        connection = self._open_when_free()
+        try:
+            connection.execute("SELECT type, path FROM duckdb_databases() WHERE database_name = current_database()")
+            if connection.fetchone() == ("duckdb", None):
+                raise ConfigurationError(
+                    "it is in memory, and gone when it is closed: give the connection a path (field Host)"
+                )
+        except BaseException:
+            connection.close()
+            raise
+        return connection, connection
+
+    def lock(self, cursor: Any, schema: str) -> None:
+        """Who has the file open, has it alone."""
+
+    def stage(self, cursor: Any, file: IO[bytes]) -> None:
+        path = f"/dev/fd/{file.fileno()}"  # the file has no name
+        cursor.execute(f"CREATE OR REPLACE TEMP TABLE {STAGE} AS SELECT * FROM read_csv('{path}', {_CSV})")
+
+    def inserted(self, cursor: Any) -> int:
+        return int(cursor.fetchone()[0])
+
+    def explain(self, error: Exception) -> Exception | None:
+        import duckdb
+
+        if not isinstance(error, duckdb.Error):
+            return None
+        text = " ".join(str(error).split())
+        if isinstance(error, duckdb.ConversionException | duckdb.ConstraintException):  # the text holds values
+            return ConfigurationError(f"it does not take the rows, by a rule of a table ({type(error).__name__})")
+        if isinstance(error, duckdb.InvalidInputException) and "read-only" in text:
+            return ConfigurationError("it is opened read-only: take read_only from the connection's extra")
+        if isinstance(error, duckdb.BinderException) and "PRIMARY KEY" in text:
+            return ConfigurationError("a table has no primary key: ALTER TABLE ... ADD PRIMARY KEY (id)")
+        if isinstance(error, duckdb.IOException) and "Cannot open file" in text:
+            return ConfigurationError(f"{text}. The folder must be there, and this worker may write to it")
+        if isinstance(error, duckdb.IOException) and "not a valid DuckDB database" in text:
+            return ConfigurationError(f"{text} Give the path of another file")
+        return TryAgainLaterError(f"{text} ({type(error).__name__})")
+
+    def _open_when_free(self) -> Any:
+        """:raises TryAgainLaterError: another process has it open all the time."""
+        import duckdb
+
+        began, pause = time.monotonic(), 0.02
+        while True:
+            try:
+                connection = self._open_connection()
+                self._waits(None)
+                return connection
+            except duckdb.IOException as error:
+                if "Could not set lock" not in str(error):
+                    raise
+                if time.monotonic() - began > PATIENCE:
+                    raise TryAgainLaterError("another process has it open, and does not close it") from None
+                self._waits("Waiting for another process to close the DuckDB file")
+                time.sleep(pause)
+                pause = min(_LONGEST_PAUSE, pause * 1.5)

@@ -1,0 +1,183 @@
+"""The load: what is in the spool goes into the tables, in one transaction."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import IO, Any, Self
+
+from airflow_provider_cio.events.event import MAX_EVENT_BYTES, MAX_MESSAGE_ID
+from airflow_provider_cio.exceptions import ConfigurationError, CustomerIOToSegmentError
+from airflow_provider_cio.sinks.warehouse.database import STAGE, Database
+from airflow_provider_cio.sinks.warehouse.spool import Spool
+from airflow_provider_cio.sinks.warehouse.tables import OF_THE_LOAD, TRACKS, Column, Kind, columns_of
+
+#: Of each kind, the longest text that an event has: an existing column must not be shorter.
+_LENGTHS = {Kind.ID: MAX_MESSAGE_ID, Kind.TEXT: MAX_EVENT_BYTES}
+
+
+class Warehouse:
+    """Segment's tables in one schema. Each method has a connection of its own, open no longer than it takes.
+
+    :param name: how errors call the connection.
+    :param database: makes the `Database`; is given what tells of a wait.
+    :param schema: lower-case letters, digits and underscores.
+    """
+
+    def __init__(self, name: str, database: Callable[[Callable[[str | None], None]], Database], schema: str) -> None:
+        self._name = name
+        self._schema = schema
+        self._waiting: str | None = None
+        self._database = database(self._wait)
+
+    def waiting(self) -> str | None:
+        """What it waits for, in one sentence; None if it does not."""
+        return self._waiting
+
+    def check(self) -> None:
+        """Connect, once, to find a wrong connection before anything is read.
+
+        :raises ConfigurationError, TryAgainLaterError: it can't.
+        """
+        with self._cursor() as cursor:
+            cursor.execute("SELECT 1")
+
+    def prepare(self, tables: Sequence[str]) -> None:
+        """Make what is not there of schema, tables and columns, and see that a load would succeed.
+
+        Nothing that is there is changed.
+
+        :raises ConfigurationError: a right is missing, or an existing table is of another form.
+        """
+        with self._transaction() as cursor:
+            cursor.execute(f"SELECT 1 FROM information_schema.schemata WHERE {self._is_ours('schema_name')}")
+            if not cursor.fetchone():
+                cursor.execute(f'CREATE SCHEMA "{self._schema}"')
+            existing = self._existing(cursor)
+            for table in (TRACKS, *tables):
+                if table in existing:
+                    self._complete(cursor, table, existing[table])
+                else:
+                    self._create(cursor, table)
+            moment = _moment(cursor, self._database)
+            with tempfile.TemporaryFile() as nothing:  # shows whether the rights and the keys are there
+                for table in tables:
+                    self._insert(cursor, table, nothing, moment)
+
+    def load(self, spool: Spool) -> int:
+        """Add the rows whose ids are not there, to each table and to `tracks`: all of them, or none.
+
+        :returns: how many were new to their tables.
+        """
+        with self._transaction() as cursor:
+            moment = _moment(cursor, self._database)
+            return sum(self._insert(cursor, table, file, moment) for table, file in spool.files())
+
+    def _insert(self, cursor: Any, table: str, file: IO[bytes], moment: str) -> int:
+        self._database.stage(cursor, file)
+        cursor.execute(self._insertion(table, table, moment))
+        new = self._database.inserted(cursor)
+        cursor.execute(self._insertion(TRACKS, table, moment))
+        return new
+
+    def _insertion(self, into: str, event: str, moment: str) -> str:
+        of_the_load = {column.name: f"TIMESTAMPTZ '{moment}'" for column in OF_THE_LOAD}
+        of_the_load |= {"timestamp": '"original_timestamp"', "event": f"'{event}'"}
+        names = [name for name, _ in columns_of(into)]
+        listed = ", ".join(f'"{name}"' for name in names)
+        values = ", ".join(of_the_load.get(name, f'"{name}"') for name in names)
+        return (
+            f'INSERT INTO "{self._schema}"."{into}" ({listed}) SELECT {values} FROM {STAGE} '
+            'ON CONFLICT ("id") DO NOTHING'
+        )
+
+    def _create(self, cursor: Any, table: str) -> None:
+        columns = ", ".join(
+            f"{self._declared(column)}{' NOT NULL' * (column.kind is Kind.ID)}" for column in columns_of(table)
+        )
+        cursor.execute(f'CREATE TABLE "{self._schema}"."{table}" ({columns}, PRIMARY KEY ("id"))')
+
+    def _complete(self, cursor: Any, table: str, existing: dict[str, tuple[str, int | None]]) -> None:
+        """:raises ConfigurationError: a column has another type."""
+        for column in columns_of(table):
+            if column.name not in existing:
+                cursor.execute(f'ALTER TABLE "{self._schema}"."{table}" ADD COLUMN {self._declared(column)}')
+                continue
+            kind, length = existing[column.name]
+            too_short = length is not None and length < _LENGTHS.get(column.kind, 0)
+            if kind.lower() not in self._database.accepted[column.kind] or too_short:
+                found = f"{kind}({length})" if too_short else kind
+                wanted = self._database.types[column.kind]
+                raise ConfigurationError(
+                    f"column {column.name} of table {self._schema}.{table} is {found}, and not {wanted}. Nothing was "
+                    f'changed. ALTER TABLE "{self._schema}"."{table}" ALTER COLUMN "{column.name}" TYPE {wanted}, or '
+                    "load into another schema"
+                )
+
+    def _existing(self, cursor: Any) -> dict[str, dict[str, tuple[str, int | None]]]:
+        """Table -> column -> its type and, if it has one, its greatest length."""
+        cursor.execute(
+            "SELECT table_name, column_name, data_type, character_maximum_length FROM information_schema.columns "
+            f"WHERE {self._is_ours('table_schema')}"
+        )
+        tables: dict[str, dict[str, tuple[str, int | None]]] = {}
+        for table, column, kind, length in cursor.fetchall():
+            tables.setdefault(table, {})[column] = (kind, length)
+        return tables
+
+    def _is_ours(self, column: str) -> str:
+        catalog = column.replace("schema_name", "catalog_name").replace("table_schema", "table_catalog")
+        return f"{column} = '{self._schema}' AND {catalog} = current_database()"
+
+    def _declared(self, column: Column) -> str:
+        return f'"{column.name}" {self._database.types[column.kind]}'
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Any]:
+        with self._cursor() as cursor:
+            cursor.execute("BEGIN")
+            try:
+                self._database.lock(cursor, self._schema)
+                yield cursor
+                cursor.execute("COMMIT")
+            except BaseException:
+                with suppress(Exception):  # the connection may be gone; then the database does it
+                    cursor.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _cursor(self) -> Iterator[Any]:
+        """:raises ConfigurationError, TryAgainLaterError: in place of any error of the driver."""
+        connection = None
+        try:
+            connection, cursor = self._database.connect()
+            yield cursor
+        except CustomerIOToSegmentError as error:
+            raise type(error)(f"{self._name}: {error}.") from None
+        except Exception as error:
+            known = self._database.explain(error)
+            if known is None:
+                raise
+            raise type(known)(f"{self._name}: {known}.") from None
+        finally:
+            self._waiting = None
+            if connection is not None:
+                with suppress(Exception):
+                    connection.close()
+
+    def _wait(self, what: str | None) -> None:
+        self._waiting = what
+
+    def __enter__(self) -> Self:
+        self.check()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def _moment(cursor: Any, database: Database) -> str:
+    """The database's time, once the load is alone: times in `uuid_ts` never fall behind what others have read."""
+    cursor.execute(f"SELECT CAST({database.clock} AS VARCHAR(64))")
+    return str(cursor.fetchone()[0])

@@ -1,0 +1,94 @@
+"""PostgreSQL, with psycopg 2 or 3, whichever Airflow's provider uses."""
+
+from __future__ import annotations
+
+from typing import IO, Any, ClassVar
+
+from airflow_provider_cio.clients.error_text import presentable
+from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError
+from airflow_provider_cio.sinks.warehouse.database import STAGE, Database
+from airflow_provider_cio.sinks.warehouse.tables import Kind
+
+#: How long a load waits for another one.
+_PATIENCE = "10min"
+_COPY = f"COPY {STAGE} FROM STDIN (FORMAT csv, ENCODING 'UTF8')"
+_CHUNK = 1 << 16
+# What a server that can't be reached says, and what it says of a wrong connection, are told apart by text only: there
+# is no code yet.
+_WRONG_CONNECTION = ("authentication failed", "does not exist", "no pg_hba.conf entry", "not permitted to log in")
+
+
+class Postgres(Database):
+    name = "PostgreSQL"
+    extra = "postgres"
+    types: ClassVar = {
+        Kind.ID: "varchar(1024)",
+        Kind.TEXT: "text",
+        Kind.BOOLEAN: "boolean",
+        Kind.TIME: "timestamptz",
+    }
+    accepted: ClassVar = {
+        Kind.ID: ("character varying", "text"),
+        Kind.TEXT: ("text", "character varying"),
+        Kind.BOOLEAN: ("boolean",),
+        Kind.TIME: ("timestamp with time zone",),
+    }
+    clock = "clock_timestamp()"
+
+    def connect(self) -> tuple[Any, Any]:
+        connection = self._open_connection()
+        connection.autocommit = True  # BEGIN and COMMIT are statements of ours
+        if hasattr(connection, "row_factory"):  # psycopg 3
+            from psycopg.rows import tuple_row
+
+            return connection, connection.cursor(row_factory=tuple_row)
+        from psycopg2.extensions import cursor  # type: ignore[import-untyped]
+
+        return connection, connection.cursor(cursor_factory=cursor)
+
+    def lock(self, cursor: Any, schema: str) -> None:
+        """A lock that needs no right on any table, and hinders no reader."""
+        cursor.execute(f"SET LOCAL lock_timeout = '{_PATIENCE}'")
+        self._waits(f"Waiting for another load into schema {schema} to end")
+        cursor.execute(f"SELECT pg_advisory_xact_lock(hashtextextended('airflow-provider-cio {schema}', 0))")
+        self._waits(None)
+
+    def stage(self, cursor: Any, file: IO[bytes]) -> None:
+        cursor.execute(f"CREATE TEMP TABLE IF NOT EXISTS {STAGE} ({self.stage_columns()}) ON COMMIT DROP")
+        cursor.execute(f"TRUNCATE {STAGE}")
+        if hasattr(cursor, "copy_expert"):  # psycopg 2
+            cursor.copy_expert(_COPY, file, _CHUNK)
+            return
+        with cursor.copy(_COPY) as copy:
+            while chunk := file.read(_CHUNK):
+                copy.write(chunk)
+
+    def inserted(self, cursor: Any) -> int:
+        return int(cursor.rowcount)
+
+    def explain(self, error: Exception) -> Exception | None:
+        diagnosis = getattr(error, "diag", None)
+        if diagnosis is None:
+            return None
+        code = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None) or ""
+        text = presentable(diagnosis.message_primary or str(error).partition("\n")[0], ())
+        if code == "42501":
+            return ConfigurationError(
+                f"its user lacks a right: {text}. Needed are TEMPORARY on the database, and CREATE there if the "
+                "schema is to be made; USAGE and CREATE on the schema; SELECT and INSERT on its tables. GRANT it"
+            )
+        if code == "25006":
+            return ConfigurationError(f"nothing can be written there: {text}. Give the connection of a primary")
+        if code == "42P10":
+            return ConfigurationError("a table has no primary key: ALTER TABLE ... ADD PRIMARY KEY (id)")
+        if code[:2] == "42":  # something is not as expected, or not allowed
+            return ConfigurationError(f"{text} ({code}). See that nobody else made something of this name")
+        if code[:2] in ("22", "23"):  # the text may hold values
+            where = [getattr(diagnosis, part) for part in ("table_name", "column_name", "constraint_name")]
+            named = ", ".join(filter(None, where)) or "no table named"
+            return ConfigurationError(
+                f"it does not take the rows, by a rule that was added to a table ({code}, {named})"
+            )
+        if not code and any(sign in text for sign in _WRONG_CONNECTION):
+            return ConfigurationError(f"it does not let us in: {text}. Correct the connection")
+        return TryAgainLaterError(f"{text} ({code or 'no connection'})")

@@ -1,0 +1,76 @@
+"""Load events into the tables of a warehouse."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Self
+
+from airflow_provider_cio.events.event import Event, encode, rule_broken
+from airflow_provider_cio.events.snakecase import snakecase
+from airflow_provider_cio.sinks.sink import Refused
+from airflow_provider_cio.sinks.warehouse.loading import Warehouse
+from airflow_provider_cio.sinks.warehouse.spool import Spool
+from airflow_provider_cio.sinks.warehouse.tables import csv_line, unstorable, values_of
+
+#: Bytes of the spool with which a load begins, without being asked: about 150,000 rows.
+SPOOL_BYTES = 64 * 1024 * 1024
+
+
+class WarehouseSink:
+    """Rows wait on disk until they are loaded: at a checkpoint, at the end, or when they are `SPOOL_BYTES`.
+
+    The same events are refused as by Segment, and those that no database can hold.
+
+    :param collections: names of all that may come; each has its table from the start.
+    """
+
+    def __init__(self, warehouse: Warehouse, collections: Iterable[str]) -> None:
+        self.acknowledged = 0
+        self._warehouse = warehouse
+        self._tables = {name: snakecase(name) for name in collections}
+        self._spool = Spool()
+        self._taken = self._loaded = self._new = 0
+        self._refused: list[Refused] = []
+
+    def take(self, events: Iterable[Event]) -> None:
+        for event in events:
+            encoded = encode(event)
+            reason = rule_broken(event, encoded)
+            values = values_of(event)
+            line = csv_line(values)
+            if reason is None and b"\0" in line:
+                reason = f"nul_character_in_{unstorable(values)}"
+            if reason:
+                self._refused.append(Refused(reason, encoded))
+            else:
+                self._spool.add(self._tables[event.event], line)
+        self._taken += 1
+        if self._spool.size >= SPOOL_BYTES or not self._spool.rows:
+            self._load()
+
+    def flush(self) -> None:
+        self._load()
+
+    def wait(self) -> None:
+        self._load()
+
+    def refused(self) -> Sequence[Refused]:
+        refused, self._refused = self._refused, []
+        return refused
+
+    def counts(self) -> dict[str, int]:
+        return {"events": self._loaded, "new": self._new}
+
+    def _load(self) -> None:
+        if self._spool.rows:
+            self._new += self._warehouse.load(self._spool)
+            self._loaded += self._spool.rows
+            self._spool.clear()
+        self.acknowledged = self._taken
+
+    def __enter__(self) -> Self:
+        self._warehouse.prepare(list(self._tables.values()))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._spool.clear()

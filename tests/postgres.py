@@ -1,0 +1,76 @@
+"""A PostgreSQL server of the tests' own, in a folder that is gone afterwards. It needs Debian's `postgresql`, or the
+server's programs on the PATH."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+USER = "warehouse"
+# Nothing here has to outlive a crash of the machine.
+SETTINGS = {"fsync": "off", "full_page_writes": "off", "listen_addresses": "127.0.0.1", "max_connections": "50"}
+
+
+def programs() -> Path | None:
+    """The folder of initdb and postgres, of the newest server that is installed."""
+    on_path = shutil.which("initdb")
+    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda folder: float(folder.parent.name))
+    found = [Path(on_path).parent] if on_path else [folder for folder in folders if (folder / "initdb").exists()]
+    return found[-1] if found else None
+
+
+@contextmanager
+def postgres_server() -> Iterator[dict[str, Any]]:
+    """Its fields of an Airflow connection; the user is a superuser.
+
+    :raises RuntimeError: none is installed.
+    """
+    folder = programs()
+    if folder is None:
+        raise RuntimeError("PostgreSQL's server is not installed (on Debian: apt-get install postgresql)")
+    home = Path(tempfile.mkdtemp(prefix="customerio-postgres-"))
+    owner = _owner()
+    try:
+        if owner:
+            shutil.chown(home, owner)
+        data = str(home / "data")
+        _run(owner, [str(folder / "initdb"), "-D", data, "-U", USER, "-A", "trust", "-E", "UTF8", "--no-sync"])
+        port = _free_port()
+        options = " ".join(f"-c {name}={value}" for name, value in {**SETTINGS, "port": str(port)}.items())
+        control = [str(folder / "pg_ctl"), "-D", data, "-w", "-l", str(home / "log")]
+        _run(owner, [*control, "-o", f"{options} -c unix_socket_directories={home}", "start"])
+        try:
+            yield {"conn_type": "postgres", "host": "127.0.0.1", "port": port, "login": USER, "schema": "postgres"}
+        finally:
+            _run(owner, [*control, "-m", "immediate", "stop"])
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def _owner() -> str | None:
+    """Who runs it: root can't."""
+    return "postgres" if os.geteuid() == 0 else None
+
+
+def _run(owner: str | None, command: Sequence[str]) -> None:
+    # Into a file and not a pipe, which the server would keep open.
+    with tempfile.TemporaryFile() as output:
+        ran = subprocess.run(
+            command, user=owner, cwd="/", stdout=output, stderr=subprocess.STDOUT, timeout=60, check=False
+        )
+        output.seek(0)
+        if ran.returncode:
+            raise RuntimeError(f"{Path(command[0]).name} failed: {output.read().decode(errors='replace')}")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
