@@ -19,6 +19,7 @@ from airflow_provider_cio.interval import Interval
 from airflow_provider_cio.line import Callbacks, Line
 from airflow_provider_cio.report import Report
 from airflow_provider_cio.sinks.segment import SegmentSink
+from airflow_provider_cio.sinks.sink import Sink
 from airflow_provider_cio.sources.activities import EveryOpenAndClick
 from airflow_provider_cio.sources.checkpoint import Checkpoint, Tally
 from airflow_provider_cio.sources.deliveries import Deliveries
@@ -74,10 +75,12 @@ def run_line(
     skip_unidentified: bool = True,
     checkpoint: Checkpoint | None = None,
     callbacks: Callbacks | None = None,
+    sink: Sink | None = None,
 ) -> Report:
     """One run over the interval, with new clients that are closed on every way out.
 
     :param mode: `opens_and_clicks`.
+    :param sink: other than Segment's.
     """
     client, destination = clients(sandbox, retries, timeout=timeout, per_second=per_second)
     collections = resolve_collections(names)
@@ -96,7 +99,7 @@ def run_line(
             reader,
             source,
             mapper,
-            SegmentSink(destination),
+            sink or SegmentSink(destination),
             report,
             skip_unidentified=skip_unidentified,
             checkpoint=checkpoint,

@@ -13,6 +13,7 @@ from airflow.sdk import CronDataIntervalTimetable
 
 from airflow_provider_cio.events.catalog import CATALOG
 from airflow_provider_cio.operators.customerio_to_segment import CustomerIOToSegmentOperator
+from airflow_provider_cio.operators.customerio_to_warehouse import CustomerIOToWarehouseOperator
 from airflow_provider_cio.operators.options import read_options
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).parents[2]
 FILE = REPOSITORY / "dags" / "customerio_to_segment.py"
-EXAMPLES = ("customerio_to_segment", "customerio_to_segment_full")
+EXAMPLES = ("customerio_to_segment", "customerio_to_segment_full", "customerio_to_warehouse")
 REPAIR = "customerio_stream_repair"
 CONSUMER = "customerio_downstream"
 
@@ -74,9 +75,12 @@ def test_its_runs_have_an_interval_of_a_day_and_none_is_left_out(dag: Any) -> No
 
 def test_it_is_one_task_that_lets_the_interval_settle(dag: Any) -> None:
     (send,) = dag.tasks
-    assert send.task_id == "customerio_to_segment"
+    assert (send.task_id, type(send)) == {
+        "customerio_to_segment": ("customerio_to_segment", CustomerIOToSegmentOperator),
+        "customerio_to_segment_full": ("customerio_to_segment", CustomerIOToSegmentOperator),
+        "customerio_to_warehouse": ("customerio_to_warehouse", CustomerIOToWarehouseOperator),
+    }[dag.dag_id]
     assert send.settling_time == timedelta(minutes=30)
-    assert type(send) is CustomerIOToSegmentOperator
     assert send.execution_timeout is not None
 
 

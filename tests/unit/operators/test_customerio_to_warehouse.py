@@ -1,0 +1,219 @@
+"""The operator to the warehouse: what it has of its own. All else it shares with the one to Segment."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import duckdb
+import pendulum
+import pytest
+from airflow.sdk.exceptions import AirflowFailException
+
+from airflow_provider_cio.events.catalog import GROUPS
+from airflow_provider_cio.exceptions import ConfigurationError
+from airflow_provider_cio.interval import Interval
+from airflow_provider_cio.operators.customerio_to_segment import CustomerIOToSegmentOperator
+from airflow_provider_cio.operators.customerio_to_warehouse import CustomerIOToWarehouseOperator
+from airflow_provider_cio.operators.store import CHECKPOINT_KEY
+from airflow_provider_cio.sinks.warehouse.sink import WarehouseSink
+from tests.sandbox import History, Sandbox, Settings
+from tests.unit.support import DAY, NOVEMBER, connect
+
+DAY_ONE = Interval(NOVEMBER, NOVEMBER + DAY)
+RUN: Any = {  # what a task's context has to have
+    "ti": SimpleNamespace(dag_id="d", run_id="r", task_id="t", map_index=-1, try_number=1),
+    "data_interval_start": pendulum.from_timestamp(DAY_ONE.start),
+    "data_interval_end": pendulum.from_timestamp(DAY_ONE.end),
+}
+HISTORY = History.generate(seed=5, deliveries=900, start=NOVEMBER - 9 * DAY, end=NOVEMBER + 2 * DAY)
+
+
+@pytest.fixture
+def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
+    with Sandbox(HISTORY, Settings()) as sandbox:
+        connect(monkeypatch, sandbox)
+        yield sandbox
+
+
+@pytest.fixture
+def file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The DuckDB file behind `warehouse_default`."""
+    path = tmp_path / "warehouse.duckdb"
+    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE_DEFAULT", json.dumps({"conn_type": "duckdb", "host": str(path)}))
+    return path
+
+
+def operator(**parameters: Any) -> CustomerIOToWarehouseOperator:
+    return CustomerIOToWarehouseOperator(task_id="load", **parameters)
+
+
+def query(file: Path, sql: str) -> list[tuple[Any, ...]]:
+    with duckdb.connect(str(file), read_only=True) as connection:
+        return connection.execute(sql).fetchall()
+
+
+def test_it_loads_the_interval_of_the_run(sandbox: Sandbox, file: Path) -> None:
+    result = operator().execute(RUN)
+    assert json.loads(json.dumps(result)) == result
+    assert list(result) == ["interval", "read", "events", "loaded", "skipped"]
+    wanted = [row for row in HISTORY.truth(*DAY_ONE, channels={"email"}) if row.collection in result["events"]]
+    named = [row for row in wanted if row.user_id or row.anonymous_id]
+    assert result["loaded"] == {"events": len(named), "new": len(named)}
+    assert result["skipped"].get("unidentified", 0) == len(wanted) - len(named)
+    found = query(file, "SELECT event_text, epoch(timestamp)::bigint, user_id, anonymous_id FROM customerio.tracks")
+    assert sorted(found, key=repr) == sorted(
+        ((row.collection, row.time, row.user_id, row.anonymous_id) for row in named), key=repr
+    )
+    assert sandbox.segment.requests == []
+    assert operator().execute(RUN)["loaded"] == {"events": len(named), "new": 0}
+
+
+def test_the_ids_are_those_of_a_segment_connection_with_the_same_namespace(
+    sandbox: Sandbox, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fields = json.loads(os.environ["AIRFLOW_CONN_SEGMENT_DEFAULT"])
+    fields["extra"]["message_id_namespace"] = "both"
+    monkeypatch.setenv("AIRFLOW_CONN_SEGMENT_DEFAULT", json.dumps(fields))
+    CustomerIOToSegmentOperator(task_id="send").execute(RUN)
+    operator(message_id_namespace="both").execute(RUN)
+    sent = {event["messageId"] for event in sandbox.segment.kept}
+    assert {name for (name,) in query(file, "SELECT id FROM customerio.tracks")} == sent
+    operator(message_id_namespace="another", schema="elsewhere").execute(RUN)
+    assert not {name for (name,) in query(file, "SELECT id FROM elsewhere.tracks")} & sent
+
+
+def test_a_preview_makes_no_table(sandbox: Sandbox, file: Path) -> None:
+    result = operator(preview=True).execute(RUN)
+    assert result["preview"] is True
+    assert result["loaded"] == {"events": 0, "new": 0}
+    assert sum(result["events"].values()) > 0
+    assert query(file, "SELECT 1 FROM information_schema.tables WHERE table_schema = 'customerio'") == []
+
+
+def test_what_no_database_takes_is_kept_aside(sandbox: Sandbox, file: Path, tmp_path: Path) -> None:
+    row = {"type": "email", "created": NOVEMBER, "metrics": {"opened": NOVEMBER + 5}, "customer_id": "1"}
+    sandbox.history = History(deliveries=[row | {"id": "good"}, row | {"id": "bad", "subject": "half \0 of it"}])
+    with pytest.raises(AirflowFailException, match=r"can't be loaded.* nul_character_in_subject: 1 .*bad"):
+        operator().execute(RUN)
+    result = operator(dead_letter_path=str(tmp_path / "letters")).execute(RUN)
+    assert result["dead_letters"]["events"] == {"nul_character_in_subject": 1}
+    assert query(file, "SELECT delivery_id FROM customerio.email_opened") == [("good",)]
+    (letters,) = (tmp_path / "letters").rglob("*.jsonl")
+    assert json.loads(letters.read_text())["event"]["properties"]["delivery_id"] == "bad"
+
+
+class Store:
+    """Airflow's task state store, as far as it is used."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+
+    def get(self, key: str) -> Any:
+        return self.values.get(key)
+
+    def set(self, key: str, value: Any) -> None:
+        self.values[key] = json.loads(json.dumps(value))
+
+    def delete(self, key: str) -> None:
+        self.values.pop(key, None)
+
+
+def test_a_retry_does_the_rest(sandbox: Sandbox, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("airflow_provider_cio.line.CHECKPOINT_EVERY", 0.0)
+    monkeypatch.setattr("airflow_provider_cio.sources.windows.PAGE_SIZE", 10)
+    monkeypatch.setattr("airflow_provider_cio.sources.schedule.PAGE_SIZE", 10)
+    store = Store()
+    context = RUN | {"task_state_store": store}
+    fault = Interrupted(after=3)
+    with monkeypatch.context() as patch:
+        patch.setattr(WarehouseSink, "flush", fault.flush(WarehouseSink.flush))
+        with pytest.raises(InterruptedError):
+            operator().execute(context)
+    assert store.values[CHECKPOINT_KEY]["done"]
+    first = dict(query(file, "SELECT id, uuid_ts::varchar FROM customerio.tracks"))
+    assert first
+    result = operator().execute(context)
+    assert result["resumed"] is True
+    after = dict(query(file, "SELECT id, uuid_ts::varchar FROM customerio.tracks"))
+    assert after.items() >= first.items()
+    assert result["loaded"]["events"] == sum(result["events"].values()) == len(after)
+    assert store.values == {}
+
+
+class Interrupted:
+    """Ends the run at its n-th load."""
+
+    def __init__(self, after: int) -> None:
+        self._left = after
+
+    def flush(self, original: Any) -> Any:
+        def flush(sink: WarehouseSink) -> None:
+            original(sink)
+            self._left -= 1
+            if not self._left:
+                raise InterruptedError
+
+        return flush
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"schema": "Customerio"}, "schema must be a lower-case letter, then .* got text of another form"),
+        ({"schema": 'a"; DROP TABLE x'}, "schema must be"),
+        ({"schema": ""}, "schema must be .* got empty text"),
+        ({"schema": "9lives"}, "schema must be"),
+        ({"schema": "x" * 64}, "at most 63"),
+        ({"schema": None}, "schema must be .* got nothing"),
+        ({"message_id_namespace": " "}, "message_id_namespace must be text, got a template that rendered to nothing"),
+        ({"message_id_namespace": 3}, "message_id_namespace must be text, got int"),
+        ({"warehouse_conn_id": ""}, "warehouse_conn_id must be the id of a connection"),
+        ({"collections": ["Email Clicked"]}, "did you mean"),
+        ({"pii": "mask"}, "pii must be one of"),
+    ],
+)
+def test_what_is_wrong_in_the_dag_is_said_when_it_is_parsed(parameters: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        operator(**parameters)
+
+
+def test_what_renders_to_something_wrong_is_refused_before_any_request(sandbox: Sandbox, file: Path) -> None:
+    task = operator(schema="{{ params.it }}")
+    task.render_template_fields(RUN | {"params": {"it": "No Schema"}})
+    with pytest.raises(AirflowFailException, match="schema must be"):
+        task.execute(RUN)
+    assert sandbox.customerio.requests == []
+
+
+def test_it_has_the_parameters_and_defaults_of_its_sibling() -> None:
+    ours = inspect.signature(CustomerIOToWarehouseOperator.__init__).parameters
+    siblings = inspect.signature(CustomerIOToSegmentOperator.__init__).parameters
+    own = {"warehouse_conn_id", "schema", "message_id_namespace"}
+    its = {"segment_conn_id", "send_to_customerio_destinations"}
+    assert set(ours) - own == set(siblings) - its
+    assert {name: ours[name].default for name in set(ours) & set(siblings)} == {
+        name: siblings[name].default for name in set(ours) & set(siblings)
+    }
+    assert set(CustomerIOToWarehouseOperator.template_fields) == set(ours) - {"self", "kwargs"}
+    assert (ours["warehouse_conn_id"].default, ours["schema"].default) == ("warehouse_default", "customerio")
+
+
+def test_a_wrong_connection_is_found_before_any_request(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(AirflowFailException, match="There is no connection 'warehouse_default'"):
+        operator().execute(RUN)
+    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE_DEFAULT", json.dumps({"conn_type": "duckdb", "host": ""}))
+    with pytest.raises(AirflowFailException, match="it is in memory"):
+        operator().execute(RUN)
+    assert sandbox.customerio.requests == []
+
+
+def test_all_channels_have_their_tables(sandbox: Sandbox, file: Path) -> None:
+    operator(collections="all").execute(RUN)
+    tables = query(file, "SELECT table_name FROM information_schema.tables WHERE table_schema = 'customerio'")
+    assert len(tables) == len(GROUPS["all"]) + 1

@@ -1,0 +1,130 @@
+"""Empty databases for the tests, each behind the Airflow connection `warehouse_default`, as a user has them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import psycopg
+from psycopg.sql import SQL, Identifier
+
+from airflow_provider_cio.events.catalog import CATALOG
+from airflow_provider_cio.operators.warehouse import open_warehouse
+from airflow_provider_cio.sinks.warehouse.loading import Warehouse
+
+Row = tuple[Any, ...]
+
+
+class Place:
+    """One database. `connection` has its fields of an Airflow connection."""
+
+    def __init__(self, connection: dict[str, Any]) -> None:
+        self.connection = connection
+
+    @property
+    def kind(self) -> str:
+        return str(self.connection["conn_type"])
+
+    def warehouse(self, schema: str = "customerio") -> Warehouse:
+        return open_warehouse("warehouse_default", schema)
+
+    def query(self, sql: str) -> list[Row]:
+        """What a statement finds; none if it finds nothing to be found."""
+        with self.connect() as connection:
+            cursor = connection.execute(sql)
+            return cursor.fetchall() if cursor.description else []
+
+    def rows(self, table: str, schema: str = "customerio") -> list[dict[str, Any]]:
+        """Column -> value; times as whole Unix seconds."""
+        columns = [name for (name,) in self.query(_COLUMNS.format(schema, table))]
+        kinds = {name for (name,) in self.query(_COLUMNS.format(schema, table) + _TIMES)}
+        listed = ", ".join(f'CAST(EXTRACT(epoch FROM "{c}") AS bigint)' if c in kinds else f'"{c}"' for c in columns)
+        found = self.query(f'SELECT {listed} FROM "{schema}"."{table}"')
+        return [dict(zip(columns, row, strict=True)) for row in found]
+
+    def tables(self, schema: str = "customerio") -> set[str]:
+        found = self.query(f"SELECT table_name FROM information_schema.tables WHERE table_schema = '{schema}'")
+        return {name for (name,) in found}
+
+    @contextmanager
+    def connect(self) -> Iterator[Any]:
+        """A connection of the driver's own, each of whose statements is committed."""
+        fields = self.connection
+        if self.kind == "duckdb":
+            with duckdb.connect(fields["host"]) as connection:
+                connection.execute("SET TimeZone = 'UTC'")
+                yield connection
+        else:
+            with psycopg.connect(
+                host=fields["host"],
+                port=fields["port"],
+                user=fields["login"],
+                dbname=fields["schema"],
+                autocommit=True,
+            ) as connection:
+                yield connection
+
+
+_COLUMNS = (
+    "SELECT column_name FROM information_schema.columns WHERE table_schema = '{}' AND table_name = '{}' "
+    "AND table_catalog = current_database()"
+)
+_TIMES = " AND lower(data_type) LIKE 'timestamp%'"
+
+
+@contextmanager
+def place(kind: str, server: dict[str, Any], folder: Path, name: str) -> Iterator[Place]:
+    """A new database, behind `warehouse_default` as long as it is open.
+
+    :param server: PostgreSQL's, see `tests.postgres`.
+    :param name: one that no other place has.
+    """
+    if kind == "postgres":
+        with psycopg.connect(
+            host=server["host"], port=server["port"], user=server["login"], dbname="postgres", autocommit=True
+        ) as connection:
+            connection.execute(SQL("CREATE DATABASE {}").format(Identifier(name)))
+        made = Place(server | {"schema": name})
+    else:
+        made = Place({"conn_type": "duckdb", "host": str(folder / f"{name}.duckdb")})
+    with connected(made.connection):
+        yield made
+
+
+@contextmanager
+def connected(connection: dict[str, Any], conn_id: str = "WAREHOUSE_DEFAULT") -> Iterator[None]:
+    """Airflow's connection has these fields."""
+    variable = f"AIRFLOW_CONN_{conn_id}"
+    before = os.environ.get(variable)
+    os.environ[variable] = json.dumps(connection)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[variable]
+        else:
+            os.environ[variable] = before
+
+
+def all_rows(place: Place, schema: str = "customerio") -> list[dict[str, Any]]:
+    """Of all tables but `tracks`."""
+    names = place.tables(schema) & {collection.table for collection in CATALOG.values()}
+    return [row for name in sorted(names) for row in place.rows(name, schema)]
+
+
+def assert_tracks_is_the_union(place: Place, schema: str = "customerio") -> None:
+    """Row for row, in all columns that it has."""
+    tracks = place.rows("tracks", schema)
+    columns = {name for (name,) in place.query(_COLUMNS.format(schema, "tracks"))}
+    union = [{name: row[name] for name in columns} for row in all_rows(place, schema)]
+    assert sorted(tracks, key=_id) == sorted(union, key=_id)
+    assert len({row["id"] for row in tracks}) == len(tracks)
+
+
+def _id(row: dict[str, Any]) -> str:
+    return str(row["id"])
