@@ -84,15 +84,17 @@ class CustomerIOToWarehouseOperator(CustomerIOOperator):
 
     def _destination(self, options: Options) -> Destination:
         from airflow_provider_cio.operators.destination import Destination
-        from airflow_provider_cio.operators.warehouse import open_warehouse, place_of
+        from airflow_provider_cio.operators.warehouse import datasets_of, open_warehouse, place_of
         from airflow_provider_cio.report import Delivered
         from airflow_provider_cio.sinks.warehouse.sink import WarehouseSink
 
         names = [one.name for one in options.collections]
+        place = place_of(options.warehouse_conn_id)
         return Destination(
-            identity=(*place_of(options.warehouse_conn_id), options.schema),
+            identity=(options.warehouse_conn_id, *place, options.schema),
             message_id_namespace=options.message_id_namespace,
             connect=partial(open_warehouse, options.warehouse_conn_id, options.schema),
             sink=partial(WarehouseSink, collections=names),
+            datasets=partial(datasets_of, place, options.schema),
             delivered=Delivered("loaded", ("events", "new"), "{events} events loaded, {new} of them new"),
         )

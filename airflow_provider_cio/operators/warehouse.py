@@ -3,26 +3,48 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow.sdk import BaseHook
 from airflow.sdk.exceptions import AirflowException, AirflowNotFoundException
 
+from airflow_provider_cio.events.catalog import CATALOG
 from airflow_provider_cio.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
 
+    from airflow_provider_cio.operators.outcome import Dataset
+    from airflow_provider_cio.report import Report
     from airflow_provider_cio.sinks.warehouse.loading import Warehouse
 
 
-def place_of(conn_id: str) -> tuple[Any, ...]:
-    """Which database the connection is to, without who connects.
+class Place(NamedTuple):
+    """Which database a connection is to, without who connects."""
 
-    :raises ConfigurationError: there is no such connection, or none that we could load through.
-    """
+    conn_type: str
+    host: str
+    port: int | None
+    database: str
+
+
+def place_of(conn_id: str) -> Place:
+    """:raises ConfigurationError: there is no such connection, or it is of a type that nothing is known of."""
     connection = _connection(conn_id)
-    return conn_id, connection.conn_type, connection.host, connection.port, connection.schema
+    return Place(str(connection.conn_type), connection.host or "", connection.port, connection.schema or "")
+
+
+def datasets_of(place: Place, schema: str, report: Report) -> list[Dataset]:
+    """The tables that a run has loaded into, as OpenLineage names them: those that got rows, and `tracks`."""
+    from airflow_provider_cio.operators.outcome import Dataset
+
+    port = f":{place.port}" if place.port else ""
+    namespace = f"{place.conn_type}://{place.host}{port}"
+    rows = {CATALOG[name].table: count for name, count in report.events.items() if count}
+    return [
+        Dataset(namespace, ".".join(filter(None, (place.database, schema, table))), count)
+        for table, count in ({"tracks": sum(rows.values())} | rows).items()
+    ]
 
 
 def open_warehouse(conn_id: str, schema: str) -> Warehouse:

@@ -74,6 +74,20 @@ def test_it_loads_the_interval_of_the_run(sandbox: Sandbox, file: Path) -> None:
     assert operator().execute(RUN)["loaded"] == {"events": len(named), "new": 0}
 
 
+def test_lineage_names_the_tables(sandbox: Sandbox, file: Path) -> None:
+    task = operator(collections=["Email Opened", "Email Delivered"])
+    events = task.execute(RUN)["events"]
+    assert 0 < events["Email Opened"] < events["Email Delivered"]
+    outputs = task.get_openlineage_facets_on_complete(None).outputs
+    assert {one.namespace for one in outputs} == {f"duckdb://{file}"}
+    found = {one.name: one.outputFacets["outputStatistics"].rowCount for one in outputs}
+    assert found == {
+        "customerio.email_opened": events["Email Opened"],
+        "customerio.email_delivered": events["Email Delivered"],
+        "customerio.tracks": sum(events.values()),
+    }
+
+
 def test_the_ids_are_those_of_a_segment_connection_with_the_same_namespace(
     sandbox: Sandbox, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
