@@ -22,7 +22,6 @@ from airflow_provider_cio.exceptions import (
 from airflow_provider_cio.interval import Interval, iso, resolve_interval, whole_seconds
 from airflow_provider_cio.operators.messages import log_findings, log_progress, log_sample
 from airflow_provider_cio.operators.options import Options, check_what_is_known, read_options
-from airflow_provider_cio.operators.outcome import count_run, describe_outlets, ends_of, lineage
 from airflow_provider_cio.operators.source import mode_of, source_of
 from airflow_provider_cio.operators.store import CheckpointStore
 
@@ -156,6 +155,8 @@ class CustomerIOOperator(BaseOperator):
         raise NotImplementedError
 
     def execute(self, context: Context) -> dict[str, Any]:
+        from airflow_provider_cio.operators.outcome import describe_outlets
+
         try:
             options = read_options(self)
             interval = resolve_interval(self.interval_start, self.interval_end, context)
@@ -200,6 +201,7 @@ class CustomerIOOperator(BaseOperator):
         from airflow_provider_cio.hooks.customerio import CustomerIOHook
         from airflow_provider_cio.line import Line
         from airflow_provider_cio.operators.destination import fingerprint
+        from airflow_provider_cio.operators.outcome import count_run, ends_of
         from airflow_provider_cio.report import Report
         from airflow_provider_cio.sinks.preview import PreviewSink
         from airflow_provider_cio.sources.checkpoint import Tally
@@ -312,6 +314,8 @@ class CustomerIOOperator(BaseOperator):
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any]:
         """What was read and written, for OpenLineage's provider, which calls this if it is installed."""
+        from airflow_provider_cio.operators.outcome import lineage
+
         return lineage(*self._ends)
 
     def on_kill(self) -> None:

@@ -20,15 +20,17 @@ import yaml  # type: ignore[import-untyped]
 
 import airflow_provider_cio
 from airflow_provider_cio.events.catalog import CATALOG, DEFAULT_COLLECTIONS
-from airflow_provider_cio.events.mapping import Properties
+from airflow_provider_cio.events.event import encode
+from airflow_provider_cio.events.mapping import Mapper, Occurrence, Properties
 from airflow_provider_cio.get_provider_info import get_provider_info
 from airflow_provider_cio.operators.customerio_to_segment import CustomerIOToSegmentOperator
+from airflow_provider_cio.records import Delivery, Identifiers
 
 REPOSITORY = Path(__file__).parents[2]
 PACKAGE = Path(str(airflow_provider_cio.__file__)).parent
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 #: TODO until they are merged.
-COMING = {"versions.md", "warehouse.md", "stream.md", "hooks.md"}
+COMING = {"versions.md", "warehouse.md", "stream.md"}
 
 
 class Block(NamedTuple):
@@ -224,6 +226,19 @@ def test_the_table_of_all_events_is_the_catalog() -> None:
 def test_the_properties_are_those_of_the_mapping() -> None:
     names = [name for cells in table("events.md", "Properties") for name in re.findall(r"`(\w+)`", cells[0])]
     assert sorted(names) == sorted(Properties.__struct_fields__)
+
+
+def test_the_event_that_is_shown_is_made_of_such_a_delivery() -> None:
+    (shown,) = [json.loads(block.code) for block in BLOCKS if block.code.startswith('{\n  "type": "track"')]
+    jane = Identifiers(42, "jane@example.com")
+    told = {"recipient": "jane@example.com", "subject": "Hi Jane", "campaign_id": 9, "action_id": 11}
+    delivery = Delivery("RPILAgUBcRhIBqSfeiIwdIYJKxTY", "email", 0, {}, jane, 42, **told)  # type: ignore[arg-type]
+    mapper = Mapper("example", name_of=lambda delivery: "Welcome")
+    event = mapper.event(Occurrence(delivery, CATALOG["Email Opened"], 1_793_869_964))
+    made = json.loads(encode(event))
+    for sender in ("integration", "library"):
+        made["context"][sender]["version"] = shown["context"][sender]["version"]
+    assert made == shown
 
 
 def test_the_metrics_are_those_that_are_sent() -> None:
