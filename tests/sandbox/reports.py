@@ -67,6 +67,8 @@ class Habits(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     #: Whether `event_id` is the `id` of the activity.
     event_id_of_activity: bool = False
+    #: What "unique" clicks are, without full resolution: the first one of a delivery, or the first one of each link.
+    unique_per: Literal["delivery", "link"] = "delivery"
     #: Leave out every key that the schema does not require, among them the subject of an open and the recipient of a
     #: failed e-mail.
     bare: bool = False
@@ -115,11 +117,15 @@ def reports(history: History, subscription: Subscription | None = None, habits: 
     found: list[Report] = []
     for row, engagements in history.with_engagements():
         maker = _Maker(row, subscription.with_content, habits)
+        links: set[str | None] = set()
         for metric, time, one, first in _occurrences(row, engagements):
+            unique = first
+            if habits.unique_per == "link" and metric == "clicked" and one is not None:
+                unique = one.link not in links
+                links.add(one.link)
             event = f"{maker.object_type}_{metric}"
-            if (first or subscription.full_resolution) and (
-                event in wanted if event in EVENTS else habits.unknown_metrics
-            ):
+            subscribed = event in wanted if event in EVENTS else habits.unknown_metrics
+            if subscribed and (unique or subscription.full_resolution):
                 found.append(maker.report(event, metric, time, one, first))
         found += (report for report in maker.of_person() if report.event in wanted)
     found.sort(key=lambda report: (report.time, report.event_id))
@@ -138,7 +144,7 @@ def _occurrences(
         first = min(firsts, key=lambda one: one.activity_id, default=None)
         if metric not in REPEATED or first is None:
             yield metric, time, None, True
-        for one in those:
+        for one in sorted(those, key=lambda one: (one.time, one.activity_id)):
             yield metric, one.time, one, one is first
 
 

@@ -238,6 +238,16 @@ def test_oddities_are_habits(history: History) -> None:
     assert not {report.event_id for report in plain} & activities
 
 
+def test_unique_clicks_may_be_those_of_each_link(history: History) -> None:
+    events = [event for event in EVENTS if event.endswith("clicked")]
+    every = reports(history, Subscription(events=events, full_resolution=True))
+    by_link = reports(history, Subscription(events=events), Habits(unique_per="link"))
+    expected = {(report.delivery_id, body["data"]["href"]) for report, body in zip(every, bodies(every), strict=True)}
+    found = [(report.delivery_id, body["data"]["href"]) for report, body in zip(by_link, bodies(by_link), strict=True)]
+    assert sorted(map(str, found)) == sorted(map(str, expected))
+    assert len(every) > len(found) > len(reports(history, Subscription(events=events)))
+
+
 def test_a_history_of_given_rows_will_do() -> None:
     row = {"id": "one", "type": "twilio", "created": 1_800_000_000, "metrics": {"clicked": 1_800_000_060}}
     [report] = reports(History([row]))

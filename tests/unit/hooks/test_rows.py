@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from datetime import UTC, datetime
 from itertools import islice
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 import msgspec
@@ -20,6 +20,7 @@ import psutil
 import pytest
 
 from airflow_provider_cio import line
+from airflow_provider_cio.clients.customerio import CustomerIOClient
 from airflow_provider_cio.exceptions import ConfigurationError, UnexpectedDataError
 from airflow_provider_cio.hooks.customerio import CustomerIOHook
 from airflow_provider_cio.records import Activity, Delivery, Misshapen
@@ -57,6 +58,17 @@ def hook(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> CustomerIOHook:
     extra = {"requests_per_second": 1000}
     monkeypatch.setenv("AIRFLOW_CONN_CUSTOMERIO_DEFAULT", json.dumps(fields | {"extra": extra}))
     return CustomerIOHook()
+
+
+class Keeping(CustomerIOHook):
+    """Keeps its clients, so that what is closed was closed by somebody, and not by the garbage collector."""
+
+    kept: ClassVar[list[CustomerIOClient]] = []
+
+    def get_conn(self, **kwargs: Any) -> CustomerIOClient:
+        client = super().get_conn(**kwargs)
+        self.kept.append(client)
+        return client
 
 
 def at(seconds: int) -> datetime:
@@ -125,7 +137,7 @@ def test_as_often_as_one_likes_and_side_by_side(hook: CustomerIOHook) -> None:
 
 @pytest.mark.parametrize("kind", ["deliveries", "activities"])
 def test_one_that_is_left_early_closes_its_connections(hook: CustomerIOHook, sandbox: Sandbox, kind: str) -> None:
-    read: Call = getattr(hook, kind)
+    read: Call = getattr(Keeping(), kind)
     assert soon(lambda: (connections(sandbox), threads()) == (0, 0))
     for _ in range(3):
         rows = read(at(FROM), at(UNTIL))
@@ -142,7 +154,7 @@ def test_one_that_is_left_early_closes_its_connections(hook: CustomerIOHook, san
 
 
 def test_one_that_is_read_to_its_end_closes_its_connections(hook: CustomerIOHook, sandbox: Sandbox) -> None:
-    rows = hook.deliveries(at(FROM), at(UNTIL))
+    rows = Keeping().deliveries(at(FROM), at(UNTIL))
     assert sum(1 for _ in rows) > 1000
     assert soon(lambda: (connections(sandbox), threads()) == (0, 0))
 
