@@ -43,10 +43,16 @@ class Delivery(msgspec.Struct, gc=False):
     broadcast_id: Id = None
     transactional_message_id: Id = None
     trigger_event_id: Id = None
+    #: Only reporting webhooks have these two.
+    journey_id: Id = None
+    trigger_id: Id = None
 
 
 class Activity(msgspec.Struct, gc=False):
-    """One open or click, an item of `/v1/activities`. Times are Unix seconds; `data` is documented only in part."""
+    """One open or click: an item of `/v1/activities`, or what a reporting webhook tells of it.
+
+    Times are Unix seconds; `data` is documented only in part.
+    """
 
     id: Annotated[str, msgspec.Meta(min_length=1)]
     timestamp: int

@@ -33,8 +33,9 @@ _LOOP_GUARD = msgspec.Raw(msgspec.json.encode(dict.fromkeys(CUSTOMERIO_DESTINATI
 class Occurrence(NamedTuple):
     """One metric happening to one delivery at one time (Unix seconds).
 
-    :param activity: of an open or click, if it was read from activities.
-    :param further: it is an open or click after the delivery's first.
+    :param activity: of an open or click, if it was read from activities or came as a report.
+    :param further: it is an open or click that has a `messageId` of its own, beside the delivery's first.
+    :param content: the body of the message, where a stream asks for it.
     """
 
     delivery: Delivery
@@ -42,6 +43,7 @@ class Occurrence(NamedTuple):
     time: int
     activity: Activity | None = None
     further: bool = False
+    content: str | None = None
 
 
 class Traits(msgspec.Struct, gc=False):
@@ -61,7 +63,7 @@ class Context(msgspec.Struct, rename="camel", gc=False):
 class Properties(msgspec.Struct, omit_defaults=True, gc=False):
     """The keys of Customer.io's reporting webhooks, then those of Segment's e-mail spec. Ids are strings.
 
-    Links and what follows them come from activities only.
+    Links and what follows them come from activities and reports only; journeys, triggers and content from reports only.
     """
 
     delivery_id: str
@@ -69,10 +71,12 @@ class Properties(msgspec.Struct, omit_defaults=True, gc=False):
     subject: str | None = None
     campaign_id: str | None = None
     action_id: str | None = None
+    journey_id: str | None = None
     parent_action_id: str | None = None
     newsletter_id: str | None = None
     content_id: str | None = None
     broadcast_id: str | None = None
+    trigger_id: str | None = None
     transactional_message_id: str | None = None
     trigger_event_id: str | None = None
     customer_id: str | None = None
@@ -86,6 +90,9 @@ class Properties(msgspec.Struct, omit_defaults=True, gc=False):
     machine: bool | None = None
     prefetched: bool | None = None
     proxied: bool | None = None
+    synthetic: bool | None = None
+    tracked_response: str | None = None
+    content: str | None = None
 
 
 class Mapper:
@@ -116,13 +123,17 @@ class Mapper:
 
     def event(self, occurrence: Occurrence) -> Event:
         """It has no id if nobody can be named for it."""
-        delivery, collection, time, activity, further = occurrence
+        delivery, collection, time, activity, further, content = occurrence
         self._look_at(delivery)
+        properties = self._properties_with(activity) if activity else self._properties
+        if content:
+            content = self._privacy.text(content, self._recipient)
+            properties = msgspec.structs.replace(properties, content=content)
         return Event(
             collection.name,
             self.message_id(delivery.id, collection.metric, activity.id if activity and further else None),
             datetime.fromtimestamp(time, UTC),
-            self._properties_with(activity) if activity else self._properties,
+            properties,
             self._context_with(activity) if activity else self._context,
             self._user_id,
             self._anonymous_id,
@@ -140,6 +151,8 @@ class Mapper:
             machine=True if data.get("machine") is True else None,
             prefetched=True if data.get("prefetched") is True else None,
             proxied=True if data.get("proxied") is True else None,
+            synthetic=True if data.get("synthetic") is True else None,
+            tracked_response=self._privacy.text(_text(data, "tracked_response"), self._recipient),
         )
 
     def _context_with(self, activity: Activity) -> Context:
@@ -180,7 +193,7 @@ class Mapper:
     def message_id(self, delivery_id: str, metric: str, activity_id: str | None = None) -> str:
         """The same for the same occurrence, in every run and whichever way it was read.
 
-        :param activity_id: of an open or click that is not its delivery's first.
+        :param activity_id: of an open or click that is not its delivery's first; of a report its `event_id`.
         """
         hashed = self._seed.copy()
         key = f"{metric}\0{delivery_id}\0{activity_id}" if activity_id else f"{metric}\0{delivery_id}"
@@ -228,10 +241,12 @@ def properties_of(delivery: Delivery, campaign_name: str | None = None) -> Prope
         delivery.subject,
         None if (value := delivery.campaign_id) is None else str(value),
         None if (value := delivery.action_id) is None else str(value),
+        None if (value := delivery.journey_id) is None else str(value),
         None if (value := delivery.parent_action_id) is None else str(value),
         None if (value := delivery.newsletter_id) is None else str(value),
         None if (value := delivery.content_id) is None else str(value),
         None if (value := delivery.broadcast_id) is None else str(value),
+        None if (value := delivery.trigger_id) is None else str(value),
         None if (value := delivery.transactional_message_id) is None else str(value),
         None if (value := delivery.trigger_event_id) is None else str(value),
         None if (value := delivery.customer_id) is None else str(value),

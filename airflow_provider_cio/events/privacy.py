@@ -129,6 +129,7 @@ _SHOWN = {
     "machine",
     "prefetched",
     "proxied",
+    "synthetic",
 }
 
 

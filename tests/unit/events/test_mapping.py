@@ -183,8 +183,8 @@ def test_message_ids_differ_by_namespace_delivery_and_metric() -> None:
 
 def test_each_id_is_under_its_own_name() -> None:
     names = (
-        "campaign_id action_id parent_action_id newsletter_id content_id broadcast_id transactional_message_id "
-        "trigger_event_id customer_id"
+        "campaign_id action_id journey_id parent_action_id newsletter_id content_id broadcast_id trigger_id "
+        "transactional_message_id trigger_event_id customer_id"
     ).split()
     given = {name: f"value of {name}" for name in names}
     sent = as_sent(delivery(**given, recipient="r@x.y", subject="s", failure_message="f"))["properties"]
