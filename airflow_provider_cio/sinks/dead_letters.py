@@ -12,7 +12,7 @@ import json
 import logging
 import re
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import IO, Any, Self
 from urllib.parse import quote
@@ -74,11 +74,11 @@ class DeadLetters:
 
     def write(self, reason: str, event: bytes) -> None:
         """Keep an event, given as JSON."""
-        self._write(b'{"reason":%b,"event":%b}\n' % (_json(reason), event))
+        self._write(event_letter(reason, event))
 
     def write_row(self, reason: str, raw: bytes, problem: str) -> None:
         """Keep a row as it came; one that is no JSON at all becomes a JSON string."""
-        self._write(b'{"reason":%b,"row":%b,"problem":%b}\n' % (_json(reason), _one_line(raw), _json(problem)))
+        self._write(row_letter(reason, raw, problem))
 
     def _write(self, line: bytes) -> None:
         if self._file is None:
@@ -93,6 +93,33 @@ class DeadLetters:
     def __exit__(self, *_: object) -> None:
         if self._file is not None:
             self._file.close()
+
+
+def event_letter(reason: str, event: bytes) -> bytes:
+    """The line for an event, given as JSON."""
+    return b'{"reason":%b,"event":%b}\n' % (_json(reason), event)
+
+
+def row_letter(reason: str, raw: bytes, problem: str) -> bytes:
+    """The line for a row or a report as it came; one that is no JSON at all becomes a JSON string."""
+    return b'{"reason":%b,"row":%b,"problem":%b}\n' % (_json(reason), _one_line(raw), _json(problem))
+
+
+def write_letters(folder: str, name: str, letters: Iterable[bytes]) -> None:
+    """Keep these lines in a new file of their own.
+
+    :param name: below the folder, with ``/`` between its parts; no other file has it.
+    :raises ConfigurationError: the folder is not a good one, or can't be written to.
+    :raises TryAgainLaterError: the store is out of reach.
+    """
+    path = _location("dead_letter_path", folder) / name
+    try:
+        if _is_local(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:  # type: ignore[no-untyped-call]
+            file.writelines(letters)
+    except Exception as error:  # each store has its own
+        raise _trouble("dead_letter_path", folder, "can't be written to", error) from error
 
 
 class EventsIn(Iterator[dict[str, Any]]):

@@ -1,0 +1,192 @@
+"""Group commit: many callers, each with one item, are served by few batches.
+
+An item that comes while nothing is under way goes at once, alone. What comes while a batch is under way gathers, and
+goes as the next batch as soon as the last one has ended. So there are no timers: one caller after the other waits for
+one round trip each, and a flood makes large batches by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import NamedTuple
+
+from airflow_provider_cio.exceptions import CustomerIOToSegmentError, EventsRefusedError, TryAgainLaterError
+
+#: Bytes and items of a batch: below Segment's 500 KB and 2,500 events of one request.
+MAX_BATCH_BYTES = 470_000
+MAX_BATCH_ITEMS = 2500
+#: Bytes and items that may wait. Beyond that a caller had better come again later.
+MAX_WAITING_BYTES = 8 * 2**20
+MAX_WAITING_ITEMS = 5000
+#: Batches under way at once, each in a thread. Beyond the first, only a full batch starts while another is under way.
+MAX_IN_FLIGHT = 4
+#: Seconds after which nobody waits for a batch any more. Its thread may still be busy with it.
+BATCH_BUDGET = 2.5
+#: Failed batches in a row after which nothing is tried for a while.
+FAILURES_BEFORE_PAUSE = 3
+#: Seconds of that pause, if the other side does not ask for another; and the longest that it may ask for.
+PAUSE = 5.0
+LONGEST_PAUSE = 30.0
+
+
+class Unavailable(Exception):
+    """An item was not taken, and can be given again. `reason` is a short name to count by.
+
+    :param problem: what went wrong, for the log.
+    """
+
+    def __init__(self, reason: str, problem: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.problem = problem
+
+
+class Refused(NamedTuple):
+    """The other side will never take this item."""
+
+    reason: str
+    said: str
+
+
+_Result = asyncio.Future[Refused | None]
+
+
+class _Waiting(NamedTuple):
+    item: bytes
+    result: _Result
+
+
+class _Batch:
+    def __init__(self, waiting: list[_Waiting]) -> None:
+        self.waiting = waiting
+        self.in_time = True
+        self.timer: asyncio.TimerHandle | None = None
+
+
+class Intake:
+    """Belongs to one event loop. Nothing that was acknowledged is in here, so it needs no shutdown.
+
+    :param send: called in a thread with the items of a batch; it returns once they are safe, and raises
+        `EventsRefusedError` if the other side does not want them. Then the batch is halved until the items at fault
+        are alone. Any other exception leaves all of them to be given again.
+    """
+
+    def __init__(self, send: Callable[[list[bytes]], object], *, name: str = "intake") -> None:
+        self._send = send
+        self._pool = ThreadPoolExecutor(MAX_IN_FLIGHT, thread_name_prefix=name)
+        self._waiting: deque[_Waiting] = deque()
+        self._waiting_bytes = 0
+        self._halves: deque[list[_Waiting]] = deque()
+        self._threads = 0  # in use
+        self._in_time = 0  # batches under way that somebody still waits for
+        self._failures = 0
+        self._paused_until = 0.0
+        #: Whether the last batch that ended reached the other side; None before the first.
+        self.reached: bool | None = None
+
+    async def put(self, item: bytes) -> Refused | None:
+        """Return when the item is safe, or refused for good. Whoever stops waiting takes the item back, if it can.
+
+        :raises Unavailable: it can't be taken now.
+        """
+        if time.monotonic() < self._paused_until:
+            raise Unavailable("paused")
+        if (
+            len(self._waiting) >= MAX_WAITING_ITEMS
+            or self._waiting_bytes + len(item) > MAX_WAITING_BYTES
+            or (self._threads == MAX_IN_FLIGHT and not self._in_time)  # every thread is stuck
+        ):
+            raise Unavailable("full")
+        waiting = _Waiting(item, asyncio.get_running_loop().create_future())
+        self._waiting.append(waiting)
+        self._waiting_bytes += len(item)
+        self._go_on()
+        return await waiting.result
+
+    def _go_on(self) -> None:
+        """Start what can be started."""
+        while self._threads < MAX_IN_FLIGHT and (self._in_time == 0 or self._halves or self._is_full()):
+            taken = self._halves.popleft() if self._halves else self._next()
+            taken = [one for one in taken if not one.result.done()]  # somebody may have stopped waiting
+            if taken:
+                self._start(_Batch(taken))
+            elif not (self._halves or self._waiting):
+                break
+
+    def _is_full(self) -> bool:
+        return len(self._waiting) >= MAX_BATCH_ITEMS or self._waiting_bytes >= MAX_BATCH_BYTES
+
+    def _next(self) -> list[_Waiting]:
+        taken: list[_Waiting] = []
+        size = 0
+        while self._waiting and len(taken) < MAX_BATCH_ITEMS:
+            size += len(self._waiting[0].item) + 1
+            if taken and size > MAX_BATCH_BYTES:
+                break
+            taken.append(self._waiting.popleft())
+            self._waiting_bytes -= len(taken[-1].item)
+        return taken
+
+    def _start(self, batch: _Batch) -> None:
+        loop = asyncio.get_running_loop()
+        self._threads += 1
+        self._in_time += 1
+        work = loop.run_in_executor(self._pool, self._send, [one.item for one in batch.waiting])
+        batch.timer = loop.call_later(BATCH_BUDGET, self._overdue, batch)
+        work.add_done_callback(partial(self._ended, batch))
+
+    def _overdue(self, batch: _Batch) -> None:
+        batch.in_time = False
+        self._in_time -= 1
+        self._failed(batch.waiting, Unavailable("late", "there was no answer in time"), None)
+        self._go_on()
+
+    def _ended(self, batch: _Batch, work: asyncio.Future[object]) -> None:
+        self._threads -= 1
+        if batch.timer:
+            batch.timer.cancel()
+        error = asyncio.CancelledError() if work.cancelled() else work.exception()
+        if batch.in_time:
+            self._in_time -= 1
+        if error is None:
+            self._reached(batch.waiting, None)
+        elif isinstance(error, EventsRefusedError) and len(batch.waiting) > 1:
+            middle = len(batch.waiting) // 2
+            self._halves += batch.waiting[:middle], batch.waiting[middle:]
+        elif isinstance(error, EventsRefusedError):
+            self._reached(batch.waiting, Refused(error.reason, str(error)))
+        elif batch.in_time:
+            after = error.after if isinstance(error, TryAgainLaterError) else None
+            self._failed(batch.waiting, Unavailable("not_reached", said_by(error)), after)
+        self._go_on()
+
+    def _reached(self, waiting: Sequence[_Waiting], refused: Refused | None) -> None:
+        self.reached = True
+        self._failures = 0
+        self._paused_until = 0.0
+        for one in waiting:
+            if not one.result.done():
+                one.result.set_result(refused)
+
+    def _failed(self, waiting: Sequence[_Waiting], why: Unavailable, after: float | None) -> None:
+        self.reached = False
+        self._failures += 1
+        if after or self._failures >= FAILURES_BEFORE_PAUSE:
+            self._paused_until = time.monotonic() + min(after or PAUSE, LONGEST_PAUSE)
+            waiting = [*waiting, *(one for half in self._halves for one in half), *self._waiting]
+            self._halves.clear()
+            self._waiting.clear()
+            self._waiting_bytes = 0
+        for one in waiting:
+            if not one.result.done():
+                one.result.set_exception(why)
+
+
+def said_by(error: BaseException) -> str:
+    """What may be logged of an error: our own show no secret, of others only the kind is known to be harmless."""
+    return str(error) if isinstance(error, CustomerIOToSegmentError) else type(error).__name__

@@ -1,0 +1,86 @@
+"""The result of a slow look-up, kept for a while: a connection may come from a database or a secrets backend."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+#: Seconds after which a result is looked up anew, in the background.
+FRESH = 60.0
+#: Seconds between two look-ups, whoever asks and however the last one ended: strangers can ask often.
+PAUSE = 5.0
+
+
+class NotFoundYet(Exception):
+    """No look-up has succeeded so far."""
+
+
+class Kept(Generic[T]):
+    """The last good result stands in while a newer one can't be had: a backend that fails may say "not found".
+
+    Belongs to one event loop.
+
+    :param look_up: runs in a thread; it gets the last good result.
+    :param failed: told of a look-up that raised.
+    """
+
+    def __init__(
+        self, look_up: Callable[[T | None], T], executor: Executor, failed: Callable[[BaseException], None]
+    ) -> None:
+        self._look_up = look_up
+        self._executor = executor
+        self._failed = failed
+        self._running: asyncio.Future[T] | None = None
+        self._begun_at = -FRESH
+        self._last_failed = False
+        self._value: T | None = None
+
+    @property
+    def value(self) -> T | None:
+        """The last good result, without looking anything up."""
+        return self._value
+
+    async def get(self) -> T:
+        """:raises NotFoundYet: there is none."""
+        self._begin_if_older_than(PAUSE if self._last_failed else FRESH)
+        if self._value is None:
+            await self._ended()
+        return self._good()
+
+    async def renewed(self) -> T:
+        """Looked up anew, unless that was begun moments ago.
+
+        :raises NotFoundYet: there is none.
+        """
+        self._begin_if_older_than(PAUSE)
+        await self._ended()
+        return self._good()
+
+    def _good(self) -> T:
+        if self._value is None:
+            raise NotFoundYet
+        return self._value
+
+    async def _ended(self) -> None:
+        if self._running is not None:
+            await asyncio.wait([self._running])
+
+    def _begin_if_older_than(self, seconds: float) -> None:
+        if self._running is None and time.monotonic() - self._begun_at >= seconds:
+            self._begun_at = time.monotonic()
+            self._running = asyncio.get_running_loop().run_in_executor(self._executor, self._look_up, self._value)
+            self._running.add_done_callback(self._done)
+
+    def _done(self, look_up: asyncio.Future[T]) -> None:
+        self._running = None
+        error = asyncio.CancelledError() if look_up.cancelled() else look_up.exception()
+        self._last_failed = error is not None
+        if error is None:
+            self._value = look_up.result()
+        else:
+            self._failed(error)

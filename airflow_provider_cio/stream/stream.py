@@ -1,0 +1,224 @@
+"""One stream: a report comes in, is verified, mapped and forwarded, and only then acknowledged."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from airflow_provider_cio.clients.segment import SegmentClient
+from airflow_provider_cio.clients.transport import Retries
+from airflow_provider_cio.events.event import encode, rule_broken
+from airflow_provider_cio.events.mapping import Mapper, Occurrence
+from airflow_provider_cio.exceptions import EventsRefusedError, TryAgainLaterError
+from airflow_provider_cio.records import Misshapen
+from airflow_provider_cio.stream.counts import Counts
+from airflow_provider_cio.stream.intake import Intake, Unavailable, said_by
+from airflow_provider_cio.stream.kept import Kept, NotFoundYet
+from airflow_provider_cio.stream.reports import Ignored, Wanted, is_too_long, read_report
+from airflow_provider_cio.stream.settings import StreamOptions
+from airflow_provider_cio.stream.signature import is_signed
+
+#: Seconds for a connection to Segment, and for each read.
+_TIMEOUT = 2.0
+#: A request that fails at once, on a connection that was just closed say, is repeated once.
+_RETRIES = Retries(attempts=2, total=0.5, first=0.05)
+#: Seconds for which an event that Segment took proves that it is not refusing all.
+_PROOF = 60.0
+
+
+class Connections(NamedTuple):
+    """What a stream reads from its two connections, and what it makes of it.
+
+    :param told: all that decides where events go.
+    """
+
+    secrets: tuple[str, ...]
+    told: tuple[object, ...]
+    client: SegmentClient
+    mapper: Mapper
+    intake: Intake
+
+
+class Stream:
+    """Belongs to one event loop.
+
+    :param name: as the URL has it.
+    :param executor: runs look-ups and metrics.
+    """
+
+    def __init__(self, name: str, options: StreamOptions, executor: ThreadPoolExecutor) -> None:
+        self.name = name
+        self.options = options
+        self.counts = Counts(name, executor)
+        self._wanted = Wanted(
+            options.known_collections,
+            full_resolution=options.full_resolution,
+            message_content=options.message_content,
+        )
+        self._connections = Kept(self._look_up, executor, self._look_up_failed)
+        self._letters = Intake(self._write_letters, name="dead-letters")
+
+    async def connections(self) -> Connections:
+        """:raises Unavailable: they can't be read, or lack the signing key."""
+        return self._usable(await self._connections.get())
+
+    async def warm_up(self) -> None:
+        """Read the connections ahead of the first report."""
+        try:
+            await self.connections()
+        except (Unavailable, NotFoundYet) as error:
+            self.counts.problem("connections", f"is not ready: {error}")
+
+    async def is_authentic(self, timestamp: bytes, body: bytes, signature: bytes) -> bool:
+        """:raises Unavailable: there is no key to tell by."""
+        connections = await self.connections()
+        if is_signed(connections.secrets, timestamp, body, signature):
+            return True
+        renewed = self._usable(await self._connections.renewed())
+        return renewed.secrets != connections.secrets and is_signed(renewed.secrets, timestamp, body, signature)
+
+    async def take(self, body: bytes) -> str:
+        """Return the outcome when the event is safe at Segment, kept aside, or knowingly ignored.
+
+        :param body: of an authentic report.
+        :raises Unavailable: it has to come again.
+        """
+        connections = await self.connections()
+        try:
+            made = self._event(body, connections.mapper)
+        except Exception as error:  # it would come again for days, and hold up all that follows
+            made = Misshapen(body, f"can't be mapped: {type(error).__name__}")
+        if isinstance(made, str):
+            return made
+        if isinstance(made, Misshapen):
+            return await self._kept_aside("misshapen", body=body, problem=made.problem)
+        event, reason = made
+        if reason == "unidentified" and self.options.on_unidentified != "dead_letter":
+            return "skipped.unidentified"
+        if not reason:
+            refused = await connections.intake.put(event)
+            if refused is None:
+                return "sent"
+            self.counts.problem("refused", f"Segment refuses an event: {refused.said}")
+            reason = refused.reason
+        return await self._kept_aside(reason, event=event)
+
+    def segment_reached(self) -> bool | None:
+        """Whether the last batch reached Segment; None if there was none yet."""
+        connections = self._connections.value
+        return connections and connections.intake.reached
+
+    def _event(self, body: bytes, mapper: Mapper) -> tuple[bytes, str | None] | Misshapen | str:
+        """The event, encoded, and why it can't be sent; what is wrong with the report; or why nobody wants it."""
+        report = read_report(body)
+        if isinstance(report, Misshapen):
+            return report
+        occurrence = self._wanted.occurrence(report)
+        if isinstance(occurrence, Ignored):
+            return f"ignored.{occurrence.reason}"
+        if isinstance(occurrence, Misshapen):
+            return occurrence
+        return self._encoded(occurrence, mapper)
+
+    def _encoded(self, occurrence: Occurrence, mapper: Mapper) -> tuple[bytes, str | None]:
+        left_out = is_too_long(occurrence.content)
+        if left_out:
+            occurrence = occurrence._replace(content=None)
+        event = mapper.event(occurrence)
+        encoded = encode(event)
+        reason = rule_broken(event, encoded)
+        if reason == "event_too_large" and occurrence.content:
+            left_out = True
+            event = mapper.event(occurrence._replace(content=None))
+            encoded = encode(event)
+            reason = rule_broken(event, encoded)
+        if left_out:
+            self.counts.add("content_left_out")
+        return encoded, reason
+
+    async def _kept_aside(self, reason: str, *, event: bytes = b"", body: bytes = b"", problem: str = "") -> str:
+        from airflow_provider_cio.sinks.dead_letters import event_letter, row_letter
+
+        self.counts.problem(f"refused.{reason}", f"a report can't be sent ({reason}). {problem}".rstrip())
+        if self.options.dead_letter_path is not None:
+            try:
+                await self._letters.put(event_letter(reason, event) if event else row_letter(reason, body, problem))
+            except Unavailable as error:
+                raise Unavailable("dead_letters", error.problem) from None
+        return f"refused.{reason}"
+
+    def _write_letters(self, letters: list[bytes]) -> None:
+        from airflow_provider_cio.sinks.dead_letters import write_letters
+
+        folder = self.options.dead_letter_path
+        assert folder is not None
+        now = datetime.now(UTC)
+        name = f"stream/{self.name}/{now:%Y-%m-%d}/{now:%H%M%S}-{os.getpid()}-{uuid.uuid4().hex[:12]}.jsonl"
+        write_letters(folder, name, letters)
+
+    def _usable(self, connections: Connections) -> Connections:
+        if not connections.secrets:
+            raise Unavailable(
+                "no_key",
+                f"connection {self.options.customerio_conn_id!r} has no webhook_signing_secret to verify with",
+            )
+        return connections
+
+    def _look_up(self, before: Connections | None) -> Connections:
+        from airflow_provider_cio.hooks.customerio import CustomerIOHook
+        from airflow_provider_cio.hooks.segment import SegmentHook
+
+        options = self.options
+        secrets = CustomerIOHook(customerio_conn_id=options.customerio_conn_id).webhook_signing_secrets
+        segment = SegmentHook(segment_conn_id=options.segment_conn_id)
+        told = (segment.settings, segment.message_id_namespace)
+        if before and before.told == told:
+            return before._replace(secrets=secrets)
+        settings = segment.settings._replace(timeout=min(segment.settings.timeout, _TIMEOUT))
+        client = SegmentClient(
+            **settings._asdict(), name=f"Segment (connection {options.segment_conn_id!r})", retries=_RETRIES
+        )
+        mapper = Mapper(
+            segment.message_id_namespace,
+            send_to_customerio_destinations=options.send_to_customerio_destinations,
+            pii=options.pii,
+            cio_id_as_last_resort=options.on_unidentified == "cio_id",
+        )
+        return Connections(secrets, told, client, mapper, Intake(Batches(client).send, name=f"stream-{self.name}"))
+
+    def _look_up_failed(self, error: BaseException) -> None:
+        self.counts.problem("connections", f"its connections can't be read: {said_by(error)}")
+
+
+class Batches:
+    """Sends batches, and tells an event that is refused from a service that refuses all."""
+
+    def __init__(self, client: SegmentClient) -> None:
+        self._client = client
+        self._taken_at = -_PROOF
+
+    def send(self, batch: list[bytes]) -> None:
+        """:raises EventsRefusedError: there is an event in it that is not taken, while others are.
+        :raises TryAgainLaterError: nothing is taken at present.
+        """
+        try:
+            self._client.send(batch)
+        except EventsRefusedError as refused:
+            if len(batch) == 1 and time.monotonic() - self._taken_at >= _PROOF:
+                self._prove(refused)
+            raise
+        self._taken_at = time.monotonic()
+
+    def _prove(self, refused: EventsRefusedError) -> None:
+        """Segment takes an empty batch, and makes nothing of it."""
+        try:
+            self._client.send([])
+        except EventsRefusedError:
+            raise TryAgainLaterError(
+                f"{refused} Nor is an empty batch: check the connection's host and path."
+            ) from None
+        self._taken_at = time.monotonic()
