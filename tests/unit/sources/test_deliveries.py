@@ -34,7 +34,7 @@ def test_each_occurrence_is_inside_exactly_one_of_adjacent_intervals(
     found = [
         (collection.metric, time)
         for pair in itertools.pairwise(bounds)
-        for _, collection, time, _, _ in occurrences([one(metrics)], SIX, Interval(*pair), Counter())
+        for _, collection, time, *_ in occurrences([one(metrics)], SIX, Interval(*pair), Counter())
     ]
     assert sorted(found) == sorted(metrics.items())
 
