@@ -1,0 +1,285 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from airflow_provider_cio.exceptions import ConfigurationError, EventsRefusedError, TryAgainLaterError
+from airflow_provider_cio.stream import intake as module
+from airflow_provider_cio.stream.intake import MAX_BATCH_BYTES, MAX_BATCH_ITEMS, Intake, Refused, Unavailable
+
+
+class Far:
+    """The other side: it takes a batch when it is let to, and may refuse or fail."""
+
+    def __init__(self, *, open_: bool = True, fails: Callable[[list[bytes]], Exception | None] = lambda items: None):
+        self.batches: list[list[bytes]] = []
+        self.kept: Counter[bytes] = Counter()
+        self.fails = fails
+        self.gate = threading.Event()
+        if open_:
+            self.gate.set()
+
+    def send(self, items: list[bytes]) -> None:
+        self.batches.append(items)
+        assert self.gate.wait(10)
+        if error := self.fails(items):
+            raise error
+        self.kept.update(items)
+
+
+async def outcome(put: Awaitable[Refused | None]) -> str:
+    try:
+        refused = await put
+    except Unavailable as error:
+        return error.reason
+    return f"refused {refused.reason}" if refused else "taken"
+
+
+async def until(true: Callable[[], object]) -> None:
+    async with asyncio.timeout(10):
+        while not true():
+            await asyncio.sleep(0.001)
+
+
+def start(intake: Intake, items: list[bytes]) -> list[asyncio.Task[str]]:
+    return [asyncio.create_task(outcome(intake.put(item))) for item in items]
+
+
+def test_one_after_the_other_goes_at_once_and_alone() -> None:
+    async def main() -> None:
+        far = Far()
+        intake = Intake(far.send)
+        assert intake.reached is None
+        for item in (b"a", b"b", b"c"):
+            assert await outcome(intake.put(item)) == "taken"
+        assert far.batches == [[b"a"], [b"b"], [b"c"]]
+        assert intake.reached is True
+
+    asyncio.run(main())
+
+
+def test_what_comes_while_a_batch_is_under_way_is_the_next_one() -> None:
+    async def main() -> None:
+        far = Far(open_=False)
+        intake = Intake(far.send)
+        first = start(intake, [b"first"])
+        await until(lambda: far.batches)
+        rest = [b"%d" % number for number in range(200)]
+        waiting = start(intake, rest)
+        await asyncio.sleep(0.02)
+        assert len(far.batches) == 1
+        far.gate.set()
+        assert set(await asyncio.gather(*first, *waiting)) == {"taken"}
+        assert far.batches == [[b"first"], rest]
+
+    asyncio.run(main())
+
+
+def test_a_full_batch_does_not_wait_for_the_one_under_way() -> None:
+    async def main() -> None:
+        far = Far(open_=False)
+        intake = Intake(far.send)
+        tasks = start(intake, [b"first"])
+        await until(lambda: far.batches)
+        tasks += start(intake, [b"%d" % number for number in range(MAX_BATCH_ITEMS + 1)])
+        await until(lambda: len(far.batches) == 2)
+        assert len(far.batches[1]) == MAX_BATCH_ITEMS
+        far.gate.set()
+        assert set(await asyncio.gather(*tasks)) == {"taken"}
+        assert [len(batch) for batch in far.batches] == [1, MAX_BATCH_ITEMS, 1]
+
+    asyncio.run(main())
+
+
+def test_a_batch_is_never_larger_than_a_request_may_be() -> None:
+    async def main() -> None:
+        far = Far(open_=False)
+        intake = Intake(far.send)
+        items = [bytes([number]) * 30_000 for number in range(70)]
+        tasks = start(intake, items)
+        await asyncio.sleep(0.05)
+        far.gate.set()
+        assert set(await asyncio.gather(*tasks)) == {"taken"}
+        assert all(sum(map(len, batch)) + len(batch) <= MAX_BATCH_BYTES for batch in far.batches)
+        assert far.kept == Counter(items)
+
+    asyncio.run(main())
+
+
+def test_beyond_what_may_wait_nothing_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_WAITING_ITEMS", 10)
+
+    async def main() -> None:
+        far = Far(open_=False)
+        intake = Intake(far.send)
+        tasks = start(intake, [b"under way"])
+        await until(lambda: far.batches)
+        tasks += start(intake, [b"%d" % number for number in range(10)])
+        await asyncio.sleep(0)
+        assert await outcome(intake.put(b"one more")) == "full"
+        assert await outcome(intake.put(b"x" * (module.MAX_WAITING_BYTES + 1))) == "full"
+        far.gate.set()
+        assert set(await asyncio.gather(*tasks)) == {"taken"}
+        assert await outcome(intake.put(b"and again")) == "taken"
+
+    asyncio.run(main())
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 40), st.data())
+def test_those_at_fault_are_found_and_all_others_are_kept_once(count: int, data: st.DataObject) -> None:
+    bad = {b"%d" % number for number in data.draw(st.sets(st.integers(0, count - 1)))}
+
+    async def main() -> None:
+        far = Far(fails=lambda items: EventsRefusedError("no", "refused_400") if bad & set(items) else None)
+        intake = Intake(far.send)
+        items = [b"%d" % number for number in range(count)]
+        outcomes = await asyncio.gather(*start(intake, items))
+        assert dict(zip(items, outcomes, strict=True)) == {
+            item: "refused refused_400" if item in bad else "taken" for item in items
+        }
+        assert far.kept == Counter(set(items) - bad)
+
+    asyncio.run(main())
+
+
+FAILURES = [TryAgainLaterError("away"), ConfigurationError("key"), OSError("secret"), RuntimeError("secret")]
+
+
+@pytest.mark.parametrize("error", FAILURES)
+def test_after_some_failures_nothing_is_tried_for_a_while(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PAUSE", 0.2)
+
+    async def main() -> None:
+        far = Far(fails=lambda items: error)
+        intake = Intake(far.send)
+        outcomes = [await outcome(intake.put(b"%d" % number)) for number in range(6)]
+        assert outcomes == ["not_reached"] * module.FAILURES_BEFORE_PAUSE + ["paused"] * 3
+        assert len(far.batches) == module.FAILURES_BEFORE_PAUSE
+        assert intake.reached is False
+        await asyncio.sleep(0.25)
+        assert await outcome(intake.put(b"probe")) == "not_reached"
+        assert await outcome(intake.put(b"after the probe")) == "paused"
+        far.fails = lambda items: None
+        await asyncio.sleep(0.25)
+        assert [await outcome(intake.put(b"x")) for _ in range(3)] == ["taken"] * 3
+
+    asyncio.run(main())
+
+
+def test_a_pause_that_is_asked_for_begins_at_once_and_is_not_endless() -> None:
+    async def main() -> None:
+        far = Far(fails=lambda items: TryAgainLaterError("too much", after=86_400))
+        intake = Intake(far.send)
+        assert await outcome(intake.put(b"a")) == "not_reached"
+        assert await outcome(intake.put(b"b")) == "paused"
+        assert intake._paused_until - time.monotonic() <= module.LONGEST_PAUSE
+
+    asyncio.run(main())
+
+
+def test_what_waits_when_a_pause_begins_is_given_back() -> None:
+    async def main() -> None:
+        far = Far(open_=False, fails=lambda items: TryAgainLaterError("too much", after=5))
+        intake = Intake(far.send)
+        tasks = start(intake, [b"under way"])
+        await until(lambda: far.batches)
+        tasks += start(intake, [b"a", b"b"])
+        await asyncio.sleep(0)
+        far.gate.set()
+        assert await asyncio.gather(*tasks) == ["not_reached"] * 3
+        assert len(far.batches) == 1
+
+    asyncio.run(main())
+
+
+def test_a_batch_that_takes_too_long_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BATCH_BUDGET", 0.1)
+
+    async def main() -> None:
+        far = Far(open_=False)
+        intake = Intake(far.send)
+        assert await outcome(intake.put(b"slow")) == "late"
+        tasks = start(intake, [b"next"])
+        await until(lambda: len(far.batches) == 2)
+        far.gate.set()
+        assert await asyncio.gather(*tasks) == ["taken"]
+        assert far.kept == Counter([b"slow", b"next"]), "the slow one comes again, and is known by its id"
+
+    asyncio.run(main())
+
+
+def test_when_every_thread_is_stuck_nothing_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BATCH_BUDGET", 0.02)
+    monkeypatch.setattr(module, "FAILURES_BEFORE_PAUSE", 100)
+
+    async def main() -> None:
+        far = Far(open_=False)
+        intake = Intake(far.send)
+        for number in range(module.MAX_IN_FLIGHT):
+            assert await outcome(intake.put(b"%d" % number)) == "late"
+        assert await outcome(intake.put(b"one more")) == "full"
+        far.gate.set()
+        await until(lambda: far.kept.total() == module.MAX_IN_FLIGHT)
+        await until(lambda: not intake._threads)
+        assert await outcome(intake.put(b"again")) == "taken"
+
+    asyncio.run(main())
+
+
+def test_an_item_whose_caller_has_gone_is_not_sent() -> None:
+    async def main() -> None:
+        far = Far(open_=False)
+        intake = Intake(far.send)
+        tasks = start(intake, [b"under way"])
+        await until(lambda: far.batches)
+        gone, stays = start(intake, [b"gone", b"stays"])
+        await asyncio.sleep(0)
+        gone.cancel()
+        await asyncio.sleep(0)
+        far.gate.set()
+        assert await asyncio.gather(*tasks, stays) == ["taken", "taken"]
+        assert far.batches == [[b"under way"], [b"stays"]]
+
+    asyncio.run(main())
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(["taken", "away", "refuse"]), st.integers(0, 3)), max_size=60), st.data())
+def test_whatever_happens_nothing_is_acknowledged_that_is_not_kept(steps: list[Any], data: st.DataObject) -> None:
+    """And who asks until it is acknowledged ends with all kept that can be."""
+
+    async def main() -> None:
+        plan = iter(steps)
+
+        def fails(items: list[bytes]) -> Exception | None:
+            kind, _ = next(plan, ("taken", 0))
+            if b"bad" in b"".join(items):
+                return EventsRefusedError("no", "refused_400")
+            return TryAgainLaterError("away") if kind == "away" else None
+
+        far = Far(fails=fails)
+        intake = Intake(far.send)
+
+        async def sender(number: int) -> None:
+            for step in range(4):
+                item = b"%d-%d%s" % (number, step, b"bad" if (number + step) % 5 == 0 else b"")
+                for _ in range(1000):
+                    said = await outcome(intake.put(item))
+                    if said in ("taken", "refused refused_400"):
+                        break
+                    intake._paused_until = 0.0  # the clock, in a moment
+                assert (said == "taken") == (far.kept[item] > 0)
+                assert (said == "taken") == (b"bad" not in item)
+
+        await asyncio.gather(*(sender(number) for number in range(data.draw(st.integers(1, 8)))))
+
+    asyncio.run(main())
