@@ -72,7 +72,7 @@ class Running:
         with asyncio.Runner(loop_factory=self._server.config.get_loop_factory()) as runner:
             runner.run(self._server.serve(sockets=[self._listener]))
 
-    def post(self, one: Any, name: str = "main", **headers: str | None) -> requests.Response:
+    def post(self, one: Any, name: str = "main", /, **headers: str | None) -> requests.Response:
         """Send it, signed unless `headers` say otherwise."""
         body = encoded(one)
         return self.session.post(f"{self.url}/{name}", data=body, headers={**signed(body), **headers}, timeout=10)

@@ -1,0 +1,499 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.applications import Starlette
+from starlette.routing import Mount
+
+from airflow_provider_cio.stream import app as app_module
+from airflow_provider_cio.stream import kept
+from airflow_provider_cio.stream.app import MAX_BODY, MAX_BODY_WITH_CONTENT, StreamApp
+from tests.sandbox import Fault, Sandbox
+from tests.unit.stream.support import (
+    ADDRESS,
+    KEY,
+    PREVIOUS_KEY,
+    Running,
+    connect,
+    encoded,
+    put,
+    report,
+    running,
+    signed,
+)
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox() as running_sandbox:
+        yield running_sandbox
+
+
+@pytest.fixture(autouse=True)
+def _fresh(sandbox: Sandbox) -> None:
+    sandbox.reset()
+    sandbox.settings = type(sandbox.settings)()
+
+
+@pytest.fixture
+def stream(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
+    with running(sandbox, monkeypatch) as one:
+        yield one
+
+
+def letters(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for path in sorted(folder.rglob("*.jsonl")) for line in path.read_text().splitlines()]
+
+
+def counted(stream: Running) -> dict[str, int]:
+    streams = stream.app._loading
+    assert streams is not None
+    one = streams.result()["main"]
+    assert not isinstance(one, Exception)
+    return dict(one.counts.total)
+
+
+def raw(stream: Running, request: bytes, *, then: float = 0.0, rest: bytes = b"") -> tuple[int, float]:
+    """Status of the answer to these very bytes (0: none came), and the seconds until it was there."""
+    with socket.create_connection(("127.0.0.1", stream.port), timeout=10) as connection:
+        began = time.monotonic()
+        connection.sendall(request)
+        if then:
+            time.sleep(then)
+            connection.sendall(rest)
+        answer = connection.recv(65536)
+        return int(answer.split()[1]) if answer else 0, time.monotonic() - began
+
+
+def request_bytes(body: bytes, *, headers: list[tuple[str, str]] | None = None, length: int | None = None) -> bytes:
+    lines = [("host", "x"), ("content-length", str(len(body) if length is None else length))]
+    lines += list(signed(body).items()) if headers is None else headers
+    return b"POST /main HTTP/1.1\r\n" + b"".join(f"{k}: {v}\r\n".encode() for k, v in lines) + b"\r\n" + body
+
+
+# Taken
+
+
+def test_a_report_is_at_segment_when_it_is_acknowledged(stream: Running, sandbox: Sandbox) -> None:
+    answer = stream.post(report("clicked", href="https://a.b/c", link_id=3, journey_id="J1", machine=True))
+    assert (answer.status_code, answer.content) == (204, b"")
+    [event] = sandbox.segment.kept
+    assert event["event"] == "Email Link Clicked"
+    assert event["userId"] == "42"
+    assert event["originalTimestamp"] == "2021-02-11T17:04:49Z"
+    assert event["properties"]["href"] == "https://a.b/c"
+    assert event["properties"]["journey_id"] == "J1"
+    assert event["integrations"]["Customer.io"] is False
+    assert stream.post(report("clicked")).status_code == 204, "a duplicate"
+    assert len(sandbox.segment.kept) == len(sandbox.segment.duplicates) == 1
+    assert sandbox.segment.dropped == []
+
+
+def test_the_namespace_and_the_loop_guard_are_those_of_the_pull_road(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from airflow_provider_cio.events.mapping import Mapper
+
+    connect(monkeypatch, sandbox, message_id_namespace="ours")
+    with Running({"main": {"send_to_customerio_destinations": True}}) as stream:
+        assert stream.post(report()).status_code == 204
+    [event] = sandbox.segment.kept
+    assert event["messageId"] == Mapper("ours").message_id("RPILAgUBcRhIBqSfeiIwdIYJKxTY", "delivered")
+    assert "integrations" not in event
+
+
+@pytest.mark.parametrize(
+    ("one", "outcome"),
+    [
+        (report("sent"), "ignored.not_asked_for"),
+        (report("opened", "push"), "ignored.not_asked_for"),
+        (report("teleported"), "ignored.unknown_metric"),
+        (report("unsubscribed", delivery_id=None, email_address=ADDRESS), "ignored.customer_event"),
+        (report(identifiers=None, customer_id=None, recipient=None), "skipped.unidentified"),
+        (report(delivery_id=None), "refused.misshapen"),
+        (report() | {"timestamp": 1}, "refused.misshapen"),
+        ({"test": True}, "refused.misshapen"),
+        (b"not JSON", "refused.misshapen"),
+        (b"", "refused.misshapen"),
+        (report(subject="x" * 33_000), "refused.event_too_large"),
+    ],
+)
+def test_an_authentic_report_that_makes_no_event_lets_customerio_move_on(
+    stream: Running, sandbox: Sandbox, one: Any, outcome: str
+) -> None:
+    assert stream.post(one).status_code == 204
+    assert counted(stream) == {outcome: 1}
+    assert sandbox.segment.requests == []
+
+
+def test_it_is_kept_aside_if_there_is_a_place(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    nobody = report(identifiers=None, customer_id=None, recipient=None)
+    options = {"dead_letter_path": str(tmp_path), "on_unidentified": "dead_letter"}
+    sandbox.settings.refuse_containing = "poison"
+    with running(sandbox, monkeypatch, **options) as stream:
+        for one in (nobody, {"test": True}, b"not JSON", report(subject="x" * 33_000)):
+            assert stream.post(one).status_code == 204
+        assert stream.post(report(subject="poison")).status_code == 204
+        assert stream.post(report(delivery_id="good")).status_code == 204
+    found = {letter["reason"]: letter for letter in letters(tmp_path)}
+    assert sorted(letter["reason"] for letter in letters(tmp_path)) == sorted(
+        ["unidentified", "misshapen", "misshapen", "event_too_large", "refused_400"]
+    )
+    assert found["unidentified"]["event"]["event"] == "Email Delivered"
+    assert found["refused_400"]["event"]["properties"]["subject"] == "poison"
+    rows = [letter["row"] for letter in letters(tmp_path) if letter["reason"] == "misshapen"]
+    assert sorted(rows, key=str) == sorted([{"test": True}, "not JSON"], key=str)
+    assert [event["properties"]["delivery_id"] for event in sandbox.segment.kept] == ["good"]
+
+
+def test_what_cannot_be_kept_aside_comes_again(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "stream").write_text("a file where a folder should be")
+    with running(sandbox, monkeypatch, dead_letter_path=str(tmp_path)) as stream:
+        assert stream.post(b"not JSON").status_code == 503
+        assert counted(stream) == {"unavailable.dead_letters": 1}
+        (tmp_path / "stream").unlink()
+        assert stream.post(b"not JSON").status_code == 204
+    assert len(letters(tmp_path)) == 1
+
+
+def test_who_is_known_by_nothing_else_may_be_named_by_customerios_id(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = report(identifiers={"cio_id": "d9c1"}, customer_id=None, recipient=None)
+    with running(sandbox, monkeypatch, on_unidentified="cio_id") as stream:
+        assert stream.post(one).status_code == 204
+    assert [event["anonymousId"] for event in sandbox.segment.kept] == ["d9c1"]
+
+
+def test_personal_data_is_dropped_on_this_road_too(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    with running(sandbox, monkeypatch, pii="drop") as stream:
+        assert stream.post(report("clicked", href=f"https://a.b/?to={ADDRESS}")).status_code == 204
+    assert "example.com" not in json.dumps(sandbox.segment.kept)
+
+
+def test_content_that_does_not_fit_is_left_out(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    with running(sandbox, monkeypatch, message_content=True, collections=["Email Sent"]) as stream:
+        for delivery_id, content in (("a", "short"), ("b", "x" * 32_500), ("c", "x" * 1_500_000)):
+            assert stream.post(report("sent", delivery_id=delivery_id, content=content)).status_code == 204
+        assert counted(stream) == {"sent": 3, "content_left_out": 2}
+    assert [event["properties"].get("content") for event in sandbox.segment.kept] == ["short", None, None]
+
+
+# Strangers
+
+
+def test_paths_and_methods(stream: Running) -> None:
+    for path in ("", "/", "/other", "/main/other", "/main/health/x", "/MAIN", "/main%2Fhealth%2Fx", "//x"):
+        for method in ("GET", "POST"):
+            assert stream.session.request(method, stream.url + path).status_code == 404, path
+    for method in ("GET", "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS"):
+        answer = stream.session.request(method, f"{stream.url}/main")
+        assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+    answer = stream.session.post(f"{stream.url}/main/health")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "GET")
+    body = encoded(report())
+    assert stream.session.post(f"{stream.url}/main/", data=body, headers=signed(body)).status_code == 204
+
+
+def test_signatures(stream: Running, sandbox: Sandbox) -> None:
+    body = encoded(report())
+    good = signed(body)
+    stamp, signature = good["x-cio-timestamp"], good["x-cio-signature"]
+    wrong: list[dict[str, str | None]] = [
+        {"x-cio-signature": None},
+        {"x-cio-timestamp": None},
+        {"x-cio-signature": ""},
+        {"x-cio-timestamp": ""},
+        {"x-cio-signature": "0" * 64},
+        {"x-cio-signature": signature[:-1]},
+        {"x-cio-signature": f"sha256={signature}"},
+        {"x-cio-signature": signed(body, "another key")["x-cio-signature"]},
+        {"x-cio-timestamp": str(int(stamp) + 1)},
+        {"x-cio-timestamp": f"{stamp}.0"},
+        {"x-cio-signature": signed(body + b" ")["x-cio-signature"]},
+    ]
+    for headers in wrong:
+        assert stream.post(body, **headers).status_code == 401, headers
+    doubled = [*good.items(), ("x-cio-signature", signature)]
+    assert raw(stream, request_bytes(body, headers=doubled))[0] == 401
+    doubled = [*good.items(), ("X-CIO-Timestamp", stamp)]
+    assert raw(stream, request_bytes(body, headers=doubled))[0] == 401
+    assert sandbox.segment.requests == []
+    assert stream.post(body, **{"x-cio-signature": signature.upper()}).status_code == 204
+    assert stream.post(body, **signed(body, PREVIOUS_KEY)).status_code == 204
+    for age in ("0", "1", str(int(time.time()) - 7 * 86_400), str(int(time.time()) + 7 * 86_400)):
+        assert stream.post(body, **signed(body, timestamp=age)).status_code == 204, "a retry may keep its first stamp"
+
+
+def test_a_body_that_is_too_large(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    def chunks(count: int) -> Iterator[bytes]:
+        yield from (b" " * 65_536 for _ in range(count))
+
+    with running(sandbox, monkeypatch) as stream:
+        assert stream.post(b" " * (MAX_BODY + 1)).status_code == 413
+        assert stream.post(b" " * MAX_BODY).status_code == 204
+        url, headers = f"{stream.url}/main", signed(b"")
+        assert stream.session.post(url, data=chunks(17), headers=headers, timeout=10).status_code == 413
+        assert stream.session.post(url, data=chunks(15), headers=headers, timeout=10).status_code == 401
+        assert raw(stream, request_bytes(b"", length=10**30))[0] in (400, 413), "the server may refuse that itself"
+    with running(sandbox, monkeypatch, message_content=True) as stream:
+        assert stream.post(b" " * (MAX_BODY + 1)).status_code == 204
+        assert stream.post(b" " * (MAX_BODY_WITH_CONTENT + 1)).status_code == 413
+
+
+def test_a_body_that_is_slow_or_ends_early(stream: Running, sandbox: Sandbox) -> None:
+    body = encoded(report())
+    status, seconds = raw(stream, request_bytes(body, length=len(body) + 1))
+    assert status == 503
+    assert 0.4 < seconds < 3.2
+    whole = request_bytes(body)
+    status, _ = raw(stream, whole[:-20], then=0.2, rest=whole[-20:])
+    assert status == 204
+    with socket.create_connection(("127.0.0.1", stream.port)) as gone:
+        gone.sendall(whole[:-20])
+    assert stream.post(report(delivery_id="next")).status_code == 204
+    assert len(sandbox.segment.kept) == 2
+
+
+# For the moment not
+
+
+KINDS: list[Any] = ["401", "403", "429", "500", "502", "503", "html", "html200", "reset", "reset_after", "truncated"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_wrong_with_segment_passes(stream: Running, sandbox: Sandbox, kind: Any) -> None:
+    sandbox.faults.add(Fault(side="segment", kind=kind, times=2))
+    assert stream.post(report()).status_code == 503
+    assert counted(stream) == {"unavailable.not_reached": 1}
+    sandbox.faults.clear()
+    assert stream.post(report()).status_code == 204
+    assert len(sandbox.segment.kept) == 1
+
+
+@pytest.mark.parametrize("kind", ["reset", "503"])
+def test_one_failure_that_comes_at_once_is_tried_again_at_once(stream: Running, sandbox: Sandbox, kind: Any) -> None:
+    sandbox.faults.add(Fault(side="segment", kind=kind))
+    assert stream.post(report()).status_code == 204
+
+
+def test_a_segment_that_asks_to_wait_is_left_alone(stream: Running, sandbox: Sandbox) -> None:
+    sandbox.faults.add(Fault(side="segment", kind="429", retry_after=20))
+    began = time.monotonic()
+    assert stream.post(report()).status_code == 503
+    assert stream.post(report()).status_code == 503
+    assert time.monotonic() - began < 3
+    assert len(sandbox.segment.requests) == 1
+    assert counted(stream) == {"unavailable.not_reached": 1, "unavailable.paused": 1}
+
+
+def test_a_segment_that_does_not_answer_costs_no_more_than_the_time_there_is(stream: Running, sandbox: Sandbox) -> None:
+    sandbox.settings.segment_latency = 30
+    began = time.monotonic()
+    answer = stream.post(report())
+    assert answer.status_code == 503
+    assert time.monotonic() - began < 3.2
+
+
+def test_a_segment_that_refuses_all_is_no_reason_to_drop_a_report(stream: Running, sandbox: Sandbox) -> None:
+    sandbox.faults.add(Fault(side="segment", kind="400", times=2))
+    assert stream.post(report()).status_code == 503, "an empty batch was refused as well"
+    assert stream.post(report()).status_code == 204
+
+
+def test_no_key_no_connection_and_no_good_option(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(kept, "PAUSE", 0.0)
+    monkeypatch.setattr(kept, "FRESH", 0.0)
+    connect(monkeypatch, sandbox)
+    streams = {"main": {}, "wrong": {"pii": "hide"}}
+    monkeypatch.delenv("AIRFLOW_CONN_CUSTOMERIO_DEFAULT")
+    with Running(streams) as stream:
+        assert stream.post(report()).status_code == 503, "no connection"
+        put(monkeypatch, "customerio_default", {"conn_type": "customerio"})
+        assert stream.post(report()).status_code == 503, "no key"
+        connect(monkeypatch, sandbox)
+        assert until(lambda: stream.post(report()).status_code, 204)
+        assert stream.post(report(), "wrong").status_code == 503
+    with Running("{") as stream:
+        assert stream.post(report()).status_code == 503
+        assert stream.session.get(f"{stream.url}/main/health").status_code == 503
+    assert "stream 'wrong': Invalid enum value 'hide' - at `$.pii`" in caplog.text
+    assert "must be a JSON object of streams by name" in caplog.text
+    assert "has no webhook_signing_secret" in caplog.text
+
+
+def until(found: Any, wanted: object) -> bool:
+    ends = time.monotonic() + 10
+    while time.monotonic() < ends:
+        if found() == wanted:
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def test_the_last_good_connection_stands_in_for_one_that_cannot_be_read(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept, "PAUSE", 0.0)
+    with running(sandbox, monkeypatch) as stream:
+        assert stream.post(report()).status_code == 204
+        monkeypatch.delenv("AIRFLOW_CONN_CUSTOMERIO_DEFAULT")
+        assert stream.post(report(), **{"x-cio-signature": "0" * 64}).status_code == 401
+        assert stream.post(report()).status_code == 204
+
+
+def test_a_new_key_takes_effect_with_the_first_report_that_is_signed_with_it(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept, "PAUSE", 0.0)
+    body = encoded(report())
+    with running(sandbox, monkeypatch) as stream:
+        assert stream.post(body).status_code == 204
+        put(
+            monkeypatch,
+            "customerio_default",
+            {"conn_type": "customerio", "extra": {"webhook_signing_secret": "new-key"}},
+        )
+        assert stream.post(body, **signed(body, "new-key")).status_code == 204
+        assert stream.post(body).status_code == 401
+
+
+def test_another_write_key_takes_effect(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept, "PAUSE", 0.0)
+    sandbox.settings.write_keys = ("anotherWriteKey0123456789",)
+    with running(sandbox, monkeypatch) as stream:
+        assert stream.post(report()).status_code == 204
+        segment = {"conn_type": "segment_source", "host": sandbox.url, "password": "anotherWriteKey0123456789"}
+        put(monkeypatch, "segment_default", segment)
+        assert stream.post(report(), **{"x-cio-signature": "0" * 64}).status_code == 401
+        assert stream.post(report()).status_code == 204
+    assert [event["writeKey"] for event in sandbox.segment.kept][1:] == ["anotherWriteKey0123456789"]
+
+
+# Health, servers
+
+
+def test_health_says_whether_it_is_configured_and_segment_was_reached(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(sandbox, monkeypatch) as stream:
+
+        def health() -> tuple[int, Any]:
+            answer = stream.session.get(f"{stream.url}/main/health")
+            assert answer.headers["content-type"] == "application/json"
+            return answer.status_code, answer.json()
+
+        assert health() == (200, {"configured": True, "segment_reached": None})
+        assert sandbox.segment.requests == [], "who asks costs Segment nothing"
+        stream.post(report())
+        assert health() == (200, {"configured": True, "segment_reached": True})
+        sandbox.faults.add(Fault(side="segment", kind="500", times=2))
+        stream.post(report(delivery_id="x"))
+        assert health() == (200, {"configured": True, "segment_reached": False})
+    put(monkeypatch, "customerio_default", {"conn_type": "customerio"})
+    with Running({"main": {}}) as stream:
+        answer = stream.session.get(f"{stream.url}/main/health")
+        assert (answer.status_code, answer.json()) == (503, {"configured": False, "segment_reached": None})
+
+
+def test_it_may_be_mounted_below_another_app(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    connect(monkeypatch, sandbox)
+    for root in ("", "/airflow"):  # a proxy may cut a part of the path off
+        outer = Starlette(routes=[Mount("/cio", StreamApp(lambda: '{"main": {}}'))])
+        with Running({}, app=outer, root_path=root) as stream:
+            assert stream.post(report(), "cio/main").status_code == 204
+            assert stream.session.get(f"{stream.url}/cio/main/health").status_code == 200
+            assert stream.session.post(f"{stream.url}/cio/other").status_code == 404
+            assert stream.session.post(f"{stream.url}/main").status_code == 404
+
+
+def test_without_streams_there_is_nothing() -> None:
+    with Running("") as stream:
+        assert stream.post(report()).status_code == 404
+
+
+def test_a_server_that_ends_gets_an_answer_to_what_is_under_way(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request that is cancelled would else be answered with 500."""
+    connect(monkeypatch, sandbox)
+    sandbox.settings.segment_latency = 30
+    said: list[Any] = []
+
+    async def main() -> None:
+        body = encoded(report())
+        headers = [(name.encode(), value.encode()) for name, value in signed(body).items()]
+        scope = {"type": "http", "method": "POST", "path": "/main", "headers": headers}
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": body}
+
+        async def send(message: Any) -> None:
+            said.append(message)
+
+        task = asyncio.create_task(StreamApp(lambda: '{"main": {}}')(scope, receive, send))
+        async with asyncio.timeout(10):
+            while not sandbox.segment.requests:
+                await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+    assert [message.get("status") for message in said] == [503, None]
+
+
+@pytest.mark.parametrize("error", [RuntimeError(f"{KEY} {ADDRESS}"), RecursionError(), MemoryError(), KeyError(KEY)])
+def test_nothing_else_leaves_the_app_whatever_is_thrown(
+    error: Exception, stream: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(app_module, "_headers", fails)
+    answer = stream.post(report())
+    assert answer.status_code == 503
+    assert type(error).__name__ in caplog.text
+    assert not any(secret in caplog.text + answer.text for secret in (KEY, ADDRESS))
+
+
+def test_a_report_that_trips_the_mapper_does_not_hold_up_the_others(
+    stream: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("airflow_provider_cio.events.mapping.Mapper.event", fails)
+    assert stream.post(report()).status_code == 204
+    assert counted(stream) == {"refused.misshapen": 1}
+
+
+def test_the_log_has_counts_and_no_line_for_each_report(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("airflow_provider_cio.stream.counts.FLUSH_EVERY", 0.2)
+    caplog.set_level(logging.INFO)
+    with running(sandbox, monkeypatch) as stream:
+        for number in range(20):
+            assert stream.post(report(delivery_id=f"d{number}")).status_code == 204
+            assert stream.post(b"not JSON").status_code == 204
+            assert stream.post(report(), **{"x-cio-signature": "0" * 64}).status_code == 401
+        assert until(lambda: "reports since the last line" in caplog.text, True)
+    lines = [record.getMessage() for record in caplog.records if record.name == "airflow_provider_cio.stream"]
+    assert sum("reports since the last line: " in line for line in lines) == 1
+    assert len(lines) == 3, lines
+    assert not any(secret in caplog.text for secret in (KEY, PREVIOUS_KEY, ADDRESS, sandbox.settings.write_key))
