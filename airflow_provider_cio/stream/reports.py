@@ -165,19 +165,22 @@ def is_too_long(content: str | None) -> bool:
 
 
 def _delivery(channel: str, delivery_id: str, data: Data) -> Delivery:
-    """What a report tells of its delivery, as a row of the App API would show it. A blank is missing."""
-    devices = data.recipients or ()
+    """What a report tells of its delivery, as a row of the App API would show it."""
+    recipient, failure_message = data.recipient, data.failure_message
+    if data.recipients:  # of a push: its devices
+        recipient = recipient or ",".join(one.device_id for one in data.recipients if one.device_id) or None
+        failures = (one.failure_message for one in data.recipients if one.failure_message)
+        failure_message = failure_message or next(failures, None)
     return Delivery(
         id=delivery_id,
         type=channel,
         created=0,
         metrics={},
         customer_identifiers=data.identifiers,
-        customer_id=None if data.customer_id == "" else data.customer_id,
-        recipient=data.recipient or ",".join(one.device_id for one in devices if one.device_id) or None,
+        customer_id=data.customer_id,
+        recipient=recipient,
         subject=data.subject,
-        failure_message=data.failure_message
-        or next((one.failure_message for one in devices if one.failure_message), None),
+        failure_message=failure_message,
         campaign_id=data.campaign_id,
         action_id=data.action_id,
         parent_action_id=data.parent_action_id,

@@ -254,11 +254,6 @@ def test_what_only_describes_spoils_no_report() -> None:
     assert not set(odd) & set(found)
 
 
-def test_a_blank_customer_id_is_missing() -> None:
-    assert "customer_id" not in properties(report(customer_id=""))
-    assert properties(report(customer_id=0))["customer_id"] == "0"
-
-
 def test_content_is_a_property_of_sent_events_that_ask_for_it() -> None:
     asked, by_default = Wanted(ALL, message_content=True), Wanted(ALL)
     assert properties(report("sent", content="<p>Hi</p>"), asked)["content"] == "<p>Hi</p>"
