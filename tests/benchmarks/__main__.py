@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.benchmarks import interruptions, memory, operator, reading, sending
+from tests.benchmarks import interruptions, memory, operator, reading, sending, stream
 from tests.benchmarks.figures import Figure, machine, table
 from tests.benchmarks.world import REPO
 
@@ -22,6 +22,7 @@ PARTS: dict[str, Callable[[bool], Iterator[Figure]]] = {
     "day": operator.measure_day,
     "reading": reading.measure,
     "sending": sending.measure,
+    "stream": stream.measure,
     "memory": memory.measure,
     "interruptions": interruptions.measure,
 }

@@ -1,0 +1,138 @@
+"""Streams in a real Airflow: its API server takes signed webhooks beside the UI and the tasks' API."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import requests
+
+from tests.benchmarks.load import KEY, Taken, flood, one_by_one
+from tests.e2e.world import DAG_ID, World
+from tests.unit.stream.support import encoded, report, signed
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+
+OPTION = "AIRFLOW__CUSTOMERIO__STREAMS"
+#: Reports a second while a task runs. Airflow's own middleware costs a request some milliseconds of CPU.
+PER_SECOND, SECONDS = 20, 20
+DAY = "2026-11-04"
+
+
+class StreamWorld(World):
+    """Its Airflow has one stream, `main`, whose connections are in the database."""
+
+    def _environment(self) -> dict[str, str]:
+        return super()._environment() | {OPTION: '{"main": {}}'}
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[StreamWorld]:
+    extras: dict[str, dict[str, Any]] = {
+        "customerio": {"webhook_signing_secret": KEY, "requests_per_second": 1000},
+        "segment_source": {"events_per_second": 0},
+    }
+    with StreamWorld(connections=extras, stored_connections=True, say=print) as one:
+        yield one
+
+
+def post(world: World, body: bytes, **headers: str) -> requests.Response:
+    return requests.post(
+        f"{world.airflow_url}/cio/main",
+        data=body,
+        headers=signed(body, KEY) | headers,
+        timeout=10,
+        allow_redirects=False,
+    )
+
+
+def test_a_signed_webhook_is_taken(world: StreamWorld) -> None:
+    body = encoded(report("clicked", href="https://example.com"))
+    assert post(world, body, **{"x-cio-signature": "0" * 64}).status_code == 401
+    assert world.sandbox("segment")["received"] == 0
+    answer = post(world, body)
+    assert (answer.status_code, answer.content) == (204, b"")
+    told = world.sandbox("segment", events=1)
+    assert [event["event"] for event in told["events"]] == ["Email Link Clicked"]
+    health = requests.get(f"{world.airflow_url}/cio/main/health", timeout=10)
+    assert (health.status_code, health.json()) == (200, {"configured": True, "segment_reached": True})
+    assert requests.post(f"{world.airflow_url}/cio/other", timeout=10).status_code == 404
+    assert requests.get(f"{world.airflow_url}/cio/main", timeout=10).status_code == 405
+
+
+def test_a_new_key_in_the_ui_takes_effect(world: StreamWorld) -> None:
+    """Nobody restarts the server; a signature that does not fit has the connection read again."""
+    body = encoded(report())
+    connection = world.api("connections/customerio_default")
+    extra = '{"webhook_signing_secret": "the-next-key-0123", "requests_per_second": 1000}'
+    patch = {name: connection[name] for name in ("connection_id", "conn_type", "host")}
+    world.api("connections/customerio_default", patch={**patch, "extra": extra}, update_mask="extra")
+    deadline = time.monotonic() + 30
+    while post(world, body, **signed(body, "the-next-key-0123")).status_code != 204:
+        assert time.monotonic() < deadline
+        time.sleep(1)
+    assert post(world, body).status_code == 401
+    extra = f'{{"webhook_signing_secret": "{KEY}", "requests_per_second": 1000}}'
+    world.api("connections/customerio_default", patch={**patch, "extra": extra}, update_mask="extra")
+    while post(world, body).status_code != 204:
+        assert time.monotonic() < deadline + 30
+        time.sleep(1)
+
+
+def test_a_flood_harms_neither_the_ui_nor_the_tasks(world: StreamWorld) -> None:
+    world.sandbox("reset", post={})
+    taken: list[Taken] = []
+    url = f"{world.airflow_url}/cio/main"
+    flooding = threading.Thread(
+        target=lambda: taken.append(flood(url, per_second=PER_SECOND, seconds=SECONDS, first=1000))
+    )
+    flooding.start()
+    pages: list[float] = []
+    ended = threading.Event()
+
+    def look_around() -> None:
+        while not ended.wait(0.5):
+            for path in ("/", "/api/v2/monitor/health", "/api/v2/dags"):
+                began = time.monotonic()
+                answer = requests.get(world.airflow_url + path, timeout=60)
+                assert answer.status_code == 200
+                pages.append(time.monotonic() - began)
+
+    looking = threading.Thread(target=look_around)
+    looking.start()
+    try:
+        [run] = world.backfill(DAG_ID, DAY, DAY)
+    finally:
+        flooding.join()
+        ended.set()
+        looking.join()
+    world.elapsed(
+        f"answers {dict(taken[0].statuses)}, 99 % within {taken[0].percentile(0.99):.2f} s; "
+        f"{len(pages)} pages, the slowest {max(pages):.2f} s"
+    )
+    assert run.state == "success"
+    assert set(taken[0].statuses) <= {204, 503}
+    assert len(pages) > 10
+    again = one_by_one(url, count=PER_SECOND * SECONDS, first=1000)  # as Customer.io does after a 503
+    assert again.statuses == {204: PER_SECOND * SECONDS}
+    result: dict[str, Any] = world.xcom(run)
+    segment = world.sandbox("segment")
+    assert segment["kept"] == PER_SECOND * SECONDS + result["sent"]["events"]
+    assert segment["dropped"] == {}
+
+
+def test_without_the_option_there_is_no_such_route(world: StreamWorld) -> None:
+    """The last one, since it restarts the server."""
+    body = encoded(report(delivery_id="another"))
+    kept = world.sandbox("segment")["kept"]
+    del world.env[OPTION]
+    world.restart_api_server(seconds_away=0)
+    assert post(world, body).status_code in (404, 405)
+    assert "configured" not in requests.get(f"{world.airflow_url}/cio/main/health", timeout=10).text
+    assert world.sandbox("segment")["kept"] == kept
+    plugins = world.api("plugins")["plugins"]
+    [ours] = [one for one in plugins if one["name"] == "customerio_stream"]
+    assert ours["fastapi_apps"] == []
