@@ -8,6 +8,8 @@ import time
 from collections import Counter
 from concurrent.futures import Executor
 
+from airflow_provider_cio.metrics import count
+
 log = logging.getLogger("airflow_provider_cio.stream")
 
 #: Seconds for which counts gather before they go to Airflow's metrics.
@@ -70,7 +72,7 @@ class Counts:
     def _log(self) -> None:
         counted, self._for_log = self._for_log, Counter()
         worry = any(outcome.partition(".")[0] not in _EXPECTED for outcome in counted)
-        text = ", ".join(f"{outcome} {count}" for outcome, count in counted.most_common())
+        text = ", ".join(f"{outcome} {number}" for outcome, number in counted.most_common())
         log.log(
             logging.WARNING if worry else logging.INFO, "Stream %r, reports since the last line: %s", self._name, text
         )
@@ -78,12 +80,6 @@ class Counts:
 
 def send_metrics(stream: str, counted: Counter[str]) -> None:
     """``customerio.stream.<outcome>``, with the stream and the reason as tags."""
-    from airflow.providers.common.compat.sdk import Stats
-
-    for outcome, count in counted.items():
+    for outcome, number in counted.items():
         kind, _, reason = outcome.partition(".")
-        tags = {"stream": stream} | ({"reason": reason} if reason else {})
-        try:
-            Stats.incr(f"customerio.stream.{kind}", count, tags=tags)
-        except Exception as error:  # whatever a metrics back end may raise
-            log.debug("A metric was not sent: %s", type(error).__name__)
+        count(f"stream.{kind}", number, {"stream": stream} | ({"reason": reason} if reason else {}))
