@@ -7,9 +7,14 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pendulum
-from airflow.sdk import DAG, Asset, CronDataIntervalTimetable
+from airflow.sdk import DAG, Asset
 
 from airflow_provider_cio.operators.customerio_to_segment import CustomerIOToSegmentOperator
+
+try:
+    from airflow.sdk import CronDataIntervalTimetable
+except ImportError:  # Airflow 3.0 and 3.1
+    from airflow.timetables.interval import CronDataIntervalTimetable
 
 with DAG(
     dag_id="customerio_to_segment",

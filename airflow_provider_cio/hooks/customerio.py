@@ -7,7 +7,7 @@ from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from airflow.sdk import BaseHook
+from airflow.providers.common.compat.sdk import BaseHook
 
 from airflow_provider_cio.exceptions import ConfigurationError, CustomerIOToSegmentError
 from airflow_provider_cio.hooks.settings import ConnectionFields
@@ -50,6 +50,20 @@ class CustomerIOHook(BaseHook):
     default_conn_name = "customerio_default"
     conn_type = "customerio"
     hook_name = "Customer.io"
+
+    @classmethod
+    def get_connection_form_widgets(cls) -> dict[str, Any]:
+        """For Airflow 3.0 and 3.1; later ones read `get_provider_info`."""
+        from airflow_provider_cio.hooks.form import widgets
+
+        return widgets(cls.conn_type)
+
+    @classmethod
+    def get_ui_field_behaviour(cls) -> dict[str, Any]:
+        """For Airflow 3.0 and 3.1; later ones read `get_provider_info`."""
+        from airflow_provider_cio.hooks.form import field_behaviour
+
+        return field_behaviour(cls.conn_type)
 
     def __init__(self, *, customerio_conn_id: str = default_conn_name, **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from airflow.sdk import BaseHook
+from airflow.providers.common.compat.sdk import BaseHook
 
 from airflow_provider_cio.exceptions import CustomerIOToSegmentError, EventsRefusedError
 from airflow_provider_cio.hooks.settings import ConnectionFields
@@ -42,6 +42,20 @@ class SegmentHook(BaseHook):
     default_conn_name = "segment_default"
     conn_type = "segment_source"
     hook_name = "Segment source"
+
+    @classmethod
+    def get_connection_form_widgets(cls) -> dict[str, Any]:
+        """For Airflow 3.0 and 3.1; later ones read `get_provider_info`."""
+        from airflow_provider_cio.hooks.form import widgets
+
+        return widgets(cls.conn_type)
+
+    @classmethod
+    def get_ui_field_behaviour(cls) -> dict[str, Any]:
+        """For Airflow 3.0 and 3.1; later ones read `get_provider_info`."""
+        from airflow_provider_cio.hooks.form import field_behaviour
+
+        return field_behaviour(cls.conn_type)
 
     def __init__(self, *, segment_conn_id: str = default_conn_name, **kwargs: Any) -> None:
         super().__init__(**kwargs)

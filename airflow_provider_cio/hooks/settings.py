@@ -8,9 +8,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from airflow.sdk.log import mask_secret
-
 from airflow_provider_cio.exceptions import ConfigurationError
+
+try:
+    from airflow.sdk.log import mask_secret
+except ImportError:  # Airflow 3.0.0
+    from airflow.sdk.execution_time.secrets_masker import mask_secret  # type: ignore[no-redef]
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
