@@ -5,19 +5,16 @@ import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pendulum
 import pytest
-from airflow.sdk import CronDataIntervalTimetable
 
 from airflow_provider_cio.events.catalog import CATALOG
 from airflow_provider_cio.operators.customerio_to_segment import CustomerIOToSegmentOperator
 from airflow_provider_cio.operators.customerio_to_warehouse import CustomerIOToWarehouseOperator
 from airflow_provider_cio.operators.options import read_options
-
-if TYPE_CHECKING:
-    from airflow.dag_processing.dagbag import DagBag
+from tests.airflow_names import CronDataIntervalTimetable, DagBag
 
 REPOSITORY = Path(__file__).parents[2]
 FILE = REPOSITORY / "dags" / "customerio_to_segment.py"
@@ -27,7 +24,7 @@ CONSUMER = "customerio_downstream"
 
 # Airflow comes first, since it takes hold of warnings for its log; at the end comes one to see that they are caught.
 WARNINGS = """
-import airflow.sdk.configuration, airflow.sdk, airflow.settings
+import airflow.configuration, airflow.sdk, airflow.settings
 import json, pkgutil, runpy, sys, warnings
 from importlib import import_module
 repository, dag_file = sys.argv[1:]
@@ -47,8 +44,6 @@ print(json.dumps([str(one.message) for one in found]))
 
 @pytest.fixture(scope="module")
 def bag() -> DagBag:
-    from airflow.dag_processing.dagbag import DagBag
-
     return DagBag(FILE.parent)
 
 

@@ -22,15 +22,15 @@ MODULES = {
 MEASURE = """
 import json, sys, time
 from importlib import import_module
-from airflow.sdk import DAG, BaseOperator, BaseHook, CronDataIntervalTimetable
+from airflow.sdk import DAG, BaseOperator
 before = set(sys.modules)
 added, spans = [], []
 for _ in range(7):
     for name in [name for name in sys.modules if name in added or name.startswith("airflow_provider_cio")]:
         del sys.modules[name]
-    began = time.perf_counter()
+    began = time.process_time()
     import_module(sys.argv[1])
-    spans.append(time.perf_counter() - began)
+    spans.append(time.process_time() - began)
     added = added or sorted(set(sys.modules) - before)
 print(json.dumps({"added": added, "spans": spans}))
 """
@@ -91,7 +91,11 @@ def test_there_is_something_to_look_at() -> None:
         room(module) for module in MODULES
     }
     assert {"sources", "sinks", "events"} <= ours("airflow_provider_cio.line")
-    assert "airflow.sdk" in set(imports("airflow_provider_cio.hooks.segment"))
+    assert "airflow.sdk" in set(imports("airflow_provider_cio.operators.customerio_to_segment"))
+
+
+#: Beside `airflow.sdk`: where every version of Airflow has names that were moved after 3.0, and what an extra brings.
+ELSEWHERE = {"airflow.providers.common.compat.sdk", "airflow.exceptions", "airflow.providers.openlineage.extractors"}
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -106,8 +110,7 @@ def test_only_operators_and_hooks_import_airflow(module: str) -> None:
         return
     if room(module) not in ("operators", "hooks", "metrics") and module != "airflow_provider_cio.sinks.dead_letters":
         assert airflow == []
-    public = ("airflow.sdk", "airflow.providers.common.compat.sdk", "airflow.providers.openlineage.extractors")
-    assert all(name in public or name.startswith("airflow.sdk.") for name in airflow)
+    assert all(name in ELSEWHERE or f"{name}.".startswith("airflow.sdk.") for name in airflow)
 
 
 def module_level_imports(module: str) -> Iterator[str]:
@@ -140,7 +143,7 @@ ALLOWED: dict[str, set[str]] = {
     "sinks": {*LEAVES, "clients", "events"},
     "report": {"interval", "sources"},
     "line": {*LEAVES, "clients", "events", "sources", "sinks", "report"},
-    "hooks": {*LEAVES, "clients", "events", "sources", "sinks", "interval", "line"},
+    "hooks": {*LEAVES, "get_provider_info", "clients", "events", "sources", "sinks", "interval", "line"},
     "stream": {*LEAVES, "clients", "events", "sinks", "hooks", "metrics"},
     "operators": {*LEAVES, "clients", "events", "sources", "sinks", "interval", "report", "line", "hooks", "metrics"},
 }

@@ -71,7 +71,7 @@ def test_what_it_says_of_itself(wheel: Path) -> None:
     assert metadata["Requires-Python"] == ">=3.11"
     assert "Framework :: Apache Airflow :: Provider" in metadata.get_all("Classifier", [])
     needs = {re.split("[<>]", line)[0] for line in metadata.get_all("Requires-Dist", []) if "extra ==" not in line}
-    assert needs == {"apache-airflow", "msgspec", "pendulum", "requests"}
+    assert needs == {"apache-airflow", "apache-airflow-providers-common-compat", "msgspec", "pendulum", "requests"}
 
 
 def test_its_entry_point_gives_the_providers_info(wheel: Path, tmp_path: Path) -> None:

@@ -9,13 +9,13 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from airflow.sdk._shared.secrets_masker import redact
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_cio.clients.customerio import CustomerIOClient
 from airflow_provider_cio.exceptions import ConfigurationError
 from airflow_provider_cio.hooks.customerio import CustomerIOHook, CustomerIOSettings
+from tests.airflow_names import AIRFLOW, redact
 from tests.sandbox import Fault, Sandbox, Settings
 from tests.sandbox.settings import APP_KEY
 
@@ -224,6 +224,7 @@ def test_a_key_that_cannot_be_one(put: Put, password: str) -> None:
     assert password not in error
 
 
+@pytest.mark.skipif(AIRFLOW < (3, 2), reason="Airflow 3.0 and 3.1 refuse such a connection themselves: not found")
 @pytest.mark.parametrize(
     ("extra", "kind"),
     [
@@ -274,7 +275,7 @@ ANYTHING = st.recursive(
 
 
 @given(st.dictionaries(st.sampled_from(["region", "timeout", "requests_per_second", "else"]), ANYTHING))
-@settings(max_examples=60)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])  # the first loads much of Airflow
 def test_whatever_is_in_extra_is_read_or_explained_and_never_shown(extra: dict[str, Any]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         connection = json.dumps({"conn_type": "customerio", "password": KEY, "extra": extra})

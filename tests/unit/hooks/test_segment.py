@@ -11,10 +11,10 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from airflow.sdk._shared.secrets_masker import redact
 
 from airflow_provider_cio.exceptions import ConfigurationError, EventsRefusedError
 from airflow_provider_cio.hooks.segment import SegmentHook, SegmentSettings
+from tests.airflow_names import AIRFLOW, redact
 from tests.sandbox import Fault, Sandbox, Settings
 from tests.sandbox.settings import WRITE_KEY
 
@@ -249,6 +249,7 @@ def test_a_key_that_cannot_be_one(put: Put, where: str, key: str) -> None:
     assert key not in error
 
 
+@pytest.mark.skipif(AIRFLOW < (3, 2), reason="Airflow 3.0 and 3.1 refuse such a connection themselves: not found")
 @pytest.mark.parametrize("extra", ['{"region": "eu"', '["eu"]', '"eu"', "5"])
 def test_an_extra_that_is_no_object(put: Put, extra: str) -> None:
     assert error_of(put(extra=extra)).startswith("extra must be a JSON object, got ")

@@ -12,12 +12,14 @@ from typing import Any
 import pendulum
 import psutil
 import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTaskTimeout
 from airflow.sdk import DAG
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.execution_time.context import MacrosAccessor
 
 from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError
 from airflow_provider_cio.interval import Interval
 from airflow_provider_cio.operators.customerio_to_segment import CustomerIOToSegmentOperator
+from tests.airflow_names import timeout
 from tests.sandbox import Fault, History, Sandbox, Settings
 from tests.unit.support import DAY, NOVEMBER, assert_kept_is_truth, connect
 
@@ -62,12 +64,10 @@ def test_the_parameters_are_templated(sandbox: Sandbox) -> None:
             interval_start="{{ ds }}",
             interval_end="{{ macros.ds_add(ds, 1) }}",
         )
-    from airflow.sdk.execution_time.macros import ds_add
-
     context: Any = {
         "workspace": "customerio",
         "ds": "2026-11-01",
-        "macros": type("M", (), {"ds_add": ds_add}),
+        "macros": MacrosAccessor(),
     }
     task.render_template_fields(context)
     task.execute(context)
@@ -175,9 +175,6 @@ def test_a_kill_ends_the_task_at_once_and_leaves_nothing_open(sandbox: Sandbox, 
 
 
 def test_a_timeout_of_airflow_leaves_nothing_open(sandbox: Sandbox) -> None:
-    from airflow.sdk.exceptions import AirflowTaskTimeout
-    from airflow.sdk.execution_time.timeout import timeout
-
     before = left_behind()
     sandbox.faults.add(Fault(side="segment", kind="timeout", at=0, times=1000, seconds=3.0))
     task = operator()

@@ -12,7 +12,7 @@ from typing import Any
 
 import pendulum
 import pytest
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.providers.common.compat.sdk import AirflowFailException
 
 from airflow_provider_cio.exceptions import CustomerIOToSegmentError, TryAgainLaterError, UnexpectedDataError
 from airflow_provider_cio.interval import Interval
@@ -45,7 +45,8 @@ def run(interval: Interval = INTERVAL, **parameters: Any) -> dict[str, Any]:
 
 def warnings(capfd: pytest.CaptureFixture[str]) -> list[str]:
     lines = "\n".join(capfd.readouterr()).splitlines()
-    return [line for line in lines if re.search(r"\bwarning\b", line, re.IGNORECASE)]
+    # Airflow before 3.2 warns of every connection type with an underscore that it reads from the environment.
+    return [line for line in lines if re.search(r"\bwarning\b", line, re.IGNORECASE) and "RFC3986" not in line]
 
 
 def row(name: str, **fields: Any) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from typing import Any
 
 import pendulum
 import pytest
-from airflow.sdk.exceptions import AirflowFailException, AirflowRescheduleException
+from airflow.exceptions import AirflowRescheduleException
+from airflow.providers.common.compat.sdk import AirflowFailException
 
 from airflow_provider_cio.exceptions import TryAgainLaterError
 from airflow_provider_cio.interval import Interval
@@ -274,7 +275,10 @@ def test_the_mode_of_personal_data_holds_for_all_that_leaves_the_operator(
 
 
 def samples(text: str) -> list[dict[str, Any]]:
-    return [json.loads(found) for found in re.findall(r"For example \(personal data masked\): (\{.*\})(?: \[|$)", text)]
+    return [
+        json.loads(found)
+        for found in re.findall(r"For example \(personal data masked\): (\{.*\})(?: \[|$)", text, re.MULTILINE)
+    ]
 
 
 @pytest.mark.parametrize("mode", ["first", "every"])

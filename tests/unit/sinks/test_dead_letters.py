@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ from typing import Any
 
 import pendulum
 import pytest
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow.sdk.io import store as stores
 from fsspec.implementations.memory import MemoryFile, MemoryFileSystem  # type: ignore[import-untyped]
 from hypothesis import given
@@ -370,7 +371,7 @@ def test_a_store_that_takes_nothing_is_named_before_the_run(
     store.broken = broken
     with pytest.raises(raised) as caught:
         DeadLetters("memory://bucket/a", CONTEXT).check()
-    assert str(caught.value).startswith("dead_letter_path memory://bucket/a can't be written to: ")
+    assert re.match("dead_letter_path memory:///?bucket/a can't be written to: ", str(caught.value))
     assert said in str(caught.value)
     assert store.objects() == {}
 
@@ -383,7 +384,8 @@ def test_a_store_that_lets_nobody_delete_passes_and_the_log_says_what_stays(
         for _ in range(3):
             DeadLetters("memory://bucket/a", CONTEXT).check()
     assert list(store.objects()) == [f"/bucket/a/{FILE}.probe"]
-    assert f"the probe memory://bucket/a/{FILE}.probe stays (PermissionError)" in caplog.text
+    stays = f"bucket/a/{FILE}.probe stays (PermissionError)"
+    assert re.search(f"the probe memory:///?{re.escape(stays)}", caplog.text)
 
 
 def test_a_probe_that_is_already_gone_is_no_problem(store: Store, caplog: pytest.LogCaptureFixture) -> None:
@@ -425,7 +427,7 @@ def test_a_file_where_the_local_folder_should_be(tmp_path: Path, below: str) -> 
         ("memory://", "names no bucket: memory://conn_id@bucket/folder"),
         ("memory://my_store@", "names no bucket"),
         ("s3:///", "names no bucket"),
-        ("nope://bucket/x", "dead_letter_path nope://bucket/x can't be used: ValueError: .*nope.* Correct the scheme"),
+        ("nope://bucket/x", "dead_letter_path nope:///?bucket/x can't be .*: ValueError: .*nope.* Correct the scheme"),
     ],
 )
 def test_a_path_that_says_not_clearly_where_is_refused_and_nothing_is_made(
@@ -433,7 +435,7 @@ def test_a_path_that_says_not_clearly_where_is_refused_and_nothing_is_made(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigurationError, match=said):
-        DeadLetters(path, CONTEXT)
+        DeadLetters(path, CONTEXT).check()
     assert (list(tmp_path.iterdir()), store.objects(), store.made) == ([], {}, [])
 
 
