@@ -48,14 +48,22 @@ def clients(
 
 def connect(monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox, **changes: str) -> None:
     """Airflow's two default connections, to this sandbox; `changes` are other keys than its own."""
+    for name, value in connections(sandbox, **changes).items():
+        monkeypatch.setenv(name, value)
+
+
+def connections(sandbox: Sandbox, **changes: str) -> dict[str, str]:
+    """The same as variables of the environment."""
     keys = {"app_key": sandbox.settings.app_key, "write_key": sandbox.settings.write_key} | changes
     customerio = {"conn_type": "customerio", "host": sandbox.url, "password": keys["app_key"]}
     segment = {"conn_type": "segment_source", "host": sandbox.url, "password": keys["write_key"]}
     extras = ({"requests_per_second": 1000}, {"events_per_second": 0})
-    for conn_id, fields, extra in zip(
-        ("CUSTOMERIO_DEFAULT", "SEGMENT_DEFAULT"), (customerio, segment), extras, strict=True
-    ):
-        monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id}", json.dumps(fields | {"extra": extra}))
+    return {
+        f"AIRFLOW_CONN_{conn_id}": json.dumps(fields | {"extra": extra})
+        for conn_id, fields, extra in zip(
+            ("CUSTOMERIO_DEFAULT", "SEGMENT_DEFAULT"), (customerio, segment), extras, strict=True
+        )
+    }
 
 
 def run_line(

@@ -1,0 +1,108 @@
+"""A virtual environment for each target, kept as long as nothing that it is made of changes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from zipfile import ZipFile
+
+from tests.matrix.targets import PROJECT, REPOSITORY, Target
+
+ENVIRONMENTS = REPOSITORY / ".venv" / "matrix"
+
+
+class StepError(Exception):
+    """A step failed; the message is what it printed."""
+
+
+def run(
+    *command: str | Path, cwd: Path = REPOSITORY, env: Mapping[str, str] | None = None, timeout: float = 900
+) -> str:
+    """What a command printed. Its process is a Python of its own kind: nothing of this one's environment is for it.
+
+    :raises StepError: it ended with another exit code than 0, or not in time.
+    """
+    try:
+        ran = subprocess.run(
+            list(map(str, command)),
+            cwd=cwd,
+            env={**clean_environment(), **(env or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise StepError(f"{command[0]}: not done after {timeout:.0f} s\n{error.stdout}") from None
+    if ran.returncode:
+        raise StepError(f"{' '.join(map(str, command))}: exit {ran.returncode}\n{ran.stdout}")
+    return ran.stdout
+
+
+def clean_environment() -> dict[str, str]:
+    """Without a user's settings of Airflow or Python."""
+    unwanted = ("AIRFLOW_", "PYTHON", "VIRTUAL_ENV")
+    return {name: value for name, value in os.environ.items() if not name.startswith(unwanted)}
+
+
+def build_wheel(folder: Path) -> Path:
+    """The wheel of this checkout."""
+    run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder)
+    [wheel] = folder.glob("*.whl")
+    return wheel
+
+
+class Environment:
+    """:param target: what to install; the folder is named by it, and by a hash of all that it is made of."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        parts = [target.options, target.airflow, target.tools, PROJECT["dependencies"], sys.version]
+        digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+        self._folder = ENVIRONMENTS / f"{target.name}-{digest}"
+        self.python = self._folder / "bin" / "python"
+
+    def install(self, wheel: Path) -> str:
+        """Install the wheel with what it requires; returns what of it is worth knowing."""
+        stamp = self._folder / "complete"
+        kept = stamp.exists()
+        if not kept:
+            for old in ENVIRONMENTS.glob(f"{self._target.name}-*"):
+                shutil.rmtree(old)
+            run(_uv(), "venv", "--python", sys.executable, self._folder)
+            airflow = [f"apache-airflow=={self._target.airflow}"] if self._target.airflow else []
+            self._uv("install", "--compile-bytecode", *self._target.options, wheel, *airflow, *self._target.tools)
+        # The wheel that is there may be another one of the same version.
+        self._uv("install", "--reinstall", "--no-deps", wheel)
+        self._check_wheel(wheel)
+        stamp.touch()
+        return f"{self._versions()}{', environment kept' if kept else ''}"
+
+    def _versions(self) -> str:
+        found = {one["name"]: one["version"] for one in json.loads(self._uv("list", "--format", "json", "--quiet"))}
+        required = {one.split(">=")[0]: "" for one in PROJECT["dependencies"]}
+        return ", ".join(f"{name.removeprefix('apache-')} {found[name]}" for name in required)
+
+    def _check_wheel(self, wheel: Path) -> None:
+        """:raises StepError: something else than the wheel would be tested."""
+        code = "import airflow_provider_cio as ours; print(ours.__path__[0])"
+        where = Path(run(self.python, "-c", code, cwd=self._folder).split()[-1])
+        files = [name for name in ZipFile(wheel).namelist() if name.startswith("airflow_provider_cio/")]
+        missing = [name for name in files if not (where.parent / name).is_file()]
+        if not where.is_relative_to(self._folder) or missing:
+            raise StepError(f"{where} is not what was installed, or lacks {missing}")
+
+    def _uv(self, command: str, *arguments: str | Path) -> str:
+        return run(_uv(), "pip", command, "--python", self.python, *arguments)
+
+
+def _uv() -> Path:
+    return Path(sys.executable).parent / "uv"

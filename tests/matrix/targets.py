@@ -1,0 +1,75 @@
+"""The versions of Airflow, and what was there to install with them."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+
+# From the dev extra: what the tests below need, and neither linters nor what builds.
+_TOOLS = ("hypothesis", "jsonschema", "psutil", "pytest", "pytest-timeout", "starlette", "uvicorn", "wtforms")
+
+# Released after Airflow 3.0.6: what it needs here all the same, each with the day by which it was there.
+_YOUNGER = {"apache-airflow-providers-common-compat": "2025-12-02", "uvicorn": "2025-10-01"}
+
+# What meets Airflow.
+_TESTS = (
+    "tests/unit/hooks",
+    "tests/unit/operators",
+    "tests/unit/sinks/test_dead_letters.py",
+    "tests/unit/test_dags.py",
+    "tests/unit/test_imports.py",
+    "tests/unit/test_provider_info.py",
+    "tests/unit/test_resume.py",
+)
+
+# What meets the other dependencies.
+_MORE_TESTS = ("tests/unit/clients", "tests/unit/events", "tests/unit/sources", "tests/unit/test_interval.py")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """One environment.
+
+    :param until: the day whose newest releases are installed, as if nothing had been released since.
+    :param airflow: the version to install; none is the lowest that this project declares.
+    :param lowest: install the lowest version that each requirement of this project allows, of Airflow and all else.
+    """
+
+    name: str
+    until: str
+    airflow: str = ""
+    lowest: bool = False
+    tests: tuple[str, ...] = field(default=_TESTS)
+
+    @property
+    def tools(self) -> list[str]:
+        """What the tests need, as required by the dev extra."""
+        wanted = {Requirement(line).name: line for line in PROJECT["optional-dependencies"]["dev"]}
+        return [wanted[name] for name in _TOOLS]
+
+    @property
+    def options(self) -> list[str]:
+        """For `uv pip install`, beside what to install."""
+        options = ["--exclude-newer", self.until]
+        for name, day in _YOUNGER.items():
+            options += ["--exclude-newer-package", f"{name}={max(day, self.until)}"]
+        return [*options, *(["--resolution", "lowest-direct"] if self.lowest else [])]
+
+
+# The last release of each minor version, and some days more for the releases that it was mended with.
+TARGETS = {
+    one.name: one
+    for one in (
+        Target(name="3.0", airflow="3.0.6", until="2025-09-05"),
+        Target(name="3.1", airflow="3.1.8", until="2026-03-18"),
+        Target(name="3.2", airflow="3.2.2", until="2026-06-05"),
+        Target(name="3.3", airflow="3.3.2", until="2026-09-24"),
+        Target(name="floors", until="2025-04-29", lowest=True, tests=(*_TESTS, *_MORE_TESTS)),
+    )
+}
