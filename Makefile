@@ -9,7 +9,7 @@ unexport VIRTUAL_ENV
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak ui stream bench clean
+.PHONY: help demo test matrix soak ui stream bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/'
@@ -22,6 +22,9 @@ test: .venv/stamp ## Lint, types, and every test, end to end included
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest -v --durations=10 --numprocesses=3 --dist=loadfile --no-loadscope-reorder
+
+matrix: .venv/stamp ## The wheel in Airflow 3.0, 3.1, 3.2, 3.3, and with the lowest version of all that it needs
+	@$(BIN)/python -m tests.matrix
 
 soak: .venv/stamp ## Hundreds of hourly intervals with faults at random: nothing lost, nothing growing
 	@$(BIN)/python -m tests.soak

@@ -63,7 +63,7 @@ class Bench:
             found = [*differences(truth, segment.kept), *map(str, [*segment.dropped, *segment.duplicates])]
             if found or len(segment.kept) < 100:
                 raise StepError("\n".join([f"{len(segment.kept)} events kept", *found[:20], said]))
-            return f"{len(segment.kept)} events of {len(truth)} occurrences, the others name nobody: as held"
+            return f"{len(segment.kept)} events kept of {len(truth)} occurrences held, event by event the same"
 
     def _airflow(self, *arguments: str, **variables: str) -> str:
         return self._run("-m", "airflow", *arguments, **variables)

@@ -21,36 +21,35 @@ class StepError(Exception):
     """A step failed; the message is what it printed."""
 
 
-def run(
-    *command: str | Path, cwd: Path = REPOSITORY, env: Mapping[str, str] | None = None, timeout: float = 900
-) -> str:
-    """What a command printed. Its process is a Python of its own kind: nothing of this one's environment is for it.
+#: Seconds. A step may take some minutes on a busy machine.
+PATIENCE = 1800
 
+
+def run(*command: str | Path, cwd: Path = REPOSITORY, env: Mapping[str, str] | None = None) -> str:
+    """What a command printed.
+
+    :param env: added to this process's own, of which a user's settings of Airflow and Python are left out.
     :raises StepError: it ended with another exit code than 0, or not in time.
     """
+    unwanted = ("AIRFLOW_", "PYTHON", "VIRTUAL_ENV")
+    own = {name: value for name, value in os.environ.items() if not name.startswith(unwanted)}
     try:
         ran = subprocess.run(
             list(map(str, command)),
             cwd=cwd,
-            env={**clean_environment(), **(env or {})},
+            env={**own, **(env or {})},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=timeout,
+            timeout=PATIENCE,
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise StepError(f"{command[0]}: not done after {timeout:.0f} s\n{error.stdout}") from None
+        raise StepError(f"{command[0]}: not done after {PATIENCE} s\n{error.stdout!r}") from None
     if ran.returncode:
         raise StepError(f"{' '.join(map(str, command))}: exit {ran.returncode}\n{ran.stdout}")
     return ran.stdout
-
-
-def clean_environment() -> dict[str, str]:
-    """Without a user's settings of Airflow or Python."""
-    unwanted = ("AIRFLOW_", "PYTHON", "VIRTUAL_ENV")
-    return {name: value for name, value in os.environ.items() if not name.startswith(unwanted)}
 
 
 def build_wheel(folder: Path) -> Path:
