@@ -12,7 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from zipfile import ZipFile
 
-from tests.matrix.targets import PROJECT, REPOSITORY, Target
+from packaging.requirements import Requirement
+
+from tests.matrix.targets import EXTRAS, PROJECT, REPOSITORY, Target
 
 ENVIRONMENTS = REPOSITORY / ".venv" / "matrix"
 
@@ -64,7 +66,7 @@ class Environment:
 
     def __init__(self, target: Target) -> None:
         self._target = target
-        parts = [target.options, target.airflow, target.tools, PROJECT["dependencies"], sys.version]
+        parts = [target.options, target.airflow, target.tools, _requirements(), sys.version]
         digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
         self._folder = ENVIRONMENTS / f"{target.name}-{digest}"
         self.python = self._folder / "bin" / "python"
@@ -78,7 +80,8 @@ class Environment:
                 shutil.rmtree(old)
             run(_uv(), "venv", "--python", sys.executable, self._folder)
             airflow = [f"apache-airflow=={self._target.airflow}"] if self._target.airflow else []
-            self._uv("install", "--compile-bytecode", *self._target.options, wheel, *airflow, *self._target.tools)
+            ours = f"{PROJECT['name']}[{','.join(EXTRAS)}] @ {wheel.as_uri()}"
+            self._uv("install", "--compile-bytecode", *self._target.options, ours, *airflow, *self._target.tools)
         # The wheel that is there may be another one of the same version.
         self._uv("install", "--reinstall", "--no-deps", wheel)
         self._check_wheel(wheel)
@@ -87,8 +90,8 @@ class Environment:
 
     def _versions(self) -> str:
         found = {one["name"]: one["version"] for one in json.loads(self._uv("list", "--format", "json", "--quiet"))}
-        required = {one.split(">=")[0]: "" for one in PROJECT["dependencies"]}
-        return ", ".join(f"{name.removeprefix('apache-')} {found[name]}" for name in required)
+        names = [Requirement(one).name for one in _requirements()]
+        return ", ".join(f"{name.removeprefix('apache-')} {found[name]}" for name in names)
 
     def _check_wheel(self, wheel: Path) -> None:
         """:raises StepError: something else than the wheel would be tested."""
@@ -101,6 +104,11 @@ class Environment:
 
     def _uv(self, command: str, *arguments: str | Path) -> str:
         return run(_uv(), "pip", command, "--python", self.python, *arguments)
+
+
+def _requirements() -> list[str]:
+    optional = PROJECT["optional-dependencies"]
+    return [*PROJECT["dependencies"], *(line for extra in EXTRAS for line in optional[extra])]
 
 
 def _uv() -> Path:

@@ -12,10 +12,19 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 
 # From the dev extra: what the tests below need, and neither linters nor what builds.
-_TOOLS = ("hypothesis", "jsonschema", "psutil", "pytest", "pytest-timeout", "starlette", "uvicorn", "wtforms")
+_TOOLS = ("hypothesis", "jsonschema", "psutil", "pytest", "pytest-timeout", "starlette", "statsd", "uvicorn", "wtforms")
 
-# Released after Airflow 3.0.6: what it needs here all the same, each with the day by which it was there.
-_YOUNGER = {"apache-airflow-providers-common-compat": "2025-12-02", "uvicorn": "2025-10-01"}
+#: Of this project, which are installed with it.
+EXTRAS = ("duckdb", "postgres")
+
+# Released after some of the days below: what is needed on them all the same, each with the day by which it was there.
+_YOUNGER = {
+    "apache-airflow-providers-common-compat": "2026-01-18",
+    "apache-airflow-providers-common-sql": "2025-11-15",
+    "apache-airflow-providers-duckdb": "2026-10-06",
+    "apache-airflow-providers-postgres": "2025-05-19",
+    "uvicorn": "2025-09-24",
+}
 
 # What meets Airflow.
 _TESTS = (
