@@ -24,13 +24,17 @@ from airflow_provider_cio.events.event import encode
 from airflow_provider_cio.events.mapping import Mapper, Occurrence, Properties
 from airflow_provider_cio.get_provider_info import get_provider_info
 from airflow_provider_cio.operators.customerio_to_segment import CustomerIOToSegmentOperator
+from airflow_provider_cio.operators.customerio_to_warehouse import CustomerIOToWarehouseOperator
 from airflow_provider_cio.records import Delivery, Identifiers
+from airflow_provider_cio.sinks.warehouse import DATABASES, database_for
+from airflow_provider_cio.sinks.warehouse.postgres import Postgres
+from airflow_provider_cio.sinks.warehouse.tables import columns_of
 
 REPOSITORY = Path(__file__).parents[2]
 PACKAGE = Path(str(airflow_provider_cio.__file__)).parent
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 #: TODO until they are merged.
-COMING = {"versions.md", "warehouse.md", "stream.md"}
+COMING: set[str] = {"versions.md", "stream.md"}
 
 
 class Block(NamedTuple):
@@ -168,6 +172,29 @@ def test_a_command_is_one(block: Block) -> None:
 
 
 # The tables
+
+
+def test_the_parameters_of_its_own_are_those_of_the_operator_to_a_warehouse() -> None:
+    documented = {cells[0].strip("`"): cells[1] for cells in table("warehouse.md", "Parameters")}
+    signature = inspect.signature(CustomerIOToWarehouseOperator).parameters
+    assert documented.keys() == signature.keys() - inspect.signature(CustomerIOToSegmentOperator).parameters.keys()
+    assert documented == {name: f'`"{signature[name].default}"`' for name in documented}
+
+
+def test_the_columns_are_those_of_the_tables() -> None:
+    cells = table("warehouse.md", "Tables")
+    columns = {column.name: column for column in columns_of("email_opened")}
+    named = [name for names, *_ in cells for name in re.findall(r"`(\w+)`", names)]
+    assert set(named) <= columns.keys()
+    for names, kind, _ in cells:
+        for name in re.findall(r"`(\w+)`", names):
+            assert Postgres.types[columns[name].kind] in kind
+
+
+def test_the_databases_are_those_that_are_supported() -> None:
+    cells = table("warehouse.md", "Databases")
+    assert [kind.strip("`") for kind, *_ in cells] == list(DATABASES)
+    assert all(f"[{database_for(kind.strip('`')).extra}]" in install for kind, install, _ in cells)
 
 
 def test_the_parameters_are_those_of_the_operator() -> None:

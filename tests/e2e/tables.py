@@ -1,0 +1,103 @@
+"""What the warehouse holds of a backfill: against Customer.io, and in answers to questions."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from tests.e2e.compare import COLLECTIONS, day_of, differences, moment
+from tests.e2e.world import World
+from tests.sql_examples import sql_examples
+
+TRACKS = "SELECT event_text, timestamp, user_id, anonymous_id, id FROM customerio.tracks"
+
+
+@contextmanager
+def opened(file: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """The DuckDB file, with all times in UTC."""
+    with duckdb.connect(str(file)) as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        yield connection
+
+
+def rows(file: Path) -> list[dict[str, Any]]:
+    """Of all tables but `tracks`, as the events that they were."""
+    tables = [name.lower().replace(" ", "_") for name in COLLECTIONS]
+    columns = "event_text, delivery_id, timestamp, user_id, anonymous_id, subject, recipient"
+    sql = " UNION ALL ".join(f"SELECT id, {columns} FROM customerio.{table}" for table in tables)
+    with opened(file) as connection:
+        found = connection.execute(sql).fetchall()
+    return [
+        {
+            "messageId": id,
+            "event": event,
+            "timestamp": moment.isoformat(),
+            "userId": user,
+            "anonymousId": anonymous,
+            "properties": {"delivery_id": delivery, "subject": subject, "recipient": recipient},
+        }
+        for id, event, delivery, moment, user, anonymous, subject, recipient in found
+    ]
+
+
+def compare_tables(world: World, file: Path, days: Sequence[str]) -> tuple[int, list[str]]:
+    """How many rows there are, and every way in which they are not what Customer.io held on these days."""
+    start, end = moment(days[0]), moment(days[-1])
+    truth = world.sandbox("truth", start=start, end=end + 86_400)["events"]
+    kept = rows(file)
+    found = differences([row for row in truth if row["collection"] in COLLECTIONS], kept)
+    with opened(file) as connection:
+        tracks = {row[-1]: row[:-1] for row in connection.execute(TRACKS).fetchall()}
+    if tracks.keys() != {event["messageId"] for event in kept}:
+        found.append("tracks does not hold the same ids as the other tables")
+    return len(kept), found
+
+
+def put_orders(file: Path) -> int:
+    """A small table of a shop's orders, made up from who clicked: some buy within the day, some later, most never."""
+    with opened(file) as connection:
+        clicks = connection.execute(
+            "SELECT user_id, timestamp FROM customerio.email_link_clicked WHERE user_id IS NOT NULL ORDER BY id"
+        ).fetchall()
+        connection.execute("CREATE SCHEMA shop")
+        connection.execute(
+            "CREATE TABLE shop.orders "
+            "(order_id VARCHAR, user_id VARCHAR, ordered_at TIMESTAMPTZ, amount DECIMAL(10, 2))"
+        )
+        orders = []
+        for number, (user, clicked) in enumerate(clicks):
+            dice = hashlib.sha256(f"{user}{number}".encode()).digest()
+            if dice[0] < 100:
+                later = timedelta(minutes=10 * dice[1])  # up to 42 hours
+                orders.append((f"order {number}", user, clicked + later, 9 + dice[2]))
+        if orders:
+            connection.executemany("INSERT INTO shop.orders VALUES (?, ?, ?, ?)", orders)
+    return len(orders)
+
+
+def answer(file: Path, name: str) -> list[str]:
+    """One of the queries of `docs/warehouse.md`, and what it finds, as lines."""
+    sql = sql_examples()[name]
+    with opened(file) as connection:
+        cursor = connection.execute(sql)
+        names = [column[0] for column in cursor.description or ()]
+        found = [[str(value) for value in row] for row in cursor.fetchall()]
+    widths = [max(map(len, column)) for column in zip(names, *found, strict=True)]
+    table = [
+        "  ".join(cell.rjust(width) if place else cell.ljust(width) for place, (cell, width) in enumerate(zipped))
+        for zipped in (list(zip(row, widths, strict=True)) for row in [names, *found])
+    ]
+    return [*sql.rstrip().splitlines(), "", *table]
+
+
+def days_of(file: Path) -> list[str]:
+    """The UTC dates of which there are rows."""
+    with opened(file) as connection:
+        found = connection.execute("SELECT DISTINCT epoch(timestamp) FROM customerio.tracks").fetchall()
+    return sorted({day_of(moment) for (moment,) in found})
