@@ -56,9 +56,10 @@ def report(world: World, runs: list[Run], comparison: Comparison) -> int:
     return 0
 
 
-def load(world: World) -> list[Run]:
+def load(world: World, file: Path) -> list[Run]:
     """Backfill the same days into the DuckDB file."""
     say()
+    world.api("connections", post={"connection_id": "warehouse_default", "conn_type": "duckdb", "host": str(file)})
     return world.backfill(WAREHOUSE_DAG_ID, FIRST, LAST)
 
 
@@ -92,9 +93,9 @@ def main() -> int:
     say("Starting a sandbox of Customer.io and Segment, and a real Airflow ...")
     with tempfile.TemporaryDirectory(prefix="customerio-warehouse-") as folder:
         file = Path(folder) / "warehouse.duckdb"
-        with World(sandbox_args=SANDBOX, warehouse={"conn_type": "duckdb", "host": str(file)}, say=say) as world:
+        with World(sandbox_args=SANDBOX, say=say) as world:
             sent = report(world, *backfill(world))
-            return report_tables(world, load(world), file) or sent
+            return report_tables(world, load(world, file), file) or sent
 
 
 if __name__ == "__main__":

@@ -76,7 +76,6 @@ class World:
     :param sandbox_args: for `python -m tests.sandbox`, beside `--port`.
     :param sandbox_settings: posted to `/_sandbox/settings` before Airflow starts.
     :param connections: extra fields of the two connections, by connection type.
-    :param warehouse: the fields of the connection `warehouse_default`, if there is one.
     :param stored_connections: put the connections into the database, where the UI shows them,
         and not into the environment.
     :param parallelism: how many tasks Airflow runs at a time.
@@ -90,7 +89,6 @@ class World:
         sandbox_args: Sequence[str] = (),
         sandbox_settings: Mapping[str, Any] | None = None,
         connections: Mapping[str, Mapping[str, Any]] | None = None,
-        warehouse: Mapping[str, Any] | None = None,
         stored_connections: bool = False,
         parallelism: int = 4,
         say: Callable[[str], None] = quiet,
@@ -99,7 +97,6 @@ class World:
         self.sandbox_args = tuple(sandbox_args)
         self.sandbox_settings = dict(sandbox_settings or {})
         self.connection_extras = dict(connections or {})
-        self.warehouse = warehouse
         self.stored_connections = stored_connections
         self.parallelism = parallelism
         self.say = say
@@ -141,8 +138,6 @@ class World:
             "customerio_default": self._connection("customerio", said["app_key"]),
             "segment_default": self._connection("segment_source", said["write_key"]),
         }
-        if self.warehouse:
-            connections["warehouse_default"] = dict(self.warehouse)
         if not self.stored_connections:
             for conn_id, connection in connections.items():
                 self.env[f"AIRFLOW_CONN_{conn_id.upper()}"] = json.dumps(connection)
