@@ -168,7 +168,16 @@ def test_a_command_is_one(block: Block) -> None:
             case []:
                 pass
             case [word, *_]:
-                assert word in ("FROM", ".venv/bin/ruff", ".venv/bin/mypy", ".venv/bin/pytest", "git", "cd", "curl")
+                assert word in (
+                    "FROM",
+                    ".venv/bin/ruff",
+                    ".venv/bin/mypy",
+                    ".venv/bin/pytest",
+                    "git",
+                    "cd",
+                    "curl",
+                    "uvicorn",
+                )
 
 
 # The tables
