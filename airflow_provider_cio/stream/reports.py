@@ -72,10 +72,10 @@ class Data(msgspec.Struct, gc=False):
 class Report(msgspec.Struct, gc=False):
     """One reporting webhook. `timestamp` is when it happened, in Unix seconds."""
 
-    object_type: str
     metric: str
     timestamp: int
     data: Data
+    object_type: str = ""  # the specification calls it `object_type_type` where preferences change
     event_id: str | None = None
 
     @property
@@ -132,6 +132,8 @@ class Wanted:
         """What the report tells of. `Misshapen` has no raw body here: the caller knows it."""
         if report.is_of_customer:
             return Ignored("customer_event")
+        if not report.object_type:
+            return Misshapen(b"", "Object missing required field `object_type`")
         channel, metric, data = report.channel, report.metric, report.data
         collection = self._collections.get((channel, metric))
         if collection is None:

@@ -169,7 +169,6 @@ def test_the_devices_of_a_push_are_its_recipient_and_tell_of_its_failure() -> No
         {"object_type": "email", "metric": "subscribed", "data": {"email_address": ADDRESS}},
         {
             "object_type_type": "email",
-            "object_type": "email",
             "metric": "cio_subscription_preferences_changed",
             "data": {"delivery_id": "d", "campaign_id": 4, "content": '{"topics":{"topic_1":true}}'},
         },
@@ -235,6 +234,14 @@ def test_a_body_of_another_shape_is_kept_as_it_came(body: bytes) -> None:
     assert found.raw == body
     assert found.problem
     assert SECRET not in found.problem
+
+
+def test_a_report_without_a_type_is_misshapen() -> None:
+    one = report()
+    del one["object_type"]
+    found = Wanted(ALL).occurrence(read(one))
+    assert isinstance(found, Misshapen)
+    assert "object_type" in found.problem
 
 
 def test_half_an_emoji_is_mended() -> None:

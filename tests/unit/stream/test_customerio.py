@@ -1,0 +1,113 @@
+"""The stream against a sender that behaves like Customer.io: four seconds, an hour after some answers, one queue."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from airflow_provider_cio.interval import Interval
+from airflow_provider_cio.stream import intake
+from tests.e2e.compare import differences
+from tests.sandbox import Fault, History, Sandbox
+from tests.sandbox.catalog import CHANNELS
+from tests.sandbox.reports import Habits, Report, Subscription, reports
+from tests.sandbox.webhooks import LONG_PROBLEMS, LONG_STATUSES, Calling, Sender
+from tests.unit.stream.support import KEY, Running, connect
+from tests.unit.support import NOVEMBER, truth_of
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox() as one, pytest.MonkeyPatch.context() as patch:
+        connect(patch, one)
+        patch.setattr(intake, "PAUSE", 0.05)
+        yield one
+
+
+def push(sandbox: Sandbox, found: list[Report], calling: Calling, **options: object) -> Sender:
+    with Running({"main": options}) as app:
+        sender = Sender(f"{app.url}/main", calling)
+        sender.push(found)
+    return sender
+
+
+def calling(**changes: object) -> Calling:
+    """A sender of Customer.io's patience, whose hours are milliseconds."""
+    return Calling(signing_key=KEY, speed=200_000.0, **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("full", "content", "bare", "unknown"), product([False, True], [False, True], [False, True], [False, True])
+)
+def test_every_report_of_every_channel_is_taken(
+    sandbox: Sandbox, tmp_path: Path, full: bool, content: bool, bare: bool, unknown: bool
+) -> None:
+    sandbox.reset()
+    history = History.generate(
+        seed=11,
+        deliveries=400,
+        start=NOVEMBER,
+        end=NOVEMBER + 86_400,
+        channels=CHANNELS,
+        nasty=0.3,
+        rare_identities=0.3,
+    )
+    found = reports(
+        history,
+        Subscription(full_resolution=full, with_content=content),
+        Habits(
+            bare=bare,
+            unknown_keys=unknown,
+            unknown_metrics=unknown,
+            preferences_key="object_type_type" if unknown else "object_type",
+        ),
+    )
+    assert len({one.event for one in found}) > 40
+    options = {
+        "collections": "all",
+        "dead_letter_path": str(tmp_path),
+        "full_resolution": full,
+        "message_content": content,
+    }
+    sender = push(sandbox, found, calling(in_flight=16), **options)
+    assert Counter(call.status for call in sender.calls) == {204: len(found)}
+    assert list(tmp_path.iterdir()) == [], "none of them is misshapen"
+    assert sandbox.segment.dropped == []
+    events = Counter((event["properties"]["delivery_id"], event["event"]) for event in sandbox.segment.kept)
+    repeated = sum(count - 1 for count in events.values())
+    assert (repeated > 0) is full
+    assert content is any("content" in event["properties"] for event in sandbox.segment.kept)
+
+
+def test_a_day_with_an_outage_arrives_whole_and_no_answer_costs_an_hour(sandbox: Sandbox) -> None:
+    sandbox.reset()
+    stretch = Interval(NOVEMBER, NOVEMBER + 2 * 86_400)
+    sandbox.history = History.generate(
+        seed=3, deliveries=400, start=NOVEMBER, end=NOVEMBER + 86_400, channels=["email"]
+    )
+    found = [one for one in reports(sandbox.history) if stretch.start <= one.time < stretch.end]
+    for kind, at in (("503", 20), ("reset", 40), ("429", 60), ("401", 80), ("html", 100), ("reset_after", 120)):
+        sandbox.faults.add(Fault(side="segment", kind=kind, at=at, times=8))  # type: ignore[arg-type]
+    sender = push(sandbox, found, calling(duplicates=0.1, disorder=5))
+    assert {call.status for call in sender.calls} == {204, 503}
+    assert not any(call.status in LONG_STATUSES or call.problem in LONG_PROBLEMS for call in sender.calls)
+    assert all(call.seconds < 3.2 for call in sender.calls)
+    kept = sandbox.segment.kept
+    assert differences(truth_of(sandbox.history, stretch), kept) == []
+    assert sandbox.segment.dropped == []
+
+
+def test_a_wrong_key_costs_an_hour_and_loses_nothing(sandbox: Sandbox) -> None:
+    sandbox.reset()
+    history = History.generate(seed=3, deliveries=5, start=NOVEMBER, end=NOVEMBER + 86_400, channels=["email"])
+    [first, *_] = reports(history, Subscription(events=["email_delivered"]))
+    wrong = push(sandbox, [first], Calling(signing_key="wrong", speed=1e9))
+    assert {call.status for call in wrong.calls} == {401}
+    assert [call.wait for call in wrong.calls][0] == 3600.0
+    assert wrong.calls[-1].given_up, "after seven days"
+    assert sandbox.segment.received_count == 0
+    assert [call.status for call in push(sandbox, [first], calling()).calls] == [204]
