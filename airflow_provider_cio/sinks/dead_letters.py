@@ -105,6 +105,14 @@ def row_letter(reason: str, raw: bytes, problem: str) -> bytes:
     return b'{"reason":%b,"row":%b,"problem":%b}\n' % (_json(reason), _one_line(raw), _json(problem))
 
 
+def check_location(folder: str) -> None:
+    """Find what can be known of a folder without looking at it.
+
+    :raises ConfigurationError: it is empty or relative, or nothing is known of its scheme.
+    """
+    _location("dead_letter_path", folder)
+
+
 def write_letters(folder: str, name: str, letters: Iterable[bytes]) -> None:
     """Keep these lines in a new file of their own.
 

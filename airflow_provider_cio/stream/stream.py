@@ -173,6 +173,10 @@ class Stream:
         from airflow_provider_cio.hooks.segment import SegmentHook
 
         options = self.options
+        if options.dead_letter_path is not None:
+            from airflow_provider_cio.sinks.dead_letters import check_location
+
+            check_location(options.dead_letter_path)  # the first report that can't be sent would hold up all others
         secrets = CustomerIOHook(customerio_conn_id=options.customerio_conn_id).webhook_signing_secrets
         segment = SegmentHook(segment_conn_id=options.segment_conn_id)
         told = (segment.settings, segment.message_id_namespace)
@@ -191,7 +195,7 @@ class Stream:
         return Connections(secrets, told, client, mapper, Intake(Batches(client).send, name=f"stream-{self.name}"))
 
     def _look_up_failed(self, error: BaseException) -> None:
-        self.counts.problem("connections", f"its connections can't be read: {said_by(error)}")
+        self.counts.problem("connections", f"it can't be set up: {said_by(error)}")
 
 
 class Batches:

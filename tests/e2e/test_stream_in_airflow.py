@@ -49,6 +49,13 @@ def post(world: World, body: bytes, **headers: str) -> requests.Response:
     )
 
 
+def ours(world: World) -> dict[str, Any]:
+    """The plugin, as Airflow's API lists it."""
+    [found] = [one for one in world.api("plugins")["plugins"] if one["name"] == "customerio_stream"]
+    plugin: dict[str, Any] = found
+    return plugin
+
+
 def test_a_signed_webhook_is_taken(world: StreamWorld) -> None:
     body = encoded(report("clicked", href="https://example.com"))
     assert post(world, body, **{"x-cio-signature": "0" * 64}).status_code == 401
@@ -61,6 +68,7 @@ def test_a_signed_webhook_is_taken(world: StreamWorld) -> None:
     assert (health.status_code, health.json()) == (200, {"configured": True, "segment_reached": True})
     assert requests.post(f"{world.airflow_url}/cio/other", timeout=10).status_code == 404
     assert requests.get(f"{world.airflow_url}/cio/main", timeout=10).status_code == 405
+    assert [one["url_prefix"] for one in ours(world)["fastapi_apps"]] == ["/cio"]
 
 
 def test_a_new_key_in_the_ui_takes_effect(world: StreamWorld) -> None:
@@ -133,6 +141,4 @@ def test_without_the_option_there_is_no_such_route(world: StreamWorld) -> None:
     assert post(world, body).status_code in (404, 405)
     assert "configured" not in requests.get(f"{world.airflow_url}/cio/main/health", timeout=10).text
     assert world.sandbox("segment")["kept"] == kept
-    plugins = world.api("plugins")["plugins"]
-    [ours] = [one for one in plugins if one["name"] == "customerio_stream"]
-    assert ours["fastapi_apps"] == []
+    assert ours(world)["fastapi_apps"] == []

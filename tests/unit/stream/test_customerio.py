@@ -93,7 +93,6 @@ def test_a_day_with_an_outage_arrives_whole_and_no_answer_costs_an_hour(sandbox:
     sender = push(sandbox, found, calling(duplicates=0.1, disorder=5))
     assert {call.status for call in sender.calls} == {204, 503}
     assert not any(call.status in LONG_STATUSES or call.problem in LONG_PROBLEMS for call in sender.calls)
-    assert all(call.seconds < 3.2 for call in sender.calls)
     kept = sandbox.segment.kept
     assert differences(truth_of(sandbox.history, stretch), kept) == []
     assert sandbox.segment.dropped == []

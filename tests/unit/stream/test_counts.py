@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import airflow.settings  # noqa: F401  # it sets logging up, which must not happen in mid-test
+import pytest
+
+from airflow_provider_cio.stream import counts as module
+from airflow_provider_cio.stream.counts import Counts
+from tests.unit.statsd import listening, run
+
+
+def test_counts_reach_airflows_metrics_with_stream_and_reason() -> None:
+    code = """
+from collections import Counter
+from airflow_provider_cio.stream.counts import send_metrics
+send_metrics("main", Counter({"sent": 12, "refused.misshapen": 2, "ignored.not_asked_for": 1}))
+"""
+    with listening() as listener:
+        run(code, listener)
+        received = listener.received()
+    assert [line.partition(".")[2] for line in received] == [
+        "customerio.stream.sent,stream=main:12|c",
+        "customerio.stream.refused,stream=main,reason=misshapen:2|c",
+        "customerio.stream.ignored,stream=main,reason=not_asked_for:1|c",
+    ]
+
+
+def lines(counting: Callable[[Counts], object], caplog: pytest.LogCaptureFixture, wanted: int) -> list[tuple[int, str]]:
+    """What a stream's counts log within ten seconds at most, until there are so many lines."""
+    caplog.set_level(logging.INFO)
+
+    async def main() -> None:
+        with ThreadPoolExecutor(1) as pool:
+            counting(Counts("main", pool))
+            ends = time.monotonic() + 10
+            while len(logged()) < wanted and time.monotonic() < ends:
+                await asyncio.sleep(0.01)
+
+    def logged() -> list[tuple[int, str]]:
+        return [(one.levelno, one.getMessage()) for one in caplog.records if one.name == "airflow_provider_cio.stream"]
+
+    asyncio.run(main())
+    return logged()
+
+
+def test_a_line_of_counts_is_a_warning_where_something_is_wrong(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "FLUSH_EVERY", 0.01)
+
+    def good(counts: Counts) -> None:
+        for outcome in ("sent", "sent", "ignored.not_asked_for", "skipped.unidentified"):
+            counts.add(outcome)
+
+    def bad(counts: Counts) -> None:
+        counts.add("unsigned")
+
+    said = "Stream 'main', reports since the last line: "
+    text = f"{said}sent 2, ignored.not_asked_for 1, skipped.unidentified 1"
+    assert lines(good, caplog, 1) == [(logging.INFO, text)]
+    caplog.clear()
+    assert lines(bad, caplog, 1) == [(logging.WARNING, f"{said}unsigned 1")]
+
+
+def test_a_problem_is_logged_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    def problems(counts: Counts) -> None:
+        for number in range(100):
+            counts.problem("late", f"problem {number}")
+        counts.problem("other", "another one")
+        counts._problem_at["late"] -= module.LOG_EVERY
+        counts.problem("late", "a minute later")
+
+    texts = [text for _, text in lines(problems, caplog, 3)]
+    assert texts == [f"Stream 'main': {text}" for text in ("problem 0", "another one", "a minute later")]
