@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -27,16 +28,22 @@ class Kept(Generic[T]):
 
     :param look_up: runs in a thread; it gets the last good result.
     :param failed: told of a look-up that raised.
+    :param fresh: seconds; see `FRESH`, which is the default.
     """
 
     def __init__(
-        self, look_up: Callable[[T | None], T], executor: Executor, failed: Callable[[BaseException], None]
+        self,
+        look_up: Callable[[T | None], T],
+        executor: Executor,
+        failed: Callable[[BaseException], None],
+        fresh: float | None = None,
     ) -> None:
         self._look_up = look_up
         self._executor = executor
         self._failed = failed
         self._running: asyncio.Future[T] | None = None
-        self._begun_at = -FRESH
+        self._fresh = FRESH if fresh is None else fresh
+        self._begun_at = -math.inf
         self._last_failed = False
         self._value: T | None = None
 
@@ -47,7 +54,7 @@ class Kept(Generic[T]):
 
     async def get(self) -> T:
         """:raises NotFoundYet: there is none."""
-        self._begin_if_older_than(PAUSE if self._last_failed else FRESH)
+        self.begin_if_older_than(PAUSE if self._last_failed else self._fresh)
         if self._value is None:
             await self._ended()
         return self._good()
@@ -57,7 +64,7 @@ class Kept(Generic[T]):
 
         :raises NotFoundYet: there is none.
         """
-        self._begin_if_older_than(PAUSE)
+        self.begin_if_older_than(PAUSE)
         await self._ended()
         return self._good()
 
@@ -70,7 +77,8 @@ class Kept(Generic[T]):
         if self._running is not None:
             await asyncio.wait([self._running])
 
-    def _begin_if_older_than(self, seconds: float) -> None:
+    def begin_if_older_than(self, seconds: float) -> None:
+        """Look it up in the background, unless one look-up runs or was begun since."""
         if self._running is None and time.monotonic() - self._begun_at >= seconds:
             self._begun_at = time.monotonic()
             self._running = asyncio.get_running_loop().run_in_executor(self._executor, self._look_up, self._value)

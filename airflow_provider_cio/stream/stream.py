@@ -18,6 +18,7 @@ from airflow_provider_cio.records import Misshapen
 from airflow_provider_cio.stream.counts import Counts
 from airflow_provider_cio.stream.intake import Intake, Unavailable, said_by
 from airflow_provider_cio.stream.kept import Kept, NotFoundYet
+from airflow_provider_cio.stream.names import CampaignNames
 from airflow_provider_cio.stream.reports import Ignored, Wanted, is_too_long, read_report
 from airflow_provider_cio.stream.settings import StreamOptions
 from airflow_provider_cio.stream.signature import is_signed
@@ -60,6 +61,9 @@ class Stream:
             message_content=options.message_content,
         )
         self._connections = Kept(self._look_up, executor, self._look_up_failed)
+        self._names = CampaignNames(
+            options.customerio_conn_id, executor, lambda text: self.counts.problem("names", text)
+        )
         self._letters = Intake(self._write_letters, name="dead-letters")
 
     async def connections(self) -> Connections:
@@ -70,6 +74,7 @@ class Stream:
         """Read the connections ahead of the first report."""
         try:
             await self.connections()
+            await self._names.ready()
         except (Unavailable, NotFoundYet) as error:
             self.counts.problem("connections", f"is not ready: {error}")
 
@@ -88,6 +93,7 @@ class Stream:
         :raises Unavailable: it has to come again.
         """
         connections = await self.connections()
+        await self._names.ready()
         try:
             made = self._event(body, connections.mapper)
         except Exception as error:  # it would come again for days, and hold up all that follows
@@ -191,6 +197,7 @@ class Stream:
             send_to_customerio_destinations=options.send_to_customerio_destinations,
             pii=options.pii,
             cio_id_as_last_resort=options.on_unidentified == "cio_id",
+            name_of=self._names.of,
         )
         return Connections(secrets, told, client, mapper, Intake(Batches(client).send, name=f"stream-{self.name}"))
 

@@ -22,7 +22,6 @@ from tests.sandbox import Sandbox
 
 KEY = "current-signing-key-0123456789"
 PREVIOUS_KEY = "previous-signing-key-987654321"
-APP_KEY = "not-needed-by-a-stream"
 ADDRESS = "jane.doe@example.com"
 #: Statuses that may leave the app, for reports.
 STATUSES = {204, 401, 404, 405, 413, 503}
@@ -90,9 +89,14 @@ class Running:
         self._listener.close()
 
 
-def connect(monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox, **extra: Any) -> None:
-    """Airflow's two default connections: a signing key, and this sandbox as Segment."""
-    customerio = {"conn_type": "customerio", "password": APP_KEY}
+def connect(monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox, *, app_api: bool = False, **extra: Any) -> None:
+    """Airflow's two default connections: signing keys, and this sandbox as Segment.
+
+    :param app_api: with a key for the App API, for the names of campaigns.
+    """
+    customerio: dict[str, Any] = {"conn_type": "customerio"}
+    if app_api:
+        customerio |= {"host": sandbox.url, "password": sandbox.settings.app_key}
     segment = {"conn_type": "segment_source", "host": sandbox.url, "password": sandbox.settings.write_key}
     keys = {"webhook_signing_secret": KEY, "webhook_signing_secret_previous": PREVIOUS_KEY}
     put(monkeypatch, "customerio_default", customerio | {"extra": keys})

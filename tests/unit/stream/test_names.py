@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from airflow_provider_cio.stream import names
+from tests.sandbox import Fault, History, Sandbox
+from tests.unit.stream.support import Running, connect, report
+
+CAMPAIGNS = {
+    "deliveries": [
+        {"id": "a", "created": 1_793_491_200, "metrics": {}, "campaign_id": 9},
+        {"id": "b", "created": 1_793_491_200, "metrics": {}, "newsletter_id": 4},
+    ],
+    "names": {("campaign", 9): "Welcome", ("newsletter", 4): "News of jane.doe@example.com"},
+}
+
+
+@pytest.fixture
+def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
+    with Sandbox(History(**CAMPAIGNS)) as one:  # type: ignore[arg-type]
+        connect(monkeypatch, one, app_api=True)
+        yield one
+
+
+def sent_names(sandbox: Sandbox) -> list[str | None]:
+    return [event["properties"].get("campaign_name") for event in sandbox.segment.kept]
+
+
+def test_events_have_the_names_from_the_first_on_and_the_lists_are_read_once(sandbox: Sandbox) -> None:
+    with Running({"main": {}}) as stream:
+        for number in range(5):
+            assert stream.post(report(delivery_id=f"d{number}")).status_code == 204
+        assert stream.post(report(delivery_id="n", campaign_id=None, newsletter_id="4")).status_code == 204
+        assert stream.post(report(delivery_id="x", campaign_id=None)).status_code == 204
+    assert sent_names(sandbox) == ["Welcome"] * 5 + ["News of jane.doe@example.com", None]
+    assert len(sandbox.customerio.requests) == 4
+
+
+def test_names_are_personal_where_an_address_is_in_them(sandbox: Sandbox) -> None:
+    with Running({"main": {"pii": "drop"}}) as stream:
+        assert stream.post(report(campaign_id=None, newsletter_id=4)).status_code == 204
+    assert sent_names(sandbox) == ["News of "]
+
+
+def test_a_campaign_that_is_new_has_its_name_a_moment_later(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(names, "FRESH_FOR_A_NEW_ONE", 0.0)
+    with Running({"main": {}}) as stream:
+        assert stream.post(report(delivery_id="0")).status_code == 204
+        rows = [{**row, "campaign_id": 10} for row in CAMPAIGNS["deliveries"]]  # type: ignore[dict-item]
+        sandbox.history = History(rows, names={("campaign", 10): "Later"})
+        ends = time.monotonic() + 10
+        number = 1
+        while sent_names(sandbox)[-1] != "Later" and time.monotonic() < ends:
+            assert stream.post(report(delivery_id=str(number), campaign_id=10)).status_code == 204
+            number += 1
+    assert sent_names(sandbox)[:2] == ["Welcome", None]
+    assert sent_names(sandbox)[-1] == "Later"
+
+
+@pytest.mark.parametrize("kind", ["403", "500", "reset", "html200"])
+def test_no_report_fails_for_a_name(
+    sandbox: Sandbox, kind: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sandbox.faults.add(Fault(side="customerio", kind=kind, times=100))  # type: ignore[arg-type]
+    with Running({"main": {}}) as stream:
+        assert stream.post(report()).status_code == 204
+    assert sent_names(sandbox) == [None]
+    assert "no campaign_name for events with a campaign_id" in caplog.text
+
+
+def test_no_report_waits_long_for_a_name(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(names, "_PATIENCE", 0.05)
+    sandbox.settings.latency = 20
+    with Running({"main": {}}) as stream:
+        began = time.monotonic()
+        assert stream.post(report()).status_code == 204
+        assert time.monotonic() - began < 4
+    assert sent_names(sandbox) == [None]
