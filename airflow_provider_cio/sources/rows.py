@@ -38,6 +38,7 @@ def activities(reader: Reader, types: Sequence[str], interval: Interval) -> Iter
         for row in page.rows:
             if start <= row.timestamp < end and row.id not in known:
                 known[row.id] = None
+                row.type = kind
                 yield row
         while len(known) > _REMEMBERED:
             del known[next(iter(known))]

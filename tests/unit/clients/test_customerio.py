@@ -97,7 +97,7 @@ def test_a_page_of_activities(server: Loopback) -> None:
     server.say(Say(body=json.dumps({"activities": [one], "next": ""})))
     with client_of(server.url) as client:
         found = client.activity_page({"type": "opened_email", "limit": 100})
-    assert found == ([Activity("01A", 5, "RPIL=", data={"opened": 5})], (), None)
+    assert found == ([Activity("01A", 5, "RPIL=", data={"opened": 5}, type="opened_email")], (), None)
     assert server.heard[0].target == "/v1/activities?type=opened_email&limit=100"
 
 

@@ -263,6 +263,15 @@ def test_odd_rows_go_where_one_says(hook: CustomerIOHook, sandbox: Sandbox, hist
     assert all(one.problem and one.raw for one in odd)
 
 
+def test_an_activity_has_the_type_that_was_asked_for(hook: CustomerIOHook, sandbox: Sandbox, history: History) -> None:
+    ids = [row["id"] for row in activities_of(history)][:2]
+    odd = dict(zip(ids, ("activity.type:number", "activity.type:missing"), strict=True))
+    sandbox.settings = Settings(now=START + 30 * DAY, odd_rows=odd)
+    found = {row.id: row.type for row in hook.activities(at(FROM), at(UNTIL))}
+    assert set(ids) < set(found)
+    assert set(found.values()) == set(TYPES)
+
+
 # --- what is wrong, and what takes long -------------------------------------------------------------------------
 
 
