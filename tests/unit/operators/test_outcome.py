@@ -104,6 +104,12 @@ def test_lineage_names_each_list_that_was_read_and_the_source(sandbox: Sandbox) 
     ]
 
 
+def test_lineage_names_no_list_that_was_not_read(sandbox: Sandbox) -> None:
+    task = operator()
+    task.execute(RUN)
+    assert [name for _, name, _ in datasets(task)] == ["customerio_default.deliveries", "segment_default"]
+
+
 def test_a_preview_has_no_lineage(sandbox: Sandbox) -> None:
     task = operator(preview=True)
     task.execute(RUN)
