@@ -12,7 +12,9 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import timedelta
+from importlib import import_module
 from pathlib import Path
+from textwrap import dedent
 from typing import Any, NamedTuple
 
 import pytest
@@ -52,8 +54,8 @@ class Block(NamedTuple):
 def blocks() -> Iterator[Block]:
     for page in PAGES:
         text = page.read_text()
-        for found in re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.M | re.S):
-            yield Block(page, text[: found.start()].count("\n") + 1, found[1], found[2])
+        for found in re.finditer(r"^( *)```(\w*)\n(.*?)^ *```$", text, re.M | re.S):
+            yield Block(page, text[: found.start()].count("\n") + 1, found[2], dedent(found[3]))
 
 
 BLOCKS = list(blocks())
@@ -165,6 +167,9 @@ def test_a_command_is_one(block: Block) -> None:
             case [".venv/bin/python", "-m", module, *_]:
                 folder = REPOSITORY / module.replace(".", "/")
                 assert (folder / "__main__.py").exists()
+            case ["uvicorn", app, *_]:
+                module, _, name = app.partition(":")
+                assert callable(getattr(import_module(module), name))
             case []:
                 pass
             case [word, *_]:
