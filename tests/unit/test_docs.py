@@ -36,7 +36,7 @@ REPOSITORY = Path(__file__).parents[2]
 PACKAGE = Path(str(airflow_provider_cio.__file__)).parent
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 #: TODO until they are merged.
-COMING: set[str] = {"versions.md", "stream.md"}
+COMING = {"versions.md"}
 
 
 class Block(NamedTuple):
