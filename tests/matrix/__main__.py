@@ -35,7 +35,7 @@ class Bench:
     def __init__(self, python: Path, folder: Path) -> None:
         self._python = python
         self._folder = folder
-        for name in ("tests", "dags"):
+        for name in ("tests", "dags", "docs"):
             shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(REPOSITORY / "pyproject.toml", folder)
 

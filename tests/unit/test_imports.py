@@ -91,7 +91,7 @@ def test_there_is_something_to_look_at() -> None:
         room(module) for module in MODULES
     }
     assert {"sources", "sinks", "events"} <= ours("airflow_provider_cio.line")
-    assert "airflow.sdk" in set(imports("airflow_provider_cio.operators.customerio_to_segment"))
+    assert "airflow.sdk" in set(imports("airflow_provider_cio.operators.base"))
 
 
 #: Beside `airflow.sdk`: where every version of Airflow has names that were moved after 3.0, and what an extra brings.

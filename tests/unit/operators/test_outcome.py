@@ -93,6 +93,7 @@ def datasets(task: Any) -> list[tuple[str, str, int]]:
 
 
 def test_lineage_names_each_list_that_was_read_and_the_source(sandbox: Sandbox) -> None:
+    pytest.importorskip("airflow.providers.openlineage", reason="OpenLineage's provider is not installed")
     task = operator(opens_and_clicks="every")
     result = task.execute(RUN)
     host = sandbox.url.removeprefix("http://")
@@ -111,6 +112,7 @@ def test_lineage_names_no_list_that_was_not_read(sandbox: Sandbox) -> None:
 
 
 def test_a_preview_has_no_lineage(sandbox: Sandbox) -> None:
+    pytest.importorskip("airflow.providers.openlineage", reason="OpenLineage's provider is not installed")
     task = operator(preview=True)
     task.execute(RUN)
     assert datasets(task) == []
