@@ -80,10 +80,11 @@ class Environment:
                 shutil.rmtree(old)
             run(_uv(), "venv", "--python", sys.executable, self._folder)
             airflow = [f"apache-airflow=={self._target.airflow}"] if self._target.airflow else []
-            ours = f"{PROJECT['name']}[{','.join(EXTRAS)}] @ {wheel.as_uri()}"
-            self._uv("install", "--compile-bytecode", *self._target.options, ours, *airflow, *self._target.tools)
-        # The wheel that is there may be another one of the same version.
+            # What the wheel requires is named here, since "lowest" is meant for what is named only.
+            wanted = [*_requirements(), *airflow, *self._target.tools]
+            self._uv("install", "--compile-bytecode", *self._target.options, *wanted)
         self._uv("install", "--reinstall", "--no-deps", wheel)
+        self._uv("check")
         self._check_wheel(wheel)
         stamp.touch()
         return f"{self._versions()}{', environment kept' if kept else ''}"
