@@ -74,7 +74,7 @@ class Running:
     def post(self, one: Any, name: str = "main", /, **headers: str | None) -> requests.Response:
         """Send it, signed unless `headers` say otherwise."""
         body = encoded(one)
-        return self.session.post(f"{self.url}/{name}", data=body, headers={**signed(body), **headers}, timeout=10)
+        return self.session.post(f"{self.url}/{name}", data=body, headers={**signed(body), **headers}, timeout=90)
 
     def __enter__(self) -> Running:
         self._thread.start()

@@ -14,7 +14,8 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from airflow_provider_cio.stream import app as app_module
-from airflow_provider_cio.stream import kept
+from airflow_provider_cio.stream import intake, kept
+from airflow_provider_cio.stream import stream as stream_module
 from airflow_provider_cio.stream.app import MAX_BODY, MAX_BODY_WITH_CONTENT, StreamApp
 from tests.sandbox import Fault, Sandbox
 from tests.unit.stream.support import (
@@ -30,8 +31,12 @@ from tests.unit.stream.support import (
     signed,
 )
 
+BODY_WITHIN, ANSWER_WITHIN = app_module.BODY_WITHIN, app_module.ANSWER_WITHIN
+BATCH_BUDGET, TIMEOUT = intake.BATCH_BUDGET, stream_module._TIMEOUT
 #: Seconds for which Customer.io waits for an answer.
 PATIENCE = 4.0
+#: The limit is what this code promises; what a busy machine adds to it is not.
+BUSY = 20.0
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +71,7 @@ def counted(stream: Running) -> dict[str, int]:
 
 def raw(stream: Running, request: bytes, *, then: float = 0.0, rest: bytes = b"") -> tuple[int, float]:
     """Status of the answer to these very bytes (0: none came), and the seconds until it was there."""
-    with socket.create_connection(("127.0.0.1", stream.port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", stream.port), timeout=90) as connection:
         began = time.monotonic()
         connection.sendall(request)
         if then:
@@ -238,13 +243,13 @@ def test_signatures(stream: Running, sandbox: Sandbox) -> None:
         {"x-cio-signature": signed(body + b" ")["x-cio-signature"]},
     ]
     for headers in wrong:
-        assert stream.post(body, **headers).status_code == 401, headers
+        assert stream.post(body, **(good | headers)).status_code == 401, headers
     doubled = [*good.items(), ("x-cio-signature", signature)]
     assert raw(stream, request_bytes(body, headers=doubled))[0] == 401
     doubled = [*good.items(), ("X-CIO-Timestamp", stamp)]
     assert raw(stream, request_bytes(body, headers=doubled))[0] == 401
     assert sandbox.segment.requests == []
-    assert stream.post(body, **{"x-cio-signature": signature.upper()}).status_code == 204
+    assert stream.post(body, **(good | {"x-cio-signature": signature.upper()})).status_code == 204
     assert stream.post(body, **signed(body, PREVIOUS_KEY)).status_code == 204
     for age in ("0", "1", str(int(time.time()) - 7 * 86_400), str(int(time.time()) + 7 * 86_400)):
         assert stream.post(body, **signed(body, timestamp=age)).status_code == 204, "a retry may keep its first stamp"
@@ -258,19 +263,27 @@ def test_a_body_that_is_too_large(sandbox: Sandbox, monkeypatch: pytest.MonkeyPa
         assert stream.post(b" " * (MAX_BODY + 1)).status_code == 413
         assert stream.post(b" " * MAX_BODY).status_code == 204
         url, headers = f"{stream.url}/main", signed(b"")
-        assert stream.session.post(url, data=chunks(17), headers=headers, timeout=10).status_code == 413
-        assert stream.session.post(url, data=chunks(15), headers=headers, timeout=10).status_code == 401
+        assert stream.session.post(url, data=chunks(17), headers=headers, timeout=90).status_code == 413
+        assert stream.session.post(url, data=chunks(15), headers=headers, timeout=90).status_code == 401
         assert raw(stream, request_bytes(b"", length=10**30))[0] in (400, 413), "the server may refuse that itself"
     with running(sandbox, monkeypatch, message_content=True) as stream:
         assert stream.post(b" " * (MAX_BODY + 1)).status_code == 204
         assert stream.post(b" " * (MAX_BODY_WITH_CONTENT + 1)).status_code == 413
 
 
-def test_a_body_that_is_slow_or_ends_early(stream: Running, sandbox: Sandbox) -> None:
+def test_the_time_limits_are_within_customerios_patience() -> None:
+    """Those of the source: `conftest.py` has others for the other tests."""
+    assert BODY_WITHIN + BATCH_BUDGET <= ANSWER_WITHIN <= 3.2 < PATIENCE
+    assert TIMEOUT < BATCH_BUDGET
+
+
+def test_a_body_that_is_slow_or_ends_early(stream: Running, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     body = encoded(report())
-    status, seconds = raw(stream, request_bytes(body, length=len(body) + 1))
+    with monkeypatch.context() as limits:
+        limits.setattr(app_module, "BODY_WITHIN", BODY_WITHIN)
+        status, seconds = raw(stream, request_bytes(body, length=len(body) + 1))
     assert status == 503
-    assert seconds < PATIENCE
+    assert BODY_WITHIN <= seconds < BUSY
     whole = request_bytes(body)
     status, _ = raw(stream, whole[:-20], then=0.2, rest=whole[-20:])
     assert status == 204
@@ -303,21 +316,24 @@ def test_one_failure_that_comes_at_once_is_tried_again_at_once(stream: Running, 
 
 
 def test_a_segment_that_asks_to_wait_is_left_alone(stream: Running, sandbox: Sandbox) -> None:
-    sandbox.faults.add(Fault(side="segment", kind="429", retry_after=20))
+    sandbox.faults.add(Fault(side="segment", kind="429", retry_after=25))
     began = time.monotonic()
     assert stream.post(report()).status_code == 503
     assert stream.post(report()).status_code == 503
-    assert time.monotonic() - began < PATIENCE
+    assert time.monotonic() - began < BUSY
     assert len(sandbox.segment.requests) == 1
     assert counted(stream) == {"unavailable.not_reached": 1, "unavailable.paused": 1}
 
 
-def test_a_segment_that_does_not_answer_costs_no_more_than_the_time_there_is(stream: Running, sandbox: Sandbox) -> None:
+def test_a_segment_that_does_not_answer_costs_no_more_than_the_time_there_is(
+    stream: Running, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app_module, "ANSWER_WITHIN", ANSWER_WITHIN)
     sandbox.settings.segment_latency = 30
     began = time.monotonic()
     answer = stream.post(report())
     assert answer.status_code == 503
-    assert time.monotonic() - began < PATIENCE
+    assert ANSWER_WITHIN <= time.monotonic() - began < BUSY
 
 
 def test_a_segment_that_refuses_all_is_no_reason_to_drop_a_report(stream: Running, sandbox: Sandbox) -> None:
@@ -508,5 +524,5 @@ def test_the_log_has_counts_and_no_line_for_each_report(
         assert until(lambda: "reports since the last line" in caplog.text, True)
     lines = [record.getMessage() for record in caplog.records if record.name == "airflow_provider_cio.stream"]
     assert sum("reports since the last line: " in line for line in lines) == 1
-    assert len(lines) == 3, lines
+    assert len(lines) == len(set(lines)) == 4, "one for each kind of problem, and one of counts"
     assert not any(secret in caplog.text for secret in (KEY, PREVIOUS_KEY, ADDRESS, sandbox.settings.write_key))

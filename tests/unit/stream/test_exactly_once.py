@@ -38,7 +38,7 @@ def world() -> Iterator[Sandbox]:
     with Sandbox() as sandbox, pytest.MonkeyPatch.context() as patch:
         connect(patch, sandbox, app_api=True, message_id_namespace=NAMESPACE)
         patch.setattr(intake, "PAUSE", 0.02)
-        patch.setattr(intake, "BATCH_BUDGET", 0.3)
+        patch.setattr(intake, "BATCH_BUDGET", 1.0)
         yield sandbox
 
 
@@ -212,12 +212,12 @@ def test_a_kill_between_segments_answer_and_ours(world: Sandbox, tmp_path: Any) 
     killer = threading.Thread(target=_kill_when_kept, args=(world, process))
     killer.start()
     with pytest.raises(requests.ConnectionError):
-        requests.post(url, data=body, headers=signed(body), timeout=10)
+        requests.post(url, data=body, headers=signed(body), timeout=60)
     killer.join()
     process.wait(10)
     process = start()
     try:
-        assert requests.post(url, data=body, headers=signed(body), timeout=10).status_code == 204
+        assert requests.post(url, data=body, headers=signed(body), timeout=60).status_code == 204
     finally:
         process.kill()
         process.wait(10)

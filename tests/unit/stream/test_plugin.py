@@ -67,6 +67,7 @@ def test_streams_are_mounted_even_if_they_are_wrong(text: str, monkeypatch: pyte
     assert mounted["url_prefix"] == "/cio"
 
 
+@pytest.mark.timeout(240)
 def test_airflow_loads_it_and_finds_its_app(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a process of its own, where Airflow loads plugins as its API server does."""
     code = (
@@ -76,5 +77,5 @@ def test_airflow_loads_it_and_finds_its_app(monkeypatch: pytest.MonkeyPatch) -> 
     )
     for text, prefixes in (('{"main": {}}', ["/cio"]), ("", [])):
         monkeypatch.setenv(OPTION, text)
-        ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+        ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=110)
         assert json.loads(ran.stdout.splitlines()[-1]) == [prefixes, []]

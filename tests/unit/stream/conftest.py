@@ -1,0 +1,19 @@
+"""Time limits of the stream that a busy machine does not reach. Tests of a limit set it themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from airflow_provider_cio.stream import app, intake, stream
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _patient() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(app, "ANSWER_WITHIN", 60.0)
+        patch.setattr(app, "BODY_WITHIN", 30.0)
+        patch.setattr(intake, "BATCH_BUDGET", 40.0)
+        patch.setattr(stream, "_TIMEOUT", 30.0)
+        yield
