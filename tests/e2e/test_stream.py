@@ -15,11 +15,6 @@ COMMAND = [sys.executable, "-m", "tests.e2e.stream", "--deliveries", "3000", "--
 SAME = "THE SAME: Segment kept every occurrence that was acknowledged and that names a person, each once."
 
 
-@pytest.fixture(autouse=True)
-def app() -> None:
-    pytest.importorskip("airflow_provider_cio.stream.app")
-
-
 def test_everything_that_is_pushed_is_kept_once() -> None:
     options = ("--per-second", "0", "--duplicates", "0.2")
     ran = subprocess.run([*COMMAND, *options], cwd=REPO, capture_output=True, text=True, timeout=110)
