@@ -68,6 +68,7 @@ _PROPERTIES = tuple(
 #: What a row of the spool holds, in this order.
 SPOOLED = _OF_EVERY_EVENT + _PROPERTIES
 
+_QUOTE = '"'
 _CONSTANT = tuple(SENDER[key] for _ in ("integration", "library") for key in ("name", "version"))
 
 
@@ -96,15 +97,15 @@ def values_of(event: Event) -> tuple[str | bool | None, ...]:
 
 def csv_line(values: tuple[str | bool | None, ...]) -> bytes:
     """One line of CSV: text is quoted, so that empty text is not NULL."""
-    cells = []
-    for value in values:
-        if value is None:
-            cells.append("")
-        elif isinstance(value, bool):
-            cells.append("true" if value else "false")
-        else:
-            cells.append(f'"{value.replace(chr(34), chr(34) * 2)}"')
-    return f"{','.join(cells)}\n".encode()
+    return (",".join(["" if value is None else _cell(value) for value in values]) + "\n").encode()
+
+
+def _cell(value: str | bool) -> str:
+    if value is True:
+        return "true"
+    if value is False:
+        return "false"
+    return f'"{value}"' if '"' not in value else f'"{value.replace(_QUOTE, _QUOTE * 2)}"'
 
 
 def unstorable(values: tuple[str | bool | None, ...]) -> str | None:
