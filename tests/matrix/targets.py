@@ -12,7 +12,18 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 
 # From the dev extra: what the tests below need, and neither linters nor what builds.
-_TOOLS = ("hypothesis", "jsonschema", "psutil", "pytest", "pytest-timeout", "starlette", "statsd", "uvicorn", "wtforms")
+_TOOLS = (
+    "apache-airflow-providers-openlineage",
+    "hypothesis",
+    "jsonschema",
+    "psutil",
+    "pytest",
+    "pytest-timeout",
+    "starlette",
+    "statsd",
+    "uvicorn",
+    "wtforms",
+)
 
 #: Of this project, which are installed with it.
 EXTRAS = ("duckdb", "postgres")
@@ -33,6 +44,7 @@ _TESTS = (
     "tests/unit/sinks/test_dead_letters.py",
     "tests/unit/test_dags.py",
     "tests/unit/test_imports.py",
+    "tests/unit/test_metrics.py",
     "tests/unit/test_provider_info.py",
     "tests/unit/test_resume.py",
 )
