@@ -35,8 +35,6 @@ from airflow_provider_cio.sinks.warehouse.tables import columns_of
 REPOSITORY = Path(__file__).parents[2]
 PACKAGE = Path(str(airflow_provider_cio.__file__)).parent
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
-#: TODO until they are merged.
-COMING = {"versions.md"}
 
 
 class Block(NamedTuple):
@@ -88,8 +86,6 @@ def test_every_link_leads_somewhere(page: Path) -> None:
             continue
         path, _, anchor = target.partition("#")
         found = (page.parent / path).resolve() if path else page
-        if found.name in COMING:
-            continue
         assert found.exists(), target
         assert not anchor or anchor in anchors(found), target
 
