@@ -4,10 +4,11 @@ compared event by event, and two questions to the file answered."""
 import tempfile
 from pathlib import Path
 
+from tests.e2e.airflow import Run
 from tests.e2e.compare import Comparison, compare_world, dates
 from tests.e2e.processes import command
 from tests.e2e.tables import answer, compare_tables, put_orders
-from tests.e2e.world import DAG_ID, Run, World
+from tests.e2e.world import DAG_ID, World
 
 WAREHOUSE_DAG_ID = "customerio_to_warehouse"
 

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 import psutil
 
+from tests.e2e.airflow import FINISHED
 from tests.e2e.compare import moment
-from tests.e2e.world import FINISHED, World
+from tests.e2e.world import World
 
 FIRST, END = "2026-11-01", "2026-11-05"
 COLLECTION = "Email Link Clicked"

@@ -11,6 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import NoReturn, Self
 
+from tests.e2e.keeper import end
+
 REPO = Path(__file__).resolve().parents[2]
 
 
@@ -33,7 +35,7 @@ def command(main: Callable[[], int]) -> NoReturn:
 
 class Processes:
     """
-    Starts Python processes, each in a session of its own, and a keeper that ends them however their owner
+    Starts processes, each in a session of its own, and a keeper that ends them however their owner
     ends, by SIGKILL too. On exit none of them is left, nor `home`, their temporary directory.
     """
 
@@ -61,15 +63,17 @@ class Processes:
         if code != 0:
             raise WorldError("not everything that was started could be ended")
 
-    def start(self, name: str, *args: str, env: Mapping[str, str], pipe: bool = False) -> None:
+    def start(
+        self, name: str, *args: str, env: Mapping[str, str], pipe: bool = False, program: str = sys.executable
+    ) -> None:
         """
-        Start `python ARGS`.
+        Start `PROGRAM ARGS`.
 
         :param pipe: its stdout is for `first_line`, and not for `output`.
         """
         with self._out(name).open("wb") as out:
             process = subprocess.Popen(
-                [sys.executable, *args],
+                [program, *args],
                 cwd=REPO,
                 env=env,
                 stdin=subprocess.DEVNULL,
@@ -104,7 +108,14 @@ class Processes:
         process.terminate()
         process.wait(timeout=30)
 
-    def wait(self, true: Callable[[], bool], what: str, *, timeout: float = 90) -> None:
+    def kill(self, name: str) -> None:
+        """SIGKILL to all of its session at once, as when its machine dies."""
+        process = self._running.pop(name)
+        if end([process.pid]):
+            raise WorldError(f"{name} could not be killed")
+        process.wait()
+
+    def wait(self, true: Callable[[], bool], what: str, *, timeout: float = 180) -> None:
         """Ask until it is true; raises when time is up, or when a process that should run has ended."""
         deadline = time.monotonic() + timeout
         while not true():

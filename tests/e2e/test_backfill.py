@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.e2e.compare import COLLECTIONS, Comparison, compare_world, dates, day_of, moment, seconds
-from tests.e2e.world import DAG_ID, Run, World
+from tests.e2e.airflow import Run
+from tests.e2e.compare import COLLECTIONS, Comparison, compare_world, dates, day_of, moment, seconds, told_time
+from tests.e2e.world import DAG_ID, World
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -95,7 +96,7 @@ def test_running_a_day_again_changes_nothing(story: Story) -> None:
     after = story.world.sandbox("segment", events=1)
     assert after["kept"] == story.comparison.kept
     assert after["duplicates"] == sum(count.kept for count in story.comparison.counts if count.day == run.day)
-    assert {day_of(seconds(event["timestamp"])) for event in after["events"]} == set(DAYS)
+    assert {day_of(told_time(event)) for event in after["events"]} == set(DAYS)
 
 
 def test_the_second_example_sends_all_that_there_is(story: Story) -> None:

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.e2e.world import DAG_ID, DAGS, FINISHED, TASK_ID, World
+from tests.e2e.airflow import FINISHED, TASK_ID
+from tests.e2e.world import DAG_ID, DAGS, World
 from tests.unit.statsd import STATSD, listening
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]

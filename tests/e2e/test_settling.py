@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from tests.e2e.airflow import FINISHED
 from tests.e2e.compare import COLLECTIONS, differences, seconds
-from tests.e2e.world import FINISHED, World
+from tests.e2e.world import World
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 

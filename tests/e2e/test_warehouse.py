@@ -13,9 +13,10 @@ import psutil
 import psycopg
 import pytest
 
+from tests.e2e.airflow import Run
 from tests.e2e.compare import COLLECTIONS, differences, moment
 from tests.e2e.tables import compare_tables
-from tests.e2e.world import Run, World
+from tests.e2e.world import World
 from tests.postgres import postgres_server, programs
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
