@@ -36,6 +36,7 @@ class World(Airflow):
     :param connections: extra fields of the two connections, by connection type.
     :param stored_connections: put the connections into the database, where the UI shows them,
         and not into the environment.
+    :param make_connections: False leaves both to the caller, who finds in `connections` what they should hold.
     :param parallelism: how many tasks Airflow runs at a time.
     :param settings: further settings of Airflow's, by name (`SECTION__OPTION`); they replace those of this class.
     :param say: called with each line of progress.
@@ -49,6 +50,7 @@ class World(Airflow):
         sandbox_settings: Mapping[str, Any] | None = None,
         connections: Mapping[str, Mapping[str, Any]] | None = None,
         stored_connections: bool = False,
+        make_connections: bool = True,
         parallelism: int = 4,
         settings: Mapping[str, str] | None = None,
         say: Callable[[str], None] = quiet,
@@ -59,6 +61,7 @@ class World(Airflow):
         self.sandbox_settings = dict(sandbox_settings or {})
         self.connection_extras = dict(connections or {})
         self.stored_connections = stored_connections
+        self.make_connections = make_connections
         self.parallelism = parallelism
         self.settings = dict(settings or {})
         self.sandbox_url = ""
@@ -91,12 +94,12 @@ class World(Airflow):
         self.elapsed(f"the sandbox plays Customer.io and Segment at {self.sandbox_url}")
         self._processes.finish("migration")
         self.elapsed("Airflow's database is ready")
-        connections = {
+        self.connections = {
             "customerio_default": self._connection("customerio", said["app_key"]),
             "segment_default": self._connection("segment_source", said["write_key"]),
         }
-        if not self.stored_connections:
-            for conn_id, connection in connections.items():
+        if self.make_connections and not self.stored_connections:
+            for conn_id, connection in self.connections.items():
                 self.env[f"AIRFLOW_CONN_{conn_id.upper()}"] = json.dumps(connection)
         start("api-server", "-m", "airflow", "api-server", env=self.env)
         start("dag-processor", "-m", "airflow", "dag-processor", env=self.env)
@@ -104,8 +107,8 @@ class World(Airflow):
         # There is no triggerer: nothing here needs one.
         start("scheduler", "-m", "airflow", "scheduler", "--skip-serve-logs", env=self.env)
         self.wait(self._serving, "Airflow")
-        if self.stored_connections:
-            for conn_id, connection in connections.items():
+        if self.make_connections and self.stored_connections:
+            for conn_id, connection in self.connections.items():
                 self.api("connections", post={"connection_id": conn_id, **connection})
         self.elapsed(f"Airflow {self.api('version')['version']} runs at {self.airflow_url}")
 
@@ -126,8 +129,10 @@ class World(Airflow):
         """As `Processes.kill`."""
         self._processes.kill(name)
 
-    def _connection(self, kind: str, password: str) -> dict[str, str]:
-        connection = {"conn_type": kind, "host": self.sandbox_url, "password": password}
+    def _connection(self, kind: str, password: str) -> dict[str, Any]:
+        # Before 3.3.3, Airflow's UI can't test a connection whose field *Port* is empty: apache/airflow 73298.
+        host, _, port = self.sandbox_url.rpartition(":")
+        connection: dict[str, Any] = {"conn_type": kind, "host": host, "port": int(port), "password": password}
         if extra := self.connection_extras.get(kind):
             connection["extra"] = json.dumps(extra)
         return connection
