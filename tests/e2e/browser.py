@@ -12,6 +12,7 @@ from playwright.sync_api import Locator, Page, expect, sync_playwright
 
 WIDTH, HEIGHT, FORM_HEIGHT = 1280, 800, 1600
 PATIENCE = 90_000  # milliseconds; a page that has loaded its code is quick, but a busy machine is not
+RUNS_PATIENCE = 300_000  # milliseconds until a backfill is over
 
 
 def chromium() -> str | None:
@@ -132,6 +133,14 @@ class UI:
         heading = self.page.get_by_role("heading").filter(has=self.page.get_by_role("checkbox"))
         heading.locator("label").click()
         expect(heading.get_by_role("checkbox")).to_be_checked()
+
+    def wait_until_over(self, dag_id: str, runs: int) -> None:
+        """Look at Dags > the DAG > Runs until so many backfilled runs have ended, well or not."""
+        self.page.goto(f"/dags/{dag_id}/runs")
+        over = self.page.get_by_role("row", name="backfill__").get_by_role(
+            "cell", name=re.compile("^(Success|Failed)$")
+        )
+        expect(over).to_have_count(runs, timeout=RUNS_PATIENCE)
 
     def open_task(self, dag_id: str, day_after: str, task_id: str, picture: str) -> None:
         """Dags > the DAG > Runs > the run, then its task.

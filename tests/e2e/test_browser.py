@@ -6,7 +6,6 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -16,7 +15,7 @@ from airflow_provider_cio.get_provider_info import get_provider_info
 from tests.e2e.browser import UI, chromium, page_of
 from tests.e2e.compare import COLLECTIONS, compare_world
 from tests.e2e.processes import REPO
-from tests.e2e.world import DAG_ID, FINISHED, TASK_ID, Run, World
+from tests.e2e.world import DAG_ID, TASK_ID, Run, World
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -24,7 +23,7 @@ CONN_IDS = {"customerio": "customerio_default", "segment_source": "segment_defau
 TYPES: dict[str, dict[str, Any]] = {one["connection-type"]: one for one in get_provider_info()["connection-types"]}
 FIRST, LAST, AFTER = "2026-11-05", "2026-11-06", "2026-11-07"
 STANDARD_FIELDS = {"description", "host", "login", "password", "port", "schema"}
-PAGE = REPO / "docs" / "in-the-browser.md"
+PAGE, IMAGES = REPO / "docs" / "in-the-browser.md", REPO / "docs" / "images"
 LARGEST = 150_000  # bytes of a picture
 
 
@@ -65,17 +64,11 @@ def connections(world: World, ui: UI) -> World:
 @pytest.fixture(scope="module")
 def runs(connections: World, ui: UI) -> list[Run]:
     """Two days, backfilled by the form. SQLite has room for one writer, so the scheduler waits until all runs exist."""
-    world = connections
-    world.api(f"dags/{DAG_ID}", patch={"is_paused": True})
+    connections.api(f"dags/{DAG_ID}", patch={"is_paused": True})
     ui.backfill(DAG_ID, FIRST, LAST, "backfill")
     ui.unpause(DAG_ID)
-
-    def over() -> bool:
-        now = world.runs(DAG_ID)
-        return len(now) == 2 and all(run.state in FINISHED for run in now)
-
-    world.wait(over, "end of the backfill", timeout=300)
-    return world.runs(DAG_ID)
+    ui.wait_until_over(DAG_ID, runs=2)
+    return connections.runs(DAG_ID)
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +76,11 @@ def task(runs: list[Run], ui: UI) -> Run:
     """The second run, its task opened in the browser."""
     ui.open_task(DAG_ID, AFTER, TASK_ID, "run")
     return runs[-1]
+
+
+def shown_in_the_docs() -> set[str]:
+    """The names of the pictures."""
+    return set(re.findall(r"\]\(images/([\w.-]+)\)", PAGE.read_text()))
 
 
 def check_extra_field(ui: UI, form: Locator, field: dict[str, Any]) -> None:
@@ -164,12 +162,15 @@ def test_without_a_port_the_test_button_works_from_airflow_3_3_3_on(connections:
     else:
         assert said[0] == "Test Connection Successful"
     # The other way round it, which needs no port.
-    assert "accepts the key" in connections.airflow("connections", "test", "no_port")
+    assert "Connection success!" in connections.airflow("connections", "test", "no_port")
 
 
 def test_the_backfill_sent_both_days(connections: World, runs: list[Run]) -> None:
     comparison = compare_world(connections, runs, FIRST, LAST)
-    assert comparison.differences == [], "\n".join(map(connections.logs, runs))
+    # The Test button sends Segment an empty batch, which it drops.
+    assert set(comparison.segment["dropped"]) <= {"empty_batch"}
+    differences = [line for line in comparison.differences if not line.startswith("Segment: dropped")]
+    assert differences == [], "\n".join(map(connections.logs, runs))
     assert comparison.kept > 500
 
 
@@ -195,3 +196,14 @@ def test_the_result_is_in_xcom(connections: World, task: Run, ui: UI) -> None:
     assert result == connections.xcom(task)
     assert result["interval"] == {"start": f"{LAST}T00:00:00Z", "end": f"{AFTER}T00:00:00Z"}
     assert result["sent"]["events"] == sum(result["events"].values()) > 0
+
+
+def test_the_docs_show_what_was_taken(ui: UI) -> None:
+    taken = {path.name for path in ui.pictures.glob("*.png")}
+    assert taken <= shown_in_the_docs()
+
+
+def test_the_docs_have_all_that_they_show_and_it_is_small() -> None:
+    files = {path.name: path.stat().st_size for path in IMAGES.glob("*")}
+    assert files.keys() == shown_in_the_docs()
+    assert {name: size for name, size in files.items() if size > LARGEST} == {}

@@ -10,8 +10,9 @@ Sandbox   {sandbox}/_sandbox/segment   counts what Segment has received
 
 What to look at:
   Dags > {dag}: three days are done. A click on a green square of the task opens its logs;
-    the tab Storage has the counts that it returned (XCom).
-  Admin > Connections: the pulse icon tests a connection, the pencil opens its form.
+    Storage > XCom has the counts that it returned.
+  Admin > Connections: the pulse icon tests a connection, the pencil opens its form. (Before Airflow 3.3.3, the test of
+    one whose Port is empty says "Bad Request", a bug of Airflow's. Here both have one.)
   Dags > {dag} > Trigger > Backfill: try 2026-11-08 to 2026-11-09, which no run has read yet.
     (The scheduler makes no runs by itself here.)
 
