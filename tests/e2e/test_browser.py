@@ -12,10 +12,11 @@ import pytest
 from playwright.sync_api import Locator, expect
 
 from airflow_provider_cio.get_provider_info import get_provider_info
+from tests.e2e.airflow import TASK_ID, Run
 from tests.e2e.browser import UI, chromium, page_of
 from tests.e2e.compare import COLLECTIONS, compare_world
 from tests.e2e.processes import REPO
-from tests.e2e.world import DAG_ID, TASK_ID, Run, World
+from tests.e2e.world import DAG_ID, World
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
