@@ -56,7 +56,7 @@ class Bench:
         """The example DAG sends each event of a day once, as the sandbox holds them."""
         history = History.generate(seed=8, deliveries=3000, start=moment("2026-10-30"), end=moment("2026-11-08"))
         self._airflow("db", "migrate")
-        self._airflow("dags", "reserialize")  # Airflow 3.0.0 tests no DAG that it has not met before
+        self._airflow("dags", "reserialize")  # Airflow 3.0 knows neither DAG nor asset before
         with Sandbox(history, Settings()) as sandbox:
             said = self._airflow("dags", "test", DAG_ID, DATE, **connections(sandbox))
             truth = truth_of(history, Interval(moment(DAY), moment(DATE)), COLLECTIONS)
