@@ -21,6 +21,9 @@ from tests.unit.sinks.warehouse.places import Place, all_rows, assert_tracks_is_
 from tests.unit.sinks.warehouse.test_tables import flattened
 from tests.unit.support import DAY, NOVEMBER, run_line
 
+#: They have servers and processes of their own, which take long on a busy machine.
+pytestmark = pytest.mark.timeout(400)
+
 STRETCH = Interval(NOVEMBER, NOVEMBER + 3 * DAY)
 OF_THE_LOAD = {"received_at", "sent_at", "uuid_ts"}
 SCHEMAS = itertools.count()

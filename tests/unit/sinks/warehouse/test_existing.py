@@ -22,6 +22,9 @@ from airflow_provider_cio.sinks.warehouse.sink import WarehouseSink
 from tests.unit.sinks.warehouse.events import NAMES, event, events
 from tests.unit.sinks.warehouse.places import Place, all_rows, assert_tracks_is_the_union, connected
 
+#: They have servers and processes of their own, which take long on a busy machine.
+pytestmark = pytest.mark.timeout(400)
+
 #: As Segment left it: with a column that we do not know, without those that no event has filled yet, a key.
 SEGMENTS = (
     "CREATE TABLE customerio.email_opened (id varchar(1024) NOT NULL PRIMARY KEY, received_at timestamptz, "
