@@ -48,6 +48,7 @@ def test_an_event_table_has_those_of_tracks_and_every_property() -> None:
         "machine",
         "prefetched",
         "proxied",
+        "synthetic",
     }
 
 
