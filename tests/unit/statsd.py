@@ -53,6 +53,6 @@ def run(code: str, listener: Listener, **settings: str) -> None:
     environment = os.environ | STATSD | {"AIRFLOW__METRICS__STATSD_PORT": str(listener.port)} | settings
     program = f"from airflow_provider_cio.metrics import count, took\n{code}\nprint('went on')"
     ran = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True, timeout=110
     )
     assert ran.stdout.endswith("went on\n")
