@@ -4,6 +4,7 @@ server's programs on the PATH."""
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -37,21 +38,26 @@ def postgres_server() -> Iterator[dict[str, Any]]:
         raise RuntimeError("PostgreSQL's server is not installed (on Debian: apt-get install postgresql)")
     home = Path(tempfile.mkdtemp(prefix="customerio-postgres-"))
     owner = _owner()
-    try:
-        if owner:
-            shutil.chown(home, owner)
-        data = str(home / "data")
+    if owner:
+        shutil.chown(home, owner)
+    data = str(home / "data")
+    control = [str(folder / "pg_ctl"), "-D", data, "-w", "-l", str(home / "log")]
+    with _cleaner(owner, shlex.join([*control, "-m", "immediate", "stop"]), home):
         _run(owner, [str(folder / "initdb"), "-D", data, "-U", USER, "-A", "trust", "-E", "UTF8", "--no-sync"])
         port = _free_port()
         options = " ".join(f"-c {name}={value}" for name, value in {**SETTINGS, "port": str(port)}.items())
-        control = [str(folder / "pg_ctl"), "-D", data, "-w", "-l", str(home / "log")]
         _run(owner, [*control, "-o", f"{options} -c unix_socket_directories={home}", "start"])
-        try:
-            yield {"conn_type": "postgres", "host": "127.0.0.1", "port": port, "login": USER, "schema": "postgres"}
-        finally:
-            _run(owner, [*control, "-m", "immediate", "stop"])
-    finally:
-        shutil.rmtree(home, ignore_errors=True)
+        yield {"conn_type": "postgres", "host": "127.0.0.1", "port": port, "login": USER, "schema": "postgres"}
+
+
+@contextmanager
+def _cleaner(owner: str | None, stop: str, home: Path) -> Iterator[None]:
+    """Stops the server and removes its folder, also if this process is killed: it waits for the end of a pipe."""
+    command = f"cat > /dev/null; {stop} > /dev/null 2>&1; rm -rf {shlex.quote(str(home))}"
+    with subprocess.Popen(
+        ["/bin/sh", "-c", command], stdin=subprocess.PIPE, user=owner, cwd="/", start_new_session=True
+    ):
+        yield
 
 
 def _owner() -> str | None:

@@ -1,0 +1,52 @@
+"""The tests' own PostgreSQL server ends with the process that started it, however that ends."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.postgres import programs
+
+REPOSITORY = Path(__file__).parents[4]
+OWNER = """
+import os, sys, tempfile
+from tests.postgres import postgres_server
+tempfile.tempdir = sys.argv[1]
+with postgres_server():
+    print("up", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(programs() is None, reason="PostgreSQL's server is not installed")
+@pytest.mark.parametrize("killed", [False, True])
+def test_nothing_of_it_is_left(tmp_path_factory: pytest.TempPathFactory, killed: bool) -> None:
+    folder = tmp_path_factory.mktemp("servers", numbered=True)
+    for path in (folder, *list(folder.parents)[:2]):
+        path.chmod(0o777)  # the server's user may be another one
+    owner = subprocess.Popen(
+        [sys.executable, "-c", OWNER, str(folder)],
+        cwd=REPOSITORY,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with owner:
+        assert owner.stdout
+        assert owner.stdout.readline() == "up\n"
+        (home,) = folder.iterdir()
+        server = int((home / "data" / "postmaster.pid").read_text().splitlines()[0])
+        if killed:
+            owner.kill()
+    deadline = time.monotonic() + 60
+    while home.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not home.exists()
+    with suppress(psutil.NoSuchProcess):
+        assert psutil.Process(server).status() == psutil.STATUS_ZOMBIE  # ended, where nobody collects orphans
