@@ -6,13 +6,14 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from tests.ports import free_port
 
 USER = "warehouse"
 # Nothing here has to outlive a crash of the machine.
@@ -44,7 +45,7 @@ def postgres_server() -> Iterator[dict[str, Any]]:
     control = [str(folder / "pg_ctl"), "-D", data, "-w", "-l", str(home / "log")]
     with _cleaner(owner, shlex.join([*control, "-m", "immediate", "stop"]), home):
         _run(owner, [str(folder / "initdb"), "-D", data, "-U", USER, "-A", "trust", "-E", "UTF8", "--no-sync"])
-        port = _free_port()
+        port = free_port()
         options = " ".join(f"-c {name}={value}" for name, value in {**SETTINGS, "port": str(port)}.items())
         _run(owner, [*control, "-o", f"{options} -c unix_socket_directories={home}", "start"])
         yield {"conn_type": "postgres", "host": "127.0.0.1", "port": port, "login": USER, "schema": "postgres"}
@@ -74,9 +75,3 @@ def _run(owner: str | None, command: Sequence[str]) -> None:
         output.seek(0)
         if ran.returncode:
             raise RuntimeError(f"{Path(command[0]).name} failed: {output.read().decode(errors='replace')}")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

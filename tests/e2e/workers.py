@@ -10,7 +10,8 @@ import redis
 from celery import Celery  # type: ignore[import-untyped]
 
 from tests.e2e.processes import Processes
-from tests.e2e.world import World, free_port
+from tests.e2e.world import World
+from tests.ports import free_port
 from tests.postgres import postgres_server, programs
 
 REDIS = shutil.which("redis-server")

@@ -4,7 +4,6 @@ import base64
 import json
 import os
 import secrets
-import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -14,17 +13,10 @@ from typing import Any, Self
 
 from tests.e2e.airflow import Airflow, quiet
 from tests.e2e.processes import REPO, Processes
+from tests.ports import free_port
 
 DAGS = REPO / "dags"
 DAG_ID = "customerio_to_segment"
-
-
-def free_port() -> int:
-    """A port nobody listens on at this moment."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 class World(Airflow):
