@@ -128,9 +128,16 @@ class Airflow:
         create = ("backfill", "create", "--dag-id", dag_id, "--from-date", from_date, "--to-date", to_date, *options)
         self.elapsed(" ".join(("airflow", *create)))
         # The scheduler would start the first run while the next is being created: then SQLite, which has room for one
-        # writer, now and then says "database is locked".
+        # writer, now and then says "database is locked". If it does, Airflow removes what it had created.
         self._pause(dag_id, True)
-        self.airflow(*create)
+        for pause in (1.0, 2.0, 4.0, 0.0):
+            try:
+                self.airflow(*create)
+                break
+            except WorldError as error:
+                if "database is locked" not in str(error) or not pause:
+                    raise
+                time.sleep(pause)
         self._pause(dag_id, False)
 
     def finish_backfill(self, dag_id: str, from_date: str, to_date: str, *, timeout: float = 180) -> list[Run]:
