@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,12 +26,17 @@ with postgres_server():
 """
 
 
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Not pytest's own, since the server's user may be another one, who may not enter that."""
+    with tempfile.TemporaryDirectory() as path:
+        Path(path).chmod(0o777)
+        yield Path(path)
+
+
 @pytest.mark.skipif(programs() is None, reason="PostgreSQL's server is not installed")
 @pytest.mark.parametrize("killed", [False, True])
-def test_nothing_of_it_is_left(tmp_path_factory: pytest.TempPathFactory, killed: bool) -> None:
-    folder = tmp_path_factory.mktemp("servers", numbered=True)
-    for path in (folder, *list(folder.parents)[:2]):
-        path.chmod(0o777)  # the server's user may be another one
+def test_nothing_of_it_is_left(folder: Path, killed: bool) -> None:
     owner = subprocess.Popen(
         [sys.executable, "-c", OWNER, str(folder)],
         cwd=REPOSITORY,
