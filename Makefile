@@ -21,7 +21,8 @@ test: .venv/stamp ## Lint, types, and every test, end to end included
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -v --durations=10 --numprocesses=3 --dist=loadfile --no-loadscope-reorder
+	$(BIN)/pytest -v --durations=10 --numprocesses=3 --dist=loadfile tests/unit
+	$(BIN)/pytest -v --durations=10 tests/e2e
 
 matrix: .venv/stamp ## The wheel in Airflow 3.0, 3.1, 3.2, 3.3, and with the lowest version of all that it needs
 	@$(BIN)/python -m tests.matrix

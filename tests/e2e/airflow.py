@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,17 +128,21 @@ class Airflow:
         create = ("backfill", "create", "--dag-id", dag_id, "--from-date", from_date, "--to-date", to_date, *options)
         self.elapsed(" ".join(("airflow", *create)))
         # The scheduler would start the first run while the next is being created: then SQLite, which has room for one
-        # writer, now and then says "database is locked". If it does, Airflow removes what it had created.
+        # writer, now and then says "database is locked".
         self._pause(dag_id, True)
-        for pause in (1.0, 2.0, 4.0, 0.0):
-            try:
-                self.airflow(*create)
-                break
-            except WorldError as error:
-                if "database is locked" not in str(error) or not pause:
-                    raise
-                time.sleep(pause)
+        self.wait(lambda: self._created(create), "the backfill")
         self._pause(dag_id, False)
+
+    def _created(self, create: Sequence[str]) -> bool:
+        """False where it can be asked again: a lock, after which Airflow removes what it had created; or the scheduler
+        has not yet seen that the last backfill is over."""
+        try:
+            self.airflow(*create)
+        except WorldError as error:
+            if "database is locked" in str(error) or "Another backfill is running" in str(error):
+                return False
+            raise
+        return True
 
     def finish_backfill(self, dag_id: str, from_date: str, to_date: str, *, timeout: float = 180) -> list[Run]:
         """
