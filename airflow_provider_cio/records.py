@@ -9,6 +9,11 @@ from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
+#: Unix seconds. What is smaller in `metrics` is a count: `human_*` and `prefetch_*` may be that.
+EARLIEST_TIME = 1_000_000_000
+#: Unix seconds, in the year 5138. Milliseconds are more.
+LATEST_TIME = 100_000_000_000
+
 Id = str | int | None  # the specification says integer or string, live answers have both
 
 

@@ -262,3 +262,17 @@ def _is_named(item: Any) -> bool:
         and type(item.get("id")) in (str, int)
         and (item.get("name") is None or isinstance(item["name"], str))
     )
+
+
+def parent_of(delivery: Delivery) -> str | None:
+    """The field of `NAME_LISTS` that names its parent, if it has one.
+
+    Written out: this is one of the line's hottest spots.
+    """
+    if delivery.campaign_id is not None:
+        return "campaign_id"
+    if delivery.newsletter_id is not None:
+        return "newsletter_id"
+    if delivery.broadcast_id is not None:
+        return "broadcast_id"
+    return "transactional_message_id" if delivery.transactional_message_id is not None else None

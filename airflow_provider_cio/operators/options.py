@@ -87,11 +87,16 @@ def _read_flag(name: str, value: object) -> bool:
     raise ConfigurationError(f"{name} must be True or False, got {_kind(value)}")
 
 
-def _read_conn_id(name: str, value: object) -> str:
+def _text(value: object, must: str, fix: str) -> str:
+    """Text with something in it, stripped."""
     if not isinstance(value, str) or value.strip() in ("", "None"):
         got = "a template that rendered to nothing" if isinstance(value, str) else _kind(value)
-        raise ConfigurationError(f"{name} must be the id of a connection, got {got}: leave it out for the default one")
+        raise ConfigurationError(f"{must}, got {got}: {fix}")
     return value.strip()
+
+
+def _read_conn_id(name: str, value: object) -> str:
+    return _text(value, f"{name} must be the id of a connection", "leave it out for the default one")
 
 
 def _check_together(on_unidentified: str, dead_letter_path: str | None) -> None:
@@ -159,13 +164,11 @@ def _span(name: str, unit: str, most: timedelta) -> Callable[[object], timedelta
 def _read_path(value: object) -> str | None:
     if value is None:
         return None
-    if not isinstance(value, str) or value.strip() in ("", "None"):
-        got = "a template that rendered to nothing" if isinstance(value, str) else _kind(value)
-        raise ConfigurationError(
-            f"dead_letter_path must be an absolute folder, local or remote, got {got}: leave it out to have the task "
-            "fail instead"
-        )
-    return value.strip()
+    return _text(
+        value,
+        "dead_letter_path must be an absolute folder, local or remote",
+        "leave it out to have the task fail instead",
+    )
 
 
 def _read_schema(value: object) -> str:
@@ -179,13 +182,7 @@ def _read_schema(value: object) -> str:
 
 
 def _read_namespace(value: object) -> str:
-    word = value.strip() if isinstance(value, str) else ""
-    if word in ("", "None"):
-        got = "a template that rendered to nothing" if isinstance(value, str) else _kind(value)
-        raise ConfigurationError(
-            f"message_id_namespace must be text, got {got}: leave it out, or give what the Segment connection has"
-        )
-    return word
+    return _text(value, "message_id_namespace must be text", "leave it out, or give what the Segment connection has")
 
 
 def _kind(value: object) -> str:

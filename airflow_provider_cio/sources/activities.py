@@ -19,11 +19,9 @@ from airflow_provider_cio.clients.customerio import Page
 from airflow_provider_cio.events.catalog import CATALOG, Collection
 from airflow_provider_cio.events.mapping import Occurrence, is_machine
 from airflow_provider_cio.interval import Interval
-from airflow_provider_cio.records import Activity, Delivery, Misshapen
+from airflow_provider_cio.records import EARLIEST_TIME, LATEST_TIME, Activity, Delivery, Misshapen
 from airflow_provider_cio.sources.checkpoint import Checkpoint
 from airflow_provider_cio.sources.deliveries import (
-    EARLIEST_TIME,
-    LATEST_TIME,
     created_of,
     occurrences,
     piece_of,

@@ -8,17 +8,12 @@ from collections.abc import Iterator, Sequence
 from airflow_provider_cio.events.catalog import CATALOG, Collection
 from airflow_provider_cio.events.mapping import Occurrence
 from airflow_provider_cio.interval import Interval
-from airflow_provider_cio.records import Delivery, Misshapen
+from airflow_provider_cio.records import EARLIEST_TIME, LATEST_TIME, Delivery, Misshapen
 from airflow_provider_cio.sources.checkpoint import Checkpoint
 from airflow_provider_cio.sources.names import Names
 from airflow_provider_cio.sources.reader import Read, Reader
 from airflow_provider_cio.sources.source import Piece
 from airflow_provider_cio.sources.windows import plan
-
-#: Unix seconds. A smaller value in `metrics` is a count: `human_*` and `prefetch_*` may be that.
-EARLIEST_TIME = 1_000_000_000
-#: Unix seconds, in the year 5138. Milliseconds are more.
-LATEST_TIME = 100_000_000_000
 
 #: What begins so repeats another metric.
 _REPEATS = ("human_", "prefetch_")

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 
-from airflow_provider_cio.clients.customerio import NAME_LISTS
+from airflow_provider_cio.clients.customerio import NAME_LISTS, parent_of
 from airflow_provider_cio.exceptions import ConfigurationError, UnexpectedDataError
 from airflow_provider_cio.records import Delivery
 from airflow_provider_cio.sources.reader import Reader
@@ -31,7 +31,7 @@ class Names:
 
     def of(self, delivery: Delivery) -> str | None:
         """:raises TryAgainLaterError: its list can't be read now."""
-        kind = _parent_of(delivery)
+        kind = parent_of(delivery)
         if kind is None:
             return None
         names = self._lists.get(kind)
@@ -52,7 +52,7 @@ class Names:
 
     def _ask_for(self, piece: Piece) -> None:
         for occurrence in piece.occurrences:
-            kind = _parent_of(occurrence.delivery)
+            kind = parent_of(occurrence.delivery)
             if kind and kind not in self._asked:
                 self._ask(kind)
 
@@ -66,14 +66,3 @@ class Names:
         except (ConfigurationError, UnexpectedDataError) as error:
             self._warn(f"No campaign_name for events with a {kind}: {error}")
             return {}
-
-
-def _parent_of(delivery: Delivery) -> str | None:
-    """The field that names its parent, if it has one. Written out: this is one of the line's hottest spots."""
-    if delivery.campaign_id is not None:
-        return "campaign_id"
-    if delivery.newsletter_id is not None:
-        return "newsletter_id"
-    if delivery.broadcast_id is not None:
-        return "broadcast_id"
-    return "transactional_message_id" if delivery.transactional_message_id is not None else None

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from contextlib import suppress
 
-from airflow_provider_cio.clients.customerio import NAME_LISTS
+from airflow_provider_cio.clients.customerio import NAME_LISTS, parent_of
 from airflow_provider_cio.clients.transport import Retries
 from airflow_provider_cio.exceptions import CustomerIOToSegmentError
 from airflow_provider_cio.records import Delivery
@@ -45,7 +45,7 @@ class CampaignNames:
 
     def of(self, delivery: Delivery) -> str | None:
         """The name, if it is in the lists."""
-        kind = next((kind for kind in NAME_LISTS if getattr(delivery, kind) is not None), None)
+        kind = parent_of(delivery)
         lists = self._kept.value
         if kind is None or lists is None or kind not in lists:
             return None

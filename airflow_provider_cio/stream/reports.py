@@ -15,10 +15,8 @@ from airflow_provider_cio.clients.decoding import UNDECODABLE, mended
 from airflow_provider_cio.events.catalog import CATALOG, Collection
 from airflow_provider_cio.events.event import MAX_EVENT_BYTES
 from airflow_provider_cio.events.mapping import Occurrence
-from airflow_provider_cio.records import Activity, Delivery, Id, Identifiers, Misshapen
+from airflow_provider_cio.records import EARLIEST_TIME, LATEST_TIME, Activity, Delivery, Id, Identifiers, Misshapen
 
-#: Unix seconds from 2001 to 5138: milliseconds are later, counts are earlier.
-_TIMES = range(1_000_000_000, 100_000_000_000)
 #: `object_type` -> channel, where they differ.
 _CHANNELS = {"sms": "twilio"}
 #: Metrics of a person, not of a message. Their `object_type` is the channel that caused them.
@@ -140,7 +138,7 @@ class Wanted:
             return Ignored("not_asked_for" if (channel, metric) in _KNOWN else "unknown_metric")
         if not data.delivery_id:
             return Misshapen(b"", "Object missing required field `delivery_id` - at `$.data`")
-        if report.timestamp not in _TIMES:
+        if not EARLIEST_TIME <= report.timestamp < LATEST_TIME:
             return Misshapen(b"", "Expected Unix seconds - at `$.timestamp`")
         details = {name: value for name in _DETAILS if (value := getattr(data, name)) is not None}
         further = self._full_resolution and metric in _REPEATING_METRICS and bool(report.event_id)

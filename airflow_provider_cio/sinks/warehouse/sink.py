@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Self
 
+from airflow_provider_cio.events.catalog import CATALOG
 from airflow_provider_cio.events.event import Event, encode, rule_broken
-from airflow_provider_cio.events.snakecase import snakecase
 from airflow_provider_cio.sinks.sink import Refused
 from airflow_provider_cio.sinks.warehouse.loading import Warehouse
 from airflow_provider_cio.sinks.warehouse.spool import Spool
@@ -27,7 +27,7 @@ class WarehouseSink:
     def __init__(self, warehouse: Warehouse, collections: Iterable[str]) -> None:
         self.acknowledged = 0
         self._warehouse = warehouse
-        self._tables = {name: snakecase(name) for name in collections}
+        self._tables = {name: CATALOG[name].table for name in collections}
         self._spool = Spool()
         self._taken = self._loaded = self._new = 0
         self._refused: list[Refused] = []
