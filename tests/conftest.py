@@ -8,6 +8,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from hypothesis import HealthCheck, settings
+
 for name in [name for name in os.environ if name.startswith("AIRFLOW_")]:
     del os.environ[name]
 _home = tempfile.mkdtemp(prefix="airflow-provider-cio-")
@@ -19,3 +21,7 @@ os.environ.update(
     AIRFLOW__CORE__DAGS_FOLDER=str(Path(__file__).parents[1] / "dags"),
     AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=f"sqlite:///{_home}/airflow.db",
 )
+
+# How long an example takes says more of the machine than of the code.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")

@@ -192,7 +192,7 @@ def test_time_grows_with_length_alone(piece: str) -> None:
             assert time.process_time() - began < 1, (start, end)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.sampled_from(HOSTILE), min_size=1, max_size=5), st.text(max_size=3))
 def test_time_grows_with_length_alone_whatever_is_repeated(pieces: list[str], end: str) -> None:
     piece = "".join(pieces)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_cio.events.mapping import Mapper
@@ -105,7 +105,7 @@ def message_ids(rows: Iterable[Truth]) -> set[str]:
     }
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=50)
 @given(history=HISTORIES, services=st.fixed_dictionaries(SERVICES), data=st.data())
 def test_adjacent_intervals_send_each_occurrence_exactly_once(
     world: Sandbox, history: History, services: dict[str, Any], data: st.DataObject
@@ -127,7 +127,7 @@ def test_adjacent_intervals_send_each_occurrence_exactly_once(
     assert world.segment.dropped == []
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=20)
 @given(history=HISTORIES, data=st.data())
 def test_an_interval_that_is_run_in_every_mode_sends_each_occurrence_under_one_id(
     world: Sandbox, history: History, data: st.DataObject
@@ -156,7 +156,7 @@ def keys(rows: Iterable[Truth]) -> Counter[Key]:
     return Counter(key(one) for one in rows if one.user_id or one.anonymous_id)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25)
 @given(history=HISTORIES, share=st.sampled_from([0.02, 0.3]), mode=st.sampled_from(MODES), data=st.data())
 def test_odd_rows_are_refused_alone(
     world: Sandbox, history: History, share: float, mode: str, data: st.DataObject

@@ -11,7 +11,7 @@ from math import ceil
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_cio import line
@@ -136,7 +136,7 @@ def test_a_fault_that_passes_costs_one_more_request_and_nothing_else(
     assert BATCHES + (side == "segment") - spare <= len(sandbox.segment.requests) <= BATCHES + (side == "segment")
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=50)
 @given(
     seeds=st.tuples(st.integers(0, 10**6), st.integers(0, 10**6)),
     probability=st.sampled_from([0.03, 0.1, 0.3]),
@@ -386,7 +386,7 @@ SERVICES: dict[str, Any] = {
 }
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25)
 @given(services=st.fixed_dictionaries(SERVICES), seed=st.integers(0, 10**6), probability=st.sampled_from([0.0, 0.1]))
 def test_whatever_the_services_are_like_nothing_is_lost_and_nothing_untrue_is_sent(
     world: Sandbox, services: dict[str, Any], seed: int, probability: float

@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_cio import line
@@ -64,7 +64,7 @@ def stretches(draw: st.DrawFn) -> tuple[History, list[Interval]]:
     return history, [Interval(*pair) for pair in itertools.pairwise(bounds)]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 @given(
     stretch=stretches(),
     names=st.sampled_from([EVERY_NAME, ("Email Opened", "Email Link Clicked"), ("Email Drafted", "Email Sent")]),

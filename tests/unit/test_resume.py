@@ -18,7 +18,7 @@ import pendulum
 import pytest
 from airflow.sdk.exceptions import AirflowRuntimeError
 from airflow.sdk.execution_time.comms import ErrorResponse
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import structs
 
@@ -125,7 +125,7 @@ def assert_only_the_rest_was_asked(state: State, requests: list[Asked]) -> None:
 # Through the line
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=15)
 @given(
     failures=st.lists(
         st.tuples(st.sampled_from(["customerio", "segment"]), st.integers(0, 45)), min_size=1, max_size=3
@@ -339,7 +339,7 @@ KILLS = st.lists(
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25)
 @given(
     kills=KILLS,
     mode=st.sampled_from(["first", "every", "every_human"]),

@@ -72,7 +72,7 @@ REQUESTS = st.lists(
 
 @given(st.sampled_from([0.3, 1, 1.5, 2, 8, 10]) | st.floats(0.1, 20), REQUESTS, st.floats(0, 1))
 @example(10, [(0.0, 0.0, 0.0 if n >= 10 else MARGIN * 0.999, False) for n in range(40)], 0.5)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_however_the_service_counts_there_are_never_too_many(
     per_second: float, requests: list[tuple[float, float, float, bool]], phase: float
 ) -> None:
@@ -122,7 +122,7 @@ def test_a_request_that_waited_for_its_connection_counts_from_when_it_was_sent()
     st.sampled_from([0.1, 40.0, 1000.0]),
     st.lists(st.tuples(st.floats(0, 3), st.integers(1, 2500)), min_size=2, max_size=40),
 )
-@settings(deadline=None)
+@settings()
 def test_units_are_evenly_spaced(per_second: float, batches: list[tuple[float, int]]) -> None:
     limiter = Limiter(per_second)
     grants = []

@@ -13,7 +13,7 @@ from urllib.parse import quote, unquote
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_cio.events.catalog import CATALOG
@@ -485,7 +485,7 @@ def expected_of(one: Told, mode: str) -> Told | None:
     return changed if changed.user_id or changed.anonymous_id else None
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 10**6),
     deliveries=st.integers(0, 120),

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_cio.clients.customerio import CustomerIOClient
@@ -275,7 +275,7 @@ ANYTHING = st.recursive(
 
 
 @given(st.dictionaries(st.sampled_from(["region", "timeout", "requests_per_second", "else"]), ANYTHING))
-@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])  # the first loads much of Airflow
+@settings(max_examples=60)
 def test_whatever_is_in_extra_is_read_or_explained_and_never_shown(extra: dict[str, Any]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         connection = json.dumps({"conn_type": "customerio", "password": KEY, "extra": extra})

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_cio.clients.segment import SegmentClient
@@ -139,7 +139,7 @@ def test_what_has_come_back_can_be_had_without_a_wait(sandbox: Sandbox, client: 
 # Refusals
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40)
 @given(
     sizes=st.lists(st.integers(1, 70), min_size=1, max_size=6),
     status=st.sampled_from([400, 413]),

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_cio.clients.customerio import CustomerIOClient, Page
@@ -166,7 +166,7 @@ AWKWARD = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 @given(
     stretch=stretches(),
     names=st.sampled_from(["all", "all", REPEATED, OPENS_AND_CLICKS, GROUPS["push"], GROUPS["whatsapp"]]),
@@ -544,7 +544,7 @@ def test_a_first_open_by_a_machine_is_left_out_and_the_next_one_keeps_its_id(san
     assert report.skipped == {"machine": 1}
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25)
 @given(stretch=stretches(), data=st.data())
 def test_modes_may_change_between_runs_and_no_occurrence_is_sent_under_two_ids(
     world: Sandbox, stretch: tuple[History, list[Interval]], data: st.DataObject

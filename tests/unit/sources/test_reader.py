@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_cio.clients.customerio import CustomerIOClient, Page
@@ -130,7 +130,7 @@ ODD = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=120)
 @given(times=histories(), data=st.data(), odd=ODD, page_size=st.sampled_from([5, 10, 40]))
 def test_every_delivery_is_read_once_whatever_the_list_is_like(
     world: Sandbox, times: list[int], data: st.DataObject, odd: dict[str, Any], page_size: int

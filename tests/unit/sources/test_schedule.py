@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from random import Random
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_cio.exceptions import TryAgainLaterError
@@ -82,7 +82,7 @@ def histories(draw: st.DrawFn) -> list[int]:
     return times
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 @given(
     times=histories(),
     order=st.sampled_from(ORDERS),
@@ -104,7 +104,7 @@ def test_each_row_is_in_one_finished_window_and_those_are_the_planned_ones(
     assert requests <= 1.7 * pages + 20
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 @given(times=histories(), seed=st.integers(0, 99), slots=st.sampled_from([1, 3, 5, 12]))
 def test_another_order_costs_hardly_more_requests_than_newest_first(times: list[int], seed: int, slots: int) -> None:
     asked = {order: play(times, [Window("email", 0, SPAN)], order, seed, slots)[2] for order in ORDERS}

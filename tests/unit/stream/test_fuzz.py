@@ -17,9 +17,7 @@ from airflow_provider_cio.stream.app import StreamApp
 from tests.sandbox import Sandbox, Settings
 from tests.unit.stream.support import ADDRESS, KEY, PREVIOUS_KEY, STATUSES, Running, connect, encoded, report, signed
 
-FUZZ = settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
+FUZZ = settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 class Lines(logging.Handler):

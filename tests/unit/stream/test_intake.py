@@ -133,7 +133,7 @@ def test_beyond_what_may_wait_nothing_is_taken(monkeypatch: pytest.MonkeyPatch) 
     asyncio.run(main())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 40), st.data())
 def test_those_at_fault_are_found_and_all_others_are_kept_once(count: int, data: st.DataObject) -> None:
     bad = {b"%d" % number for number in data.draw(st.sets(st.integers(0, count - 1)))}
@@ -252,7 +252,7 @@ def test_an_item_whose_caller_has_gone_is_not_sent() -> None:
     asyncio.run(main())
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.sampled_from(["taken", "away", "refuse"]), st.integers(0, 3)), max_size=60), st.data())
 def test_whatever_happens_nothing_is_acknowledged_that_is_not_kept(steps: list[Any], data: st.DataObject) -> None:
     """And who asks until it is acknowledged ends with all kept that can be."""

@@ -58,7 +58,7 @@ def small_pages_and_loads() -> Iterator[None]:
         yield
 
 
-@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     history=HISTORIES,
     cuts=st.sets(st.integers(STRETCH.start + 1, STRETCH.end - 1), max_size=3),

@@ -107,7 +107,7 @@ AWKWARD = [
 ]
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(texts=st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")), max_size=20))
 def test_text_arrives_as_it_is(shared_database: Place, texts: list[str]) -> None:
     schema = f"text{time.monotonic_ns()}"
