@@ -27,6 +27,8 @@ class Database(ABC):
     types: ClassVar[Mapping[Kind, str]]
     #: What `information_schema.columns.data_type` may call an existing one, in lower case.
     accepted: ClassVar[Mapping[Kind, Collection[str]]]
+    #: What a new table declares of its column `id`, besides that it is never NULL; begins with a comma, or is empty.
+    key: ClassVar[str]
     #: An expression for the present time; within a transaction, of the moment when it is evaluated.
     clock: ClassVar[str]
 
@@ -45,6 +47,14 @@ class Database(ABC):
     @abstractmethod
     def stage(self, cursor: Any, file: IO[bytes]) -> None:
         """Make a relation `STAGE` of a file of CSV lines, in place of an earlier one."""
+
+    @abstractmethod
+    def insertion(self, table: str, columns: str, values: str) -> str:
+        """An INSERT of `STAGE`'s rows whose id is not in the table yet, one for each id.
+
+        :param table: with its schema, quoted.
+        :param columns: of the table, quoted; `values` are the expressions for them, in the same order.
+        """
 
     @abstractmethod
     def inserted(self, cursor: Any) -> int:

@@ -12,6 +12,10 @@ from airflow_provider_cio.sinks.warehouse.tables import SPOOLED, Kind
 #: Seconds: how long a load waits for another process to close the file.
 PATIENCE = 600.0
 _LONGEST_PAUSE = 1.0
+#: What DuckDB may take of the worker, which is the same for any size of table: what does not fit goes to disk, into a
+#: folder beside the file. By default it would take four fifths of the machine's memory, and each of its cores.
+MEMORY = "64MB"
+THREADS = 1
 _TYPES = {Kind.ID: "VARCHAR", Kind.TEXT: "VARCHAR", Kind.BOOLEAN: "BOOLEAN", Kind.TIME: "TIMESTAMPTZ"}
 # Nothing is guessed: not the types, nor what ends a line, nor whether quoted emptiness is NULL.
 _CSV = (
@@ -30,6 +34,8 @@ class DuckDB(Database):
         Kind.BOOLEAN: ("boolean",),
         Kind.TIME: ("timestamp with time zone",),
     }
+    # None is needed, since loads are alone with the file; and an index of all ids is written anew with each load.
+    key = ""
     clock = "now()"
 
     def connect(self) -> tuple[Any, Any]:
@@ -41,6 +47,8 @@ class DuckDB(Database):
                 raise ConfigurationError(
                     "it is in memory, and gone when it is closed: give the connection a path (field Host)"
                 )
+            connection.execute(f"SET threads = {THREADS}")
+            connection.execute(f"SET memory_limit = '{MEMORY}'")
         except BaseException:
             connection.close()
             raise
@@ -52,6 +60,11 @@ class DuckDB(Database):
     def stage(self, cursor: Any, file: IO[bytes]) -> None:
         path = f"/dev/fd/{file.fileno()}"  # the file has no name
         cursor.execute(f"CREATE OR REPLACE TEMP TABLE {STAGE} AS SELECT * FROM read_csv('{path}', {_CSV})")
+
+    def insertion(self, table: str, columns: str, values: str) -> str:
+        new = f'NOT EXISTS (SELECT 1 FROM {table} WHERE {table}."id" = {STAGE}."id")'
+        firsts = f'SELECT min(rowid) FROM {STAGE} WHERE {new} GROUP BY "id"'
+        return f"INSERT INTO {table} ({columns}) SELECT {values} FROM {STAGE} WHERE rowid IN ({firsts})"
 
     def inserted(self, cursor: Any) -> int:
         return int(cursor.fetchone()[0])
@@ -66,8 +79,11 @@ class DuckDB(Database):
             return ConfigurationError(f"it does not take the rows, by a rule of a table ({type(error).__name__})")
         if isinstance(error, duckdb.InvalidInputException) and "read-only" in text:
             return ConfigurationError("it is opened read-only: take read_only from the connection's extra")
-        if isinstance(error, duckdb.BinderException) and "PRIMARY KEY" in text:
-            return ConfigurationError("a table has no primary key: ALTER TABLE ... ADD PRIMARY KEY (id)")
+        if isinstance(error, duckdb.OutOfMemoryException):
+            return ConfigurationError(
+                f"the load does not fit into {MEMORY} ({type(error).__name__}). A primary key or an index that was "
+                "added to a table has to: make a table without it, or load into another schema"
+            )
         if isinstance(error, duckdb.IOException) and "Cannot open file" in text:
             return ConfigurationError(f"{text}. The folder must be there, and this worker may write to it")
         if isinstance(error, duckdb.IOException) and "not a valid DuckDB database" in text:

@@ -9,7 +9,7 @@ from typing import IO, Any, Self
 
 from airflow_provider_cio.events.event import MAX_EVENT_BYTES, MAX_MESSAGE_ID
 from airflow_provider_cio.exceptions import ConfigurationError, CustomerIOToSegmentError
-from airflow_provider_cio.sinks.warehouse.database import STAGE, Database
+from airflow_provider_cio.sinks.warehouse.database import Database
 from airflow_provider_cio.sinks.warehouse.spool import Spool
 from airflow_provider_cio.sinks.warehouse.tables import OF_THE_LOAD, TRACKS, Column, Kind, columns_of
 
@@ -87,16 +87,13 @@ class Warehouse:
         names = [name for name, _ in columns_of(into)]
         listed = ", ".join(f'"{name}"' for name in names)
         values = ", ".join(of_the_load.get(name, f'"{name}"') for name in names)
-        return (
-            f'INSERT INTO "{self._schema}"."{into}" ({listed}) SELECT {values} FROM {STAGE} '
-            'ON CONFLICT ("id") DO NOTHING'
-        )
+        return self._database.insertion(f'"{self._schema}"."{into}"', listed, values)
 
     def _create(self, cursor: Any, table: str) -> None:
         columns = ", ".join(
             f"{self._declared(column)}{' NOT NULL' * (column.kind is Kind.ID)}" for column in columns_of(table)
         )
-        cursor.execute(f'CREATE TABLE "{self._schema}"."{table}" ({columns}, PRIMARY KEY ("id"))')
+        cursor.execute(f'CREATE TABLE "{self._schema}"."{table}" ({columns}{self._database.key})')
 
     def _complete(self, cursor: Any, table: str, existing: dict[str, tuple[str, int | None]]) -> None:
         """:raises ConfigurationError: a column has another type."""

@@ -33,6 +33,7 @@ class Postgres(Database):
         Kind.BOOLEAN: ("boolean",),
         Kind.TIME: ("timestamp with time zone",),
     }
+    key = ', PRIMARY KEY ("id")'
     clock = "clock_timestamp()"
 
     def connect(self) -> tuple[Any, Any]:
@@ -62,6 +63,9 @@ class Postgres(Database):
         with cursor.copy(_COPY) as copy:
             while chunk := file.read(_CHUNK):
                 copy.write(chunk)
+
+    def insertion(self, table: str, columns: str, values: str) -> str:
+        return f'INSERT INTO {table} ({columns}) SELECT {values} FROM {STAGE} ON CONFLICT ("id") DO NOTHING'
 
     def inserted(self, cursor: Any) -> int:
         return int(cursor.rowcount)

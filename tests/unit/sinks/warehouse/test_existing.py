@@ -104,11 +104,32 @@ def test_a_column_that_is_too_short_is_named(postgres_database: Place, column: s
         load(postgres_database)
 
 
-def test_a_table_without_a_key_is_an_error_before_anything_is_read(database: Place) -> None:
-    database.query("CREATE SCHEMA customerio")
-    database.query("CREATE TABLE customerio.email_opened (id varchar(1024))")
+def test_a_table_without_a_key_is_an_error_before_anything_is_read(postgres_database: Place) -> None:
+    postgres_database.query("CREATE SCHEMA customerio")
+    postgres_database.query("CREATE TABLE customerio.email_opened (id varchar(1024))")
     with pytest.raises(ConfigurationError, match=r"no primary key: ALTER TABLE .* ADD PRIMARY KEY \(id\)"):
-        load(database)
+        load(postgres_database)
+
+
+@pytest.mark.parametrize("key", ["", "PRIMARY KEY"])
+def test_duckdb_needs_no_key_and_minds_none(duckdb_database: Place, key: str) -> None:
+    duckdb_database.query("CREATE SCHEMA customerio")
+    duckdb_database.query(f"CREATE TABLE customerio.email_opened (id varchar {key})")
+    duckdb_database.query("INSERT INTO customerio.email_opened VALUES ('of somebody else')")
+    load(duckdb_database)
+    load(duckdb_database)
+    assert len(all_rows(duckdb_database)) == 9 + 1
+
+
+def test_a_load_that_does_not_fit_into_memory_is_an_error(
+    duckdb_database: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load(duckdb_database)
+    duckdb_database.query("CREATE INDEX of_theirs ON customerio.email_opened (id)")
+    duckdb_database.query("DELETE FROM customerio.email_opened")
+    monkeypatch.setattr(duckdb_module, "MEMORY", "1MB")
+    with pytest.raises(ConfigurationError, match=r"does not fit into 1MB .* a table without it"):
+        load(duckdb_database)
 
 
 def test_a_rule_that_somebody_added_is_named_and_no_value_shown(postgres_database: Place) -> None:
