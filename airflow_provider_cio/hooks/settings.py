@@ -12,7 +12,7 @@ from airflow_provider_cio.exceptions import ConfigurationError
 
 try:
     from airflow.sdk.log import mask_secret
-except ImportError:  # Airflow 3.0.0
+except ImportError:  # Airflow 3.0.0; common-compat 1.12 has no mask_secret
     from airflow.sdk.execution_time.secrets_masker import mask_secret  # type: ignore[no-redef]
 
 if TYPE_CHECKING:

@@ -113,6 +113,17 @@ class CustomerIOOperator(BaseOperator):
         "preview",
     )
 
+    # Before 3.1.7, Airflow keeps to the time of a reschedule only where a task's serialized form has these two, as that
+    # of a sensor has. Nothing else comes of them.
+    reschedule = True
+    _is_sensor = True
+
+    @classmethod
+    def get_serialized_fields(cls) -> frozenset[str]:
+        """What the scheduler learns of the task."""
+        fields: frozenset[str] = super().get_serialized_fields()  # type: ignore[no-untyped-call]
+        return fields | {"reschedule", "_is_sensor"}
+
     def __init__(
         self,
         *,

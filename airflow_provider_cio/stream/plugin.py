@@ -6,7 +6,7 @@ from typing import Any
 
 try:
     from airflow.sdk.plugins_manager import AirflowPlugin
-except ImportError:  # before Airflow 3.2
+except ImportError:  # before Airflow 3.2; common-compat has both, but every task process would pay for its import
     from airflow.plugins_manager import AirflowPlugin  # type: ignore[assignment]
 
 

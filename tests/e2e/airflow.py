@@ -228,6 +228,9 @@ class Airflow:
             # The first request of this kind has the API server build its routes. On a busy machine that takes half a
             # minute, and a task waits for five seconds.
             self._call(f"{self.airflow_url}/execution/health", None, {})
+            # Most versions let everybody in where all are admins; 3.0.0 and 3.1 want a token, which anybody gets.
+            token = self._call(f"{self.airflow_url}/auth/token", None, {})["access_token"]
+            self._http.headers["Authorization"] = f"Bearer {token}"
         except requests.RequestException:
             return False
         return bool(health["scheduler"]["status"] == "healthy")

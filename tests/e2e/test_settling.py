@@ -1,4 +1,6 @@
-"""A run that is early waits out the settling time in a real Airflow, and takes neither its only slot nor a try."""
+"""A run that is early waits out the settling time in a real Airflow, and takes neither its only slot nor a try.
+
+`make matrix` runs this in each version, so what else needs a whole Airflow of that version is here too."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -36,6 +38,8 @@ class Story(NamedTuple):
 
     :param end: of the early run's interval.
     :param requests: that Customer.io had got when the wait began.
+    :param starts: how often the early task was started only to see that it is early.
+    :param tested: what the test of each connection said, by its id.
     """
 
     end: float
@@ -46,9 +50,11 @@ class Story(NamedTuple):
     still_waiting: dict[str, Any]
     over: dict[str, Any]
     tries: int
+    starts: int
     result: dict[str, Any]
     truth: list[dict[str, Any]]
     segment: dict[str, Any]
+    tested: dict[str, dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +68,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
         sandbox_args=(*history, "--latency", "0.1"),
         sandbox_settings={"visible_after": SHOWN_LATE, "visible_from_creation": True},
         parallelism=1,
+        settings={"API__ENABLE_XCOM_DESERIALIZE_SUPPORT": "True"},  # before Airflow 3.1 that is off
         say=print,
     ) as world:
         world.wait(lambda: world.api("dags", dag_id_pattern="early")["total_entries"] == 1, "DAG")
@@ -86,9 +93,14 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
             still_waiting=still_waiting,
             over=over,
             tries=world.api(f"{run}/tries")["total_entries"],
+            starts=str(world.api(f"{run}/logs/1", full_content="true")["content"]).count("has its settling time until"),
             result=world.api(f"{run}/xcomEntries/return_value", deserialize="true")["value"],
             truth=[row for row in world.sandbox("truth", **bounds)["events"] if row["collection"] in COLLECTIONS],
             segment=world.sandbox("segment", events=1),
+            tested={
+                conn_id: world.api("connections/test", post={"connection_id": conn_id, **connection})
+                for conn_id, connection in world.connections.items()
+            },
         )
 
 
@@ -103,6 +115,7 @@ def test_an_early_run_waits_without_a_slot(story: Story) -> None:
     assert (story.pool["occupied_slots"], story.pool["running_slots"]) == (0, 0)
     assert story.other["state"] == "success"
     assert story.requests == 0
+    assert story.starts == 1
 
 
 def test_the_wait_takes_no_try(story: Story) -> None:
@@ -116,3 +129,12 @@ def test_then_all_is_sent_that_was_shown_late(story: Story) -> None:
     assert any(row["time"] > story.end - SHOWN_LATE for row in story.truth)
     assert story.result["sent"]["events"] == len(story.segment["events"])
     assert (story.segment["duplicates"], story.segment["dropped"]) == (0, {})
+
+
+def test_the_api_server_tests_both_connections(story: Story) -> None:
+    assert {conn_id: answer["status"] for conn_id, answer in story.tested.items()} == {
+        "customerio_default": True,
+        "segment_default": True,
+    }
+    assert "accepts the key" in story.tested["customerio_default"]["message"]
+    assert "took an empty batch" in story.tested["segment_default"]["message"]

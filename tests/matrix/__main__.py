@@ -1,8 +1,9 @@
 """`python -m tests.matrix [3.0 3.1 3.2 3.3 floors]`: the wheel in each version of Airflow that it says it is for.
 
 For each: install the wheel into an environment of its own, ask `airflow providers list`, run the tests of what meets
-Airflow (forms of the connections, hooks, operators, DAGs, resume), and `airflow dags test` the example DAG against the
-sandbox, whose truth is compared with what Segment kept, event by event.
+Airflow (forms of the connections, hooks, operators, DAGs, resume), `airflow dags test` the example DAG against the
+sandbox, whose truth is compared with what Segment kept, event by event, and have its scheduler and its API server deal
+with a run that is early.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from airflow_provider_cio import __version__
 from airflow_provider_cio.interval import Interval
 from tests.e2e.compare import COLLECTIONS, differences, moment
 from tests.matrix.environment import Environment, StepError, build_wheel, run
-from tests.matrix.targets import REPOSITORY, TARGETS
+from tests.matrix.targets import EARLY_RUN, REPOSITORY, TARGETS
 from tests.sandbox import History, Sandbox, Settings
 from tests.unit.support import connections, truth_of
 
@@ -101,7 +102,12 @@ def check(name: str, wheel: Path) -> bool:
         return False
     with TemporaryDirectory(prefix="airflow-cio-matrix-") as folder:
         bench = Bench(environment.python, Path(folder))
-        steps = {"providers list": bench.listed, "tests": lambda: bench.tested(target.tests), "dags test": bench.sent}
+        steps = {
+            "providers list": bench.listed,
+            "tests": lambda: bench.tested(target.tests),
+            "dags test": bench.sent,
+            "early run": lambda: bench.tested(EARLY_RUN),
+        }
         failed = [name for name, do in steps.items() if not step(name, do)]
         return not failed
 

@@ -47,7 +47,11 @@ _TESTS = (
     "tests/unit/test_metrics.py",
     "tests/unit/test_provider_info.py",
     "tests/unit/test_resume.py",
+    "tests/unit/test_versions.py",
 )
+
+# A scheduler, a DAG processor and an API server at work.
+EARLY_RUN = ("tests/e2e/test_settling.py",)
 
 # What meets the other dependencies.
 _MORE_TESTS = ("tests/unit/clients", "tests/unit/events", "tests/unit/sources", "tests/unit/test_interval.py")

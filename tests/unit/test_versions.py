@@ -1,0 +1,36 @@
+"""What `docs/versions.md` says of this version of Airflow, as far as no other test shows it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from airflow.sdk.definitions.context import Context
+
+from airflow_provider_cio.hooks.customerio import CustomerIOHook
+from airflow_provider_cio.hooks.segment import SegmentHook
+from tests.airflow_names import AIRFLOW
+
+KEY = "key-0123456789abcdef"
+
+
+def test_a_task_has_a_place_for_its_checkpoint_since_3_3() -> None:
+    assert ("task_state_store" in Context.__annotations__) == (AIRFLOW >= (3, 3))
+
+
+def test_an_extra_that_is_no_json_object_is_named_since_3_2(monkeypatch: pytest.MonkeyPatch) -> None:
+    connection = {"conn_type": "customerio", "password": KEY, "extra": "region=eu"}
+    monkeypatch.setenv("AIRFLOW_CONN_CUSTOMERIO_DEFAULT", json.dumps(connection))
+    said = "extra must be a JSON object" if AIRFLOW >= (3, 2) else "isn't defined"
+    with pytest.raises(Exception, match=said):
+        _ = CustomerIOHook().settings
+
+
+def test_airflow_warns_of_a_type_with_an_underscore_before_3_2(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    connection = {"conn_type": "segment_source", "password": KEY}
+    monkeypatch.setenv("AIRFLOW_CONN_SEGMENT_DEFAULT", json.dumps(connection))
+    assert SegmentHook().settings.write_key == KEY
+    warned = "RFC3986" in "".join([*capfd.readouterr(), caplog.text])
+    assert warned == (AIRFLOW < (3, 2))
