@@ -27,6 +27,11 @@ class Collection(NamedTuple):
         """Name of the collection's table in a Segment warehouse."""
         return snakecase(self.name)
 
+    @property
+    def report_name(self) -> str:
+        """How a reporting webhook is subscribed to it: ``sms_sent``."""
+        return f"{_OBJECT_TYPES[self.channel]}_{self.metric}"
+
 
 _EVENTS = {
     "drafted": "Drafted",
@@ -67,6 +72,9 @@ _CHANNELS = {
     "slack": ("slack", "Slack", "drafted attempted sent clicked failed", "converted"),
     "webhook": ("webhook", "Webhook", "drafted attempted sent clicked converted failed", "undeliverable"),
 }
+#: Channels as groups and the `object_type` of reports name them, and as `Collection.channel` does.
+CHANNELS: dict[str, str] = {group: channel for group, (channel, *_) in _CHANNELS.items()}
+_OBJECT_TYPES = {channel: group for group, channel in CHANNELS.items()}
 _EXCEPTIONS = {("in_app", "clicked"): "In-App Clicked"}
 
 

@@ -232,27 +232,28 @@ def email_of(delivery: Delivery) -> str | None:
 def properties_of(delivery: Delivery, campaign_name: str | None = None) -> Properties:
     """All that is known of the delivery, the same for whatever happened to it.
 
-    By position, in the order of `Properties`: this is the line's hottest spot.
+    Empty text is left out as null is: where the App API has null, reports have "" for what they must have. By position,
+    in the order of `Properties`: this is the line's hottest spot.
     """
     is_email = delivery.type == "email"
     return Properties(
         delivery.id,
-        delivery.recipient,
-        delivery.subject,
-        None if (value := delivery.campaign_id) is None else str(value),
-        None if (value := delivery.action_id) is None else str(value),
-        None if (value := delivery.journey_id) is None else str(value),
-        None if (value := delivery.parent_action_id) is None else str(value),
-        None if (value := delivery.newsletter_id) is None else str(value),
-        None if (value := delivery.content_id) is None else str(value),
-        None if (value := delivery.broadcast_id) is None else str(value),
-        None if (value := delivery.trigger_id) is None else str(value),
-        None if (value := delivery.transactional_message_id) is None else str(value),
-        None if (value := delivery.trigger_event_id) is None else str(value),
-        None if (value := delivery.customer_id) is None else str(value),
-        delivery.failure_message,
+        delivery.recipient or None,
+        delivery.subject or None,
+        str(value) if (value := delivery.campaign_id) or value == 0 else None,
+        str(value) if (value := delivery.action_id) or value == 0 else None,
+        str(value) if (value := delivery.journey_id) or value == 0 else None,
+        str(value) if (value := delivery.parent_action_id) or value == 0 else None,
+        str(value) if (value := delivery.newsletter_id) or value == 0 else None,
+        str(value) if (value := delivery.content_id) or value == 0 else None,
+        str(value) if (value := delivery.broadcast_id) or value == 0 else None,
+        str(value) if (value := delivery.trigger_id) or value == 0 else None,
+        str(value) if (value := delivery.transactional_message_id) or value == 0 else None,
+        str(value) if (value := delivery.trigger_event_id) or value == 0 else None,
+        str(value) if (value := delivery.customer_id) or value == 0 else None,
+        delivery.failure_message or None,
         delivery.id if is_email else None,
-        delivery.subject if is_email else None,
+        (delivery.subject or None) if is_email else None,
         campaign_name,
     )
 

@@ -135,16 +135,14 @@ class CustomerIOHook(BaseHook):
         :raises TryAgainLaterError: Customer.io was out of reach for ten minutes.
         :raises UnexpectedDataError: without `on_misshapen`, at the end, if there were such rows: which, and why.
         """
-        from airflow_provider_cio.events.catalog import CATALOG
+        from airflow_provider_cio.events.catalog import CHANNELS
         from airflow_provider_cio.interval import interval_between
         from airflow_provider_cio.sources import rows
         from airflow_provider_cio.sources.windows import created_between
 
-        kind = "twilio" if channel == "sms" else channel
-        if kind not in {collection.channel for collection in CATALOG.values()}:
-            raise ConfigurationError(
-                f"channel must be email, push, sms, in_app, whatsapp, slack or webhook, got {channel!r}"
-            )
+        kind = CHANNELS.get(channel, channel)
+        if kind not in CHANNELS.values():
+            raise ConfigurationError(f"channel must be one of {', '.join(CHANNELS)}, got {channel!r}")
         windows = created_between(interval_between(start, end), kind, drafts=drafts)
         return self._rows(lambda reader: rows.well_shaped(rows.deliveries(reader, windows), on_misshapen))
 

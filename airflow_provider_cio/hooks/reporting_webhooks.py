@@ -29,9 +29,7 @@ def wanted_webhook(name: str, url: str, collections: str | Iterable[str], full_r
             "url must be where Customer.io reaches the stream, such as 'https://airflow.example.com/cio/main', "
             "got something else"
         )
-    events = [
-        f"{'sms' if one.channel == 'twilio' else one.channel}_{one.metric}" for one in resolve_collections(collections)
-    ]
+    events = [one.report_name for one in resolve_collections(collections)]
     return ReportingWebhook(name=name, endpoint=url, events=events, full_resolution=full_resolution)
 
 

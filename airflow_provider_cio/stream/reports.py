@@ -12,13 +12,11 @@ from typing import Any, NamedTuple
 import msgspec
 
 from airflow_provider_cio.clients.decoding import UNDECODABLE, mended
-from airflow_provider_cio.events.catalog import CATALOG, Collection
+from airflow_provider_cio.events.catalog import CATALOG, CHANNELS, Collection
 from airflow_provider_cio.events.event import MAX_EVENT_BYTES
 from airflow_provider_cio.events.mapping import Occurrence
 from airflow_provider_cio.records import EARLIEST_TIME, LATEST_TIME, Activity, Delivery, Id, Identifiers, Misshapen
 
-#: `object_type` -> channel, where they differ.
-_CHANNELS = {"sms": "twilio"}
 #: Metrics of a person, not of a message. Their `object_type` is the channel that caused them.
 _CUSTOMER_METRICS = frozenset(
     ("subscribed", "subscription_preferences_changed", "cio_subscription_preferences_changed")
@@ -79,7 +77,7 @@ class Report(msgspec.Struct, gc=False):
     @property
     def channel(self) -> str:
         """As `Collection.channel`."""
-        return _CHANNELS.get(self.object_type, self.object_type)
+        return CHANNELS.get(self.object_type, self.object_type)
 
     @property
     def is_of_customer(self) -> bool:

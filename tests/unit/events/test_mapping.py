@@ -157,8 +157,8 @@ def test_whatever_comes_an_event_has_one_identity_and_text_ids(
         sent = as_sent(one)
         assert sent.get("userId") == user_id
         assert sent.get("anonymousId") == anonymous_id
-        assert all(isinstance(value, str) for value in sent["properties"].values())
-        assert ("campaign_id" in sent["properties"]) == (parent is not None)
+        assert all(isinstance(value, str) and value for value in sent["properties"].values())
+        assert ("campaign_id" in sent["properties"]) == (parent not in (None, ""))
 
 
 @given(st.text(), st.text(min_size=1), st.sampled_from(sorted(c.metric for c in CATALOG.values())))

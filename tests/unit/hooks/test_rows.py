@@ -293,7 +293,7 @@ def test_a_wrong_interval_is_told_at_once(kind: str, start: Any, end: Any, words
 
 def test_other_wrong_parameters_are_told_at_once() -> None:
     hook: Any = CustomerIOHook(customerio_conn_id="nowhere")
-    with pytest.raises(ConfigurationError, match="channel must be email, push, sms, .* got 'mail'"):
+    with pytest.raises(ConfigurationError, match="channel must be one of email, push, sms, .* got 'mail'"):
         hook.deliveries("2026-11-01", "2026-11-02", channel="mail")
     wrong: tuple[Any, ...] = ("opened_email", [])
     for types in wrong:
