@@ -36,7 +36,7 @@ ui: .venv/stamp ## The demo's Airflow, left running to click around in, until Ct
 stream: .venv/stamp ## Push reporting webhooks at the stream app, and compare what Segment kept, until Ctrl-C
 	@$(BIN)/python -m tests.e2e.stream
 
-bench: .venv/bench-stamp ## Measure speed and memory against the sandbox, about a quarter of an hour
+bench: .venv/bench-stamp ## Measure speed and memory against the sandbox, about half an hour
 	@$(BIN)/python -m tests.benchmarks
 
 clean: ## Remove .venv and all caches
@@ -50,8 +50,8 @@ clean: ## Remove .venv and all caches
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-# The library that the bench compares with wants python-dateutil 2, the rest of .venv has 4: it gets an environment of
-# its own, with the same versions otherwise.
+# What the bench compares with wants python-dateutil 2, the rest of .venv has 4: it gets an environment of its own, with
+# the same versions otherwise.
 .venv/bench-stamp: .venv/stamp
 	@echo "Installing what is only measured into .venv/bench (a few seconds, once) ..."
 	$(BIN)/python -m venv --clear .venv/bench

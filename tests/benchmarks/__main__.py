@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.benchmarks import interruptions, memory, operator, reading, sending, stream
+from tests.benchmarks import interruptions, memory, operator, reading, sending, stream, warehouse
 from tests.benchmarks.figures import Figure, machine, table
 from tests.benchmarks.world import REPO
 
@@ -23,6 +23,7 @@ PARTS: dict[str, Callable[[bool], Iterator[Figure]]] = {
     "reading": reading.measure,
     "sending": sending.measure,
     "stream": stream.measure,
+    "warehouse": warehouse.measure,
     "memory": memory.measure,
     "interruptions": interruptions.measure,
 }

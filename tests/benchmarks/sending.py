@@ -20,13 +20,11 @@ from airflow_provider_cio.sinks.segment import SegmentSink
 from airflow_provider_cio.sources import reader as reading
 from tests.benchmarks.figures import Figure
 from tests.benchmarks.run_line import line
-from tests.benchmarks.world import EVERYTHING, REPO, Served, run, serving
+from tests.benchmarks.world import EVERYTHING, PEER_PYTHON, Served, run, serving
 
 AIM_EVENTS = 100_000.0  # a second
 AIM_TIMES, LEAST_TIMES = 6.0, 5.0  # as fast as the other library
 
-#: The other library has an environment of its own, since it can't live with what Airflow's is made of: see Makefile.
-PEER_PYTHON = REPO / ".venv" / "bench" / "bin" / "python"
 #: What was fastest of what it can be told: batches that only their bytes end, not compressed, and a short wait for the
 #: last one. Of 1, 2 and 4 threads one is the fastest, or within the noise: they share the interpreter's lock.
 PEER = {"threads": 1, "upload_size": 2500, "upload_interval": 0.1}

@@ -16,6 +16,8 @@ REPO = Path(__file__).resolve().parents[2]
 DAY = 86_400
 START = 1_767_225_600  # 2026-01-01T00:00:00Z
 END = START + 31 * DAY
+#: Other libraries have an environment of their own, since they can't live with what Airflow's is made of: see Makefile.
+PEER_PYTHON = REPO / ".venv" / "bench" / "bin" / "python"
 EVERYTHING = (START, END + 29 * DAY)  # the last thing that happens to a delivery comes 28 days after it at most
 
 

@@ -1,0 +1,71 @@
+"""Loads made-up events into a database, as the operator's sink does: seconds, and the most memory it took.
+
+With `rows`, it writes the same events as CSV instead, one file for each table, for another loader.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from airflow_provider_cio.events.catalog import CATALOG
+from airflow_provider_cio.sinks.warehouse import database_for
+from airflow_provider_cio.sinks.warehouse.loading import Warehouse
+from airflow_provider_cio.sinks.warehouse.sink import WarehouseSink
+from airflow_provider_cio.sinks.warehouse.tables import OF_THE_LOAD, SPOOLED, TRACKS, columns_of, csv_line, values_of
+from tests.unit.sinks.warehouse.events import NAMES, events
+from tests.unit.sinks.warehouse.load import opener
+
+PIECE = 2000
+
+
+def main() -> None:
+    wanted = json.loads(sys.argv[1])
+    if "rows" in wanted:
+        write(Path(wanted["rows"]), wanted["events"])
+        print("{}")
+        return
+    print(json.dumps(load(wanted["connection"], wanted["events"])))
+
+
+def load(connection: dict[str, Any], count: int) -> dict[str, Any]:
+    """Making the events is not part of the time."""
+    database = partial(database_for(connection["conn_type"]), opener(connection))
+    began, busy = time.perf_counter(), time.process_time()
+    made = made_busy = 0.0
+    with WarehouseSink(Warehouse("the warehouse", database, "customerio"), NAMES) as sink:
+        for first in range(0, count, PIECE):
+            making, making_busy = time.perf_counter(), time.process_time()
+            piece = list(events(first, min(count, first + PIECE)))
+            made, made_busy = made + time.perf_counter() - making, made_busy + time.process_time() - making_busy
+            sink.take(piece)
+        sink.flush()
+    seconds, cpu = time.perf_counter() - began - made, time.process_time() - busy - made_busy
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1024 if sys.platform == "linux" else 1)
+    return {"seconds": seconds, "cpu_seconds": cpu, "peak_memory": peak, **sink.counts()}
+
+
+def write(folder: Path, count: int) -> None:
+    """What the tables would hold, with a header; those of the load itself are the event's time and its table."""
+    tables = {name: CATALOG[name].table for name in NAMES}
+    files = {table: (folder / f"{table}.csv").open("wb") for table in (TRACKS, *tables.values())}
+    for table, file in files.items():
+        file.write(",".join(column.name for column in columns_of(table)).encode() + b"\n")
+    of_the_load = {column.name for column in OF_THE_LOAD}
+    for one in events(0, count):
+        values = dict(zip([column.name for column in SPOOLED], values_of(one), strict=True))
+        table = tables[one.event]
+        values |= dict.fromkeys(of_the_load, values["original_timestamp"]) | {"event": table}
+        for name in (TRACKS, table):
+            files[name].write(csv_line(tuple(values[column.name] for column in columns_of(name))))
+    for file in files.values():
+        file.close()
+
+
+if __name__ == "__main__":
+    main()
