@@ -18,6 +18,7 @@ _TOOLS = (
     "jsonschema",
     "psutil",
     "pytest",
+    "pytest-rerunfailures",
     "pytest-timeout",
     "starlette",
     "statsd",
