@@ -26,6 +26,7 @@ from typing import Any
 
 from airflow_provider_cio.addresses import has_address, masked_addresses, replace_addresses
 
+_NO_DIGIT = re.compile(r"\D")
 _PHONE_NUMBER = re.compile(r"[+\d\s()./-]+")
 _BETWEEN_DIGITS = r"[\s()./\u2010-\u2015-]{0,3}+"
 _SHORTEST_PHONE_NUMBER = 6  # digits; a shorter one is a short code, or a number as any other
@@ -74,8 +75,10 @@ class Privacy:
         if self.keeps or not text:
             return text
         text = replace_addresses(text, self._replacement)
-        for one in recipient.split(",") if recipient else ():
-            text = self._without(one.strip(), text)
+        if recipient:
+            digits = _NO_DIGIT.sub("", text)
+            for one in recipient.split(","):
+                text = self._without(one.strip(), text, digits)
         return text
 
     def failure_message(self, text: str | None) -> str | None:
@@ -92,13 +95,13 @@ class Privacy:
     def _replacement(self, text: str) -> str:
         return self._one(text) or ""
 
-    def _without(self, recipient: str, text: str) -> str:
+    def _without(self, recipient: str, text: str, digits_of_text: str) -> str:
         if not _PHONE_NUMBER.fullmatch(recipient):
             if len(recipient) < _SHORTEST_RECIPIENT:
                 return text
             return text.replace(recipient, self._replacement(recipient))
-        digits = re.sub(r"\D", "", recipient)
-        if len(digits) < _SHORTEST_PHONE_NUMBER or digits not in re.sub(r"\D", "", text):
+        digits = _NO_DIGIT.sub("", recipient)
+        if len(digits) < _SHORTEST_PHONE_NUMBER or digits not in digits_of_text:
             return text
         number = rf"(?:(?:\+|(?<!\d)00){_BETWEEN_DIGITS}|(?<!\d)){_BETWEEN_DIGITS.join(digits)}(?!\d)"
         return re.sub(number, lambda found: self._replacement(recipient), text)

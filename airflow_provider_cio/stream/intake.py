@@ -98,7 +98,7 @@ class Intake:
             raise Unavailable("paused")
         if (
             len(self._waiting) >= MAX_WAITING_ITEMS
-            or self._waiting_bytes + len(item) > MAX_WAITING_BYTES
+            or (self._waiting and self._waiting_bytes + len(item) > MAX_WAITING_BYTES)  # alone, it may be of any size
             or (self._threads == MAX_IN_FLIGHT and not self._in_time)  # every thread is stuck
         ):
             raise Unavailable("full")

@@ -44,7 +44,8 @@ class Kept(Generic[T]):
         self._running: asyncio.Future[T] | None = None
         self._fresh = FRESH if fresh is None else fresh
         self._begun_at = -math.inf
-        self._last_failed = False
+        #: Whether the last look-up raised.
+        self.last_failed = False
         self._value: T | None = None
 
     @property
@@ -54,7 +55,7 @@ class Kept(Generic[T]):
 
     async def get(self) -> T:
         """:raises NotFoundYet: there is none."""
-        self.begin_if_older_than(PAUSE if self._last_failed else self._fresh)
+        self.begin_if_older_than(PAUSE if self.last_failed else self._fresh)
         if self._value is None:
             await self._ended()
         return self._good()
@@ -87,7 +88,7 @@ class Kept(Generic[T]):
     def _done(self, look_up: asyncio.Future[T]) -> None:
         self._running = None
         error = asyncio.CancelledError() if look_up.cancelled() else look_up.exception()
-        self._last_failed = error is not None
+        self.last_failed = error is not None
         if error is None:
             self._value = look_up.result()
         else:

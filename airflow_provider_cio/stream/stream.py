@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,7 @@ from airflow_provider_cio.stream.signature import is_signed
 _TIMEOUT = 2.0
 #: A request that fails at once, on a connection that was just closed say, is repeated once.
 _RETRIES = Retries(attempts=2, total=0.5, first=0.05)
+_EMPTY_BATCH = re.compile(r"empty[ _]batch", re.IGNORECASE)
 #: Seconds for which an event that Segment took proves that it is not refusing all.
 _PROOF = 60.0
 
@@ -79,11 +81,13 @@ class Stream:
             self.counts.problem("connections", f"is not ready: {error}")
 
     async def is_authentic(self, timestamp: bytes, body: bytes, signature: bytes) -> bool:
-        """:raises Unavailable: there is no key to tell by."""
+        """:raises Unavailable, NotFoundYet: there is no key to tell by, or a newer one can't be looked up."""
         connections = await self.connections()
         if is_signed(connections.secrets, timestamp, body, signature):
             return True
         renewed = self._usable(await self._connections.renewed())
+        if self._connections.last_failed:  # there may be a new key, which could not be had
+            raise NotFoundYet
         return renewed.secrets != connections.secrets and is_signed(renewed.secrets, timestamp, body, signature)
 
     async def take(self, body: bytes) -> str:
@@ -225,11 +229,15 @@ class Batches:
         self._taken_at = time.monotonic()
 
     def _prove(self, refused: EventsRefusedError) -> None:
-        """Segment takes an empty batch, and makes nothing of it."""
+        """Segment takes an empty batch, and makes nothing of it.
+
+        RudderStack refuses it by name ("Empty batch payload"), so it has understood the request as well.
+        """
         try:
             self._client.send([])
-        except EventsRefusedError:
-            raise TryAgainLaterError(
-                f"{refused} Nor is an empty batch: check the connection's host and path."
-            ) from None
+        except EventsRefusedError as of_empty:
+            if not _EMPTY_BATCH.search(str(of_empty)):
+                raise TryAgainLaterError(
+                    f"{refused} Nor is an empty batch: check the connection's host and path."
+                ) from None
         self._taken_at = time.monotonic()

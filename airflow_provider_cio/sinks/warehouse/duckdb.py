@@ -14,7 +14,7 @@ PATIENCE = 600.0
 _LONGEST_PAUSE = 1.0
 #: What DuckDB may take of the worker, which is the same for any size of table: what does not fit goes to disk, into a
 #: folder beside the file. By default it would take four fifths of the machine's memory, and each of its cores.
-MEMORY = "64MB"
+MEMORY = "256MB"
 THREADS = 1
 _TYPES = {Kind.ID: "VARCHAR", Kind.TEXT: "VARCHAR", Kind.BOOLEAN: "BOOLEAN", Kind.TIME: "TIMESTAMPTZ"}
 # Nothing is guessed: not the types, nor what ends a line, nor whether quoted emptiness is NULL.

@@ -129,6 +129,7 @@ def test_beyond_what_may_wait_nothing_is_taken(monkeypatch: pytest.MonkeyPatch) 
         far.gate.set()
         assert set(await asyncio.gather(*tasks)) == {"taken"}
         assert await outcome(intake.put(b"and again")) == "taken"
+        assert await outcome(intake.put(b"x" * (module.MAX_WAITING_BYTES + 1))) == "taken", "nothing else waits"
 
     asyncio.run(main())
 
