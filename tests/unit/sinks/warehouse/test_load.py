@@ -115,7 +115,8 @@ def test_text_arrives_as_it_is(shared_database: Place, texts: list[str]) -> None
         sink.take(event(number, subject=text) for number, text in enumerate(AWKWARD + texts))
         sink.flush()
     rows = shared_database.rows("email_opened", schema)
-    assert Counter(row["subject"] for row in rows) == Counter(AWKWARD + texts)
+    # An event has no property for empty text.
+    assert Counter(row["subject"] for row in rows) == Counter(text or None for text in AWKWARD + texts)
 
 
 def test_nothing_is_acknowledged_before_it_is_loaded(database: Place, monkeypatch: pytest.MonkeyPatch) -> None:
