@@ -18,13 +18,14 @@ MODULES = {
     for path in PACKAGE.rglob("*.py")
 }
 
-# Airflow first, as any DAG file does; then the operator, several times anew with all that it brings along.
+# Airflow first, as any DAG file does; then the operator, several times anew with all that it brings along. In between
+# argparse, one module of the standard library, tells how fast the machine is: about 0.7 ms where nothing else runs.
 MEASURE = """
 import json, sys, time
 from importlib import import_module
 from airflow.sdk import DAG, BaseOperator
 before = set(sys.modules)
-added, spans = [], []
+added, spans, yardsticks = [], [], []
 for _ in range(7):
     for name in [name for name in sys.modules if name in added or name.startswith("airflow_provider_cio")]:
         del sys.modules[name]
@@ -32,9 +33,14 @@ for _ in range(7):
     import_module(sys.argv[1])
     spans.append(time.process_time() - began)
     added = added or sorted(set(sys.modules) - before)
-print(json.dumps({"added": added, "spans": spans}))
+    sys.modules.pop("argparse", None)
+    began = time.process_time()
+    import_module("argparse")
+    yardsticks.append(time.process_time() - began)
+print(json.dumps({"added": added, "times_argparse": min(spans) / min(yardsticks)}))
 """
-
+#: 5 ms by that measure.
+BUDGET = 7.5
 
 HEAVY = ("requests", "urllib3", "httpx", "msgspec", "openlineage", "statsd")
 
@@ -53,7 +59,7 @@ def test_importing_the_operator_costs_a_dag_file_next_to_nothing(name: str) -> N
             timeout=60,
         )
         found = json.loads(ran.stdout.splitlines()[-1])
-        if min(found["spans"]) < 0.005:
+        if found["times_argparse"] < BUDGET:
             break
     added = found["added"]
     assert module in added
@@ -61,7 +67,7 @@ def test_importing_the_operator_costs_a_dag_file_next_to_nothing(name: str) -> N
     assert "airflow.settings" not in added
     heavy = tuple(f"airflow_provider_cio.{name}" for name in ("clients", "sources", "sinks", "events.mapping", "line"))
     assert [name for name in added if name.startswith(heavy)] == []
-    assert min(found["spans"]) < 0.005
+    assert found["times_argparse"] < BUDGET
 
 
 def imports(module: str) -> Iterator[str]:

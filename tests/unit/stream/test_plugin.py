@@ -13,21 +13,28 @@ from airflow_provider_cio.stream.plugin import CustomerIOStreamPlugin
 
 OPTION = "AIRFLOW__CUSTOMERIO__STREAMS"
 
-# As in a task's process: Airflow's own part of it is there already.
+# As in a task's process: Airflow's own part of it is there already. argparse tells how fast the machine is: it takes
+# about 0.7 ms where nothing else runs.
 MEASURE = """
 import json, sys, time
 import airflow.sdk, airflow.sdk.plugins_manager
 before = set(sys.modules)
-added, spans = [], []
+added, spans, yardsticks = [], [], []
 for _ in range(15):
     for name in [name for name in sys.modules if name in added or name.startswith("airflow_provider_cio")]:
         del sys.modules[name]
-    began = time.perf_counter()
+    began = time.process_time()
     import airflow_provider_cio.stream.plugin
-    spans.append(time.perf_counter() - began)
+    spans.append(time.process_time() - began)
     added = added or sorted(set(sys.modules) - before)
-print(json.dumps({"added": added, "spans": spans}))
+    sys.modules.pop("argparse", None)
+    began = time.process_time()
+    import argparse
+    yardsticks.append(time.process_time() - began)
+print(json.dumps({"added": added, "times_argparse": min(spans) / min(yardsticks)}))
 """
+#: 2 ms by that measure.
+BUDGET = 3
 
 
 def test_it_costs_a_task_next_to_nothing() -> None:
@@ -38,11 +45,11 @@ def test_it_costs_a_task_next_to_nothing() -> None:
             [sys.executable, "-c", MEASURE], env=environment, capture_output=True, text=True, check=True, timeout=60
         )
         found = json.loads(ran.stdout.splitlines()[-1])
-        if min(found["spans"]) < 0.002:
+        if found["times_argparse"] < BUDGET:
             break
     added = set(found["added"]) - {"airflow_provider_cio"}  # Airflow may have it already, for the provider's info
     assert added == {"airflow_provider_cio.stream", "airflow_provider_cio.stream.plugin"}
-    assert min(found["spans"]) < 0.002
+    assert found["times_argparse"] < BUDGET
 
 
 def test_it_is_the_entry_point() -> None:
