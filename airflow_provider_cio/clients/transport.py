@@ -205,6 +205,9 @@ class Transport:
                 answered_before=self._answered,
                 secrets=self._secrets,
             ) from None
+        finally:
+            if self._closed.is_set():  # while this request was about to begin: its connection came after `close`
+                self._session.close()
         self._answered = True
         if not hasattr(self._this_thread, "connected"):  # its first request, which most likely opened a connection
             self._this_thread.connected = True

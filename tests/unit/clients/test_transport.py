@@ -977,6 +977,17 @@ def test_after_close_nothing_is_sent(own_server: Loopback) -> None:
     assert len(own_server.heard) == 1
 
 
+def test_a_request_that_began_before_close_leaves_no_connection_open(own_server: Loopback) -> None:
+    client = transport(own_server.url)
+
+    def body() -> bytes:  # asked for when the attempt has begun, and its connection has not
+        client.close()
+        return b""
+
+    assert client.request("POST", "/", read=whole, body=body) == {}
+    assert sockets_to(own_server.port) == 0
+
+
 def test_a_connection_is_kept_for_the_next_request(own_server: Loopback) -> None:
     own_server.say(Say())
     with transport(own_server.url) as client:
