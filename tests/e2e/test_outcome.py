@@ -131,6 +131,16 @@ def test_the_event_of_a_partitioned_run_has_its_partition(story: Story) -> None:
     assert event["extra"]["interval"]["start"][:10] == PARTITION
 
 
+def test_a_changed_parameter_makes_a_new_version_of_the_dag(story: Story) -> None:
+    def versions() -> list[int]:
+        found = story.world.api("dags/partitioned/dagVersions")["dag_versions"]
+        return sorted(version["version_number"] for version in found)
+
+    assert versions() == [1]
+    (story.world.dags / "partitioned.py").write_text(PARTITIONED.replace("outlets=", 'pii="hash", outlets='))
+    story.world.wait(lambda: versions() == [1, 2], "a second version of the DAG")
+
+
 def test_openlineage_learns_where_the_rows_came_from_and_went(story: Story) -> None:
     complete = {
         event["run"]["facets"]["airflow"]["dagRun"]["run_id"]: event

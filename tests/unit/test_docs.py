@@ -320,24 +320,59 @@ def test_there_are_errors_to_look_for() -> None:
 # Deploying
 
 
-def test_the_secret_and_the_pod_fit_kubernetes_own_schema() -> None:
-    from kubernetes.client import ApiClient  # type: ignore[import-untyped]
-
+def secret_and_pod() -> tuple[dict[str, Any], Any]:
     page = [block for block in BLOCKS if block.page.name == "deploying.md"]
     (secret,) = [yaml.safe_load(one.code) for one in page if "kind: Secret" in one.code]
     (code,) = [one.code for one in page if "pod_override" in one.code]
     found: dict[str, Any] = {}
     exec(code, found)
+    return secret, found["POD"]
+
+
+def test_the_secret_and_the_pod_fit_kubernetes_own_schema() -> None:
+    from kubernetes.client import ApiClient  # type: ignore[import-untyped]
+
+    secret, pod = secret_and_pod()
     client = ApiClient()
-    for kind, written in (("V1Secret", secret), ("V1Pod", client.sanitize_for_serialization(found["POD"]))):
+    for kind, written in (("V1Secret", secret), ("V1Pod", client.sanitize_for_serialization(pod))):
         answer = type("Answer", (), {"data": json.dumps(written)})
         assert client.sanitize_for_serialization(client.deserialize(answer, kind)) == written
-    (container,) = found["POD"].spec.containers
-    assert container.name == "base"
-    assert container.env_from[0].secret_ref.name == secret["metadata"]["name"]
     for name, value in secret["stringData"].items():
         assert name.removeprefix("AIRFLOW_CONN_").lower() in ("customerio_default", "segment_default")
         assert json.loads(value)["password"]
+
+
+def test_airflow_merges_the_pod_with_that_of_its_executor() -> None:
+    from airflow.providers.cncf.kubernetes.pod_generator import PodGenerator
+    from kubernetes.client import models as k8s
+
+    secret, override = secret_and_pod()
+    template = k8s.V1Pod(
+        spec=k8s.V1PodSpec(
+            service_account_name="airflow-worker",
+            containers=[k8s.V1Container(name="base", env=[k8s.V1EnvVar(name="OF_THE_TEMPLATE", value="kept")])],
+        )
+    )
+    pod = PodGenerator.construct_pod(
+        dag_id="customerio_to_segment",
+        task_id="customerio_to_segment",
+        pod_id="pod",
+        try_number=1,
+        kube_image="apache/airflow",
+        date=None,
+        args=["airflow"],
+        pod_override_object=override,
+        base_worker_pod=template,
+        namespace="airflow",
+        scheduler_job_id="1",
+    )
+    (container,) = pod.spec.containers
+    assert (container.name, container.image, container.args) == ("base", "apache/airflow", ["airflow"])
+    assert {"OF_THE_TEMPLATE", "AIRFLOW_IS_K8S_EXECUTOR_POD"} == {one.name for one in container.env}
+    assert container.env_from[0].secret_ref.name == secret["metadata"]["name"]
+    assert container.resources.limits == {"memory": "1Gi"}
+    assert pod.spec.service_account_name == "airflow-worker"
+    assert pod.spec.termination_grace_period_seconds == 60
 
 
 READ = """
