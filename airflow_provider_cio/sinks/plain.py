@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -12,29 +13,42 @@ from airflow_provider_cio.events.event import MAX_EVENT_BYTES, MAX_MESSAGE_ID
 from airflow_provider_cio.exceptions import ConfigurationError, EventsRefusedError
 from airflow_provider_cio.sinks.segment import Outcome, Packer, Sender
 
+#: `messageId`s that the error names, for each reason.
+_MOST_NAMED = 5
+
 
 def send_plain(client: SegmentClient, events: Iterable[Mapping[str, Any]]) -> dict[str, int]:
     """Send track calls given as dicts; see `SegmentHook.track`."""
-    packer, sent = Packer(client.envelope), Outcome()
-    refused: dict[str, list[str]] = {}
+    packer, sent = Packer(client.envelope), Counter(events=0, batches=0, bytes=0)
+    refused, named = Counter[str](), dict[str, list[str]]()
+
+    def refuse(reason: str, message_id: str) -> None:
+        refused[reason] += 1
+        if refused[reason] <= _MOST_NAMED:
+            named.setdefault(reason, []).append(message_id)
+
+    def settle(outcomes: Iterable[Outcome]) -> None:
+        for outcome in outcomes:
+            sent.update(events=outcome.events, batches=outcome.batches, bytes=outcome.size)
+            for one in outcome.refused:
+                refuse(one.reason, msgspec.json.decode(one.event)["messageId"])
+
     with Sender(client) as sender:
         for position, event in enumerate(events):
             encoded = _encoded(event, position)
             if reason := _rule_broken(event, encoded, position):
-                refused.setdefault(reason, []).append(str(event["messageId"]))
+                refuse(reason, event["messageId"])
             elif batch := packer.add(encoded):
-                for outcome in sender.send(batch):
-                    sent.add(outcome)
-        for outcome in [*(sender.send(batch) if (batch := packer.flush()) else []), *sender.settled(at_most=0)]:
-            sent.add(outcome)
-    for one in sent.refused:
-        refused.setdefault(one.reason, []).append(msgspec.json.decode(one.event)["messageId"])
+                settle(sender.send(batch))
+        if batch := packer.flush():
+            settle(sender.send(batch))
+        settle(sender.settled(at_most=0))
     if refused:
-        named = "; ".join(
-            f"{reason}: {len(ids)} (first messageIds: {', '.join(ids[:5])})" for reason, ids in refused.items()
+        reasons = "; ".join(
+            f"{reason}: {count} (first messageIds: {', '.join(named[reason])})" for reason, count in refused.items()
         )
-        raise EventsRefusedError(f"{sum(map(len, refused.values()))} events can't be sent, all others were: {named}")
-    return {"events": sent.events, "batches": sent.batches, "bytes": sent.size}
+        raise EventsRefusedError(f"{refused.total()} events can't be sent, all others were: {reasons}")
+    return dict(sent)
 
 
 def _encoded(event: Mapping[str, Any], position: int) -> bytes:
