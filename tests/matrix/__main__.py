@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 from airflow_provider_cio import __version__
 from airflow_provider_cio.interval import Interval
 from tests.e2e.compare import COLLECTIONS, differences, moment
-from tests.matrix.environment import Environment, StepError, build_wheel, run
+from tests.matrix.environment import Environment, StepError, UnavailableError, build_wheel, run
 from tests.matrix.targets import EARLY_RUN, REPOSITORY, TARGETS
 from tests.sandbox import History, Sandbox, Settings
 from tests.unit.support import connections, truth_of
@@ -93,13 +93,17 @@ def step(name: str, do: Callable[[], str]) -> bool:
     return passed
 
 
-def check(name: str, wheel: Path) -> bool:
-    """Everything, for one target, whatever fails before it; False if something failed."""
+def check(name: str, wheel: Path) -> bool | None:
+    """Everything, for one target, whatever fails before it; False if something failed, None if it was skipped."""
     target = TARGETS[name]
     environment = Environment(target)
     print(f"{name} (with what there was by {target.until})", flush=True)
-    if not step("install", lambda: environment.install(wheel)):
-        return False
+    try:
+        if not step("install", lambda: environment.install(wheel)):
+            return False
+    except UnavailableError as error:
+        print(f"  SKIPPED: the package index has no such Airflow, or does not tell by date. {error}", flush=True)
+        return None
     with TemporaryDirectory(prefix="airflow-cio-matrix-") as folder:
         bench = Bench(environment.python, Path(folder))
         steps = {
@@ -122,8 +126,11 @@ def main() -> int:
     began = time.monotonic()
     with TemporaryDirectory(prefix="airflow-cio-wheel-") as folder:
         wheel = build_wheel(Path(folder))
-        failed = [name for name in names if not check(name, wheel)]
-    print(f"{len(names) - len(failed)} passed, {len(failed)} failed: {', '.join(failed) or 'none'}")
+        passed = {name: check(name, wheel) for name in names}
+    failed = [name for name, one in passed.items() if one is False]
+    skipped = [name for name, one in passed.items() if one is None]
+    for word, those in (("failed", failed), ("skipped", skipped)):
+        print(f"{len(those)} of {len(names)} {word}: {', '.join(those) or 'none'}")
     print(f"The matrix took {time.monotonic() - began:.0f} s.")
     return len(failed)
 

@@ -23,6 +23,10 @@ class StepError(Exception):
     """A step failed; the message is what it printed."""
 
 
+class UnavailableError(Exception):
+    """This machine's package index can't give that version of Airflow, or not as it was on that day."""
+
+
 #: Seconds. A step may take some minutes on a busy machine.
 PATIENCE = 1800
 
@@ -72,7 +76,10 @@ class Environment:
         self.python = self._folder / "bin" / "python"
 
     def install(self, wheel: Path) -> str:
-        """Install the wheel with what it requires; returns what of it is worth knowing."""
+        """Install the wheel with what it requires; returns what of it is worth knowing.
+
+        :raises UnavailableError: not even Airflow by itself can be installed.
+        """
         stamp = self._folder / "complete"
         kept = stamp.exists()
         if not kept:
@@ -80,6 +87,12 @@ class Environment:
                 shutil.rmtree(old)
             run(_uv(), "venv", "--python", sys.executable, self._folder)
             airflow = [f"apache-airflow=={self._target.airflow}"] if self._target.airflow else []
+            try:
+                self._uv(
+                    "install", "--dry-run", "--exclude-newer", self._target.until, *(airflow or ["apache-airflow"])
+                )
+            except StepError as error:
+                raise UnavailableError(str(error)) from None
             # What the wheel requires is named here, since "lowest" is meant for what is named only.
             wanted = [*_requirements(), *airflow, *self._target.tools]
             self._uv("install", "--compile-bytecode", *self._target.options, *wanted)
