@@ -6,8 +6,12 @@ import atexit
 import os
 import shutil
 import tempfile
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 for name in [name for name in os.environ if name.startswith("AIRFLOW_")]:
@@ -25,3 +29,14 @@ os.environ.update(
 # How long an example takes says more of the machine than of the code.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
+
+
+@pytest.fixture(autouse=True)
+def no_request_of_the_test_before() -> Iterator[None]:
+    """A run that fails waits for none of its requests. Here they end first: the next test may share the sandbox."""
+    yield
+    until = time.monotonic() + 5
+    while time.monotonic() < until and any(
+        one.name.startswith(("customerio_", "segment_")) for one in threading.enumerate()
+    ):
+        time.sleep(0.01)

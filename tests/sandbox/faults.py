@@ -64,6 +64,7 @@ class Fault(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tru
     `reset_after`, `timeout`, `truncated`, `truncated_json` and `repeat_cursor` spoil the answer of a
     request that was fully processed; a batch is then kept. `repeat_cursor` needs a request with a cursor.
 
+    :param path: how the path begins of the requests that it meets.
     :param retry_after: for 429 and 503; a number of seconds, or "date": an HTTP date `seconds` from now.
     :param seconds: how long `timeout` holds the answer, and how far off the date of `retry_after` is.
     :param body: the body of a status, instead of the service's usual one.
@@ -72,6 +73,7 @@ class Fault(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tru
     side: Side
     kind: Kind | None = None
     kinds: tuple[Kind, ...] = ()
+    path: str = ""
     at: int | None = None
     times: int | None = None
     probability: float = 0.0
@@ -123,10 +125,10 @@ class Faults:
     def clear(self) -> None:
         self._armed.clear()
 
-    def pick(self, side: Side, number: int) -> tuple[Kind, Fault] | None:
+    def pick(self, side: Side, number: int, path: str) -> tuple[Kind, Fault] | None:
         """The fault for the n-th request of a side, if one strikes."""
         for armed in self._armed:
-            if armed.fault.side == side:
+            if armed.fault.side == side and path.startswith(armed.fault.path):
                 kind = armed.strike(number)
                 if kind is not None:
                     return kind, armed.fault

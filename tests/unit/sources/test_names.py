@@ -131,7 +131,7 @@ def test_newsletters_come_in_pages(sandbox: Sandbox) -> None:
 
 def test_a_list_that_would_never_end_ends(sandbox: Sandbox) -> None:
     sandbox.history = workspace(*({"newsletter_id": number} for number in range(1, 161)))
-    sandbox.faults.add(Fault(side="customerio", kind="repeat_cursor", at=2, times=1000))
+    sandbox.faults.add(Fault(side="customerio", kind="repeat_cursor", path="/v1/newsletters", times=1000))
     _, warnings = run(sandbox)
     assert warnings == []
     assert sum(name is not None for name in names_sent(sandbox).values()) == 100
@@ -209,7 +209,8 @@ def test_a_list_that_is_away_is_left_to_a_retry(sandbox: Sandbox, monkeypatch: p
     """An event that was sent without a name never gets one: Segment drops the same messageId."""
     monkeypatch.setattr(customerio, "_PATIENCE_FOR_NAMES", 0.2)
     sandbox.history = workspace({"campaign_id": 1}, {"transactional_message_id": 1})
-    sandbox.faults.add(Fault(side="customerio", kind=kind, at=2, times=10_000))
+    for path in LISTS:
+        sandbox.faults.add(Fault(side="customerio", kind=kind, path=path, times=10_000))
     with pytest.raises(TryAgainLaterError):
         run(sandbox)
     assert sandbox.segment.kept == []
@@ -231,7 +232,7 @@ def test_reading_goes_on_while_a_list_is_slow(sandbox: Sandbox) -> None:
             for n in range(4000)
         ]
     )
-    sandbox.faults.add(Fault(side="customerio", kind="timeout", at=2, seconds=0.5))
+    sandbox.faults.add(Fault(side="customerio", kind="timeout", path="/v1/campaigns", seconds=0.5))
     run(sandbox)
     paths = {one.path: one for one in sandbox.customerio.requests}
     answered = paths["/v1/campaigns"].time + paths["/v1/campaigns"].seconds
@@ -270,7 +271,7 @@ def test_few_pieces_wait_for_a_slow_list_and_come_in_their_order() -> None:
 
 def test_a_fault_that_passes_costs_nothing(sandbox: Sandbox) -> None:
     sandbox.history = workspace({"campaign_id": 1})
-    sandbox.faults.add(Fault(side="customerio", kinds=("502", "429"), at=2, times=2))
+    sandbox.faults.add(Fault(side="customerio", kinds=("502", "429"), path="/v1/campaigns", times=2))
     _, warnings = run(sandbox)
     assert warnings == []
     assert names_sent(sandbox)["d0"] is not None
@@ -278,7 +279,7 @@ def test_a_fault_that_passes_costs_nothing(sandbox: Sandbox) -> None:
 
 def test_a_failing_later_page_costs_no_more_than_the_names(sandbox: Sandbox) -> None:
     sandbox.history = workspace(*({"newsletter_id": number} for number in range(1, 61)))
-    sandbox.faults.add(Fault(side="customerio", kind="403", at=3))
+    sandbox.faults.add(Fault(side="customerio", kind="403", path="/v1/newsletters", at=3))
     report, warnings = run(sandbox)
     assert report.events["Email Sent"] == 60
     assert len(warnings) == 1
@@ -296,7 +297,7 @@ def test_a_failing_later_page_costs_no_more_than_the_names(sandbox: Sandbox) -> 
 )
 def test_a_list_of_another_shape_costs_a_warning_and_not_the_run(sandbox: Sandbox, body: str) -> None:
     sandbox.history = workspace({"campaign_id": 1})
-    sandbox.faults.add(Fault(side="customerio", kind="html200", at=2, body=body))
+    sandbox.faults.add(Fault(side="customerio", kind="html200", path="/v1/campaigns", body=body))
     report, warnings = run(sandbox)
     assert report.events["Email Sent"] == 1
     assert names_sent(sandbox) == {"d0": None}
@@ -307,6 +308,6 @@ def test_a_list_of_another_shape_costs_a_warning_and_not_the_run(sandbox: Sandbo
 def test_a_parent_without_a_name_has_none(sandbox: Sandbox, name: str) -> None:
     sandbox.history = workspace({"campaign_id": 1})
     body = f'{{"campaigns":[{{"id":1,"name":{name}}},{{"id":2}}],"next":null}}'
-    sandbox.faults.add(Fault(side="customerio", kind="html200", at=2, body=body))
+    sandbox.faults.add(Fault(side="customerio", kind="html200", path="/v1/campaigns", body=body))
     assert run(sandbox)[1] == []
     assert names_sent(sandbox) == {"d0": None}
