@@ -36,6 +36,21 @@ def get_provider_info() -> dict[str, Any]:
             {"integration-name": "Customer.io", "python-modules": ["airflow_provider_cio.hooks.customerio"]},
             {"integration-name": "Segment", "python-modules": ["airflow_provider_cio.hooks.segment"]},
         ],
+        "config": {
+            "customerio": {
+                "description": "Customer.io's reporting webhooks, taken in by Airflow's API server.",
+                "options": {
+                    "streams": {
+                        "description": "The streams, as a JSON object of options by name. Empty: there is none, and "
+                        "nothing is mounted.\nA change takes effect when the API server is restarted.\n",
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "example": '{"main": {"collections": ["Email Opened", "Email Link Clicked"]}}',
+                        "default": "",
+                    },
+                },
+            },
+        },
         "connection-types": [
             {
                 "connection-type": "customerio",

@@ -16,6 +16,7 @@ import pytest
 from airflow_provider_cio.get_provider_info import get_provider_info
 from airflow_provider_cio.hooks.customerio import CustomerIOHook
 from airflow_provider_cio.hooks.segment import SegmentHook
+from airflow_provider_cio.stream.settings import StreamOptions, read_streams
 
 INFO = get_provider_info()
 TYPES = {one["connection-type"]: one for one in INFO["connection-types"]}
@@ -54,9 +55,10 @@ def test_the_whole_fits_the_schema_that_airflow_checks_it_against() -> None:
     assert set(INFO) <= {*schema["properties"], "description"}
 
 
-@pytest.mark.parametrize("part", ["connection-types", "integrations", "operators", "hooks"])
+@pytest.mark.parametrize("part", ["connection-types", "integrations", "operators", "hooks", "config"])
 def test_each_part_fits_the_stricter_schema_of_airflows_own_providers(part: str) -> None:
-    schema = schema_of("provider.yaml.schema.json")["properties"][part]
+    whole = schema_of("provider.yaml.schema.json")
+    schema = whole["properties"][part] | {"definitions": whole["definitions"]}
     if part == "integrations":  # a page of Airflow's own documentation is for its own providers
         schema["items"]["required"] = ["integration-name", "external-doc-url", "tags"]
     jsonschema.validate(INFO[part], schema)
@@ -138,6 +140,47 @@ def fits(value: Any, schema: dict[str, Any]) -> bool:
     if schema.get("default") == "/v1/batch" and value == "text":
         return False  # JSON Schema could say it, Airflow's form could not show it
     return bool(jsonschema.Draft202012Validator(schema).is_valid(value))
+
+
+def test_the_configuration_has_each_option_that_is_read_and_no_other() -> None:
+    read: set[tuple[str, ...]] = set()
+    for path in Path(str(sys.modules["airflow_provider_cio"].__file__)).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("conf.get", "conf.getboolean", "conf.getint"):
+                read.add(tuple(ast.literal_eval(argument) for argument in node.args))
+    ours = {(section, option) for section, one in INFO["config"].items() for option in one["options"]}
+    assert ours == {(section, option) for section, option in read if section == "customerio"}
+    assert ours == {("customerio", "streams")}
+
+
+def test_the_example_of_the_option_can_be_used_as_it_is() -> None:
+    option = INFO["config"]["customerio"]["options"]["streams"]
+    assert isinstance(read_streams(option["example"])["main"], StreamOptions)
+    assert option["default"] == "", "nothing is mounted"
+
+
+def test_airflows_commands_show_provider_and_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None of them works any more if what they read of one provider is wrong."""
+    text = '{"main": {"collections": ["Email Opened"]}}'
+    monkeypatch.setenv("AIRFLOW__CUSTOMERIO__STREAMS", text)
+    assert airflow_says("config", "get-value", "customerio", "streams")[-1] == text
+    monkeypatch.delenv("AIRFLOW__CUSTOMERIO__STREAMS")
+    description = INFO["config"]["customerio"]["options"]["streams"]["description"].splitlines()
+    section = airflow_says("config", "list", "--section", "customerio", "--include-descriptions")
+    assert [line for line in section if line.startswith(("# ", "["))] == [
+        "[customerio]",
+        *(f"# {line}" for line in [INFO["config"]["customerio"]["description"], *description]),
+        "# streams =",
+    ]
+    assert any(line.startswith("airflow-provider-cio ") for line in airflow_says("providers", "list"))
+
+
+def airflow_says(*command: str) -> list[str]:
+    """The lines that a command of Airflow's prints."""
+    ran = subprocess.run(
+        [sys.executable, "-m", "airflow", *command], capture_output=True, text=True, check=True, timeout=110
+    )
+    return [line.rstrip() for line in ran.stdout.splitlines()]
 
 
 def test_the_module_imports_nothing_of_airflow_and_nothing_else_of_ours() -> None:
