@@ -28,6 +28,8 @@ from airflow_provider_cio.stream.signature import is_signed
 _TIMEOUT = 2.0
 #: A request that fails at once, on a connection that was just closed say, is repeated once.
 _RETRIES = Retries(attempts=2, total=0.5, first=0.05)
+#: By which an event that is refused is counted. Other answers tell of the source, its payment say, and pass some day.
+_ABOUT_EVENTS = ("refused_200", "refused_400", "refused_413", "refused_422")
 _EMPTY_BATCH = re.compile(r"empty[ _]batch", re.IGNORECASE)
 #: Seconds for which an event that Segment took proves that it is not refusing all.
 _PROOF = 60.0
@@ -223,6 +225,8 @@ class Batches:
         try:
             self._client.send(batch)
         except EventsRefusedError as refused:
+            if refused.reason not in _ABOUT_EVENTS:
+                raise TryAgainLaterError(str(refused)) from None
             if len(batch) == 1 and time.monotonic() - self._taken_at >= _PROOF:
                 self._prove(refused)
             raise

@@ -18,6 +18,7 @@ from airflow_provider_cio.stream import intake, kept
 from airflow_provider_cio.stream import stream as stream_module
 from airflow_provider_cio.stream.app import MAX_BODY, MAX_BODY_WITH_CONTENT, StreamApp
 from tests.sandbox import Fault, Sandbox
+from tests.unit.clients import Loopback, Say
 from tests.unit.stream.support import (
     ADDRESS,
     KEY,
@@ -307,6 +308,25 @@ def test_what_is_wrong_with_segment_passes(stream: Running, sandbox: Sandbox, ki
     sandbox.faults.clear()
     assert stream.post(report()).status_code == 204
     assert len(sandbox.segment.kept) == 1
+
+
+@pytest.mark.parametrize("status", [302, 401, 402, 403, 404, 405, 408, 409, 410, 415, 429, 500, 502, 503, 504, 521])
+@pytest.mark.parametrize("taken_before", [False, True], ids=["first", "later"])
+def test_no_answer_of_segments_that_is_not_about_the_event_settles_a_report(
+    monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox, status: int, taken_before: bool
+) -> None:
+    connect(monkeypatch, sandbox)
+    with Loopback(Say(200, '{"success": true}')) as segment:
+        host = {"conn_type": "segment_source", "host": segment.url, "password": "aWriteKey0123456789"}
+        put(monkeypatch, "segment_default", host)
+        with Running({"main": {}}) as stream:
+            if taken_before:
+                assert stream.post(report(delivery_id="before")).status_code == 204
+            segment.say(Say(status, "no", {"location": "/elsewhere"}))
+            assert stream.post(report()).status_code == 503
+            assert counted(stream).get("unavailable.not_reached") == 1
+            segment.say(Say(200, '{"success": true}'))
+            assert stream.post(report()).status_code == 204
 
 
 @pytest.mark.parametrize("kind", ["reset", "503"])
