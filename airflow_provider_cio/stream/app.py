@@ -107,7 +107,7 @@ class StreamApp:
         except TimeoutError:
             return _unavailable(stream, "late")
         except Unavailable as error:
-            return _unavailable(stream, error.reason, error.problem)
+            return _unavailable(stream, error.reason, error.problem, error.pause)
         except NotFoundYet:
             return _unavailable(stream, "connections")
         except ConfigurationError as error:
@@ -229,11 +229,9 @@ async def _body(receive: Receive, most: int) -> bytes | None:
         raise Unavailable("slow_body") from None
 
 
-def _unavailable(stream: Stream | None, reason: str, problem: str = "") -> Answer:
+def _unavailable(stream: Stream | None, reason: str, problem: str = "", pause: float = 0.0) -> Answer:
     if stream is not None:
-        stream.counts.add(f"unavailable.{reason}")
-        if problem:
-            stream.counts.problem(f"unavailable.{reason}", problem)
+        stream.counts.waits(f"unavailable.{reason}", problem, pause)
     elif problem:
         _log_problem("", problem)
     return UNREAD if stream is None or reason in ("slow_body", "gone") else UNAVAILABLE

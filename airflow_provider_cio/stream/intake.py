@@ -38,12 +38,14 @@ class Unavailable(Exception):
     """An item was not taken, and can be given again. `reason` is a short name to count by.
 
     :param problem: what went wrong, for the log.
+    :param pause: seconds for which nothing is tried.
     """
 
-    def __init__(self, reason: str, problem: str = "") -> None:
+    def __init__(self, reason: str, problem: str = "", pause: float = 0.0) -> None:
         super().__init__(reason)
         self.reason = reason
         self.problem = problem
+        self.pause = pause
 
 
 class Refused(NamedTuple):
@@ -94,8 +96,9 @@ class Intake:
 
         :raises Unavailable: it can't be taken now.
         """
-        if time.monotonic() < self._paused_until:
-            raise Unavailable("paused")
+        pause = self._paused_until - time.monotonic()
+        if pause > 0:
+            raise Unavailable("paused", pause=pause)
         if (
             len(self._waiting) >= MAX_WAITING_ITEMS
             or (self._waiting and self._waiting_bytes + len(item) > MAX_WAITING_BYTES)  # alone, it may be of any size
@@ -177,7 +180,8 @@ class Intake:
         self.reached = False
         self._failures += 1
         if after or self._failures >= FAILURES_BEFORE_PAUSE:
-            self._paused_until = time.monotonic() + min(after or PAUSE, LONGEST_PAUSE)
+            why.pause = min(after or PAUSE, LONGEST_PAUSE)
+            self._paused_until = time.monotonic() + why.pause
             waiting = [*waiting, *(one for half in self._halves for one in half), *self._waiting]
             self._halves.clear()
             self._waiting.clear()

@@ -43,7 +43,7 @@ class Connections(NamedTuple):
 
     secrets: tuple[str, ...]
     told: tuple[object, ...]
-    client: SegmentClient
+    batches: Batches
     mapper: Mapper
     intake: Intake
 
@@ -112,7 +112,11 @@ class Stream:
         if reason == "unidentified" and self.options.on_unidentified != "dead_letter":
             return "skipped.unidentified"
         if not reason:
-            refused = await connections.intake.put(event)
+            try:
+                refused = await connections.intake.put(event)
+            finally:
+                if limited := connections.batches.newly_rate_limited():
+                    self.counts.add("rate_limited", limited)
             if refused is None:
                 return "sent"
             self.counts.problem("refused", f"Segment refuses an event: {refused.said}")
@@ -205,7 +209,8 @@ class Stream:
             cio_id_as_last_resort=options.on_unidentified == "cio_id",
             name_of=self._names.of,
         )
-        return Connections(secrets, told, client, mapper, Intake(Batches(client).send, name=f"stream-{self.name}"))
+        batches = Batches(client)
+        return Connections(secrets, told, batches, mapper, Intake(batches.send, name=f"stream-{self.name}"))
 
     def _look_up_failed(self, error: BaseException) -> None:
         self.counts.problem("connections", f"it can't be set up: {said_by(error)}")
@@ -217,6 +222,12 @@ class Batches:
     def __init__(self, client: SegmentClient) -> None:
         self._client = client
         self._taken_at = -_PROOF
+        self._rate_limited = 0
+
+    def newly_rate_limited(self) -> int:
+        """Answers 429 since it was asked last."""
+        before, self._rate_limited = self._rate_limited, self._client.rate_limited
+        return self._rate_limited - before
 
     def send(self, batch: list[bytes]) -> None:
         """:raises EventsRefusedError: there is an event in it that is not taken, while others are.

@@ -14,7 +14,7 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from airflow_provider_cio.stream import app as app_module
-from airflow_provider_cio.stream import intake, kept
+from airflow_provider_cio.stream import counts, intake, kept
 from airflow_provider_cio.stream import stream as stream_module
 from airflow_provider_cio.stream.app import MAX_BODY, MAX_BODY_WITH_CONTENT, StreamApp
 from tests.sandbox import Fault, Sandbox
@@ -304,7 +304,7 @@ KINDS: list[Any] = ["401", "403", "429", "500", "502", "503", "html", "html200",
 def test_what_is_wrong_with_segment_passes(stream: Running, sandbox: Sandbox, kind: Any) -> None:
     sandbox.faults.add(Fault(side="segment", kind=kind, times=2))
     assert stream.post(report()).status_code == 503
-    assert counted(stream) == {"unavailable.not_reached": 1}
+    assert counted(stream) == {"unavailable.not_reached": 1} | ({"rate_limited": 2} if kind == "429" else {})
     sandbox.faults.clear()
     assert stream.post(report()).status_code == 204
     assert len(sandbox.segment.kept) == 1
@@ -335,14 +335,44 @@ def test_one_failure_that_comes_at_once_is_tried_again_at_once(stream: Running, 
     assert stream.post(report()).status_code == 204
 
 
-def test_a_segment_that_asks_to_wait_is_left_alone(stream: Running, sandbox: Sandbox) -> None:
+def test_a_429_that_is_over_at_once_is_counted(stream: Running, sandbox: Sandbox) -> None:
+    sandbox.faults.add(Fault(side="segment", kind="429"))
+    assert stream.post(report()).status_code == 204
+    assert counted(stream) == {"sent": 1, "rate_limited": 1}
+
+
+def test_a_breaker_that_opens_says_for_how_long(
+    stream: Running, sandbox: Sandbox, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(counts, "WAITS_EVERY", 0.3)
+    monkeypatch.setattr(intake, "PAUSE", 25.0)
+    sandbox.faults.add(Fault(side="segment", kind="500", times=100))
+    for _ in range(intake.FAILURES_BEFORE_PAUSE + 2):
+        assert stream.post(report()).status_code == 503
+    assert until(lambda: "unavailable.paused 2" in caplog.text, True)
+    assert "; nothing is sent for another 2" in caplog.text
+    assert counted(stream) == {"unavailable.not_reached": 3, "unavailable.paused": 2}
+
+
+def test_a_segment_that_asks_to_wait_is_left_alone(
+    stream: Running, sandbox: Sandbox, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(counts, "WAITS_EVERY", 1.0)
     sandbox.faults.add(Fault(side="segment", kind="429", retry_after=25))
     began = time.monotonic()
     assert stream.post(report()).status_code == 503
     assert stream.post(report()).status_code == 503
     assert time.monotonic() - began < BUSY
     assert len(sandbox.segment.requests) == 1
-    assert counted(stream) == {"unavailable.not_reached": 1, "unavailable.paused": 1}
+    assert counted(stream) == {"unavailable.not_reached": 1, "unavailable.paused": 1, "rate_limited": 1}
+    assert until(lambda: "waits: unavailable.paused 1; nothing is sent for another 2" in caplog.text, True)
+    waits = [record.getMessage() for record in caplog.records if " waits: " in record.getMessage()]
+    assert waits[0].startswith(
+        "Stream 'main' waits: unavailable.not_reached 1; nothing is sent for another 25 s. "
+        "Segment (connection 'segment_default') answered 429: "
+    )
+    assert len(waits) == 2
+    assert not any(secret in caplog.text for secret in (KEY, ADDRESS, sandbox.settings.write_key, sandbox.url))
 
 
 def test_a_segment_that_does_not_answer_costs_no_more_than_the_time_there_is(
@@ -375,6 +405,7 @@ def test_no_key_no_connection_and_no_good_option(
 ) -> None:
     monkeypatch.setattr(kept, "PAUSE", 0.0)
     monkeypatch.setattr(kept, "FRESH", 0.0)
+    monkeypatch.setattr(counts, "WAITS_EVERY", 0.05)
     connect(monkeypatch, sandbox)
     streams = {"main": {}, "wrong": {"pii": "hide"}}
     monkeypatch.delenv("AIRFLOW_CONN_CUSTOMERIO_DEFAULT")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ def test_counts_reach_airflows_metrics_with_stream_and_reason() -> None:
     code = """
 from collections import Counter
 from airflow_provider_cio.stream.counts import send_metrics
-send_metrics("main", Counter({"sent": 12, "refused.misshapen": 2, "ignored.not_asked_for": 1}))
+send_metrics("main", Counter({"sent": 12, "refused.misshapen": 2, "unavailable.paused": 7, "rate_limited": 3}))
 """
     with listening() as listener:
         run(code, listener)
@@ -26,7 +27,8 @@ send_metrics("main", Counter({"sent": 12, "refused.misshapen": 2, "ignored.not_a
     assert [line.partition(".")[2] for line in received] == [
         "customerio.stream.sent,stream=main:12|c",
         "customerio.stream.refused,stream=main,reason=misshapen:2|c",
-        "customerio.stream.ignored,stream=main,reason=not_asked_for:1|c",
+        "customerio.stream.unavailable,stream=main,reason=paused:7|c",
+        "customerio.stream.rate_limited,stream=main:3|c",
     ]
 
 
@@ -77,3 +79,28 @@ def test_a_problem_is_logged_once_a_minute(caplog: pytest.LogCaptureFixture) -> 
 
     texts = [text for _, text in lines(problems, caplog, 3)]
     assert texts == [f"Stream 'main': {text}" for text in ("problem 0", "another one", "a minute later")]
+
+
+def test_who_waits_says_so_at_once_and_then_every_ten_seconds(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert module.WAITS_EVERY == 10.0
+    monkeypatch.setattr(module, "WAITS_EVERY", 0.3)
+
+    def waits(counts: Counts) -> None:
+        counts.waits("unavailable.not_reached", "Segment is away.", pause=25)
+        for _ in range(5):
+            counts.waits("unavailable.paused", pause=20)
+        counts.waits("unavailable.late", "No answer in time.")
+        asyncio.get_running_loop().call_later(1.5, counts.waits, "unavailable.full")
+
+    said = [text for _, text in lines(waits, caplog, 3)]
+    assert said[0].startswith("Stream 'main' waits: unavailable.not_reached 1; nothing is sent for another 25 s.")
+    assert [re.sub(r"\d+ s\.", "N s.", text) for text in said] == [
+        "Stream 'main' waits: unavailable.not_reached 1; nothing is sent for another N s. Segment is away.",
+        "Stream 'main' waits: unavailable.paused 5, unavailable.late 1; nothing is sent for another N s. "
+        "No answer in time.",
+        "Stream 'main' waits: unavailable.full 1; nothing is sent for another N s.",
+    ]
+    first, second, _ = [record.created for record in caplog.records if record.name == "airflow_provider_cio.stream"]
+    assert second - first >= 0.29
