@@ -89,6 +89,12 @@ class Report(msgspec.Struct, gc=False):
         )
 
 
+class TooLong(NamedTuple):
+    """A report of which no event can be made in time. `field` is the text that is too long."""
+
+    field: str
+
+
 class Ignored(NamedTuple):
     """A report that nobody has asked for. `reason` is a short name to count by."""
 
@@ -157,9 +163,25 @@ class Wanted:
         return content if report.metric == "sent" and isinstance(content, str) and content else None
 
 
-def is_too_long(content: str | None) -> bool:
+def is_too_long(text: Any) -> bool:
     """No event with this text could be sent: known before it is mapped, which takes long for megabytes."""
-    return content is not None and len(content) > MAX_EVENT_BYTES
+    return isinstance(text, str) and len(text) > MAX_EVENT_BYTES
+
+
+def too_long_to_treat(occurrence: Occurrence) -> str | None:
+    """The first text in which to look for personal data would hold up all other reports, by name.
+
+    A failure message is none of them: no more than a leading code stays of it, of whatever length it is.
+    """
+    delivery, details = occurrence.delivery, occurrence.activity.data or {} if occurrence.activity else {}
+    texts = {
+        "subject": delivery.subject,
+        "recipient": delivery.recipient,
+        "id": delivery.customer_identifiers and delivery.customer_identifiers.id,
+        "customer_id": delivery.customer_id,
+        **details,
+    }
+    return next((name for name, text in texts.items() if is_too_long(text)), None)
 
 
 def _delivery(channel: str, delivery_id: str, data: Data) -> Delivery:

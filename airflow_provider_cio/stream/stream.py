@@ -20,7 +20,7 @@ from airflow_provider_cio.stream.counts import Counts
 from airflow_provider_cio.stream.intake import Intake, Unavailable, said_by
 from airflow_provider_cio.stream.kept import Kept, NotFoundYet
 from airflow_provider_cio.stream.names import CampaignNames
-from airflow_provider_cio.stream.reports import Ignored, Wanted, is_too_long, read_report
+from airflow_provider_cio.stream.reports import Ignored, TooLong, Wanted, is_too_long, read_report, too_long_to_treat
 from airflow_provider_cio.stream.settings import StreamOptions
 from airflow_provider_cio.stream.signature import is_signed
 
@@ -108,6 +108,10 @@ class Stream:
             return made
         if isinstance(made, Misshapen):
             return await self._kept_aside("misshapen", body=body, problem=made.problem)
+        if isinstance(made, TooLong):
+            return await self._kept_aside(
+                "event_too_large", body=body, problem=f"its {made.field} alone is longer than an event may be"
+            )
         event, reason = made
         if reason == "unidentified" and self.options.on_unidentified != "dead_letter":
             return "skipped.unidentified"
@@ -128,7 +132,7 @@ class Stream:
         connections = self._connections.value
         return connections and connections.intake.reached
 
-    def _event(self, body: bytes, mapper: Mapper) -> tuple[bytes, str | None] | Misshapen | str:
+    def _event(self, body: bytes, mapper: Mapper) -> tuple[bytes, str | None] | Misshapen | TooLong | str:
         """The event, encoded, and why it can't be sent; what is wrong with the report; or why nobody wants it."""
         report = read_report(body)
         if isinstance(report, Misshapen):
@@ -138,6 +142,8 @@ class Stream:
             return f"ignored.{occurrence.reason}"
         if isinstance(occurrence, Misshapen):
             return occurrence
+        if self.options.pii != "keep" and (field := too_long_to_treat(occurrence)):
+            return TooLong(field)
         return self._encoded(occurrence, mapper)
 
     def _encoded(self, occurrence: Occurrence, mapper: Mapper) -> tuple[bytes, str | None]:

@@ -202,6 +202,53 @@ def test_personal_data_is_dropped_on_this_road_too(sandbox: Sandbox, monkeypatch
     assert "example.com" not in json.dumps(sandbox.segment.kept)
 
 
+LONG = " ".join(f"person{number}@example.com" for number in range(40_000))  # seconds of work, if it is looked into
+
+
+@pytest.mark.parametrize("pii", ["hash", "drop"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"subject": LONG},
+        {"href": LONG},
+        {"tracked_response": LONG},
+        {"recipient": LONG},
+        {"identifiers": {"id": LONG}},
+        {"customer_id": LONG},
+    ],
+    ids=lambda data: next(iter(data)),
+)
+def test_a_text_that_is_too_long_for_any_event_is_not_searched_for_personal_data(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, pii: str, data: dict[str, Any]
+) -> None:
+    """That would take seconds, for which no other report is answered."""
+
+    def search(*_: object) -> None:
+        raise AssertionError("it is mapped")
+
+    with running(sandbox, monkeypatch, pii=pii, dead_letter_path=str(tmp_path)) as stream:
+        assert stream.post(report("clicked", delivery_id="before")).status_code == 204
+        monkeypatch.setattr("airflow_provider_cio.events.mapping.Mapper.event", search)
+        one = report("clicked", **data)
+        assert stream.post(one).status_code == 204
+        assert counted(stream) == {"sent": 1, "refused.event_too_large": 1}
+    [letter] = letters(tmp_path)
+    assert (letter["reason"], letter["row"]) == ("event_too_large", one)
+    assert letter["problem"].endswith(" alone is longer than an event may be")
+
+
+@pytest.mark.parametrize("pii", ["hash", "drop"])
+def test_texts_that_privacy_makes_short_are_no_reason_to_refuse(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, pii: str
+) -> None:
+    """What another server says of a bounce can be long; a page of HTML, say."""
+    one = report("bounced", failure_message=f"550 5.1.1 {LONG}", identifiers={"id": "42", "email": "x" * 40_000})
+    with running(sandbox, monkeypatch, pii=pii) as stream:
+        assert stream.post(one).status_code == 204
+        assert counted(stream) == {"sent": 1}
+    assert sandbox.segment.kept[0]["properties"]["failure_message"] == "550 5.1.1"
+
+
 def test_content_that_does_not_fit_is_left_out(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     with running(sandbox, monkeypatch, message_content=True, collections=["Email Sent"]) as stream:
         for delivery_id, content in (("a", "short"), ("b", "x" * 32_500), ("c", "x" * 1_500_000)):
