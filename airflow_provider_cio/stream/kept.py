@@ -13,8 +13,10 @@ T = TypeVar("T")
 
 #: Seconds after which a result is looked up anew, in the background.
 FRESH = 60.0
-#: Seconds between two look-ups, whoever asks and however the last one ended: strangers can ask often.
+#: Seconds after which a look-up that failed is repeated.
 PAUSE = 5.0
+#: Seconds between two look-ups for a result that may be too old: strangers can ask for it often.
+RENEW_EVERY = 1.0
 
 
 class NotFoundYet(Exception):
@@ -44,6 +46,8 @@ class Kept(Generic[T]):
         self._running: asyncio.Future[T] | None = None
         self._fresh = FRESH if fresh is None else fresh
         self._begun_at = -math.inf
+        #: When the look-up of the last good result was begun, by the monotonic clock: it shows no later change.
+        self.as_of = -math.inf
         #: Whether the last look-up raised.
         self.last_failed = False
         self._value: T | None = None
@@ -61,11 +65,11 @@ class Kept(Generic[T]):
         return self._good()
 
     async def renewed(self) -> T:
-        """Looked up anew, unless that was begun moments ago.
+        """Looked up anew, unless that was begun moments ago: `as_of` tells.
 
         :raises NotFoundYet: there is none.
         """
-        self.begin_if_older_than(PAUSE)
+        self.begin_if_older_than(RENEW_EVERY)
         await self._ended()
         return self._good()
 
@@ -90,6 +94,6 @@ class Kept(Generic[T]):
         error = asyncio.CancelledError() if look_up.cancelled() else look_up.exception()
         self.last_failed = error is not None
         if error is None:
-            self._value = look_up.result()
+            self._value, self.as_of = look_up.result(), self._begun_at
         else:
             self._failed(error)

@@ -83,14 +83,22 @@ class Stream:
             self.counts.problem("connections", f"is not ready: {error}")
 
     async def is_authentic(self, timestamp: bytes, body: bytes, signature: bytes) -> bool:
-        """:raises Unavailable, NotFoundYet: there is no key to tell by, or a newer one can't be looked up."""
+        """False only if no key fits that the connection has now: who is told so comes again after an hour.
+
+        :raises Unavailable, NotFoundYet: there is no key to tell by, or there may be a newer one.
+        """
+        asked_at = time.monotonic()
         connections = await self.connections()
         if is_signed(connections.secrets, timestamp, body, signature):
             return True
         renewed = self._usable(await self._connections.renewed())
-        if self._connections.last_failed:  # there may be a new key, which could not be had
+        if renewed.secrets != connections.secrets and is_signed(renewed.secrets, timestamp, body, signature):
+            return True
+        if self._connections.last_failed:
             raise NotFoundYet
-        return renewed.secrets != connections.secrets and is_signed(renewed.secrets, timestamp, body, signature)
+        if self._connections.as_of < asked_at:
+            raise Unavailable("key_not_renewed")
+        return False
 
     async def take(self, body: bytes) -> str:
         """Return the outcome when the event is safe at Segment, kept aside, or knowingly ignored.

@@ -483,7 +483,6 @@ def until(found: Any, wanted: object) -> bool:
 def test_the_last_good_connection_stands_in_for_one_that_cannot_be_read(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kept, "PAUSE", 0.0)
     with running(sandbox, monkeypatch) as stream:
         assert stream.post(report()).status_code == 204
         monkeypatch.delenv("AIRFLOW_CONN_CUSTOMERIO_DEFAULT")
@@ -495,7 +494,6 @@ def test_the_last_good_connection_stands_in_for_one_that_cannot_be_read(
 def test_a_new_key_takes_effect_with_the_first_report_that_is_signed_with_it(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kept, "PAUSE", 0.0)
     body = encoded(report())
     with running(sandbox, monkeypatch) as stream:
         assert stream.post(body).status_code == 204
@@ -508,8 +506,29 @@ def test_a_new_key_takes_effect_with_the_first_report_that_is_signed_with_it(
         assert stream.post(body).status_code == 401
 
 
+def test_no_good_signature_is_called_wrong_because_a_stranger_used_up_the_look_up(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert kept.RENEW_EVERY == 0.0, "that of these tests"
+    body, stranger = encoded(report()), {"x-cio-signature": "0" * 64}
+    with running(sandbox, monkeypatch) as stream:
+        assert stream.post(body, **stranger).status_code == 401
+        monkeypatch.setattr(kept, "RENEW_EVERY", 3600.0)
+        put(
+            monkeypatch,
+            "customerio_default",
+            {"conn_type": "customerio", "extra": {"webhook_signing_secret": "new-key"}},
+        )
+        assert stream.post(body, **signed(body, "new-key")).status_code == 503
+        assert stream.post(body, **stranger).status_code == 503, "nobody can tell the two apart"
+        assert stream.post(body).status_code == 204, "the other key is still known"
+        assert counted(stream) == {"unsigned": 1, "unavailable.key_not_renewed": 2, "sent": 1}
+        monkeypatch.setattr(kept, "RENEW_EVERY", 0.0)  # the second is over
+        assert stream.post(body, **signed(body, "new-key")).status_code == 204
+        assert stream.post(body, **stranger).status_code == 401
+
+
 def test_another_write_key_takes_effect(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kept, "PAUSE", 0.0)
     sandbox.settings.write_keys = ("anotherWriteKey0123456789",)
     with running(sandbox, monkeypatch) as stream:
         assert stream.post(report()).status_code == 204

@@ -64,9 +64,7 @@ def test_an_old_one_is_used_while_the_new_one_is_looked_up(monkeypatch: pytest.M
     run(check)
 
 
-def test_the_last_good_one_stays_when_the_backend_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PAUSE", 0.0)
-
+def test_the_last_good_one_stays_when_the_backend_fails() -> None:
     async def check(backend: Backend, kept: Kept[int], failed: list[BaseException]) -> None:
         assert await kept.get() == 1
         backend.error = LookupError("not found")
@@ -81,7 +79,7 @@ def test_the_last_good_one_stays_when_the_backend_fails(monkeypatch: pytest.Monk
 def test_without_a_good_one_it_says_so_and_is_not_asked_again_at_once() -> None:
     async def check(backend: Backend, kept: Kept[int], failed: list[BaseException]) -> None:
         backend.error = LookupError("not found")
-        for ask in (kept.get, kept.get, kept.renewed):
+        for ask in (kept.get, kept.get):
             with pytest.raises(NotFoundYet):
                 await ask()
         assert backend.asked == len(failed) == 1
@@ -92,13 +90,22 @@ def test_without_a_good_one_it_says_so_and_is_not_asked_again_at_once() -> None:
     run(check)
 
 
-def test_strangers_cannot_have_it_looked_up_for_each_of_their_requests() -> None:
+def test_strangers_cannot_have_it_looked_up_for_each_of_their_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RENEW_EVERY", 60.0)
+
     async def check(backend: Backend, kept: Kept[int], failed: list[BaseException]) -> None:
         for _ in range(100):
             assert await kept.renewed() == 1
         assert backend.asked == 1
-        kept._begun_at -= module.PAUSE
+        kept._begun_at -= module.RENEW_EVERY
+        asked_at = time.monotonic()
+        assert kept.as_of < asked_at
+        assert await asyncio.gather(*(kept.renewed() for _ in range(100))) == [2] * 100
+        assert kept.as_of >= asked_at
+        kept._begun_at -= module.RENEW_EVERY
+        before, backend.error = kept.as_of, LookupError("not found")
         assert await kept.renewed() == 2
+        assert kept.as_of == before, "a look-up that failed shows nothing new"
 
     run(check)
 
