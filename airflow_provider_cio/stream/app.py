@@ -116,9 +116,12 @@ class StreamApp:
             return _unavailable(stream, "error", f"unexpected {said_by(error)}")
 
     async def _streams(self) -> Mapping[str, Stream | ConfigurationError]:
-        """:raises ConfigurationError: the option can't be read."""
+        """Read once, good or wrong; again only after a failure that may pass.
+
+        :raises ConfigurationError: the option is malformed.
+        """
         loading = self._loading
-        if loading is None or (loading.done() and (loading.cancelled() or loading.exception())):
+        if loading is None or (loading.done() and (loading.cancelled() or _may_pass(loading.exception()))):
             loading = self._loading = asyncio.create_task(self._load())
         return await asyncio.shield(loading)
 
@@ -151,6 +154,10 @@ class StreamApp:
             elif message["type"] == "lifespan.shutdown":
                 await send({"type": "lifespan.shutdown.complete"})
                 return
+
+
+def _may_pass(error: BaseException | None) -> bool:
+    return error is not None and not isinstance(error, ConfigurationError)
 
 
 app = StreamApp()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import airflow.settings  # noqa: F401  # it sets logging up, which must not happen in mid-test
 import pytest
 
 from airflow_provider_cio.stream import app, intake, kept, stream

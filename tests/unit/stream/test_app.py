@@ -471,6 +471,34 @@ def test_no_key_no_connection_and_no_good_option(
     assert "has no webhook_signing_secret" in caplog.text
 
 
+def test_an_option_that_is_malformed_is_read_once_and_one_that_cannot_be_read_again(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    connect(monkeypatch, sandbox)
+    monkeypatch.setattr(app_module, "_problem_logged_at", {})
+    asked: list[str] = []
+
+    def malformed() -> str:
+        asked.append("{")
+        return asked[-1]
+
+    with Running({}, app=StreamApp(malformed)) as stream:
+        assert [stream.post(report()).status_code for _ in range(5)] == [503] * 5
+    assert asked == ["{"]
+    assert caplog.text.count("must be a JSON object of streams by name") == 1
+
+    def away() -> str:
+        asked.append('{"main": {}}')
+        if len(asked) < 5:
+            raise OSError
+        return asked[-1]
+
+    with Running({}, app=StreamApp(away)) as stream:
+        answers = [stream.post(report()).status_code for _ in range(5)]
+    assert answers[0] == 503
+    assert answers[-1] == 204
+
+
 def until(found: Any, wanted: object) -> bool:
     ends = time.monotonic() + 10
     while time.monotonic() < ends:

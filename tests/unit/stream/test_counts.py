@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-import airflow.settings  # noqa: F401  # it sets logging up, which must not happen in mid-test
 import pytest
 
 from airflow_provider_cio.stream import counts as module
