@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import Executor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
-from airflow_provider_cio.clients.customerio import NAME_LISTS, parent_of
+from airflow_provider_cio.clients.customerio import NAME_LISTS, CustomerIOClient, parent_of
 from airflow_provider_cio.clients.transport import Retries
 from airflow_provider_cio.exceptions import CustomerIOToSegmentError
 from airflow_provider_cio.records import Delivery
@@ -19,6 +19,8 @@ FRESH = 900.0
 FRESH_FOR_A_NEW_ONE = 60.0
 #: Seconds that the first reports wait for the lists. Later ones have those that were read before.
 _PATIENCE = 1.0
+#: Seconds for each read of a list, if the connection allows more.
+_TIMEOUT = 10.0
 
 #: By kind of parent and by its id.
 Lists = dict[str, dict[str, str]]
@@ -27,12 +29,15 @@ Lists = dict[str, dict[str, str]]
 class CampaignNames:
     """What the operator puts into `campaign_name`, as far as it is known: no report fails or waits long for a name.
 
+    It has a thread of its own: an App API that hangs holds up no look-up of a connection.
+
     :param warn: told which list can't be read.
     """
 
-    def __init__(self, customerio_conn_id: str, executor: Executor, warn: Callable[[str], None]) -> None:
+    def __init__(self, customerio_conn_id: str, warn: Callable[[str], None]) -> None:
         self._conn_id = customerio_conn_id
         self._warn = warn
+        executor = ThreadPoolExecutor(1, thread_name_prefix="stream-names")
         self._kept = Kept(self._look_up, executor, lambda error: warn(said_by(error)), fresh=FRESH)
 
     async def ready(self) -> None:
@@ -60,7 +65,10 @@ class CampaignNames:
 
         lists = dict(before or {})
         try:
-            with CustomerIOHook(customerio_conn_id=self._conn_id).get_conn(retries=Retries(attempts=1)) as client:
+            settings = CustomerIOHook(customerio_conn_id=self._conn_id).settings
+            settings = settings._replace(timeout=min(settings.timeout, _TIMEOUT))
+            called = f"Customer.io (connection {self._conn_id!r})"
+            with CustomerIOClient(**settings._asdict(), name=called, retries=Retries(attempts=1)) as client:
                 for kind, where in NAME_LISTS.items():
                     try:
                         lists[kind] = client.names(*where)

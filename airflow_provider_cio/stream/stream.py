@@ -65,9 +65,7 @@ class Stream:
             message_content=options.message_content,
         )
         self._connections = Kept(self._look_up, executor, self._look_up_failed)
-        self._names = CampaignNames(
-            options.customerio_conn_id, executor, lambda text: self.counts.problem("names", text)
-        )
+        self._names = CampaignNames(options.customerio_conn_id, lambda text: self.counts.problem("names", text))
         self._letters = Intake(self._write_letters, name="dead-letters")
 
     async def connections(self) -> Connections:

@@ -71,6 +71,36 @@ def test_no_report_fails_for_a_name(
     assert "no campaign_name for events with a campaign_id" in caplog.text
 
 
+def test_an_app_api_that_hangs_takes_no_thread_from_what_reports_wait_for(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Connections are looked up by four threads, for all streams."""
+    monkeypatch.setattr(names, "_PATIENCE", 0.05)
+    sandbox.settings.latency = 40
+    with Running({f"s{number}": {} for number in range(8)}) as app:
+        began = time.monotonic()
+        for number in range(8):
+            assert app.post(report(delivery_id=str(number)), f"s{number}").status_code == 204
+            assert app.post(report(), f"s{number}", **{"x-cio-signature": "0" * 64}).status_code == 401
+        assert app.post(report(), "other").status_code == 404
+        assert time.monotonic() - began < 20, "nobody waited for the App API"
+    assert sent_names(sandbox) == [None] * 8
+
+
+def test_an_app_api_that_hangs_is_not_waited_for_as_long_as_the_connection_says(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(names, "_TIMEOUT", 0.2)
+    monkeypatch.setattr(names, "_PATIENCE", 0.05)
+    sandbox.settings.latency = 40
+    with Running({"main": {}}) as stream:
+        assert stream.post(report()).status_code == 204
+        ends = time.monotonic() + 20
+        while "no campaign_name for events with a campaign_id" not in caplog.text:
+            assert time.monotonic() < ends
+            time.sleep(0.01)
+
+
 def test_no_report_waits_long_for_a_name(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(names, "_PATIENCE", 0.05)
     sandbox.settings.latency = 20
