@@ -185,7 +185,7 @@ class _App:
             await asyncio.sleep(sandbox.customerio.way())
         requests = sandbox.segment.requests if side == "segment" else sandbox.customerio.requests
         asked = Asked(scope["method"], scope["path"], dict(parse_qsl(scope["query_string"].decode("latin-1"))), time())
-        picked = sandbox.faults.pick(side, len(requests))
+        picked = sandbox.faults.pick(side, len(requests), asked.path)
         requests.append(asked)
         begun = monotonic()
 
