@@ -50,12 +50,10 @@ clean: ## Remove .venv and all caches
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-# What the bench compares with wants python-dateutil 2, the rest of .venv has 4: it gets an environment of its own, with
-# the same versions otherwise.
+# What the bench compares with gets an environment of its own, with the same versions otherwise.
 .venv/bench-stamp: .venv/stamp
 	@echo "Installing what is only measured into .venv/bench (a few seconds, once) ..."
 	$(BIN)/python -m venv --clear .venv/bench
-	@sed 's/^python-dateutil==.*/python-dateutil==2.9.0.post0/' constraints.txt > .venv/bench/constraints.txt
-	.venv/bench/bin/pip install --quiet --disable-pip-version-check -c .venv/bench/constraints.txt \
+	.venv/bench/bin/pip install --quiet --disable-pip-version-check -c constraints.txt \
 		$$($(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["bench"])')
 	@touch $@

@@ -36,9 +36,9 @@ def place_of(conn_id: str) -> Place:
 def datasets_of(place: Place, schema: str, report: Report) -> list[Dataset]:
     """The tables that a run has loaded into, as OpenLineage names them: those that got rows, and `tracks`."""
     from airflow_provider_cio.operators.outcome import Dataset
+    from airflow_provider_cio.sinks.warehouse import database_for
 
-    port = f":{place.port}" if place.port else ""
-    namespace = f"{place.conn_type}://{place.host}{port}"
+    namespace = database_for(place.conn_type).namespace(place.host, place.port)
     rows = {CATALOG[name].table: count for name, count in report.events.items() if count}
     return [
         Dataset(namespace, ".".join(filter(None, (place.database, schema, table))), count)
@@ -73,7 +73,7 @@ def _connection(conn_id: str) -> Connection:
         connection = BaseHook.get_connection(conn_id)
     except AirflowNotFoundException:
         raise ConfigurationError(
-            f"There is no connection {conn_id!r}: make one of type {' or '.join(DATABASES)}, or set warehouse_conn_id."
+            f"There is no connection {conn_id!r}: make one of type {', '.join(DATABASES)}, or set warehouse_conn_id."
         ) from None
     if connection.conn_type not in DATABASES:
         raise ConfigurationError(

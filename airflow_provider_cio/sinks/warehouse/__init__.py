@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 DATABASES = {
     "postgres": "airflow_provider_cio.sinks.warehouse.postgres:Postgres",
     "duckdb": "airflow_provider_cio.sinks.warehouse.duckdb:DuckDB",
+    "redshift": "airflow_provider_cio.sinks.warehouse.redshift:Redshift",
 }
 
 

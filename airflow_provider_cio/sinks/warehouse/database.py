@@ -6,10 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from typing import IO, Any, ClassVar
 
+from airflow_provider_cio.exceptions import TryAgainLaterError
 from airflow_provider_cio.sinks.warehouse.tables import SPOOLED, Kind
 
-#: The rows of one file of the spool, as a relation that statements can read.
-STAGE = "customerio_stage"
+
+class CollisionError(TryAgainLaterError):
+    """Somebody else did the same at the same time. Nothing was done here, and another try at once may succeed."""
 
 
 class Database(ABC):
@@ -29,6 +31,8 @@ class Database(ABC):
     accepted: ClassVar[Mapping[Kind, Collection[str]]]
     #: What a new table declares of its column `id`, besides that it is never NULL; begins with a comma, or is empty.
     key: ClassVar[str]
+    #: What a new table's declaration has after its columns.
+    layout: ClassVar[str] = ""
     #: An expression for the present time; within a transaction, of the moment when it is evaluated.
     clock: ClassVar[str]
 
@@ -36,21 +40,34 @@ class Database(ABC):
         self._open_connection = open_connection
         self._waits = waits
 
+    @classmethod
+    def namespace(cls, host: str, port: int | None) -> str:
+        """OpenLineage's name of the server: https://openlineage.io/docs/spec/naming."""
+        return f"{cls.extra}://{host}{f':{port}' if port else ''}"
+
     @abstractmethod
     def connect(self) -> tuple[Any, Any]:
         """A new connection, and a cursor of it. The caller closes the connection."""
 
+    def has_schema(self, cursor: Any, schema: str) -> bool:
+        cursor.execute(
+            f"SELECT 1 FROM information_schema.schemata WHERE schema_name = '{schema}' "
+            "AND catalog_name = current_database()"
+        )
+        return bool(cursor.fetchone())
+
+    @abstractmethod
+    def stage(self, cursor: Any, name: str, file: IO[bytes]) -> None:
+        """Within a transaction: make a relation of a file of CSV lines, that no other connection sees."""
+
     @abstractmethod
     def lock(self, cursor: Any, schema: str) -> None:
-        """Within a transaction: let nobody else load into this schema until it ends, waiting for who does."""
+        """Within a transaction that has done nothing but to stage: let nobody else load into this schema until it ends,
+        waiting for who does."""
 
     @abstractmethod
-    def stage(self, cursor: Any, file: IO[bytes]) -> None:
-        """Make a relation `STAGE` of a file of CSV lines, in place of an earlier one."""
-
-    @abstractmethod
-    def insertion(self, table: str, columns: str, values: str) -> str:
-        """An INSERT of `STAGE`'s rows whose id is not in the table yet, one for each id.
+    def insertion(self, stage: str, table: str, columns: str, values: str) -> str:
+        """An INSERT of the staged rows whose id is not in the table yet, one for each id.
 
         :param table: with its schema, quoted.
         :param columns: of the table, quoted; `values` are the expressions for them, in the same order.
@@ -68,5 +85,5 @@ class Database(ABC):
         """
 
     def stage_columns(self) -> str:
-        """The columns of `STAGE`, for its declaration."""
+        """The columns of a staged relation, for its declaration."""
         return ", ".join(f'"{name}" {self.types[kind]}' for name, kind in SPOOLED)

@@ -6,7 +6,7 @@ import time
 from typing import IO, Any, ClassVar
 
 from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError
-from airflow_provider_cio.sinks.warehouse.database import STAGE, Database
+from airflow_provider_cio.sinks.warehouse.database import Database
 from airflow_provider_cio.sinks.warehouse.tables import SPOOLED, Kind
 
 #: Seconds: how long a load waits for another process to close the file.
@@ -54,17 +54,17 @@ class DuckDB(Database):
             raise
         return connection, connection
 
+    def stage(self, cursor: Any, name: str, file: IO[bytes]) -> None:
+        path = f"/dev/fd/{file.fileno()}"  # the file has no name
+        cursor.execute(f"CREATE TEMP TABLE {name} AS SELECT * FROM read_csv('{path}', {_CSV})")
+
     def lock(self, cursor: Any, schema: str) -> None:
         """Who has the file open, has it alone."""
 
-    def stage(self, cursor: Any, file: IO[bytes]) -> None:
-        path = f"/dev/fd/{file.fileno()}"  # the file has no name
-        cursor.execute(f"CREATE OR REPLACE TEMP TABLE {STAGE} AS SELECT * FROM read_csv('{path}', {_CSV})")
-
-    def insertion(self, table: str, columns: str, values: str) -> str:
-        new = f'NOT EXISTS (SELECT 1 FROM {table} WHERE {table}."id" = {STAGE}."id")'
-        firsts = f'SELECT min(rowid) FROM {STAGE} WHERE {new} GROUP BY "id"'
-        return f"INSERT INTO {table} ({columns}) SELECT {values} FROM {STAGE} WHERE rowid IN ({firsts})"
+    def insertion(self, stage: str, table: str, columns: str, values: str) -> str:
+        new = f'NOT EXISTS (SELECT 1 FROM {table} WHERE {table}."id" = {stage}."id")'
+        firsts = f'SELECT min(rowid) FROM {stage} WHERE {new} GROUP BY "id"'
+        return f"INSERT INTO {table} ({columns}) SELECT {values} FROM {stage} WHERE rowid IN ({firsts})"
 
     def inserted(self, cursor: Any) -> int:
         return int(cursor.fetchone()[0])

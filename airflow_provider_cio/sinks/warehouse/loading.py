@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import IO, Any, Self
+from typing import Any, Self, TypeVar
 
 from airflow_provider_cio.events.event import MAX_EVENT_BYTES, MAX_MESSAGE_ID
 from airflow_provider_cio.exceptions import ConfigurationError, CustomerIOToSegmentError
-from airflow_provider_cio.sinks.warehouse.database import Database
+from airflow_provider_cio.sinks.warehouse.database import CollisionError, Database
 from airflow_provider_cio.sinks.warehouse.spool import Spool
 from airflow_provider_cio.sinks.warehouse.tables import OF_THE_LOAD, TRACKS, Column, Kind, columns_of
 
 #: Of each kind, the longest text that an event has: an existing column must not be shorter.
 _LENGTHS = {Kind.ID: MAX_MESSAGE_ID, Kind.TEXT: MAX_EVENT_BYTES}
+#: Where rows are staged, with the name of their table after it.
+_STAGE = "customerio_stage"
+#: Seconds before each further try of what has collided with another load.
+_PAUSES = (1, 2, 4, 8)
+_T = TypeVar("_T")
 
 
 class Warehouse:
@@ -50,9 +56,19 @@ class Warehouse:
 
         :raises ConfigurationError: a right is missing, or an existing table is of another form.
         """
+        self._until_alone(lambda: self._prepare(tables))
+
+    def load(self, spool: Spool) -> int:
+        """Add the rows whose ids are not there, to each table and to `tracks`: all of them, or none.
+
+        :returns: how many were new to their tables.
+        """
+        return self._until_alone(lambda: self._load(spool))
+
+    def _prepare(self, tables: Sequence[str]) -> None:
         with self._transaction() as cursor:
-            cursor.execute(f"SELECT 1 FROM information_schema.schemata WHERE {self._is_ours('schema_name')}")
-            if not cursor.fetchone():
+            self._database.lock(cursor, self._schema)
+            if not self._database.has_schema(cursor, self._schema):
                 cursor.execute(f'CREATE SCHEMA "{self._schema}"')
             existing = self._existing(cursor)
             for table in (TRACKS, *tables):
@@ -60,40 +76,44 @@ class Warehouse:
                     self._complete(cursor, table, existing[table])
                 else:
                     self._create(cursor, table)
-            moment = _moment(cursor, self._database)
             with tempfile.TemporaryFile() as nothing:  # shows whether the rights and the keys are there
-                for table in tables:
-                    self._insert(cursor, table, nothing, moment)
+                self._database.stage(cursor, _STAGE, nothing)
+            self._insert(cursor, dict.fromkeys(tables, _STAGE))
 
-    def load(self, spool: Spool) -> int:
-        """Add the rows whose ids are not there, to each table and to `tracks`: all of them, or none.
-
-        :returns: how many were new to their tables.
-        """
+    def _load(self, spool: Spool) -> int:
         with self._transaction() as cursor:
-            moment = _moment(cursor, self._database)
-            return sum(self._insert(cursor, table, file, moment) for table, file in spool.files())
+            stages = {}
+            for table, file in spool.files():
+                stages[table] = f"{_STAGE}_{table}"
+                self._database.stage(cursor, stages[table], file)
+            self._database.lock(cursor, self._schema)
+            return self._insert(cursor, stages)
 
-    def _insert(self, cursor: Any, table: str, file: IO[bytes], moment: str) -> int:
-        self._database.stage(cursor, file)
-        cursor.execute(self._insertion(table, table, moment))
-        new = self._database.inserted(cursor)
-        cursor.execute(self._insertion(TRACKS, table, moment))
+    def _insert(self, cursor: Any, stages: Mapping[str, str]) -> int:
+        """:param stages: table -> where its rows are."""
+        moment, new = _moment(cursor, self._database), 0
+        for table, stage in stages.items():
+            cursor.execute(self._insertion(stage, table, table, moment))
+            new += self._database.inserted(cursor)
+            cursor.execute(self._insertion(stage, TRACKS, table, moment))
         return new
 
-    def _insertion(self, into: str, event: str, moment: str) -> str:
-        of_the_load = {column.name: f"TIMESTAMPTZ '{moment}'" for column in OF_THE_LOAD}
+    def _insertion(self, stage: str, into: str, event: str, moment: str) -> str:
+        now = f"CAST('{moment}' AS {self._database.types[Kind.TIME]})"
+        of_the_load = {column.name: now for column in OF_THE_LOAD}
         of_the_load |= {"timestamp": '"original_timestamp"', "event": f"'{event}'"}
         names = [name for name, _ in columns_of(into)]
         listed = ", ".join(f'"{name}"' for name in names)
         values = ", ".join(of_the_load.get(name, f'"{name}"') for name in names)
-        return self._database.insertion(f'"{self._schema}"."{into}"', listed, values)
+        return self._database.insertion(stage, f'"{self._schema}"."{into}"', listed, values)
 
     def _create(self, cursor: Any, table: str) -> None:
         columns = ", ".join(
             f"{self._declared(column)}{' NOT NULL' * (column.kind is Kind.ID)}" for column in columns_of(table)
         )
-        cursor.execute(f'CREATE TABLE "{self._schema}"."{table}" ({columns}{self._database.key})')
+        cursor.execute(
+            f'CREATE TABLE "{self._schema}"."{table}" ({columns}{self._database.key}){self._database.layout}'
+        )
 
     def _complete(self, cursor: Any, table: str, existing: dict[str, tuple[str, int | None]]) -> None:
         """:raises ConfigurationError: a column has another type."""
@@ -116,26 +136,30 @@ class Warehouse:
         """Table -> column -> its type and, if it has one, its greatest length."""
         cursor.execute(
             "SELECT table_name, column_name, data_type, character_maximum_length FROM information_schema.columns "
-            f"WHERE {self._is_ours('table_schema')}"
+            f"WHERE table_schema = '{self._schema}' AND table_catalog = current_database()"
         )
         tables: dict[str, dict[str, tuple[str, int | None]]] = {}
         for table, column, kind, length in cursor.fetchall():
             tables.setdefault(table, {})[column] = (kind, length)
         return tables
 
-    def _is_ours(self, column: str) -> str:
-        catalog = column.replace("schema_name", "catalog_name").replace("table_schema", "table_catalog")
-        return f"{column} = '{self._schema}' AND {catalog} = current_database()"
-
     def _declared(self, column: Column) -> str:
         return f'"{column.name}" {self._database.types[column.kind]}'
+
+    def _until_alone(self, work: Callable[[], _T]) -> _T:
+        for pause in _PAUSES:
+            try:
+                return work()
+            except CollisionError:
+                self._waiting = f"Waiting, since another load into schema {self._schema} was faster"
+                time.sleep(pause)
+        return work()
 
     @contextmanager
     def _transaction(self) -> Iterator[Any]:
         with self._cursor() as cursor:
             cursor.execute("BEGIN")
             try:
-                self._database.lock(cursor, self._schema)
                 yield cursor
                 cursor.execute("COMMIT")
             except BaseException:

@@ -6,12 +6,12 @@ from typing import IO, Any, ClassVar
 
 from airflow_provider_cio.clients.error_text import presentable
 from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError
-from airflow_provider_cio.sinks.warehouse.database import STAGE, Database
+from airflow_provider_cio.sinks.warehouse.database import Database
 from airflow_provider_cio.sinks.warehouse.tables import Kind
 
 #: How long a load waits for another one.
 _PATIENCE = "10min"
-_COPY = f"COPY {STAGE} FROM STDIN (FORMAT csv, ENCODING 'UTF8')"
+_COPY = "COPY {} FROM STDIN (FORMAT csv, ENCODING 'UTF8')"
 _CHUNK = 1 << 16
 # What a server that can't be reached says, and what it says of a wrong connection, are told apart by text only: there
 # is no code yet.
@@ -47,6 +47,15 @@ class Postgres(Database):
 
         return connection, connection.cursor(cursor_factory=cursor)
 
+    def stage(self, cursor: Any, name: str, file: IO[bytes]) -> None:
+        cursor.execute(f"CREATE TEMP TABLE {name} ({self.stage_columns()}) ON COMMIT DROP")
+        if hasattr(cursor, "copy_expert"):  # psycopg 2
+            cursor.copy_expert(_COPY.format(name), file, _CHUNK)
+            return
+        with cursor.copy(_COPY.format(name)) as copy:
+            while chunk := file.read(_CHUNK):
+                copy.write(chunk)
+
     def lock(self, cursor: Any, schema: str) -> None:
         """A lock that needs no right on any table, and hinders no reader."""
         cursor.execute(f"SET LOCAL lock_timeout = '{_PATIENCE}'")
@@ -54,18 +63,8 @@ class Postgres(Database):
         cursor.execute(f"SELECT pg_advisory_xact_lock(hashtextextended('airflow-provider-cio {schema}', 0))")
         self._waits(None)
 
-    def stage(self, cursor: Any, file: IO[bytes]) -> None:
-        cursor.execute(f"CREATE TEMP TABLE IF NOT EXISTS {STAGE} ({self.stage_columns()}) ON COMMIT DROP")
-        cursor.execute(f"TRUNCATE {STAGE}")
-        if hasattr(cursor, "copy_expert"):  # psycopg 2
-            cursor.copy_expert(_COPY, file, _CHUNK)
-            return
-        with cursor.copy(_COPY) as copy:
-            while chunk := file.read(_CHUNK):
-                copy.write(chunk)
-
-    def insertion(self, table: str, columns: str, values: str) -> str:
-        return f'INSERT INTO {table} ({columns}) SELECT {values} FROM {STAGE} ON CONFLICT ("id") DO NOTHING'
+    def insertion(self, stage: str, table: str, columns: str, values: str) -> str:
+        return f'INSERT INTO {table} ({columns}) SELECT {values} FROM {stage} ON CONFLICT ("id") DO NOTHING'
 
     def inserted(self, cursor: Any) -> int:
         return int(cursor.rowcount)

@@ -11,7 +11,7 @@ from tests.postgres import postgres_server, programs
 from tests.unit.sinks.warehouse.places import Place, place
 
 _NUMBERS = itertools.count()
-DATABASES = ("postgres", "duckdb")
+DATABASES = ("postgres", "duckdb", "redshift")
 
 
 @pytest.fixture(scope="session")
@@ -24,7 +24,7 @@ def postgres() -> Iterator[dict[str, Any]]:
 
 
 def _made(kind: str, request: pytest.FixtureRequest, folder: Path) -> Iterator[Place]:
-    server = request.getfixturevalue("postgres") if kind == "postgres" else {}
+    server = {} if kind == "duckdb" else request.getfixturevalue("postgres")
     with place(kind, server, folder, f"database{next(_NUMBERS)}") as made:
         yield made
 
@@ -39,6 +39,17 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
 def shared_database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     """One for all tests of a module: each takes a schema of its own."""
     yield from _made(request.param, request, tmp_path_factory.mktemp("shared"))
+
+
+@pytest.fixture(params=["postgres", "redshift"])
+def server_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+    """One that several connections can be open to."""
+    yield from _made(request.param, request, tmp_path)
+
+
+@pytest.fixture
+def redshift_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+    yield from _made("redshift", request, tmp_path)
 
 
 @pytest.fixture

@@ -21,6 +21,11 @@ def opener(fields: dict[str, Any]) -> Callable[[], Any]:
         import duckdb
 
         return partial(duckdb.connect, fields["host"])
+    if fields["conn_type"] == "redshift":
+        import redshift_connector
+
+        where = {"host": fields["host"], "port": fields["port"], "database": fields["schema"]}
+        return partial(redshift_connector.connect, user=fields["login"], **where, **fields["extra"])
     import psycopg
 
     return partial(

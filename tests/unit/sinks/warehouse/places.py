@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,22 @@ from psycopg.sql import SQL, Identifier
 from airflow_provider_cio.events.catalog import CATALOG
 from airflow_provider_cio.operators.warehouse import open_warehouse
 from airflow_provider_cio.sinks.warehouse.loading import Warehouse
+from tests.redshift import StandIn, assert_redshift_knows
 
 Row = tuple[Any, ...]
 
 
 class Place:
-    """One database. `connection` has its fields of an Airflow connection."""
+    """One database. `connection` has its fields of an Airflow connection.
 
-    def __init__(self, connection: dict[str, Any]) -> None:
+    :param port: where PostgreSQL itself is, if the connection is to what stands before it.
+    :param statements: what was sent through that.
+    """
+
+    def __init__(self, connection: dict[str, Any], port: int | None = None, statements: Sequence[str] = ()) -> None:
         self.connection = connection
+        self.statements = statements
+        self._port = port or connection.get("port")
 
     @property
     def kind(self) -> str:
@@ -62,7 +69,7 @@ class Place:
         else:
             with psycopg.connect(
                 host=fields["host"],
-                port=fields["port"],
+                port=self._port,
                 user=fields["login"],
                 dbname=fields["schema"],
                 autocommit=True,
@@ -84,16 +91,26 @@ def place(kind: str, server: dict[str, Any], folder: Path, name: str) -> Iterato
     :param server: PostgreSQL's, see `tests.postgres`.
     :param name: one that no other place has.
     """
-    if kind == "postgres":
-        with psycopg.connect(
-            host=server["host"], port=server["port"], user=server["login"], dbname="postgres", autocommit=True
-        ) as connection:
-            connection.execute(SQL("CREATE DATABASE {}").format(Identifier(name)))
-        made = Place(server | {"schema": name})
-    else:
+    if kind == "duckdb":
         made = Place({"conn_type": "duckdb", "host": str(folder / f"{name}.duckdb")})
-    with connected(made.connection):
-        yield made
+        with connected(made.connection):
+            yield made
+        return
+    with psycopg.connect(
+        host=server["host"], port=server["port"], user=server["login"], dbname="postgres", autocommit=True
+    ) as connection:
+        connection.execute(SQL("CREATE DATABASE {}").format(Identifier(name)))
+    fields = server | {"schema": name}
+    if kind == "postgres":
+        with connected(fields):
+            yield Place(fields)
+        return
+    with StandIn(server) as redshift:
+        fields |= {"conn_type": "redshift", "port": redshift.port, "extra": {"ssl": False}}
+        with connected(fields):
+            yield Place(fields, server["port"], redshift.statements)
+        for statement in set(redshift.statements):
+            assert_redshift_knows(statement)
 
 
 @contextmanager

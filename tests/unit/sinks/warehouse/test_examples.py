@@ -14,6 +14,7 @@ from airflow_provider_cio.events.event import Event
 from airflow_provider_cio.events.mapping import Mapper, Occurrence
 from airflow_provider_cio.records import Delivery, Identifiers
 from airflow_provider_cio.sinks.warehouse.sink import WarehouseSink
+from tests.redshift import assert_redshift_knows
 from tests.sql_examples import sql_examples
 from tests.unit.sinks.warehouse.places import Place
 from tests.unit.support import DAY, NOVEMBER
@@ -70,8 +71,9 @@ def ask(shared_database: Place) -> Callable[[str], list[tuple[Any, ...]]]:
         sink.take(EVENTS)
         sink.flush()
     shared_database.query("CREATE SCHEMA shop")
+    moment_of = "timestamp" if shared_database.kind == "redshift" else "timestamptz"
     shared_database.query(
-        "CREATE TABLE shop.orders (order_id text, user_id text, ordered_at timestamptz, amount numeric(10, 2))"
+        f"CREATE TABLE shop.orders (order_id text, user_id text, ordered_at {moment_of}, amount numeric(10, 2))"
     )
     for order, person, at, amount in ORDERS:
         moment = datetime.fromtimestamp(NOVEMBER + at, UTC).isoformat()
@@ -79,9 +81,20 @@ def ask(shared_database: Place) -> Callable[[str], list[tuple[Any, ...]]]:
     return shared_database.query
 
 
+def presented(value: Any) -> Any:
+    if isinstance(value, datetime) and value.tzinfo is None:  # a time of Redshift's
+        return value.replace(tzinfo=UTC)
+    return round(value, 2) if isinstance(value, float) else value
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_redshift_knows_it(name: str) -> None:
+    assert_redshift_knows(sql_examples()[name])
+
+
 @pytest.mark.parametrize("name", EXPECTED)
 def test_its_answer_is_what_happened(ask: Callable[[str], list[tuple[Any, ...]]], name: str) -> None:
-    found = [tuple(round(v, 2) if isinstance(v, float) else v for v in row) for row in ask(sql_examples()[name])]
+    found = [tuple(map(presented, row)) for row in ask(sql_examples()[name])]
     expected = [
         tuple(float(v) if isinstance(v, Decimal) and isinstance(f, float) else v for v, f in zip(row, got, strict=True))
         for row, got in zip(EXPECTED[name], found, strict=True)

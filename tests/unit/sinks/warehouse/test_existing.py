@@ -4,6 +4,7 @@ named before anything is read."""
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -14,9 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from airflow.providers.amazon.aws.hooks.redshift_sql import RedshiftSQLHook
+from tenacity import wait_none
 
 from airflow_provider_cio.exceptions import ConfigurationError, CustomerIOToSegmentError, TryAgainLaterError
 from airflow_provider_cio.operators.warehouse import open_warehouse
+from airflow_provider_cio.sinks.warehouse import database_for
 from airflow_provider_cio.sinks.warehouse import duckdb as duckdb_module
 from airflow_provider_cio.sinks.warehouse.sink import WarehouseSink
 from tests.unit.sinks.warehouse.events import NAMES, event, events
@@ -30,6 +34,8 @@ SEGMENTS = (
     "CREATE TABLE customerio.email_opened (id varchar(1024) NOT NULL PRIMARY KEY, received_at timestamptz, "
     "uuid_ts timestamptz, event text, event_text text, subject text, our_own bigint)"
 )
+#: As Segment has them on Redshift, once the texts were made long enough.
+ON_REDSHIFT = {"timestamptz": "timestamp", " text": " varchar(65535)", "varchar(1024)": "varchar(512)"}
 
 
 def load(place: Place, schema: str = "customerio") -> dict[str, int]:
@@ -63,7 +69,10 @@ def test_types_and_keys_are_segments(postgres_database: Place) -> None:
 def test_a_table_of_segments_is_completed_and_keeps_what_it_has(database: Place) -> None:
     known = event(1, "Email Opened").message_id
     database.query("CREATE SCHEMA customerio")
-    database.query(SEGMENTS)
+    statement = SEGMENTS
+    for there, on_redshift in ON_REDSHIFT.items() if database.kind == "redshift" else ():
+        statement = statement.replace(there, on_redshift)
+    database.query(statement)
     database.query(f"INSERT INTO customerio.email_opened (id, subject, our_own) VALUES ('{known}', 'Segment''s', 7)")
     assert load(database) == {"events": 9, "new": 8}
     rows = {row["id"]: row for row in database.rows("email_opened")}
@@ -77,7 +86,7 @@ def test_a_table_of_segments_is_completed_and_keeps_what_it_has(database: Place)
         (
             "campaign_id",
             "bigint",
-            r"(?i)column campaign_id of table customerio\.email_opened is \w+, and not \w+\. Nothing",
+            r"(?i)column campaign_id of table customerio\.email_opened is \w+, and not \w+(\(32768\))?\. Nothing",
         ),
         ("received_at", "timestamp", r"(?i)column received_at of table customerio\.email_opened is timestamp"),
         ("machine", "text", r"(?i)column machine .* and not boolean"),
@@ -88,6 +97,8 @@ def test_a_column_of_another_type_is_named_and_left_alone(
     database: Place, column: str, there: str, message: str
 ) -> None:
     database.query("CREATE SCHEMA customerio")
+    if (database.kind, there) == ("redshift", "timestamp"):
+        there = "timestamptz"
     database.query(f'CREATE TABLE customerio.email_opened (id varchar(1024) PRIMARY KEY, "{column}" {there})')
     with pytest.raises(ConfigurationError, match=message):
         load(database)
@@ -95,13 +106,29 @@ def test_a_column_of_another_type_is_named_and_left_alone(
 
 
 @pytest.mark.parametrize(("column", "there"), [("subject", "varchar(512)"), ("id", "varchar(20)")])
-def test_a_column_that_is_too_short_is_named(postgres_database: Place, column: str, there: str) -> None:
+def test_a_column_that_is_too_short_is_named(server_database: Place, column: str, there: str) -> None:
     columns = {"id": "varchar(1024)"} | {column: there}
     listed = ", ".join(f"{name} {kind}" for name, kind in columns.items())
-    postgres_database.query("CREATE SCHEMA customerio")
-    postgres_database.query(f"CREATE TABLE customerio.email_opened ({listed}, PRIMARY KEY (id))")
+    server_database.query("CREATE SCHEMA customerio")
+    server_database.query(f"CREATE TABLE customerio.email_opened ({listed}, PRIMARY KEY (id))")
     with pytest.raises(ConfigurationError, match=rf"column {column} of .* is character varying\(\d+\), and not"):
-        load(postgres_database)
+        load(server_database)
+
+
+def test_redshift_needs_no_key_and_gives_none_that_holds(redshift_database: Place) -> None:
+    load(redshift_database)
+    kinds = redshift_database.query(
+        "SELECT column_name, data_type, character_maximum_length FROM information_schema.columns "
+        "WHERE table_schema = 'customerio' AND table_name = 'email_opened'"
+    )
+    assert {("id", "character varying", 512), ("subject", "character varying", 32768)} <= set(kinds)
+    assert {("received_at", "timestamp without time zone", None), ("machine", "boolean", None)} <= set(kinds)
+    redshift_database.query("INSERT INTO customerio.email_opened SELECT * FROM customerio.email_opened")  # twice there
+    assert load(redshift_database) == {"events": 9, "new": 0}
+    assert len(all_rows(redshift_database)) == 9 + 3
+    sent = "\n".join(redshift_database.statements)
+    assert sent.count('PRIMARY KEY ("id")) DISTKEY ("id") SORTKEY ("received_at")') == 4
+    assert sent.count('LOCK "customerio"."tracks"') == 3  # not before there is one
 
 
 def test_a_table_without_a_key_is_an_error_before_anything_is_read(postgres_database: Place) -> None:
@@ -132,31 +159,31 @@ def test_a_load_that_does_not_fit_into_memory_is_an_error(
         load(duckdb_database)
 
 
-def test_a_rule_that_somebody_added_is_named_and_no_value_shown(postgres_database: Place) -> None:
-    load(postgres_database)
-    postgres_database.query("TRUNCATE customerio.email_opened, customerio.tracks")
-    postgres_database.query("ALTER TABLE customerio.email_opened ADD CONSTRAINT short CHECK (length(subject) < 3)")
-    with pytest.raises(ConfigurationError, match=r"rule that was added .*23514, email_opened, short") as caught:
-        load(postgres_database)
+def test_a_rule_that_somebody_added_is_named_and_no_value_shown(server_database: Place) -> None:
+    load(server_database)
+    server_database.query("TRUNCATE customerio.email_opened, customerio.tracks")
+    server_database.query("ALTER TABLE customerio.email_opened ADD CONSTRAINT short CHECK (length(subject) < 3)")
+    with pytest.raises(ConfigurationError, match=r"rule that was added .*\(23514(, email_opened, short)?\)") as caught:
+        load(server_database)
     assert "Subject" not in str(caught.value)
     assert "example.com" not in str(caught.value)
-    assert postgres_database.rows("tracks") == []
-    assert len(all_rows(postgres_database)) == 6  # of the first load: the others are as they were
+    assert server_database.rows("tracks") == []
+    assert len(all_rows(server_database)) == 6  # of the first load: the others are as they were
 
 
 # Rights and connections
 
 
 @pytest.fixture
-def as_reader(postgres_database: Place) -> Iterator[Place]:
+def as_reader(server_database: Place) -> Iterator[Place]:
     """As a user who may do nothing yet."""
-    name = postgres_database.connection["schema"]
+    name = server_database.connection["schema"]
     user = f"reader_{name}"
-    postgres_database.query(f"CREATE USER {user}")
-    with connected(postgres_database.connection | {"login": user}):
-        yield postgres_database
-    postgres_database.query(f"DROP OWNED BY {user}")
-    postgres_database.query(f"DROP USER {user}")
+    server_database.query(f"CREATE USER {user}")
+    with connected(server_database.connection | {"login": user}):
+        yield server_database
+    server_database.query(f"DROP OWNED BY {user}")
+    server_database.query(f"DROP USER {user}")
 
 
 def test_rights_that_are_missing_are_named_one_after_the_other(as_reader: Place) -> None:
@@ -172,7 +199,8 @@ def test_rights_that_are_missing_are_named_one_after_the_other(as_reader: Place)
     as_reader.query(f"GRANT SELECT ON ALL TABLES IN SCHEMA customerio TO {user}")
     with pytest.raises(ConfigurationError, match=r"permission denied for table \w+"):
         load(as_reader)
-    as_reader.query(f"GRANT INSERT ON ALL TABLES IN SCHEMA customerio TO {user}")
+    also = ", UPDATE" if as_reader.kind == "redshift" else ""
+    as_reader.query(f"GRANT INSERT{also} ON ALL TABLES IN SCHEMA customerio TO {user}")
     assert load(as_reader) == {"events": 9, "new": 0}
 
 
@@ -183,12 +211,13 @@ def load_as_owner(place: Place) -> None:
 
 def test_a_database_that_is_read_only_is_an_error(database: Place) -> None:
     load(database)
-    if database.kind == "postgres":
-        extra: dict[str, Any] = {"options": "-c default_transaction_read_only=on"}
-    else:
-        extra = {"read_only": True}
+    extra = {"duckdb": {"read_only": True}, "postgres": {"options": "-c default_transaction_read_only=on"}}
+    if database.kind == "redshift":
+        name = database.connection["schema"]
+        database.query(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+        extra["redshift"] = database.connection["extra"]
     with (
-        connected(database.connection | {"extra": extra}),
+        connected(database.connection | {"extra": extra[database.kind]}),
         pytest.raises(ConfigurationError, match=r"\(connection 'warehouse_default'\): .*read-only"),
     ):
         load(database)
@@ -197,19 +226,37 @@ def test_a_database_that_is_read_only_is_an_error(database: Place) -> None:
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"port": 1}, TryAgainLaterError, "Connection refused"),
+        ({"port": 1}, TryAgainLaterError, "(?i)connection refused"),
         ({"schema": "no_such_database"}, ConfigurationError, r"does not exist.* Correct the connection"),
         ({"login": "nobody"}, ConfigurationError, r"does not let us in: .* does not exist"),
     ],
 )
 def test_a_server_that_does_not_let_us_in_is_an_error_before_anything_is_read(
-    postgres_database: Place, changes: dict[str, Any], error: type[Exception], message: str
+    server_database: Place,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any],
+    error: type[Exception],
+    message: str,
 ) -> None:
-    given = postgres_database.connection | {"password": "its-password-1234"} | changes
-    with connected(given), pytest.raises(error, match=message) as caught, postgres_database.warehouse():
+    monkeypatch.setattr(RedshiftSQLHook.get_conn.retry, "wait", wait_none())
+    given = server_database.connection | {"password": "its-password-1234"} | changes
+    with connected(given), pytest.raises(error, match=message) as caught, server_database.warehouse():
         pass
-    assert str(caught.value).startswith("PostgreSQL (connection 'warehouse_default'): ")
+    assert re.match(r"(PostgreSQL|Redshift) \(connection 'warehouse_default'\): ", str(caught.value))
     assert "its-password" not in str(caught.value)
+
+
+def test_who_gets_no_password_from_aws_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_DEFAULT_REGION", "AWS_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    given = {"conn_type": "redshift", "host": "127.0.0.1", "login": "me", "schema": "dev", "extra": {"iam": True}}
+    with (
+        connected(given),
+        pytest.raises(ConfigurationError, match=r"Redshift .*AWS gives no password for it: You must specify a region"),
+    ):
+        open_warehouse("warehouse_default", "customerio").check()
 
 
 @pytest.mark.parametrize(
@@ -273,11 +320,25 @@ def test_who_waits_for_the_duckdb_file_says_so_and_gives_up_in_the_end(
 
 
 def test_a_missing_connection_and_one_of_another_type_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigurationError, match=r"no connection 'elsewhere': make one of type postgres or duckdb"):
+    with pytest.raises(ConfigurationError, match=r"no connection 'elsewhere': make one of type postgres, duckdb, red"):
         open_warehouse("elsewhere", "customerio")
     monkeypatch.setenv("AIRFLOW_CONN_ELSEWHERE", json.dumps({"conn_type": "mysql", "host": "h"}))
-    with pytest.raises(ConfigurationError, match=r"'elsewhere' is of type mysql: .* one of postgres, duckdb"):
+    with pytest.raises(ConfigurationError, match=r"'elsewhere' is of type mysql: .* one of postgres, duckdb, redshift"):
         open_warehouse("elsewhere", "customerio")
+
+
+@pytest.mark.parametrize(
+    ("conn_type", "host", "port", "namespace"),
+    [
+        ("postgres", "db.example.com", 5432, "postgres://db.example.com:5432"),
+        ("postgres", "db.example.com", None, "postgres://db.example.com"),
+        ("redshift", "a-cluster.c0ffee.eu-west-1.redshift.amazonaws.com", None, "redshift://a-cluster.eu-west-1:5439"),
+        ("redshift", "wg.012345678901.us-east-2.redshift-serverless.amazonaws.com", 1, "redshift://wg.us-east-2:1"),
+        ("redshift", "through.a.tunnel", 5439, "redshift://through.a.tunnel:5439"),
+    ],
+)
+def test_openlineage_knows_the_server(conn_type: str, host: str, port: int | None, namespace: str) -> None:
+    assert database_for(conn_type).namespace(host, port) == namespace
 
 
 def take_and_flush(sink: WarehouseSink, rows: int) -> None:

@@ -17,6 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_cio.exceptions import TryAgainLaterError
+from airflow_provider_cio.sinks.warehouse import database_for
+from airflow_provider_cio.sinks.warehouse import loading as loading_module
 from airflow_provider_cio.sinks.warehouse import sink as sink_module
 from airflow_provider_cio.sinks.warehouse.loading import Warehouse
 from airflow_provider_cio.sinks.warehouse.postgres import Postgres
@@ -163,12 +165,12 @@ def test_loads_at_the_same_time_end_with_each_event_once(database: Place) -> Non
     assert_tracks_is_the_union(database)
 
 
-def test_uuid_ts_never_falls_behind_what_a_reader_has_seen(postgres_database: Place) -> None:
+def test_uuid_ts_never_falls_behind_what_a_reader_has_seen(server_database: Place) -> None:
     """A load that has to wait for another one takes its time when it is its turn, not when it asked."""
-    with WarehouseSink(postgres_database.warehouse(), NAMES) as sink, postgres_database.connect() as other:
+    with WarehouseSink(server_database.warehouse(), NAMES) as sink, server_database.connect() as other:
         sink.take(events(0, 3))
         other.execute("BEGIN")
-        Postgres(lambda: other, lambda text: None).lock(other, "customerio")
+        database_for(server_database.kind)(lambda: other, lambda text: None).lock(other.cursor(), "customerio")
         with ThreadPoolExecutor() as pool:
             load = pool.submit(sink.flush)
             while not other.execute("SELECT 1 FROM pg_locks WHERE NOT granted").fetchall():
@@ -176,7 +178,40 @@ def test_uuid_ts_never_falls_behind_what_a_reader_has_seen(postgres_database: Pl
             ((end,),) = other.execute("SELECT clock_timestamp()").fetchall()
             other.execute("COMMIT")
             load.result(timeout=60)
-    assert postgres_database.query(f"SELECT count(*) FROM customerio.tracks WHERE uuid_ts > '{end}'") == [(3,)]
+    assert server_database.query(f"SELECT count(*) FROM customerio.tracks WHERE uuid_ts > '{end}'") == [(3,)]
+
+
+@pytest.mark.parametrize(("collisions", "code"), [(4, "XX000"), (3, "40001")])
+def test_what_collides_is_tried_again(
+    redshift_database: Place, monkeypatch: pytest.MonkeyPatch, collisions: int, code: str
+) -> None:
+    monkeypatch.setattr(loading_module, "_PAUSES", (0.01,) * 4)
+    load(redshift_database, 0, 3)
+    collide(redshift_database, collisions, code)
+    assert load(redshift_database, 0, 6) == {"events": 6, "new": 3}
+    assert ids(redshift_database) == expected_ids(0, 6)
+    assert_tracks_is_the_union(redshift_database)
+
+
+def test_what_collides_each_time_is_an_error_to_be_retried(
+    redshift_database: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading_module, "_PAUSES", (0.01,) * 4)
+    load(redshift_database, 0, 3)
+    collide(redshift_database, 5, "XX000")
+    with pytest.raises(TryAgainLaterError, match=r"another session writes to the same tables \(XX000, 1023\)"):
+        load(redshift_database, 0, 6)
+    assert ids(redshift_database) == expected_ids(0, 3)
+
+
+def collide(place: Place, times: int, code: str) -> None:
+    """The next INSERTs into `tracks` fail as Redshift's do, if another transaction has been there."""
+    place.query("CREATE SEQUENCE tries")
+    place.query(
+        "CREATE FUNCTION collide() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF nextval('tries') <= "
+        f"{times} THEN RAISE EXCEPTION '1023' USING ERRCODE = '{code}'; END IF; RETURN NULL; END $$"
+    )
+    place.query("CREATE TRIGGER t AFTER INSERT ON customerio.tracks FOR EACH ROW EXECUTE FUNCTION collide()")
 
 
 # However it ends
@@ -185,17 +220,18 @@ def test_uuid_ts_never_falls_behind_what_a_reader_has_seen(postgres_database: Pl
 @pytest.mark.parametrize("after", [0.0, 0.02, 0.1, 0.3, 0.8])
 def test_killed_at_any_moment_nothing_is_half_loaded(database: Place, after: float) -> None:
     load(database, 0, 30)
-    process = loading(database, 0, 20_000)
+    rows = 5_000 if database.kind == "redshift" else 20_000
+    process = loading(database, 0, rows)
     assert process.stdout
     assert process.stdout.readline() == "loading\n"
     time.sleep(after)
     process.kill()
     process.wait()
     process.stdout.close()
-    assert ids(database) in (expected_ids(0, 30), expected_ids(0, 20_000))
+    assert ids(database) in (expected_ids(0, 30), expected_ids(0, rows))
     assert_tracks_is_the_union(database)
-    assert loaded(loading(database, 0, 20_000))["events"] == 20_000
-    assert ids(database) == expected_ids(0, 20_000)
+    assert loaded(loading(database, 0, rows))["events"] == rows
+    assert ids(database) == expected_ids(0, rows)
     assert_tracks_is_the_union(database)
 
 
@@ -206,11 +242,18 @@ class Cut:
         self._file, self._place = file, place
 
     def read(self, size: int) -> Any:
+        self._cut()
+        return self._file.read(size)
+
+    def __iter__(self) -> Any:
+        self._cut()
+        return iter(self._file)
+
+    def _cut(self) -> None:
         self._place.query(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
             "WHERE datname = current_database() AND pid <> pg_backend_pid()"
         )
-        return self._file.read(size)
 
 
 class CutSpool(Spool):
@@ -224,18 +267,18 @@ class CutSpool(Spool):
 
 
 @pytest.mark.parametrize("table", ["email_delivered", "email_opened"])
-def test_a_connection_that_is_lost_in_mid_load_is_an_error_to_be_retried(postgres_database: Place, table: str) -> None:
-    load(postgres_database, 0, 30)
-    sink = WarehouseSink(postgres_database.warehouse(), NAMES)
-    sink._spool = CutSpool(postgres_database, table)
+def test_a_connection_that_is_lost_in_mid_load_is_an_error_to_be_retried(server_database: Place, table: str) -> None:
+    load(server_database, 0, 30)
+    sink = WarehouseSink(server_database.warehouse(), NAMES)
+    sink._spool = CutSpool(server_database, table)
     with sink:
         sink.take(events(0, 300))
-        with pytest.raises(TryAgainLaterError, match=r"PostgreSQL \(connection 'warehouse_default'\): "):
+        with pytest.raises(TryAgainLaterError, match=r"(PostgreSQL|Redshift) \(connection 'warehouse_default'\): "):
             sink.flush()
-    assert ids(postgres_database) == expected_ids(0, 30)
-    load(postgres_database, 0, 300)
-    assert ids(postgres_database) == expected_ids(0, 300)
-    assert_tracks_is_the_union(postgres_database)
+    assert ids(server_database) == expected_ids(0, 30)
+    load(server_database, 0, 300)
+    assert ids(server_database) == expected_ids(0, 300)
+    assert_tracks_is_the_union(server_database)
 
 
 def test_the_driver_may_be_psycopg_2(postgres_database: Place) -> None:
