@@ -20,7 +20,7 @@ def main() -> None:
     wanted = json.loads(sys.argv[1])
     dlt = import_module("dlt")
     csv = import_module("pyarrow.csv")
-    options = csv.ConvertOptions(strings_can_be_null=True, quoted_strings_can_be_null=False, null_values=[""])
+    options = csv.ConvertOptions(strings_can_be_null=True, quoted_strings_can_be_null=False, null_values=["null"])
     tables = {
         path.stem: csv.read_csv(path, convert_options=options) for path in sorted(Path(wanted["rows"]).glob("*.csv"))
     }

@@ -17,7 +17,15 @@ from airflow_provider_cio.events.catalog import CATALOG
 from airflow_provider_cio.sinks.warehouse import database_for
 from airflow_provider_cio.sinks.warehouse.loading import Warehouse
 from airflow_provider_cio.sinks.warehouse.sink import WarehouseSink
-from airflow_provider_cio.sinks.warehouse.tables import OF_THE_LOAD, SPOOLED, TRACKS, columns_of, csv_line, values_of
+from airflow_provider_cio.sinks.warehouse.tables import (
+    MADE_BY,
+    OF_THE_LOAD,
+    SPOOLED,
+    TRACKS,
+    columns_of,
+    csv_line,
+    values_of,
+)
 from tests.unit.sinks.warehouse.events import NAMES, events
 from tests.unit.sinks.warehouse.load import opener
 
@@ -60,7 +68,7 @@ def write(folder: Path, count: int) -> None:
     for one in events(0, count):
         values = dict(zip([column.name for column in SPOOLED], values_of(one), strict=True))
         table = tables[one.event]
-        values |= dict.fromkeys(of_the_load, values["original_timestamp"]) | {"event": table}
+        values |= dict.fromkeys(of_the_load, values["original_timestamp"]) | MADE_BY | {"event": table}
         for name in (TRACKS, table):
             files[name].write(csv_line(tuple(values[column.name] for column in columns_of(name))))
     for file in files.values():

@@ -14,13 +14,15 @@ PATIENCE = 600.0
 _LONGEST_PAUSE = 1.0
 #: What DuckDB may take of the worker, which is the same for any size of table: what does not fit goes to disk, into a
 #: folder beside the file. By default it would take four fifths of the machine's memory, and each of its cores.
-MEMORY = "256MB"
+MEMORY = "64MB"
 THREADS = 1
 _TYPES = {Kind.ID: "VARCHAR", Kind.TEXT: "VARCHAR", Kind.BOOLEAN: "BOOLEAN", Kind.TIME: "TIMESTAMPTZ"}
-# Nothing is guessed: not the types, nor what ends a line, nor whether quoted emptiness is NULL.
+# Nothing is guessed: not the types, nor what ends a line, nor whether a quoted null is NULL.
 _CSV = (
-    "header = false, auto_detect = false, delim = ',', quote = '\"', escape = '\"', new_line = '\\n', nullstr = '', "
-    "allow_quoted_nulls = false, columns = {" + ", ".join(f"'{name}': '{_TYPES[kind]}'" for name, kind in SPOOLED) + "}"
+    "header = false, auto_detect = false, delim = ',', quote = '\"', escape = '\"', new_line = '\\n', "
+    "buffer_size = 1048576, max_line_size = 262144, nullstr = 'null', allow_quoted_nulls = false, columns = {"
+    + ", ".join(f"'{name}': '{_TYPES[kind]}'" for name, kind in SPOOLED)
+    + "}"
 )
 
 
@@ -57,14 +59,15 @@ class DuckDB(Database):
     def stage(self, cursor: Any, name: str, file: IO[bytes]) -> None:
         path = f"/dev/fd/{file.fileno()}"  # the file has no name
         cursor.execute(f"CREATE TEMP TABLE {name} AS SELECT * FROM read_csv('{path}', {_CSV})")
+        firsts = f'SELECT min(rowid) FROM {name} GROUP BY "id"'
+        cursor.execute(f"DELETE FROM {name} WHERE rowid NOT IN ({firsts})")
 
     def lock(self, cursor: Any, schema: str) -> None:
         """Who has the file open, has it alone."""
 
     def insertion(self, stage: str, table: str, columns: str, values: str) -> str:
-        new = f'NOT EXISTS (SELECT 1 FROM {table} WHERE {table}."id" = {stage}."id")'
-        firsts = f'SELECT min(rowid) FROM {stage} WHERE {new} GROUP BY "id"'
-        return f"INSERT INTO {table} ({columns}) SELECT {values} FROM {stage} WHERE rowid IN ({firsts})"
+        known = f'SELECT staged.rowid FROM {stage} AS staged JOIN {table} AS loaded ON loaded."id" = staged."id"'
+        return f"INSERT INTO {table} ({columns}) SELECT {values} FROM {stage} WHERE rowid NOT IN ({known})"
 
     def inserted(self, cursor: Any) -> int:
         return int(cursor.fetchone()[0])

@@ -12,7 +12,7 @@ from airflow_provider_cio.events.event import MAX_EVENT_BYTES, MAX_MESSAGE_ID
 from airflow_provider_cio.exceptions import ConfigurationError, CustomerIOToSegmentError
 from airflow_provider_cio.sinks.warehouse.database import CollisionError, Database
 from airflow_provider_cio.sinks.warehouse.spool import Spool
-from airflow_provider_cio.sinks.warehouse.tables import OF_THE_LOAD, TRACKS, Column, Kind, columns_of
+from airflow_provider_cio.sinks.warehouse.tables import MADE_BY, OF_THE_LOAD, TRACKS, Column, Kind, columns_of
 
 #: Of each kind, the longest text that an event has: an existing column must not be shorter.
 _LENGTHS = {Kind.ID: MAX_MESSAGE_ID, Kind.TEXT: MAX_EVENT_BYTES}
@@ -100,7 +100,8 @@ class Warehouse:
 
     def _insertion(self, stage: str, into: str, event: str, moment: str) -> str:
         now = f"CAST('{moment}' AS {self._database.types[Kind.TIME]})"
-        of_the_load = {column.name: now for column in OF_THE_LOAD}
+        of_the_load = {column.name: now for column in OF_THE_LOAD if column.kind is Kind.TIME}
+        of_the_load |= {name: f"'{text}'" for name, text in MADE_BY.items()}
         of_the_load |= {"timestamp": '"original_timestamp"', "event": f"'{event}'"}
         names = [name for name, _ in columns_of(into)]
         listed = ", ".join(f'"{name}"' for name in names)

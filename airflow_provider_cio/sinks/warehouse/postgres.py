@@ -11,7 +11,7 @@ from airflow_provider_cio.sinks.warehouse.tables import Kind
 
 #: How long a load waits for another one.
 _PATIENCE = "10min"
-_COPY = "COPY {} FROM STDIN (FORMAT csv, ENCODING 'UTF8')"
+_COPY = "COPY {} FROM STDIN (FORMAT csv, NULL 'null', ENCODING 'UTF8')"
 _CHUNK = 1 << 16
 # What a server that can't be reached says, and what it says of a wrong connection, are told apart by text only: there
 # is no code yet.

@@ -17,7 +17,7 @@ _PATIENCE = 10 * 60 * 1000
 #: Characters of rows in one INSERT. Redshift takes statements of 16 MB.
 _BATCH = 1024 * 1024
 #: A cell of `csv_line`, before what ends it.
-_CELL = re.compile(r'("[^"]*(?:""[^"]*)*"|true|false|)[,\n]')
+_CELL = re.compile(r'("[^"]*(?:""[^"]*)*"|true|false|null)[,\n]')
 #: A cluster's or a workgroup's, and its region's.
 _HOST = re.compile(r"([^.]+)\.[^.]+\.([^.]+)\.redshift(?:-serverless)?\.amazonaws\.com(?:\.cn)?")
 #: Two that make the same thing at once, a cycle of waits, transactions that can't be put one after the other.
@@ -158,6 +158,6 @@ def _rows(file: IO[bytes]) -> Iterator[str]:
 
 def _literal(kind: Kind, cell: str) -> str:
     if not cell.startswith('"'):
-        return cell or "NULL"
+        return cell
     text = cell[1:-1].replace('""', '"').replace("\\", "\\\\").replace("'", "''")
-    return f"TIMESTAMP '{text.replace('T', ' ')}'" if kind is Kind.TIME else f"'{text}'"
+    return f"TIMESTAMP '{text.replace('T', ' ').removesuffix('Z')}'" if kind is Kind.TIME else f"'{text}'"

@@ -12,8 +12,8 @@ from airflow_provider_cio.sinks.warehouse.loading import Warehouse
 from airflow_provider_cio.sinks.warehouse.spool import Spool
 from airflow_provider_cio.sinks.warehouse.tables import csv_line, unstorable, values_of
 
-#: Bytes of the spool with which a load begins, without being asked: about 50,000 rows.
-SPOOL_BYTES = 16 * 1024 * 1024
+#: Bytes of the spool with which a load begins, without being asked: about 300,000 rows.
+SPOOL_BYTES = 100 * 1000 * 1000
 
 
 class WarehouseSink:

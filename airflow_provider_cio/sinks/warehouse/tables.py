@@ -7,6 +7,7 @@ it earlier fails.
 
 from __future__ import annotations
 
+from datetime import datetime
 from enum import Enum
 from typing import NamedTuple
 
@@ -33,13 +34,17 @@ class Column(NamedTuple):
 
 TRACKS = "tracks"
 
-#: What the load itself says of a row: its table, and when it came. They are not in the spool.
+#: The columns that say what made the event. They hold the same in each row.
+MADE_BY = {f"context_{part}_{key}": text for part in ("integration", "library") for key, text in SENDER.items()}
+
+#: What the load itself says of a row: its table, what made it, and when it came. They are not in the spool.
 OF_THE_LOAD = (
     Column("received_at", Kind.TIME),
     Column("sent_at", Kind.TIME),
     Column("uuid_ts", Kind.TIME),
     Column("timestamp", Kind.TIME),
     Column("event", Kind.TEXT),
+    *(Column(name, Kind.TEXT) for name in MADE_BY),
 )
 _OF_EVERY_EVENT = (
     Column("id", Kind.ID),
@@ -47,18 +52,7 @@ _OF_EVERY_EVENT = (
     Column("event_text", Kind.TEXT),
     Column("user_id", Kind.TEXT),
     Column("anonymous_id", Kind.TEXT),
-    *(
-        Column(f"context_{name}", Kind.TEXT)
-        for name in (
-            "integration_name",
-            "integration_version",
-            "library_name",
-            "library_version",
-            "traits_email",
-            "ip",
-            "user_agent",
-        )
-    ),
+    *(Column(f"context_{name}", Kind.TEXT) for name in ("traits_email", "ip", "user_agent")),
 )
 _PROPERTIES = tuple(
     Column(snakecase(field.encode_name), Kind.BOOLEAN if field.type == (bool | None) else Kind.TEXT)
@@ -69,7 +63,9 @@ _PROPERTIES = tuple(
 SPOOLED = _OF_EVERY_EVENT + _PROPERTIES
 
 _QUOTE = '"'
-_CONSTANT = tuple(SENDER[key] for _ in ("integration", "library") for key in ("name", "version"))
+_encode = msgspec.json.Encoder().encode
+
+Value = str | bool | datetime | None
 
 
 def columns_of(table: str) -> tuple[Column, ...]:
@@ -78,16 +74,15 @@ def columns_of(table: str) -> tuple[Column, ...]:
     return (*spooled[:1], *OF_THE_LOAD, *spooled[1:])
 
 
-def values_of(event: Event) -> tuple[str | bool | None, ...]:
+def values_of(event: Event) -> tuple[Value, ...]:
     """What `SPOOLED` names; None is NULL."""
     context: Context = event.context  # type: ignore[assignment]
     return (
         event.message_id,
-        event.timestamp.isoformat(),
+        event.timestamp,
         event.event,
         event.user_id,
         event.anonymous_id,
-        *_CONSTANT,
         context.traits.email if context.traits else None,
         context.ip or None,
         context.user_agent or None,
@@ -95,20 +90,22 @@ def values_of(event: Event) -> tuple[str | bool | None, ...]:
     )
 
 
-def csv_line(values: tuple[str | bool | None, ...]) -> bytes:
-    """One line of CSV: text is quoted, so that empty text is not NULL."""
-    return (",".join(["" if value is None else _cell(value) for value in values]) + "\n").encode()
+def csv_line(values: tuple[Value, ...]) -> bytes:
+    """One line of CSV. All text is quoted; `null` without quotes is NULL.
+
+    It is what JSON has between the brackets of a list, unless JSON escapes a character: CSV has other escapes.
+    """
+    encoded = _encode(values)[1:-1] + b"\n"
+    return encoded if b"\\" not in encoded else (",".join(map(_cell, values)) + "\n").encode()
 
 
-def _cell(value: str | bool) -> str:
-    if value is True:
-        return "true"
-    if value is False:
-        return "false"
-    return f'"{value}"' if '"' not in value else f'"{value.replace(_QUOTE, _QUOTE * 2)}"'
+def _cell(value: Value) -> str:
+    if isinstance(value, str):
+        return f'"{value.replace(_QUOTE, _QUOTE * 2)}"'
+    return _encode(value).decode()
 
 
-def unstorable(values: tuple[str | bool | None, ...]) -> str | None:
+def unstorable(values: tuple[Value, ...]) -> str | None:
     """The column whose value no database takes, or None: text with a NUL character in it."""
     for column, value in zip(SPOOLED, values, strict=True):
         if isinstance(value, str) and "\0" in value:

@@ -102,6 +102,8 @@ AWKWARD = [
     "a\n\\.\nb",
     "\\N",
     "NULL",
+    "null",
+    "true",
     "'; DROP TABLE x; --",
     " ",
     "\t",
