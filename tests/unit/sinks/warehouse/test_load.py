@@ -19,6 +19,8 @@ from hypothesis import strategies as st
 from airflow_provider_cio.exceptions import TryAgainLaterError
 from airflow_provider_cio.sinks.warehouse import database_for
 from airflow_provider_cio.sinks.warehouse import loading as loading_module
+from airflow_provider_cio.sinks.warehouse import postgres as postgres_module
+from airflow_provider_cio.sinks.warehouse import redshift as redshift_module
 from airflow_provider_cio.sinks.warehouse import sink as sink_module
 from airflow_provider_cio.sinks.warehouse.loading import Warehouse
 from airflow_provider_cio.sinks.warehouse.postgres import Postgres
@@ -181,6 +183,29 @@ def test_uuid_ts_never_falls_behind_what_a_reader_has_seen(server_database: Plac
             other.execute("COMMIT")
             load.result(timeout=60)
     assert server_database.query(f"SELECT count(*) FROM customerio.tracks WHERE uuid_ts > '{end}'") == [(3,)]
+
+
+def test_who_waits_for_another_load_says_so_and_gives_up_in_the_end(
+    server_database: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres_module, "_PATIENCE", "1s")
+    monkeypatch.setattr(redshift_module, "_PATIENCE", 1000)
+    load(server_database, 0, 3)
+    warehouse = server_database.warehouse()
+    with server_database.connect() as other, ThreadPoolExecutor() as pool:
+        other.execute("BEGIN")
+        database_for(server_database.kind)(lambda: other, lambda text: None).lock(other.cursor(), "customerio")
+        second = pool.submit(warehouse.prepare, ["email_opened"])
+        said = set()
+        while not second.done():
+            said.add(warehouse.waiting())
+            time.sleep(0.01)
+        with pytest.raises(TryAgainLaterError, match=r"timeout \((55P03|57014)\)"):
+            second.result()
+        other.execute("COMMIT")
+    assert "Waiting for another load into schema customerio to end" in said
+    assert warehouse.waiting() is None
+    warehouse.prepare(["email_opened"])
 
 
 @pytest.mark.parametrize(("collisions", "code"), [(4, "XX000"), (3, "40001")])
