@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Any, ClassVar
 
 from airflow_provider_cio.exceptions import TryAgainLaterError
@@ -28,7 +28,7 @@ class Database(ABC):
     #: What a new column is declared as.
     types: ClassVar[Mapping[Kind, str]]
     #: What `information_schema.columns.data_type` may call an existing one, in lower case.
-    accepted: ClassVar[Mapping[Kind, Collection[str]]]
+    accepted: ClassVar[Mapping[Kind, Sequence[str]]]
     #: What a new table declares of its column `id`, besides that it is never NULL; begins with a comma, or is empty.
     key: ClassVar[str]
     #: What a new table's declaration has after its columns.

@@ -21,6 +21,8 @@ _STAGE = "customerio_stage"
 #: Seconds before each further try of what has collided with another load.
 _PAUSES = (1, 2, 4, 8)
 _T = TypeVar("_T")
+#: Name -> its type and, if it has one, its greatest length.
+_Columns = dict[str, tuple[str, int | None]]
 
 
 class Warehouse:
@@ -71,6 +73,7 @@ class Warehouse:
             if not self._database.has_schema(cursor, self._schema):
                 cursor.execute(f'CREATE SCHEMA "{self._schema}"')
             existing = self._existing(cursor)
+            self._check_columns({table: existing[table] for table in (TRACKS, *tables) if table in existing})
             for table in (TRACKS, *tables):
                 if table in existing:
                     self._complete(cursor, table, existing[table])
@@ -116,30 +119,35 @@ class Warehouse:
             f'CREATE TABLE "{self._schema}"."{table}" ({columns}{self._database.key}){self._database.layout}'
         )
 
-    def _complete(self, cursor: Any, table: str, existing: dict[str, tuple[str, int | None]]) -> None:
-        """:raises ConfigurationError: a column has another type."""
+    def _check_columns(self, existing: Mapping[str, _Columns]) -> None:
+        """:raises ConfigurationError: columns are of another type, or too short; all of them are named."""
+        wrong, fixes = [], []
+        for table, there in existing.items():
+            for column in columns_of(table):
+                kind, length = there.get(column.name, (self._database.accepted[column.kind][0], None))
+                too_short = length is not None and length < _LENGTHS.get(column.kind, 0)
+                if kind.lower() not in self._database.accepted[column.kind] or too_short:
+                    found = f"{kind}({length})" if too_short else kind
+                    wanted = self._database.types[column.kind]
+                    wrong.append(f"column {column.name} of table {self._schema}.{table} is {found}, and not {wanted}")
+                    fixes.append(f'ALTER TABLE "{self._schema}"."{table}" ALTER COLUMN "{column.name}" TYPE {wanted}')
+        if wrong:
+            raise ConfigurationError(
+                f"{'; '.join(wrong)}. Nothing was changed. {'; '.join(fixes)}; or load into another schema"
+            )
+
+    def _complete(self, cursor: Any, table: str, existing: _Columns) -> None:
         for column in columns_of(table):
             if column.name not in existing:
                 cursor.execute(f'ALTER TABLE "{self._schema}"."{table}" ADD COLUMN {self._declared(column)}')
-                continue
-            kind, length = existing[column.name]
-            too_short = length is not None and length < _LENGTHS.get(column.kind, 0)
-            if kind.lower() not in self._database.accepted[column.kind] or too_short:
-                found = f"{kind}({length})" if too_short else kind
-                wanted = self._database.types[column.kind]
-                raise ConfigurationError(
-                    f"column {column.name} of table {self._schema}.{table} is {found}, and not {wanted}. Nothing was "
-                    f'changed. ALTER TABLE "{self._schema}"."{table}" ALTER COLUMN "{column.name}" TYPE {wanted}, or '
-                    "load into another schema"
-                )
 
-    def _existing(self, cursor: Any) -> dict[str, dict[str, tuple[str, int | None]]]:
-        """Table -> column -> its type and, if it has one, its greatest length."""
+    def _existing(self, cursor: Any) -> dict[str, _Columns]:
+        """Of each table."""
         cursor.execute(
             "SELECT table_name, column_name, data_type, character_maximum_length FROM information_schema.columns "
             f"WHERE table_schema = '{self._schema}' AND table_catalog = current_database()"
         )
-        tables: dict[str, dict[str, tuple[str, int | None]]] = {}
+        tables: dict[str, _Columns] = {}
         for table, column, kind, length in cursor.fetchall():
             tables.setdefault(table, {})[column] = (kind, length)
         return tables

@@ -115,6 +115,21 @@ def test_a_column_that_is_too_short_is_named(server_database: Place, column: str
         load(server_database)
 
 
+def test_all_that_is_wrong_is_told_at_once(redshift_database: Place) -> None:
+    """Segment's tables on Redshift have many columns that are too short: it cuts what is longer."""
+    redshift_database.query("CREATE SCHEMA customerio")
+    for table in ("tracks", "email_opened"):
+        redshift_database.query(
+            f"CREATE TABLE customerio.{table} (id varchar(512), event varchar(512), user_id varchar(512))"
+        )
+    with pytest.raises(ConfigurationError) as caught:
+        load(redshift_database)
+    for statement in re.findall(r"ALTER TABLE [^;]+", str(caught.value)):
+        redshift_database.query(statement)
+    assert load(redshift_database) == {"events": 9, "new": 9}
+    assert_tracks_is_the_union(redshift_database)
+
+
 def test_redshift_needs_no_key_and_gives_none_that_holds(redshift_database: Place) -> None:
     load(redshift_database)
     kinds = redshift_database.query(
