@@ -6,18 +6,22 @@ import asyncio
 import hashlib
 import hmac
 import json
+import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 import pytest
 import requests
 import uvicorn
 
 from airflow_provider_cio.stream.app import StreamApp
+from tests.ports import free_port
 from tests.sandbox import Sandbox
 
 KEY = "current-signing-key-0123456789"
@@ -56,9 +60,9 @@ def encoded(one: Any) -> bytes:
 class Running:
     """The app behind uvicorn on loopback, in a thread."""
 
-    def __init__(self, streams: Mapping[str, Any] | str, **config: Any) -> None:
+    def __init__(self, streams: Mapping[str, Any] | str, port: int = 0, **config: Any) -> None:
         self.app = StreamApp(lambda: streams if isinstance(streams, str) else json.dumps(streams))
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(("127.0.0.1", port))
         self.port: int = self._listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         options: dict[str, Any] = {"log_config": None, "log_level": "warning", "access_log": False} | config
@@ -87,6 +91,43 @@ class Running:
         self._server.should_exit = True
         self._thread.join(10)
         self._listener.close()
+
+
+class Process:
+    """The app behind uvicorn on loopback, in a process of its own that can be killed and started again."""
+
+    def __init__(self, streams: Mapping[str, Any]) -> None:
+        self._streams = json.dumps(streams)
+        self._port = free_port()
+        self.url = f"http://127.0.0.1:{self._port}"
+
+    def start(self) -> None:
+        """Return when the stream `main` can be used. After failed batches it pauses as briefly as tests can bear."""
+        program = "import uvicorn; from airflow_provider_cio.stream import intake; intake.PAUSE = 0.05; uvicorn.main()"
+        command = [sys.executable, "-c", program, "airflow_provider_cio.stream.app:app", "--port", str(self._port)]
+        environment = os.environ | {"AIRFLOW__CUSTOMERIO__STREAMS": self._streams, "NO_PROXY": "127.0.0.1"}
+        self._process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        ends = time.monotonic() + 60
+        while time.monotonic() < ends:
+            try:
+                if requests.get(f"{self.url}/main/health", timeout=5).status_code == 200:
+                    return
+            except requests.ConnectionError:
+                time.sleep(0.02)
+        self.kill()
+        raise AssertionError("it does not serve")
+
+    def kill(self) -> None:
+        """By SIGKILL."""
+        self._process.kill()
+        self._process.wait(10)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
 
 
 def connect(monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox, *, app_api: bool = False, **extra: Any) -> None:
