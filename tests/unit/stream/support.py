@@ -12,8 +12,10 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Self
 
 import pytest
@@ -91,6 +93,20 @@ class Running:
         self._server.should_exit = True
         self._thread.join(10)
         self._listener.close()
+
+
+def counted(stream: Running) -> Counter[str]:
+    """What became of the reports of the stream `main` so far."""
+    streams = stream.app._loading
+    assert streams is not None
+    one = streams.result()["main"]
+    assert not isinstance(one, Exception)
+    return one.counts.total.copy()
+
+
+def letters(folder: Path) -> list[dict[str, Any]]:
+    """What was kept aside."""
+    return [json.loads(line) for path in sorted(folder.rglob("*.jsonl")) for line in path.read_text().splitlines()]
 
 
 class Process:

@@ -25,7 +25,9 @@ from tests.unit.stream.support import (
     PREVIOUS_KEY,
     Running,
     connect,
+    counted,
     encoded,
+    letters,
     put,
     report,
     running,
@@ -56,18 +58,6 @@ def _fresh(sandbox: Sandbox) -> None:
 def stream(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
     with running(sandbox, monkeypatch) as one:
         yield one
-
-
-def letters(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for path in sorted(folder.rglob("*.jsonl")) for line in path.read_text().splitlines()]
-
-
-def counted(stream: Running) -> dict[str, int]:
-    streams = stream.app._loading
-    assert streams is not None
-    one = streams.result()["main"]
-    assert not isinstance(one, Exception)
-    return dict(one.counts.total)
 
 
 def raw(stream: Running, request: bytes, *, then: float = 0.0, rest: bytes = b"") -> tuple[int, float]:

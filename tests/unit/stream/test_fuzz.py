@@ -7,7 +7,8 @@ import json
 import logging
 import socket
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -15,7 +16,19 @@ from hypothesis import strategies as st
 
 from airflow_provider_cio.stream.app import StreamApp
 from tests.sandbox import Sandbox, Settings
-from tests.unit.stream.support import ADDRESS, KEY, PREVIOUS_KEY, STATUSES, Running, connect, encoded, report, signed
+from tests.unit.stream.support import (
+    ADDRESS,
+    KEY,
+    PREVIOUS_KEY,
+    STATUSES,
+    Running,
+    connect,
+    counted,
+    encoded,
+    letters,
+    report,
+    signed,
+)
 
 FUZZ = settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
@@ -31,9 +44,18 @@ class Lines(logging.Handler):
         self.text += self.format(record) + "\n"
 
 
+class World(NamedTuple):
+    """:param folder: of the dead letters."""
+
+    stream: Running
+    sandbox: Sandbox
+    lines: Lines
+    folder: Path
+
+
 @pytest.fixture(scope="module")
-def world() -> Iterator[tuple[Running, Sandbox, Lines]]:
-    lines = Lines()
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    lines, folder = Lines(), tmp_path_factory.mktemp("letters")
     root = logging.getLogger()
     level, monkeypatch = root.level, pytest.MonkeyPatch()
     root.addHandler(lines)
@@ -41,16 +63,18 @@ def world() -> Iterator[tuple[Running, Sandbox, Lines]]:
     with Sandbox(settings=Settings(remember="counts")) as sandbox:
         connect(monkeypatch, sandbox)
         monkeypatch.setattr("airflow_provider_cio.stream.counts.LOG_EVERY", 0.0)
-        with Running({"main": {"collections": "all"}}) as stream:
-            yield stream, sandbox, lines
+        options = {"collections": "all", "on_unidentified": "dead_letter", "dead_letter_path": str(folder)}
+        with Running({"main": options}) as stream:
+            yield World(stream, sandbox, lines, folder)
     root.removeHandler(lines)
     root.setLevel(level)
     monkeypatch.undo()
 
 
-def check(world: tuple[Running, Sandbox, Lines], status: int, said: bytes, headers: object) -> None:
-    _, sandbox, lines = world
+def check(world: World, status: int, said: bytes, headers: object) -> None:
+    _, sandbox, lines, folder = world
     assert status in STATUSES
+    assert letters(folder) == []
     for secret in (KEY, PREVIOUS_KEY, ADDRESS, sandbox.settings.write_key):
         assert secret.encode() not in said
         assert secret not in str(headers)
@@ -88,13 +112,34 @@ REPORTS = st.builds(
         ),
     )
 )
-def test_an_authentic_body_of_whatever_kind_lets_customerio_move_on(
-    world: tuple[Running, Sandbox, Lines], body: bytes
-) -> None:
-    answer = world[0].post(body)
+def test_an_authentic_body_of_whatever_kind_lets_customerio_move_on(world: World, body: bytes) -> None:
+    """And it is at Segment, or kept aside, or nobody asked for it."""
+    stream, sandbox, _, folder = world
+    received, before = sandbox.segment.received_count, counted(stream)
+    answer = stream.post(body)
     assert answer.status_code == 204
+    assert not sandbox.segment.dropped_counts, "Segment would drop what was acknowledged"
+    [outcome] = counted(stream) - before
+    kind, _, reason = outcome.partition(".")
+    kept = letters(folder)
+    for path in folder.rglob("*.jsonl"):
+        path.unlink()
+    assert (sandbox.segment.received_count - received, [one["reason"] for one in kept]) == {
+        "sent": (1, []),
+        "ignored": (0, []),
+        "refused": (0, [reason]),
+    }[kind]
+    for one in kept:
+        assert "event" in one or same(one["row"], body)
     check(world, answer.status_code, answer.content, answer.headers)
-    assert not world[1].segment.dropped_counts, "Segment would drop what was acknowledged"
+
+
+def same(row: Any, body: bytes) -> bool:
+    """Whether a row that was kept is this body; as text, if it is no JSON."""
+    try:
+        return repr(row) == repr(json.loads(body))  # NaN is no other NaN
+    except (ValueError, RecursionError):
+        return bool(row == body.decode("utf-8", "replace"))
 
 
 # Bytes on the wire. An HTTP server answers what is no HTTP itself, with 400; uvicorn does.
@@ -118,7 +163,7 @@ VALUE = st.binary(max_size=80).map(lambda value: value.replace(b"\r", b"").repla
     body=st.binary(max_size=300),
 )
 def test_any_bytes_on_the_wire(
-    world: tuple[Running, Sandbox, Lines],
+    world: World,
     path: bytes,
     method: bytes,
     headers: list[tuple[bytes, bytes]],
@@ -126,7 +171,7 @@ def test_any_bytes_on_the_wire(
 ) -> None:
     head = [method + b" " + path + b" HTTP/1.1", b"host: x", b"connection: close", b"content-length: %d" % len(body)]
     head += [name + b": " + value for name, value in headers]
-    with socket.create_connection(("127.0.0.1", world[0].port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", world.stream.port), timeout=10) as connection:
         connection.sendall(b"\r\n".join(head) + b"\r\n\r\n" + body)
         connection.shutdown(socket.SHUT_WR)
         answer = b"".join(iter(lambda: connection.recv(65536), b""))
@@ -173,7 +218,7 @@ MESSAGES = st.lists(
     gone=st.booleans(),
 )
 def test_any_scope_and_messages(
-    world: tuple[Running, Sandbox, Lines],
+    world: World,
     path: str,
     method: str,
     root: str,
@@ -222,11 +267,11 @@ def test_other_protocols(kind: str, world: object) -> None:
     }.get(kind, [])
 
 
-def test_a_signature_is_needed_for_every_byte(world: tuple[Running, Sandbox, Lines]) -> None:
+def test_a_signature_is_needed_for_every_byte(world: World) -> None:
     body = encoded(report())
     headers = signed(body)
     for at in range(0, len(body), 7):
         changed = body[:at] + bytes([body[at] ^ 1]) + body[at + 1 :]
-        answer = world[0].session.post(f"{world[0].url}/main", data=changed, headers=headers, timeout=10)
+        answer = world.stream.session.post(f"{world.stream.url}/main", data=changed, headers=headers, timeout=10)
         assert answer.status_code == 401
         check(world, answer.status_code, answer.content, answer.headers)
