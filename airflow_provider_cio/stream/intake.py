@@ -1,8 +1,9 @@
 """Group commit: many callers, each with one item, are served by few batches.
 
-An item that comes while nothing is under way goes at once, alone. What comes while a batch is under way gathers, and
-goes as the next batch as soon as the last one has ended. So there are no timers: one caller after the other waits for
-one round trip each, and a flood makes large batches by itself.
+An item that comes while nothing is under way goes at once, alone. What comes while a batch is under way gathers for
+some milliseconds, and goes as the next one beside it. Once as many are under way as may be, all that comes gathers
+until one of them has ended. So one caller after the other waits for one round trip each, many callers for little
+longer, and a flood makes large batches by itself.
 """
 
 from __future__ import annotations
@@ -23,8 +24,11 @@ MAX_BATCH_ITEMS = 2500
 #: Bytes and items that may wait. Beyond that a caller had better come again later.
 MAX_WAITING_BYTES = 8 * 2**20
 MAX_WAITING_ITEMS = 5000
-#: Batches under way at once, each in a thread. Beyond the first, only a full batch starts while another is under way.
+#: Batches under way at once, each in a thread.
 MAX_IN_FLIGHT = 4
+#: Seconds for which items gather while another batch is under way: callers that were answered together come again
+#: together, and belong into one batch.
+GATHER = 0.01
 #: Seconds after which nobody waits for a batch any more. Its thread may still be busy with it.
 BATCH_BUDGET = 2.5
 #: Failed batches in a row after which nothing is tried for a while.
@@ -83,6 +87,8 @@ class Intake:
         self._pool = ThreadPoolExecutor(MAX_IN_FLIGHT, thread_name_prefix=name)
         self._waiting: deque[_Waiting] = deque()
         self._waiting_bytes = 0
+        self._gathered = False  # long enough
+        self._gathering: asyncio.TimerHandle | None = None
         self._halves: deque[list[_Waiting]] = deque()
         self._threads = 0  # in use
         self._in_time = 0  # batches under way that somebody still waits for
@@ -105,15 +111,27 @@ class Intake:
             or (self._threads == MAX_IN_FLIGHT and not self._in_time)  # every thread is stuck
         ):
             raise Unavailable("full")
-        waiting = _Waiting(item, asyncio.get_running_loop().create_future())
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(item, loop.create_future())
+        if not self._waiting:
+            self._gathered = False
+            if self._gathering:
+                self._gathering.cancel()
+            self._gathering = loop.call_later(GATHER, self._gather_no_longer)
         self._waiting.append(waiting)
         self._waiting_bytes += len(item)
         self._go_on()
         return await waiting.result
 
+    def _gather_no_longer(self) -> None:
+        self._gathered = True
+        self._go_on()
+
     def _go_on(self) -> None:
         """Start what can be started."""
-        while self._threads < MAX_IN_FLIGHT and (self._in_time == 0 or self._halves or self._is_full()):
+        while self._threads < MAX_IN_FLIGHT and (
+            self._in_time == 0 or self._halves or self._gathered or self._is_full()
+        ):
             taken = self._halves.popleft() if self._halves else self._next()
             taken = [one for one in taken if not one.result.done()]  # somebody may have stopped waiting
             if taken:

@@ -66,23 +66,51 @@ def test_one_after_the_other_goes_at_once_and_alone() -> None:
     asyncio.run(main())
 
 
-def test_what_comes_while_a_batch_is_under_way_is_the_next_one() -> None:
+def test_what_comes_while_a_batch_is_under_way_gathers_and_goes_beside_it() -> None:
     async def main() -> None:
         far = Far(open_=False)
         intake = Intake(far.send)
-        first = start(intake, [b"first"])
+        tasks = start(intake, [b"first"])
         await until(lambda: far.batches)
         rest = [b"%d" % number for number in range(200)]
-        waiting = start(intake, rest)
-        await asyncio.sleep(0.02)
-        assert len(far.batches) == 1
-        far.gate.set()
-        assert set(await asyncio.gather(*first, *waiting)) == {"taken"}
+        tasks += start(intake, rest)
+        await until(lambda: len(far.batches) > 1)
         assert far.batches == [[b"first"], rest]
+        far.gate.set()
+        assert set(await asyncio.gather(*tasks)) == {"taken"}
 
     asyncio.run(main())
 
 
+def test_what_comes_while_no_further_batch_may_start_is_one_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "GATHER", 0.001)
+    most = module.MAX_IN_FLIGHT
+
+    async def main() -> None:
+        far = Far(open_=False)
+        intake = Intake(far.send)
+        tasks = []
+        for number in range(most):
+            tasks += start(intake, [b"%d" % number])
+            await until(lambda: len(far.batches) == number + 1)  # noqa: B023
+        rest = [b"of the rest %d" % number for number in range(200)]
+        for item in rest:
+            tasks += start(intake, [item])
+            await asyncio.sleep(0.0002)
+        assert len(far.batches) == most
+        far.gate.set()
+        assert set(await asyncio.gather(*tasks)) == {"taken"}
+        assert far.batches[most:] == [rest]
+
+    asyncio.run(main())
+
+
+@pytest.fixture
+def gathers_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "GATHER", 600.0)
+
+
+@pytest.mark.usefixtures("gathers_for_ever")
 def test_a_full_batch_does_not_wait_for_the_one_under_way() -> None:
     async def main() -> None:
         far = Far(open_=False)
@@ -114,6 +142,7 @@ def test_a_batch_is_never_larger_than_a_request_may_be() -> None:
     asyncio.run(main())
 
 
+@pytest.mark.usefixtures("gathers_for_ever")
 def test_beyond_what_may_wait_nothing_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_WAITING_ITEMS", 10)
 
@@ -187,6 +216,7 @@ def test_a_pause_that_is_asked_for_begins_at_once_and_is_not_endless() -> None:
     asyncio.run(main())
 
 
+@pytest.mark.usefixtures("gathers_for_ever")
 def test_what_waits_when_a_pause_begins_is_given_back() -> None:
     async def main() -> None:
         far = Far(open_=False, fails=lambda items: TryAgainLaterError("too much", after=5))
@@ -236,6 +266,7 @@ def test_when_every_thread_is_stuck_nothing_is_taken(monkeypatch: pytest.MonkeyP
     asyncio.run(main())
 
 
+@pytest.mark.usefixtures("gathers_for_ever")
 def test_an_item_whose_caller_has_gone_is_not_sent() -> None:
     async def main() -> None:
         far = Far(open_=False)
