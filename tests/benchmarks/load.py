@@ -1,4 +1,4 @@
-"""Signed reports at a steady rate over kept-alive connections, whatever the answers take; and one after the other."""
+"""Signed reports over kept-alive connections: at a steady rate, whatever the answers take; or one after the other."""
 
 from __future__ import annotations
 
@@ -44,9 +44,12 @@ def flood(url: str, *, per_second: float, seconds: float, first: int = 0) -> Tak
     return _run(_flood(url, per_second, int(per_second * seconds), first))
 
 
-def one_by_one(url: str, *, count: int, first: int = 0, pause: float = 0.0) -> Taken:
-    """One sender, who waits for each answer and then for the pause."""
-    return _run(_one_by_one(url, count, first, pause))
+def one_by_one(url: str, *, count: int, first: int = 0, pause: float = 0.0, senders: int = 1) -> Taken:
+    """Each sender waits for its answer, and then for the pause, before it sends the next report.
+
+    :param count: reports of all senders.
+    """
+    return _run(_one_by_one(url, count, first, pause, senders))
 
 
 def _run(load: object) -> Taken:
@@ -134,16 +137,21 @@ async def _flood(url: str, per_second: float, count: int, first: int) -> Taken:
     return taken
 
 
-async def _one_by_one(url: str, count: int, first: int, pause: float) -> Taken:
+async def _one_by_one(url: str, count: int, first: int, pause: float, senders: int) -> Taken:
     taken, idle = Taken(), deque[_Connection]()
     host, port = _host_and_port(url)
     loop = asyncio.get_running_loop()
-    _, connection = await loop.create_connection(lambda: _Connection(taken, idle), host, port)
+    numbers = iter(range(first, first + count))
+
+    async def send() -> None:
+        _, connection = await loop.create_connection(lambda: _Connection(taken, idle), host, port)
+        for number in numbers:
+            connection.answered = loop.create_future()
+            connection.send(request(url, number), time.perf_counter())
+            await asyncio.wait_for(connection.answered, _PATIENCE)
+            await asyncio.sleep(pause)
+
     began = time.perf_counter()
-    for number in range(first, first + count):
-        connection.answered = loop.create_future()
-        connection.send(request(url, number), time.perf_counter())
-        await asyncio.wait_for(connection.answered, _PATIENCE)
-        await asyncio.sleep(pause)
+    await asyncio.gather(*(send() for _ in range(senders)))
     taken.span = time.perf_counter() - began
     return taken

@@ -1,4 +1,8 @@
-"""What one would write first: a FastAPI handler that checks the signature and posts each report alone."""
+"""What one would write first: an async FastAPI handler that checks the signature and posts each report alone.
+
+Its client is aiohttp, one session for all. With httpx and its usual pool it takes a quarter of such a flood, and as a
+`def` in FastAPI's threads, with requests, a fifth.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ import os
 from contextlib import asynccontextmanager
 from typing import Any
 
-import httpx
+import aiohttp
 from fastapi import FastAPI, Request, Response
 
 KEY, URL, WRITE_KEY = (os.environ[name] for name in ("PLAIN_KEY", "PLAIN_SEGMENT", "PLAIN_WRITE_KEY"))
@@ -17,9 +21,8 @@ KEY, URL, WRITE_KEY = (os.environ[name] for name in ("PLAIN_KEY", "PLAIN_SEGMENT
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> Any:
-    async with httpx.AsyncClient(
-        timeout=10, trust_env=False, limits=httpx.Limits(max_connections=None, max_keepalive_connections=None)
-    ) as client:
+    connector = aiohttp.TCPConnector(limit=0)  # no limit
+    async with aiohttp.ClientSession(connector=connector, auth=aiohttp.BasicAuth(WRITE_KEY, "")) as client:
         app.state.client = client
         yield
 
@@ -44,5 +47,5 @@ async def take(request: Request) -> Response:
         "properties": report["data"],
         "writeKey": WRITE_KEY,
     }
-    answer = await request.app.state.client.post(f"{URL}/v1/track", json=event, auth=(WRITE_KEY, ""))
-    return Response(status_code=204 if answer.status_code == 200 else 503)
+    async with request.app.state.client.post(f"{URL}/v1/track", json=event) as answer:
+        return Response(status_code=204 if answer.status == 200 else 503)

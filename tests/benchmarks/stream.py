@@ -1,4 +1,4 @@
-"""Reporting webhooks: a steady flood, a lone report, one sender, and a plain handler beside them."""
+"""Reporting webhooks: a lone report, senders that wait for their answers, a steady flood; beside it a plain handler."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ AIM_PER_SECOND = 2000.0
 AIM_P99 = 400.0  # ms
 AIM_ADDED = 20.0  # ms, over one round trip to Segment
 AIM_GROWTH = 10.0  # MiB, from the tenth second of the flood to its end
+SENDERS = 64
 _PART = "stream"
 
 
@@ -33,11 +34,13 @@ def measure(quick: bool) -> Iterator[Figure]:
     with serving(1, segment_latency=SEGMENT_LATENCY) as sandbox:
         with served("airflow_provider_cio.stream.app:app", _connections(sandbox)) as (url, process):
             yield from _lone(url, count=10 if quick else 50)
+            waiting, figure = _waiting(url, "", rounds=20 if quick else 100)
+            yield figure
             yield from _flooded(sandbox, url, process, seconds)
         sandbox.reset()
         plain = {"PLAIN_KEY": KEY, "PLAIN_SEGMENT": sandbox.url, "PLAIN_WRITE_KEY": sandbox.write_key}
         with served("tests.benchmarks.run_plain:app", plain) as (url, _):
-            yield from _plain(url, min(seconds, 20.0))
+            yield from _plain(url, min(seconds, 20.0), waiting)
 
 
 def _lone(url: str, count: int) -> Iterator[Figure]:
@@ -60,6 +63,27 @@ def _lone(url: str, count: int) -> Iterator[Figure]:
         "{:.1f}",
         aim=AIM_ADDED,
         wrong=_wrong(sender, count),
+    )
+
+
+def _waiting(url: str, whose: str, rounds: int, *, other: float = 0.0) -> tuple[float, Figure]:
+    """Reports a second of many senders that each wait for their answer.
+
+    :param other: what to compare it with.
+    """
+    one_by_one(url, count=SENDERS, first=13_000_000, senders=SENDERS)
+    taken = one_by_one(url, count=SENDERS * rounds, first=14_000_000, senders=SENDERS)
+    rate = taken.statuses[204] / taken.span
+    note = f"median {taken.percentile(0.5) * 1000:.0f} ms, 99th percentile {taken.percentile(0.99) * 1000:.0f} ms"
+    return rate, Figure(
+        _PART,
+        f"{whose}{SENDERS} senders that wait for each answer, reports a second",
+        rate,
+        "{:,.0f}",
+        aim=None if other else SENDERS / (SEGMENT_LATENCY + AIM_ADDED / 1000),
+        more_is_better=True,
+        note=f"{note}; the stream takes {other / rate:.2f} times as many" if other else note,
+        wrong=_wrong(taken, SENDERS * rounds),
     )
 
 
@@ -113,18 +137,20 @@ def _flooded(sandbox: Served, url: str, process: psutil.Process, seconds: float)
     )
 
 
-def _plain(url: str, seconds: float) -> Iterator[Figure]:
+def _plain(url: str, seconds: float, waiting: float) -> Iterator[Figure]:
+    """:param waiting: reports a second that the stream took of senders that wait."""
     one_by_one(url, count=3, first=40_000_000)
     alone = one_by_one(url, count=10, first=41_000_000)
+    yield _waiting(url, "a plain handler: ", rounds=20, other=waiting)[1]
     taken = flood(url, per_second=AIM_PER_SECOND, seconds=seconds, first=50_000_000)
     yield Figure(
         _PART,
-        f"a plain handler, each report alone, {AIM_PER_SECOND:,.0f} a second offered for {seconds:.0f} s",
+        f"a plain handler: {AIM_PER_SECOND:,.0f} a second offered for {seconds:.0f} s, reports a second",
         taken.statuses[204] / taken.span,
         "{:,.0f}",
         note=f"99th percentile {taken.percentile(0.99) * 1000:,.0f} ms; {len(taken.seconds):,} of "
         f"{int(AIM_PER_SECOND * seconds):,} answered; alone {(median(alone.seconds) - SEGMENT_LATENCY) * 1000:.1f} ms "
-        "over a round trip",
+        "over a round trip. It is an async FastAPI handler with an aiohttp session, and posts each report by itself",
     )
 
 
