@@ -79,6 +79,7 @@ class _Connection(asyncio.Protocol):
     def __init__(self, taken: Taken, idle: deque[_Connection]) -> None:
         self.taken, self.idle = taken, idle
         self.due = 0.0
+        self.closes = False
         self.answered: asyncio.Future[None] | None = None
         self.transport: asyncio.Transport | None = None
 
@@ -96,7 +97,8 @@ class _Connection(asyncio.Protocol):
             return
         self.taken.statuses[int(data[9:12])] += 1
         self.taken.seconds.append(time.perf_counter() - self.due)
-        if b"connection: close" not in data:
+        self.closes = b"connection: close" in data
+        if not self.closes:
             self.idle.append(self)
         if self.answered is not None and not self.answered.done():
             self.answered.set_result(None)
@@ -143,9 +145,14 @@ async def _one_by_one(url: str, count: int, first: int, pause: float, senders: i
     loop = asyncio.get_running_loop()
     numbers = iter(range(first, first + count))
 
+    async def connect() -> _Connection:
+        return (await loop.create_connection(lambda: _Connection(taken, idle), host, port))[1]
+
     async def send() -> None:
-        _, connection = await loop.create_connection(lambda: _Connection(taken, idle), host, port)
+        connection = await connect()
         for number in numbers:
+            if connection.closes:
+                connection = await connect()
             connection.answered = loop.create_future()
             connection.send(request(url, number), time.perf_counter())
             await asyncio.wait_for(connection.answered, _PATIENCE)

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import requests
 
 from tests.benchmarks.load import KEY, Taken, flood, one_by_one
+from tests.e2e.airflow import TASK_ID
 from tests.e2e.world import DAG_ID, World
 from tests.unit.stream.support import encoded, report, signed
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 OPTION = "AIRFLOW__CUSTOMERIO__STREAMS"
-#: Reports a second while a task runs. Airflow's own middleware costs a request some milliseconds of CPU.
-PER_SECOND, SECONDS = 20, 20
+#: Reports a second while a task runs. An API server takes several times as many: docs/stream.md.
+PER_SECOND = 100
+#: Seconds in which a page must be there, on the slowest machine.
+PATIENCE = 15.0
 DAY = "2026-11-04"
 
 
@@ -94,42 +99,49 @@ def test_a_new_key_in_the_ui_takes_effect(world: StreamWorld) -> None:
 def test_a_flood_harms_neither_the_ui_nor_the_tasks(world: StreamWorld) -> None:
     world.sandbox("reset", post={})
     taken: list[Taken] = []
-    url = f"{world.airflow_url}/cio/main"
-    flooding = threading.Thread(
-        target=lambda: taken.append(flood(url, per_second=PER_SECOND, seconds=SECONDS, first=1000))
-    )
-    flooding.start()
     pages: list[float] = []
     ended = threading.Event()
+    url = f"{world.airflow_url}/cio/main"
+
+    def push() -> None:
+        while not ended.is_set():
+            first = sum(one.statuses.total() for one in taken)
+            taken.append(flood(url, per_second=PER_SECOND, seconds=5, first=first))
 
     def look_around() -> None:
         while not ended.wait(0.5):
             for path in ("/", "/api/v2/monitor/health", "/api/v2/dags"):
                 began = time.monotonic()
                 answer = requests.get(world.airflow_url + path, timeout=60)
-                assert answer.status_code == 200
                 pages.append(time.monotonic() - began)
+                assert answer.status_code == 200
 
-    looking = threading.Thread(target=look_around)
-    looking.start()
-    try:
-        [run] = world.backfill(DAG_ID, DAY, DAY)
-    finally:
-        flooding.join()
-        ended.set()
-        looking.join()
+    with ThreadPoolExecutor(2) as pool:
+        meanwhile = [pool.submit(push), pool.submit(look_around)]
+        try:
+            [run] = world.backfill(DAG_ID, DAY, DAY)
+        finally:
+            ended.set()
+        for one in meanwhile:
+            one.result()
+    statuses = sum((one.statuses for one in taken), Counter[int]())
     world.elapsed(
-        f"answers {dict(taken[0].statuses)}, 99 % within {taken[0].percentile(0.99):.2f} s; "
+        f"answers {dict(statuses)}, 99 % within {max(one.percentile(0.99) for one in taken):.2f} s; "
         f"{len(pages)} pages, the slowest {max(pages):.2f} s"
     )
     assert run.state == "success"
-    assert set(taken[0].statuses) <= {204, 503}
+    path = f"dags/{DAG_ID}/dagRuns/{run.run_id}/taskInstances/{TASK_ID}"
+    assert world.api(path)["try_number"] == 1
     assert len(pages) > 10
-    again = one_by_one(url, count=PER_SECOND * SECONDS, first=1000)  # as Customer.io does after a 503
-    assert again.statuses == {204: PER_SECOND * SECONDS}
+    assert max(pages) < PATIENCE
+    assert set(statuses) <= {204, 503}
+    pushed = PER_SECOND * 5 * len(taken)
+    assert statuses.total() == pushed
+    again = one_by_one(url, count=pushed, senders=8)  # as Customer.io does after a 503
+    assert again.statuses == {204: pushed}
     result: dict[str, Any] = world.xcom(run)
     segment = world.sandbox("segment")
-    assert segment["kept"] == PER_SECOND * SECONDS + result["sent"]["events"]
+    assert segment["kept"] == pushed + result["sent"]["events"]
     assert segment["dropped"] == {}
 
 
