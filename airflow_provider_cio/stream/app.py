@@ -39,8 +39,9 @@ Send = Callable[[Message], Awaitable[None]]
 
 #: Seconds from a request to its answer; Customer.io waits for four.
 ANSWER_WITHIN = 3.0
-#: Seconds for the whole body to come in.
-BODY_WITHIN = 0.5
+#: Seconds of them for the whole body to come in. Garbage collection may stop a process as large as Airflow's API server
+#: for most of a second.
+BODY_WITHIN = 1.5
 #: Bytes of a body: without, and with the content of a message.
 MAX_BODY = 2**20
 MAX_BODY_WITH_CONTENT = 4 * 2**20
