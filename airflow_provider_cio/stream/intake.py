@@ -26,6 +26,9 @@ MAX_WAITING_BYTES = 8 * 2**20
 MAX_WAITING_ITEMS = 5000
 #: Batches under way at once, each in a thread.
 MAX_IN_FLIGHT = 4
+#: Seconds: if the last batch took longer, no further one starts beside others unless it is full. The other side is slow,
+#: or the rate limit holds batches back and lets them through in any order: one of many could wait for too long.
+BESIDE_WITHIN = 0.3
 #: Seconds for which items gather while another batch is under way: callers that were answered together come again
 #: together, and belong into one batch.
 GATHER = 0.01
@@ -70,6 +73,7 @@ class _Waiting(NamedTuple):
 class _Batch:
     def __init__(self, waiting: list[_Waiting]) -> None:
         self.waiting = waiting
+        self.begun = time.monotonic()
         self.in_time = True
         self.timer: asyncio.TimerHandle | None = None
 
@@ -92,6 +96,7 @@ class Intake:
         self._halves: deque[list[_Waiting]] = deque()
         self._threads = 0  # in use
         self._in_time = 0  # batches under way that somebody still waits for
+        self._took = 0.0  # seconds, of the last batch that ended
         self._failures = 0
         self._paused_until = 0.0
         #: Whether the last batch that ended reached the other side; None before the first.
@@ -129,9 +134,7 @@ class Intake:
 
     def _go_on(self) -> None:
         """Start what can be started."""
-        while self._threads < MAX_IN_FLIGHT and (
-            self._in_time == 0 or self._halves or self._gathered or self._is_full()
-        ):
+        while self._threads < MAX_IN_FLIGHT and (self._halves or self._is_due()):
             taken = self._halves.popleft() if self._halves else self._next()
             taken = [one for one in taken if not one.result.done()]  # somebody may have stopped waiting
             if taken:
@@ -139,8 +142,10 @@ class Intake:
             elif not (self._halves or self._waiting):
                 break
 
-    def _is_full(self) -> bool:
-        return len(self._waiting) >= MAX_BATCH_ITEMS or self._waiting_bytes >= MAX_BATCH_BYTES
+    def _is_due(self) -> bool:
+        """Whether what waits may start now."""
+        is_full = len(self._waiting) >= MAX_BATCH_ITEMS or self._waiting_bytes >= MAX_BATCH_BYTES
+        return not self._in_time or is_full or (self._gathered and self._took <= BESIDE_WITHIN)
 
     def _next(self) -> list[_Waiting]:
         taken: list[_Waiting] = []
@@ -169,6 +174,7 @@ class Intake:
 
     def _ended(self, batch: _Batch, work: asyncio.Future[object]) -> None:
         self._threads -= 1
+        self._took = time.monotonic() - batch.begun
         if batch.timer:
             batch.timer.cancel()
         error = asyncio.CancelledError() if work.cancelled() else work.exception()

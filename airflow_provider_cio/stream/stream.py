@@ -169,10 +169,10 @@ class Stream:
         return encoded, reason
 
     async def _kept_aside(self, reason: str, *, event: bytes = b"", body: bytes = b"", problem: str = "") -> str:
-        from airflow_provider_cio.sinks.dead_letters import event_letter, row_letter
-
         self.counts.problem(f"refused.{reason}", f"a report can't be sent ({reason}). {problem}".rstrip())
         if self.options.dead_letter_path is not None:
+            from airflow_provider_cio.sinks.dead_letters import event_letter, row_letter
+
             try:
                 await self._letters.put(event_letter(reason, event) if event else row_letter(reason, body, problem))
             except Unavailable as error:

@@ -105,6 +105,28 @@ def test_what_comes_while_no_further_batch_may_start_is_one_batch(monkeypatch: p
     asyncio.run(main())
 
 
+def test_beside_a_slow_batch_only_a_full_one_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the rate limit holds batches back, one of many could wait for too long."""
+    monkeypatch.setattr(module, "GATHER", 0.001)
+    monkeypatch.setattr(module, "BESIDE_WITHIN", 0.0)
+
+    async def main() -> None:
+        far = Far()
+        intake = Intake(far.send)
+        assert await outcome(intake.put(b"slow")) == "taken"
+        far.gate.clear()
+        tasks = start(intake, [b"first"])
+        await until(lambda: len(far.batches) == 2)
+        tasks += start(intake, [b"a", b"b"])
+        await asyncio.sleep(0.02)
+        assert len(far.batches) == 2
+        far.gate.set()
+        assert set(await asyncio.gather(*tasks)) == {"taken"}
+        assert far.batches[2:] == [[b"a", b"b"]]
+
+    asyncio.run(main())
+
+
 @pytest.fixture
 def gathers_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "GATHER", 600.0)
