@@ -1,7 +1,7 @@
 """Customer.io's reporting webhooks over HTTP: `app` is an ASGI application, for any server or mounted in another app.
 
-``POST /<name>`` takes a report of a stream, ``GET /<name>/health`` says how the stream is. The status decides what
-Customer.io does next, so these and no others leave the app:
+``POST /<name>`` takes a report of a stream, ``GET /<name>/health`` says how the stream is, with 200 or 503. The status
+decides what Customer.io does next, so these and no others answer a report:
 
 ====  ==================================================================================================
 204   the event is at Segment, or the report is knowingly ignored, or kept aside: Customer.io moves on

@@ -26,8 +26,8 @@ MAX_WAITING_BYTES = 8 * 2**20
 MAX_WAITING_ITEMS = 5000
 #: Batches under way at once, each in a thread.
 MAX_IN_FLIGHT = 4
-#: Seconds: if the last batch took longer, no further one starts beside others unless it is full. The other side is slow,
-#: or the rate limit holds batches back and lets them through in any order: one of many could wait for too long.
+#: Seconds: if the last batch took longer, no further one starts beside others unless it is full. The other side is
+#: slow, or the rate limit holds batches back and lets them through in any order: one of many could wait for too long.
 BESIDE_WITHIN = 0.3
 #: Seconds for which items gather while another batch is under way: callers that were answered together come again
 #: together, and belong into one batch.
