@@ -10,8 +10,8 @@ from airflow_provider_cio.exceptions import TryAgainLaterError
 from airflow_provider_cio.sinks.warehouse.tables import SPOOLED, Kind
 
 
-class CollisionError(TryAgainLaterError):
-    """Somebody else did the same at the same time. Nothing was done here, and another try at once may succeed."""
+class TryAgainNowError(TryAgainLaterError):
+    """Nothing was done, and another try at once may succeed."""
 
 
 class Database(ABC):

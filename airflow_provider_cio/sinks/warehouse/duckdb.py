@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import IO, Any, ClassVar
 
 from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError
-from airflow_provider_cio.sinks.warehouse.database import Database
+from airflow_provider_cio.sinks.warehouse.database import Database, TryAgainNowError
 from airflow_provider_cio.sinks.warehouse.tables import SPOOLED, Kind
 
 #: Seconds: how long a load waits for another process to close the file.
@@ -15,6 +16,8 @@ _LONGEST_PAUSE = 1.0
 #: What DuckDB may take of the worker, which is the same for any size of table: what does not fit goes to disk, into a
 #: folder beside the file. By default it would take four fifths of the machine's memory, and each of its cores.
 MEMORY = "64MB"
+#: The same, once a load did not succeed with less: many tables in DuckDB 1, or a table with a key.
+MORE_MEMORY = "256MB"
 THREADS = 1
 _TYPES = {Kind.ID: "VARCHAR", Kind.TEXT: "VARCHAR", Kind.BOOLEAN: "BOOLEAN", Kind.TIME: "TIMESTAMPTZ"}
 # Nothing is guessed: not the types, nor what ends a line, nor whether a quoted null is NULL.
@@ -40,6 +43,10 @@ class DuckDB(Database):
     key = ""
     clock = "now()"
 
+    def __init__(self, open_connection: Callable[[], Any], waits: Callable[[str | None], None]) -> None:
+        super().__init__(open_connection, waits)
+        self._memory = MEMORY
+
     def connect(self) -> tuple[Any, Any]:
         """:raises ConfigurationError: a database in memory, which would be gone at once."""
         connection = self._open_when_free()
@@ -50,7 +57,7 @@ class DuckDB(Database):
                     "it is in memory, and gone when it is closed: give the connection a path (field Host)"
                 )
             connection.execute(f"SET threads = {THREADS}")
-            connection.execute(f"SET memory_limit = '{MEMORY}'")
+            connection.execute(f"SET memory_limit = '{self._memory}'")
         except BaseException:
             connection.close()
             raise
@@ -83,9 +90,12 @@ class DuckDB(Database):
         if isinstance(error, duckdb.InvalidInputException) and "read-only" in text:
             return ConfigurationError("it is opened read-only: take read_only from the connection's extra")
         if isinstance(error, duckdb.OutOfMemoryException):
+            if self._memory != MORE_MEMORY:
+                self._memory = MORE_MEMORY
+                return TryAgainNowError(f"{MEMORY} of memory were not enough")
             return ConfigurationError(
-                f"the load does not fit into {MEMORY} ({type(error).__name__}). A primary key or an index that was "
-                "added to a table has to: make a table without it, or load into another schema"
+                f"the load does not fit into {MORE_MEMORY} ({type(error).__name__}). A primary key or an index that "
+                "was added to a table has to: make a table without it, or load into another schema"
             )
         if isinstance(error, duckdb.IOException) and "Cannot open file" in text:
             return ConfigurationError(f"{text}. The folder must be there, and this worker may write to it")

@@ -10,7 +10,7 @@ from typing import Any, Self, TypeVar
 
 from airflow_provider_cio.events.event import MAX_EVENT_BYTES, MAX_MESSAGE_ID
 from airflow_provider_cio.exceptions import ConfigurationError, CustomerIOToSegmentError
-from airflow_provider_cio.sinks.warehouse.database import CollisionError, Database
+from airflow_provider_cio.sinks.warehouse.database import Database, TryAgainNowError
 from airflow_provider_cio.sinks.warehouse.spool import Spool
 from airflow_provider_cio.sinks.warehouse.tables import MADE_BY, OF_THE_LOAD, TRACKS, Column, Kind, columns_of
 
@@ -18,7 +18,7 @@ from airflow_provider_cio.sinks.warehouse.tables import MADE_BY, OF_THE_LOAD, TR
 _LENGTHS = {Kind.ID: MAX_MESSAGE_ID, Kind.TEXT: MAX_EVENT_BYTES}
 #: Where rows are staged, with the name of their table after it.
 _STAGE = "customerio_stage"
-#: Seconds before each further try of what has collided with another load.
+#: Seconds before each further try.
 _PAUSES = (1, 2, 4, 8)
 _T = TypeVar("_T")
 #: Name -> its type and, if it has one, its greatest length.
@@ -58,14 +58,14 @@ class Warehouse:
 
         :raises ConfigurationError: a right is missing, or an existing table is of another form.
         """
-        self._until_alone(lambda: self._prepare(tables))
+        self._several_times(lambda: self._prepare(tables))
 
     def load(self, spool: Spool) -> int:
         """Add the rows whose ids are not there, to each table and to `tracks`: all of them, or none.
 
         :returns: how many were new to their tables.
         """
-        return self._until_alone(lambda: self._load(spool))
+        return self._several_times(lambda: self._load(spool))
 
     def _prepare(self, tables: Sequence[str]) -> None:
         with self._transaction() as cursor:
@@ -155,12 +155,12 @@ class Warehouse:
     def _declared(self, column: Column) -> str:
         return f'"{column.name}" {self._database.types[column.kind]}'
 
-    def _until_alone(self, work: Callable[[], _T]) -> _T:
+    def _several_times(self, work: Callable[[], _T]) -> _T:
         for pause in _PAUSES:
             try:
                 return work()
-            except CollisionError:
-                self._waiting = f"Waiting, since another load into schema {self._schema} was faster"
+            except TryAgainNowError as error:
+                self._waiting = f"Trying again: {error}"
                 time.sleep(pause)
         return work()
 

@@ -9,7 +9,7 @@ from typing import IO, Any, ClassVar
 from airflow_provider_cio.clients.error_text import presentable
 from airflow_provider_cio.events.event import MAX_EVENT_BYTES
 from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError
-from airflow_provider_cio.sinks.warehouse.database import CollisionError, Database
+from airflow_provider_cio.sinks.warehouse.database import Database, TryAgainNowError
 from airflow_provider_cio.sinks.warehouse.tables import SPOOLED, TRACKS, Kind
 
 #: Milliseconds: how long a load waits for another one.
@@ -114,7 +114,7 @@ class Redshift(Database):
             return TryAgainLaterError(f"{presentable(': '.join(map(str, error.args)), ())} (no connection)")
         code, text = told.get("C", ""), presentable(told.get("M", ""), ())
         if code in _COLLISIONS or text == _SERIALIZABLE:
-            return CollisionError(f"another session writes to the same tables ({code}, {text})")
+            return TryAgainNowError(f"another session writes to the same tables ({code}, {text})")
         if code == "42501":
             return ConfigurationError(
                 f"its user lacks a right: {text}. Needed are TEMPORARY on the database, and CREATE there if the "

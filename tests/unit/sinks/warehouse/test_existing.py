@@ -163,14 +163,18 @@ def test_duckdb_needs_no_key_and_minds_none(duckdb_database: Place, key: str) ->
     assert len(all_rows(duckdb_database)) == 9 + 1
 
 
-def test_a_load_that_does_not_fit_into_memory_is_an_error(
+def test_a_load_that_does_not_fit_into_memory_gets_more_and_then_is_an_error(
     duckdb_database: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load(duckdb_database)
     duckdb_database.query("CREATE INDEX of_theirs ON customerio.email_opened (id)")
     duckdb_database.query("DELETE FROM customerio.email_opened")
     monkeypatch.setattr(duckdb_module, "MEMORY", "1MB")
-    with pytest.raises(ConfigurationError, match=r"does not fit into 1MB .* a table without it"):
+    load(duckdb_database)
+    assert len(all_rows(duckdb_database)) == 9
+    duckdb_database.query("DELETE FROM customerio.email_opened")
+    monkeypatch.setattr(duckdb_module, "MORE_MEMORY", "2MB")
+    with pytest.raises(ConfigurationError, match=r"does not fit into 2MB .* a table without it"):
         load(duckdb_database)
 
 
