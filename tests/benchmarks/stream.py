@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -19,6 +18,7 @@ import requests
 from tests.benchmarks.figures import Figure
 from tests.benchmarks.load import KEY, Taken, flood, one_by_one
 from tests.benchmarks.world import REPO, Served, serving
+from tests.ports import free_port
 
 SEGMENT_LATENCY = 0.1
 AIM_PER_SECOND = 2000.0
@@ -176,8 +176,7 @@ def _connections(sandbox: Served) -> dict[str, str]:
 @contextmanager
 def served(app: str, environment: Mapping[str, str]) -> Iterator[tuple[str, psutil.Process]]:
     """An app by uvicorn in a process of its own: the address of its stream `main`, and the process."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "uvicorn", app, "--port", str(port), "--no-access-log", "--log-level", "warning"]
     everything = os.environ | environment | {"NO_PROXY": "127.0.0.1"}
     with subprocess.Popen(command, cwd=REPO, env=everything) as process:

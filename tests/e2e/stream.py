@@ -6,7 +6,6 @@ import json
 import os
 import secrets
 import signal
-import socket
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ import requests
 from tests.e2e.compare import COLLECTIONS, differences
 from tests.e2e.demo import say
 from tests.e2e.processes import Processes, command
+from tests.ports import free_port
 from tests.sandbox import History
 from tests.sandbox.reports import Report, Subscription, reports
 from tests.sandbox.settings import APP_KEY
@@ -73,8 +73,7 @@ def _start(processes: Processes, key: str, options: argparse.Namespace) -> dict[
     }
     environment["AIRFLOW__CUSTOMERIO__STREAMS"] = json.dumps({NAME: {"collections": list(COLLECTIONS)}})
     environment["AIRFLOW_HOME"] = str(processes.home)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     app = ("-m", "uvicorn", "airflow_provider_cio.stream.app:app", "--port", str(port), "--no-access-log")
     processes.start("app", *app, env=plain | environment)
     sandbox["app"] = f"http://127.0.0.1:{port}"
