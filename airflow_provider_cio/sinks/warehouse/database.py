@@ -3,15 +3,35 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from typing import IO, Any, ClassVar
 
-from airflow_provider_cio.exceptions import TryAgainLaterError
+from airflow_provider_cio.exceptions import ConfigurationError, CustomerIOToSegmentError, TryAgainLaterError
 from airflow_provider_cio.sinks.warehouse.tables import SPOOLED, Kind
 
 
 class TryAgainNowError(TryAgainLaterError):
     """Nothing was done, and another try at once may succeed."""
+
+
+def sqlstate_error(code: str, text: str, *, rights: str, named: str = "") -> CustomerIOToSegmentError:
+    """The error for a SQLSTATE, of a server that is PostgreSQL or descends from it.
+
+    :param code: empty if there was no connection.
+    :param rights: that a load needs on the tables.
+    :param named: what the server names of the rule that a row broke. Its text may hold values.
+    """
+    if code == "42501":
+        return ConfigurationError(
+            f"its user lacks a right: {text}. Needed are TEMPORARY on the database, and CREATE there if the "
+            f"schema is to be made; USAGE and CREATE on the schema; {rights}. GRANT it"
+        )
+    if code[:2] == "42":  # something is not as expected, or not allowed
+        return ConfigurationError(f"{text} ({code}). See that nobody else made something of this name")
+    if code[:2] in ("22", "23"):
+        where = ", ".join(filter(None, (code, named)))
+        return ConfigurationError(f"it does not take the rows, by a rule that was added to a table ({where})")
+    return TryAgainLaterError(f"{text} ({code or 'no connection'})")
 
 
 class Database(ABC):
@@ -28,11 +48,13 @@ class Database(ABC):
     #: What a new column is declared as.
     types: ClassVar[Mapping[Kind, str]]
     #: What `information_schema.columns.data_type` may call an existing one, in lower case.
-    accepted: ClassVar[Mapping[Kind, Sequence[str]]]
+    accepted: ClassVar[Mapping[Kind, Collection[str]]]
     #: What a new table declares of its column `id`, besides that it is never NULL; begins with a comma, or is empty.
     key: ClassVar[str]
     #: What a new table's declaration has after its columns.
     layout: ClassVar[str] = ""
+    #: Of the spool, with which a load begins, without being asked: about 300,000 rows.
+    spool_bytes: ClassVar[int] = 100 * 1000 * 1000
     #: An expression for the present time; within a transaction, of the moment when it is evaluated.
     clock: ClassVar[str]
 

@@ -20,7 +20,8 @@ MEMORY = "64MB"
 MORE_MEMORY = "256MB"
 THREADS = 1
 _TYPES = {Kind.ID: "VARCHAR", Kind.TEXT: "VARCHAR", Kind.BOOLEAN: "BOOLEAN", Kind.TIME: "TIMESTAMPTZ"}
-# Nothing is guessed: not the types, nor what ends a line, nor whether a quoted null is NULL.
+# Nothing is guessed: not the types, nor what ends a line, nor whether a quoted null is NULL. No event makes a line of
+# 256 KB, and buffers for longer ones would take 32 MB.
 _CSV = (
     "header = false, auto_detect = false, delim = ',', quote = '\"', escape = '\"', new_line = '\\n', "
     "buffer_size = 1048576, max_line_size = 262144, nullstr = 'null', allow_quoted_nulls = false, columns = {"

@@ -39,6 +39,11 @@ class Warehouse:
         self._waiting: str | None = None
         self._database = database(self._wait)
 
+    @property
+    def spool_bytes(self) -> int:
+        """With so many bytes in the spool it is time for a load."""
+        return self._database.spool_bytes
+
     def waiting(self) -> str | None:
         """What it waits for, in one sentence; None if it does not."""
         return self._waiting
@@ -124,7 +129,9 @@ class Warehouse:
         wrong, fixes = [], []
         for table, there in existing.items():
             for column in columns_of(table):
-                kind, length = there.get(column.name, (self._database.accepted[column.kind][0], None))
+                if column.name not in there:
+                    continue
+                kind, length = there[column.name]
                 too_short = length is not None and length < _LENGTHS.get(column.kind, 0)
                 if kind.lower() not in self._database.accepted[column.kind] or too_short:
                     found = f"{kind}({length})" if too_short else kind

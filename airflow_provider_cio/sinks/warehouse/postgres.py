@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import IO, Any, ClassVar
 
 from airflow_provider_cio.clients.error_text import presentable
-from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError
-from airflow_provider_cio.sinks.warehouse.database import Database
+from airflow_provider_cio.exceptions import ConfigurationError
+from airflow_provider_cio.sinks.warehouse.database import Database, sqlstate_error
 from airflow_provider_cio.sinks.warehouse.tables import Kind
 
 #: How long a load waits for another one.
@@ -75,23 +75,12 @@ class Postgres(Database):
             return None
         code = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None) or ""
         text = presentable(diagnosis.message_primary or str(error).partition("\n")[0], ())
-        if code == "42501":
-            return ConfigurationError(
-                f"its user lacks a right: {text}. Needed are TEMPORARY on the database, and CREATE there if the "
-                "schema is to be made; USAGE and CREATE on the schema; SELECT and INSERT on its tables. GRANT it"
-            )
         if code == "25006":
             return ConfigurationError(f"nothing can be written there: {text}. Give the connection of a primary")
         if code == "42P10":
             return ConfigurationError("a table has no primary key: ALTER TABLE ... ADD PRIMARY KEY (id)")
-        if code[:2] == "42":  # something is not as expected, or not allowed
-            return ConfigurationError(f"{text} ({code}). See that nobody else made something of this name")
-        if code[:2] in ("22", "23"):  # the text may hold values
-            where = [getattr(diagnosis, part) for part in ("table_name", "column_name", "constraint_name")]
-            named = ", ".join(filter(None, where)) or "no table named"
-            return ConfigurationError(
-                f"it does not take the rows, by a rule that was added to a table ({code}, {named})"
-            )
         if not code and any(sign in text for sign in _WRONG_CONNECTION):
             return ConfigurationError(f"it does not let us in: {text}. Correct the connection")
-        return TryAgainLaterError(f"{text} ({code or 'no connection'})")
+        where = [getattr(diagnosis, part) for part in ("table_name", "column_name", "constraint_name")]
+        named = ", ".join(filter(None, where)) or "no table named"
+        return sqlstate_error(code, text, rights="SELECT and INSERT on its tables", named=named)

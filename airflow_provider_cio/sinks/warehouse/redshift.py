@@ -9,7 +9,7 @@ from typing import IO, Any, ClassVar
 from airflow_provider_cio.clients.error_text import presentable
 from airflow_provider_cio.events.event import MAX_EVENT_BYTES
 from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError
-from airflow_provider_cio.sinks.warehouse.database import Database, TryAgainNowError
+from airflow_provider_cio.sinks.warehouse.database import Database, TryAgainNowError, sqlstate_error
 from airflow_provider_cio.sinks.warehouse.tables import SPOOLED, TRACKS, Kind
 
 #: Milliseconds: how long a load waits for another one.
@@ -44,6 +44,7 @@ class Redshift(Database):
     key = ', PRIMARY KEY ("id")'
     layout = ' DISTKEY ("id") SORTKEY ("received_at")'
     clock = "CAST(timeofday() AS timestamp)"
+    spool_bytes = 16 * 1000 * 1000  # the driver keeps all statements of a connection in memory
 
     @classmethod
     def namespace(cls, host: str, port: int | None) -> str:
@@ -115,21 +116,11 @@ class Redshift(Database):
         code, text = told.get("C", ""), presentable(told.get("M", ""), ())
         if code in _COLLISIONS or text == _SERIALIZABLE:
             return TryAgainNowError(f"another session writes to the same tables ({code}, {text})")
-        if code == "42501":
-            return ConfigurationError(
-                f"its user lacks a right: {text}. Needed are TEMPORARY on the database, and CREATE there if the "
-                "schema is to be made; USAGE and CREATE on the schema; SELECT, INSERT and UPDATE on its tables (LOCK "
-                "needs the latter). GRANT it"
-            )
         if code == "25006":
             return ConfigurationError(f"nothing can be written there: {text}. Give another connection")
         if code[:2] in ("28", "3D"):
             return ConfigurationError(f"it does not let us in: {text}. Correct the connection")
-        if code[:2] == "42":  # something is not as expected, or not allowed
-            return ConfigurationError(f"{text} ({code}). See that nobody else made something of this name")
-        if code[:2] in ("22", "23"):  # the text may hold values
-            return ConfigurationError(f"it does not take the rows, by a rule that was added to a table ({code})")
-        return TryAgainLaterError(f"{text} ({code})")
+        return sqlstate_error(code, text, rights="SELECT, INSERT and UPDATE on its tables (LOCK needs the latter)")
 
 
 def _batches(rows: Iterator[str]) -> Iterator[str]:

@@ -12,12 +12,9 @@ from airflow_provider_cio.sinks.warehouse.loading import Warehouse
 from airflow_provider_cio.sinks.warehouse.spool import Spool
 from airflow_provider_cio.sinks.warehouse.tables import csv_line, unstorable, values_of
 
-#: Bytes of the spool with which a load begins, without being asked: about 300,000 rows.
-SPOOL_BYTES = 100 * 1000 * 1000
-
 
 class WarehouseSink:
-    """Rows wait on disk until they are loaded: at a checkpoint, at the end, or when they are `SPOOL_BYTES`.
+    """Rows wait on disk until they are loaded: at a checkpoint, at the end, or when they are `spool_bytes`.
 
     The same events are refused as by Segment, and those that no database can hold.
 
@@ -45,7 +42,7 @@ class WarehouseSink:
             else:
                 self._spool.add(self._tables[event.event], line)
         self._taken += 1
-        if self._spool.size >= SPOOL_BYTES or not self._spool.rows:
+        if self._spool.size >= self._warehouse.spool_bytes or not self._spool.rows:
             self._load()
 
     def flush(self) -> None:

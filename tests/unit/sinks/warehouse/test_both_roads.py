@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from airflow_provider_cio.events.catalog import resolve_collections
 from airflow_provider_cio.interval import Interval
-from airflow_provider_cio.sinks.warehouse import sink
+from airflow_provider_cio.sinks.warehouse.loading import Warehouse
 from airflow_provider_cio.sinks.warehouse.sink import WarehouseSink
 from airflow_provider_cio.sources import reader, schedule, windows
 from tests.sandbox import History, Sandbox, Settings
@@ -54,7 +54,7 @@ def small_pages_and_loads() -> Iterator[None]:
         patch.setattr(windows, "PAGE_SIZE", 12)
         patch.setattr(schedule, "PAGE_SIZE", 12)
         patch.setattr(reader, "ACTIVITY_PAGE_SIZE", 15)
-        patch.setattr(sink, "SPOOL_BYTES", 60_000)
+        patch.setattr(Warehouse, "spool_bytes", 60_000)
         yield
 
 

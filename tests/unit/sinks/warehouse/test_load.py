@@ -21,7 +21,6 @@ from airflow_provider_cio.sinks.warehouse import database_for
 from airflow_provider_cio.sinks.warehouse import loading as loading_module
 from airflow_provider_cio.sinks.warehouse import postgres as postgres_module
 from airflow_provider_cio.sinks.warehouse import redshift as redshift_module
-from airflow_provider_cio.sinks.warehouse import sink as sink_module
 from airflow_provider_cio.sinks.warehouse.loading import Warehouse
 from airflow_provider_cio.sinks.warehouse.postgres import Postgres
 from airflow_provider_cio.sinks.warehouse.sink import WarehouseSink
@@ -134,7 +133,7 @@ def test_nothing_is_acknowledged_before_it_is_loaded(database: Place, monkeypatc
         assert (sink.acknowledged, sink.counts()["events"]) == (1, 0)
         sink.wait()
         assert (sink.acknowledged, sink.counts()["events"]) == (3, 6)
-        monkeypatch.setattr(sink_module, "SPOOL_BYTES", 1)
+        monkeypatch.setattr(Warehouse, "spool_bytes", 1)
         sink.take(events(6, 9))
         assert (sink.acknowledged, sink.counts()["events"]) == (4, 9)
 
