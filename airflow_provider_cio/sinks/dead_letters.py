@@ -268,9 +268,9 @@ def _json(text: str) -> bytes:
 
 
 def _one_line(raw: bytes) -> bytes:
-    """JSON may have line breaks between its tokens, and nowhere else."""
+    """JSON is UTF-8 (RFC 8259), though `json` guesses at others; it may have line breaks only between its tokens."""
     try:
-        json.loads(raw)
+        json.loads(raw.decode())
     except (ValueError, RecursionError):
         return _json(raw.decode("utf-8", "replace"))
     return re.sub(rb"[\r\n]+", b" ", raw)

@@ -301,6 +301,8 @@ def test_it_is_closed_on_every_way_out(folder: str) -> None:
         (b"7", 7),
         (b'{"id": ', '{"id": '),
         (b"\xff\n", "\ufffd\n"),
+        ("6".encode("utf-16-le"), "6\0"),
+        (b"\xef\xbb\xbf7", "\ufeff7"),
         (b"", ""),
         (b"[" * 100_000, "[" * 100_000),
     ],

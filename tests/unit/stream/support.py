@@ -106,7 +106,7 @@ def counted(stream: Running) -> Counter[str]:
 
 def letters(folder: Path) -> list[dict[str, Any]]:
     """What was kept aside."""
-    return [json.loads(line) for path in sorted(folder.rglob("*.jsonl")) for line in path.read_text().splitlines()]
+    return [json.loads(line) for path in sorted(folder.rglob("*.jsonl")) for line in path.read_bytes().splitlines()]
 
 
 class Process:
