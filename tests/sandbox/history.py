@@ -13,7 +13,7 @@ from tests.sandbox.delivery import Delivery, Engagement, Truth, from_row, looks_
 from tests.sandbox.engagements import engagements
 from tests.sandbox.odd import Odd, odd_rows
 from tests.sandbox.parents import IdForm, Kind, Names, Parents, collect, listed, name_of, old_parents
-from tests.sandbox.rows import Filter, Rows
+from tests.sandbox.rows import Rows
 from tests.sandbox.world import BurstShape, World
 
 DAY = 86_400
@@ -244,9 +244,7 @@ class History:
 
     def listed(self, kind: Kind, form: IdForm) -> list[dict[str, Any]]:
         """The parents of one kind, as their list shows them."""
-        newsletters = (parent.id for parent in self.parents if parent.kind == kind == "newsletter")
-        sent_at = {id: created for id in newsletters if (created := self.rows.first(Filter(newsletter_id=id)))}
-        return listed(self.parents, kind, self.names, form, sent_at)
+        return listed(self.parents, kind, self.names, form, self.rows.newsletter_sent_at)
 
     def _engagements(self) -> Callable[[Delivery], list[Engagement]]:
         """Tells all opens and clicks of a delivery."""

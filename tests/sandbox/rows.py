@@ -58,6 +58,8 @@ class Rows:
         self._campaigns = array("q")
         self._newsletters = array("q")
         self._actions = array("q")
+        #: When the earliest delivery of each newsletter was created.
+        self.newsletter_sent_at: dict[int, int] = {}
         #: When the last thing happened to each, 0 if nothing did.
         self.latest = array("q")
         self._dice = array("I")
@@ -88,6 +90,8 @@ class Rows:
         self._drafts.append(draft)
         self._campaigns.append(campaign_id or 0)
         self._newsletters.append(newsletter_id or 0)
+        if newsletter_id is not None and not draft:
+            self.newsletter_sent_at[newsletter_id] = created
         self._actions.append(action_id or 0)
         self.latest.append(max((time for time in metrics.values() if is_time(time)), default=0))
 
@@ -141,11 +145,6 @@ class Rows:
         if len(self._dice) != len(self.data):
             self._dice = array("I", map(zlib.crc32, self.data))
         return self._dice
-
-    def first(self, wanted: Filter) -> int | None:
-        """When the earliest of the rows that a filter lets through was created."""
-        view = self._view(wanted)
-        return -self._negative_created[view[-1]] if view else None
 
     def find(self, delivery_id: str, id_of: Callable[[bytes], str]) -> bytes | None:
         """The row of one delivery."""
