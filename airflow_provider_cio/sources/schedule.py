@@ -27,19 +27,19 @@ MAX_EMPTY_PAGES = 1000
 #: may still be read when all else is.
 LONGEST_PART = 7.0
 #: The shortest part, and how many parts a region that is short is cut into.
-SHORTEST_PART = 3.0
-PARTS = 3.0
+SHORTEST_PART = 5.0
+PARTS = 5.0
 #: Parts end this much before a full page, so that a few rows more than estimated do not cost a request.
-SPARE = 0.12
+SPARE = 0.1
 SPARE_PER_PAGE = 0.02
 #: A window that looks this long on its first page is cut.
 WORTH_CUTTING = 7.0
 #: So is one that turns out to have that many pages more than expected.
 WORTH_CUTTING_ANEW = 7.0
 #: First pages of a region's parts in flight at once: more would be wasted behind the end of a burst.
-EXPLORING = 2
+EXPLORING = 4
 #: Windows open at the same time: those that are begun and not read to their end are read again after an interruption.
-MOST_OPEN = 8
+MOST_OPEN = 10
 
 
 class Chain:
@@ -99,13 +99,11 @@ class Region:
     """Creation times that nobody has asked for yet, from the oldest on.
 
     :param pace: seconds of creation time that a page spans; None if nothing is known.
-    :param newest: creation time of the newest row in it, as far as is known.
     """
 
-    def __init__(self, window: Window, pace: float | None = None, newest: int | None = None) -> None:
+    def __init__(self, window: Window, pace: float | None = None) -> None:
         self.window = window
         self.pace = pace
-        self.newest = window.end if newest is None else newest
         self.pages_seen = 1  # from which `pace` is the mean
         self.exploring = 0  # first pages in flight
 
@@ -113,7 +111,7 @@ class Region:
         """Pages, as far as can be estimated."""
         if self.window.start >= self.window.end:
             return 0.0
-        return max(0.01, (self.newest - self.window.start) / self.pace) if self.pace else 1.0
+        return max(0.01, (self.window.end - self.window.start) / self.pace) if self.pace else 1.0
 
     def saw(self, pace: float) -> None:
         """Learn from the first page of a part."""
@@ -167,16 +165,18 @@ class Schedule:
                 chain.region.saw_less(chain.window, rows)
             return True
         chain.follow(cursor, rows)
-        pace = _pace(times) if chain.newest_first(times) else None
-        if pace is None:
+        told = _tells(times) if chain.newest_first(times) else None
+        if told is None:
             chain.expected = max(chain.expected, chain.read + 1.0)
             chain.pass_on(times)
             return True
+        pace, bound = told
         if first and chain.region.pace:
             chain.region.saw(pace)
         # What was passed on stays in one window if it is cut: that window's counts have it already.
-        bound = max(times) if chain.oldest_passed_on is None else min(max(times), chain.oldest_passed_on)
-        left = (min(*times, bound) - chain.window.start) / pace
+        passed_on = [] if chain.oldest_passed_on is None else [chain.oldest_passed_on]
+        bound = min(bound, chain.window.end - 1, *passed_on)
+        left = (bound - chain.window.start) / pace
         if first and chain.expected <= 1:  # nothing was known of it
             chain.expected = 1 + left
             cut = left + 1 > WORTH_CUTTING
@@ -212,24 +212,21 @@ class Schedule:
         else:
             pages = max(1, round(pages))
             spare = SPARE + SPARE_PER_PAGE * pages / sqrt(region.pages_seen)
-            start = ceil(region.newest - region.pace * (pages - spare))
+            start = ceil(window.end - region.pace * (pages - spare))
             start = max(window.start + 1, min(start, window.end - 1))
         chain = self._chain(window._replace(start=start), region, pages)
-        region.window, region.newest = window._replace(end=start), start
+        region.window = window._replace(end=start)
         region.exploring += 1
         return chain
 
     def _cut(self, chain: Chain, bound: int, pace: float) -> None:
-        """Ask a chain's window anew: from `bound` on, where all is that was read before, as one window; the rest in
-        parts."""
+        """Ask a chain's window anew: from `bound` on, where what was read is, as one window; the rest in parts."""
         self._chains.remove(chain)
         window = chain.window
-        if chain.read > 1:
-            before = Region(window._replace(start=bound, end=bound))
-            before.exploring = 1
-            self._chain(window._replace(start=bound), before, chain.read - 1, chain.part)
-            window = window._replace(end=bound)
-        self._regions.append(Region(window, pace, min(bound, window.end)))
+        seen = Region(window._replace(start=bound, end=bound))
+        seen.exploring = 1
+        self._chain(window._replace(start=bound), seen, chain.read, chain.part)
+        self._regions.append(Region(window._replace(end=bound), pace))
 
     def _chain(self, window: Window, region: Region, expected: float, part: int | None = None) -> Chain:
         self._parts += part is None
@@ -246,11 +243,15 @@ def is_newest_first(times: Sequence[int]) -> bool:
     return first >= ordered[len(times) * 7 // 10] and last <= ordered[len(times) * 3 // 10]
 
 
-def _pace(times: Sequence[int]) -> float | None:
-    """Seconds of creation time that a full page spans, but for a few rows; None if the page does not tell."""
+def _tells(times: Sequence[int]) -> tuple[float, int] | None:
+    """What a page tells, but for a few rows: the seconds of creation time that a full page spans, and the oldest time.
+
+    None if it tells nothing.
+    """
     count = len(times)
     if count < PAGE_SIZE / 2 or not is_newest_first(times):
         return None
     ordered = sorted(times)
     margin = count // 50
-    return max(1.0, (ordered[-1 - margin] - ordered[margin]) / (count - 2 * margin) * PAGE_SIZE)
+    newest, oldest = ordered[-1 - margin], ordered[margin]
+    return max(1.0, (newest - oldest) / (count - 2 * margin) * PAGE_SIZE), oldest

@@ -309,8 +309,9 @@ def test_an_error_closes_the_client_and_waits_for_no_request(sandbox: Sandbox) -
 # Memory
 
 
-def test_nothing_is_kept_of_what_was_passed_on() -> None:
+def test_nothing_but_a_few_ids_is_kept_of_what_was_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each page is made when it is asked for, so only what the reader keeps can add up."""
+    monkeypatch.setattr("airflow_provider_cio.sources.reader._REMEMBERED", 1000)
 
     class Endless(CustomerIOClient):
         def page(self, query: Any) -> Page[Delivery]:
