@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -58,15 +59,13 @@ def measure(quick: bool) -> Iterator[Figure]:
         for shape in SHAPES:
             yield from figures(FEW, limiter, shape, [run(FEW, limiter, shape, seed) for seed in seeds])
     if not quick:
-        # Reading waits most of its time, so three at once do not disturb each other.
-        with ThreadPoolExecutor(3) as pool:
-            for limiter in LIMITERS:
-                chosen = seeds if limiter == LIMITERS[0] else seeds[:1]
-                wanted = [(shape, seed) for shape in SHAPES for seed in chosen]
-                found = list(pool.map(lambda one, limiter=limiter: run(MANY, limiter, *one), wanted))
-                for shape in SHAPES:
-                    runs = [one for (name, _), one in zip(wanted, found, strict=True) if name == shape]
-                    yield from figures(MANY, limiter, shape, runs)
+        for limiter in LIMITERS:
+            runs: dict[str, list[Run]] = {shape: [] for shape in SHAPES}
+            for seed in seeds if limiter == LIMITERS[0] else seeds[:1]:
+                for shape, one in zip(SHAPES, at_once(MANY, limiter, seed), strict=True):
+                    runs[shape].append(one)
+            for shape in SHAPES:
+                yield from figures(MANY, limiter, shape, runs[shape])
     yield from any_order()
     yield plain_chain()
 
@@ -134,7 +133,24 @@ def plain_chain() -> Figure:
 
 
 def run(deliveries: int, limiter: str, shape: str, seed: int) -> Run:
-    with serving(
+    with like_the_real_one(deliveries, limiter, shape, seed) as sandbox:
+        return timed(sandbox)
+
+
+def at_once(deliveries: int, limiter: str, seed: int) -> list[Run]:
+    """All shapes: reading waits most of its time, so three at once do not disturb each other.
+
+    None begins before all histories are made, which takes a core each.
+    """
+    with ThreadPoolExecutor(len(SHAPES)) as pool, ExitStack() as stack:
+        made = pool.map(
+            lambda shape: stack.enter_context(like_the_real_one(deliveries, limiter, shape, seed)), list(SHAPES)
+        )
+        return list(pool.map(timed, list(made)))
+
+
+def like_the_real_one(deliveries: int, limiter: str, shape: str, seed: int) -> AbstractContextManager[Served]:
+    return serving(
         deliveries,
         interval=EVERYTHING,
         history={**SHAPES[shape], "seed": seed},
@@ -142,11 +158,10 @@ def run(deliveries: int, limiter: str, shape: str, seed: int) -> Run:
         arrival_jitter=JITTER,
         requests_per_second=PER_SECOND,
         limiter=limiter,
-    ) as sandbox:
-        return timed(sandbox, PER_SECOND)
+    )
 
 
-def timed(sandbox: Served, per_second: float) -> Run:
+def timed(sandbox: Served, per_second: float = PER_SECOND) -> Run:
     """The product's own line, names included, with a look-back of thirty days; its events go nowhere."""
     sink = Nowhere()
     with CustomerIOClient(sandbox.app_key, base_url=sandbox.url, requests_per_second=per_second) as client:
