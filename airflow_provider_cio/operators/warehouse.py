@@ -29,8 +29,11 @@ class Place(NamedTuple):
 
 def place_of(conn_id: str) -> Place:
     """:raises ConfigurationError: there is no such connection, or it is of a type that nothing is known of."""
+    from airflow_provider_cio.sinks.warehouse import database_for
+
     connection = _connection(conn_id)
-    return Place(str(connection.conn_type), connection.host or "", connection.port, connection.schema or "")
+    conn_type = str(connection.conn_type)
+    return Place(conn_type, connection.host or "", connection.port, database_for(conn_type).database_of(connection))
 
 
 def datasets_of(place: Place, schema: str, report: Report) -> list[Dataset]:
@@ -63,7 +66,7 @@ def open_warehouse(conn_id: str, schema: str) -> Warehouse:
             f"Connection {conn_id!r}: Airflow's provider for {database.name} is not installed: "
             f"pip install 'airflow-provider-cio[{database.extra}]'."
         ) from error
-    return Warehouse(f"{database.name} (connection {conn_id!r})", partial(database, hook.get_conn), schema)
+    return Warehouse(f"{database.name} (connection {conn_id!r})", partial(database, hook), schema)
 
 
 def _connection(conn_id: str) -> Connection:

@@ -40,12 +40,11 @@ class DuckDB(Database):
         Kind.BOOLEAN: ("boolean",),
         Kind.TIME: ("timestamp with time zone",),
     }
-    # None is needed, since loads are alone with the file; and an index of all ids is written anew with each load.
-    key = ""
+    # No key is needed, since loads are alone with the file; and an index of all ids is written anew with each load.
     clock = "now()"
 
-    def __init__(self, open_connection: Callable[[], Any], waits: Callable[[str | None], None]) -> None:
-        super().__init__(open_connection, waits)
+    def __init__(self, hook: Any, schema: str, waits: Callable[[str | None], None]) -> None:
+        super().__init__(hook, schema, waits)
         self._memory = MEMORY
 
     def connect(self) -> tuple[Any, Any]:
@@ -64,13 +63,14 @@ class DuckDB(Database):
             raise
         return connection, connection
 
-    def stage(self, cursor: Any, name: str, file: IO[bytes]) -> None:
+    def stage(self, cursor: Any, name: str, file: IO[bytes]) -> str:
         path = f"/dev/fd/{file.fileno()}"  # the file has no name
         cursor.execute(f"CREATE TEMP TABLE {name} AS SELECT * FROM read_csv('{path}', {_CSV})")
         firsts = f'SELECT min(rowid) FROM {name} GROUP BY "id"'
         cursor.execute(f"DELETE FROM {name} WHERE rowid NOT IN ({firsts})")
+        return name
 
-    def lock(self, cursor: Any, schema: str) -> None:
+    def lock(self, cursor: Any) -> None:
         """Who has the file open, has it alone."""
 
     def insertion(self, stage: str, table: str, columns: str, values: str) -> str:
@@ -111,7 +111,7 @@ class DuckDB(Database):
         began, pause = time.monotonic(), 0.02
         while True:
             try:
-                connection = self._open_connection()
+                connection = self._hook.get_conn()
                 self._waits(None)
                 return connection
             except duckdb.IOException as error:

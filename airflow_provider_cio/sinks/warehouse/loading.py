@@ -29,15 +29,17 @@ class Warehouse:
     """Segment's tables in one schema. Each method has a connection of its own, open no longer than it takes.
 
     :param name: how errors call the connection.
-    :param database: makes the `Database`; is given what tells of a wait.
+    :param database: makes the `Database`; is given the schema, and what tells of a wait.
     :param schema: lower-case letters, digits and underscores.
     """
 
-    def __init__(self, name: str, database: Callable[[Callable[[str | None], None]], Database], schema: str) -> None:
+    def __init__(
+        self, name: str, database: Callable[[str, Callable[[str | None], None]], Database], schema: str
+    ) -> None:
         self._name = name
         self._schema = schema
         self._waiting: str | None = None
-        self._database = database(self._wait)
+        self._database = database(schema, self._wait)
 
     @property
     def spool_bytes(self) -> int:
@@ -74,9 +76,9 @@ class Warehouse:
 
     def _prepare(self, tables: Sequence[str]) -> None:
         with self._transaction() as cursor:
-            self._database.lock(cursor, self._schema)
-            if not self._database.has_schema(cursor, self._schema):
-                cursor.execute(f'CREATE SCHEMA "{self._schema}"')
+            self._database.lock(cursor)
+            if not self._database.has_schema(cursor):
+                cursor.execute(f"CREATE SCHEMA {self._database.quoted(self._schema)}")
             existing = self._existing(cursor)
             self._check_columns({table: existing[table] for table in (TRACKS, *tables) if table in existing})
             for table in (TRACKS, *tables):
@@ -85,50 +87,50 @@ class Warehouse:
                 else:
                     self._create(cursor, table)
             with tempfile.TemporaryFile() as nothing:  # shows whether the rights and the keys are there
-                self._database.stage(cursor, _STAGE, nothing)
-            self._insert(cursor, dict.fromkeys(tables, _STAGE))
+                stage = self._database.stage(cursor, _STAGE, nothing)
+            self._insert(cursor, dict.fromkeys(tables if self._database.rights_by_table else tables[:1], stage))
 
     def _load(self, spool: Spool) -> int:
         with self._transaction() as cursor:
             stages = {}
             for table, file in spool.files():
-                stages[table] = f"{_STAGE}_{table}"
-                self._database.stage(cursor, stages[table], file)
-            self._database.lock(cursor, self._schema)
+                stages[table] = self._database.stage(cursor, f"{_STAGE}_{table}", file)
+            self._database.lock(cursor)
             return self._insert(cursor, stages)
 
     def _insert(self, cursor: Any, stages: Mapping[str, str]) -> int:
         """:param stages: table -> where its rows are."""
-        moment, new = _moment(cursor, self._database), 0
-        for table, stage in stages.items():
-            cursor.execute(self._insertion(stage, table, table, moment))
-            new += self._database.inserted(cursor)
-            cursor.execute(self._insertion(stage, TRACKS, table, moment))
-        return new
+        moment = self._database.moment(cursor)
+        return self._database.insert(
+            cursor,
+            [
+                (self._insertion(stage, table, table, moment), self._insertion(stage, TRACKS, table, moment))
+                for table, stage in stages.items()
+            ],
+        )
 
     def _insertion(self, stage: str, into: str, event: str, moment: str) -> str:
-        now = f"CAST('{moment}' AS {self._database.types[Kind.TIME]})"
-        of_the_load = {column.name: now for column in OF_THE_LOAD if column.kind is Kind.TIME}
+        quoted = self._database.quoted
+        of_the_load = {name: moment for name, kind in (*OF_THE_LOAD, *self._database.own_columns) if kind is Kind.TIME}
         of_the_load |= {name: f"'{text}'" for name, text in MADE_BY.items()}
-        of_the_load |= {"timestamp": '"original_timestamp"', "event": f"'{event}'"}
-        names = [name for name, _ in columns_of(into)]
-        listed = ", ".join(f'"{name}"' for name in names)
-        values = ", ".join(of_the_load.get(name, f'"{name}"') for name in names)
-        return self._database.insertion(stage, f'"{self._schema}"."{into}"', listed, values)
+        of_the_load |= {"timestamp": quoted("original_timestamp"), "event": f"'{event}'"}
+        names = [name for name, _ in self._columns_of(into)]
+        listed = ", ".join(map(quoted, names))
+        values = ", ".join(of_the_load.get(name) or quoted(name) for name in names)
+        return self._database.insertion(stage, self._named(into), listed, values)
 
     def _create(self, cursor: Any, table: str) -> None:
         columns = ", ".join(
-            f"{self._declared(column)}{' NOT NULL' * (column.kind is Kind.ID)}" for column in columns_of(table)
+            f"{self._declared(column)}{self._database.of_the_id * (column.kind is Kind.ID)}"
+            for column in self._columns_of(table)
         )
-        cursor.execute(
-            f'CREATE TABLE "{self._schema}"."{table}" ({columns}{self._database.key}){self._database.layout}'
-        )
+        self._database.create(cursor, table, columns)
 
     def _check_columns(self, existing: Mapping[str, _Columns]) -> None:
         """:raises ConfigurationError: columns are of another type, or too short; all of them are named."""
         wrong, fixes = [], []
         for table, there in existing.items():
-            for column in columns_of(table):
+            for column in self._columns_of(table):
                 if column.name not in there:
                     continue
                 kind, length = there[column.name]
@@ -137,30 +139,33 @@ class Warehouse:
                     found = f"{kind}({length})" if too_short else kind
                     wanted = self._database.types[column.kind]
                     wrong.append(f"column {column.name} of table {self._schema}.{table} is {found}, and not {wanted}")
-                    fixes.append(f'ALTER TABLE "{self._schema}"."{table}" ALTER COLUMN "{column.name}" TYPE {wanted}')
+                    name, retype = self._database.quoted(column.name), self._database.retype
+                    fixes.append(f"ALTER TABLE {self._named(table)} ALTER COLUMN {name} {retype} {wanted}")
         if wrong:
             raise ConfigurationError(
                 f"{'; '.join(wrong)}. Nothing was changed. {'; '.join(fixes)}; or load into another schema"
             )
 
     def _complete(self, cursor: Any, table: str, existing: _Columns) -> None:
-        for column in columns_of(table):
+        for column in self._columns_of(table):
             if column.name not in existing:
-                cursor.execute(f'ALTER TABLE "{self._schema}"."{table}" ADD COLUMN {self._declared(column)}')
+                cursor.execute(f"ALTER TABLE {self._named(table)} ADD COLUMN {self._declared(column)}")
 
     def _existing(self, cursor: Any) -> dict[str, _Columns]:
         """Of each table."""
-        cursor.execute(
-            "SELECT table_name, column_name, data_type, character_maximum_length FROM information_schema.columns "
-            f"WHERE table_schema = '{self._schema}' AND table_catalog = current_database()"
-        )
         tables: dict[str, _Columns] = {}
-        for table, column, kind, length in cursor.fetchall():
+        for table, column, kind, length in self._database.columns(cursor):
             tables.setdefault(table, {})[column] = (kind, length)
         return tables
 
+    def _columns_of(self, table: str) -> Sequence[Column]:
+        return (*columns_of(table), *self._database.own_columns)
+
+    def _named(self, table: str) -> str:
+        return self._database.quoted(self._schema, table)
+
     def _declared(self, column: Column) -> str:
-        return f'"{column.name}" {self._database.types[column.kind]}'
+        return f"{self._database.quoted(column.name)} {self._database.types[column.kind]}"
 
     def _several_times(self, work: Callable[[], _T]) -> _T:
         for pause in _PAUSES:
@@ -173,15 +178,8 @@ class Warehouse:
 
     @contextmanager
     def _transaction(self) -> Iterator[Any]:
-        with self._cursor() as cursor:
-            cursor.execute("BEGIN")
-            try:
-                yield cursor
-                cursor.execute("COMMIT")
-            except BaseException:
-                with suppress(Exception):  # the connection may be gone; then the database does it
-                    cursor.execute("ROLLBACK")
-                raise
+        with self._cursor() as cursor, self._database.transaction(cursor):
+            yield cursor
 
     @contextmanager
     def _cursor(self) -> Iterator[Any]:
@@ -212,9 +210,3 @@ class Warehouse:
 
     def __exit__(self, *_: object) -> None:
         pass
-
-
-def _moment(cursor: Any, database: Database) -> str:
-    """The database's time, once the load is alone: times in `uuid_ts` never fall behind what others have read."""
-    cursor.execute(f"SELECT CAST({database.clock} AS VARCHAR(64))")
-    return str(cursor.fetchone()[0])

@@ -37,7 +37,7 @@ class Postgres(Database):
     clock = "clock_timestamp()"
 
     def connect(self) -> tuple[Any, Any]:
-        connection = self._open_connection()
+        connection = self._hook.get_conn()
         connection.autocommit = True  # BEGIN and COMMIT are statements of ours
         if hasattr(connection, "row_factory"):  # psycopg 3
             from psycopg.rows import tuple_row
@@ -47,27 +47,25 @@ class Postgres(Database):
 
         return connection, connection.cursor(cursor_factory=cursor)
 
-    def stage(self, cursor: Any, name: str, file: IO[bytes]) -> None:
+    def stage(self, cursor: Any, name: str, file: IO[bytes]) -> str:
         cursor.execute(f"CREATE TEMP TABLE {name} ({self.stage_columns()}) ON COMMIT DROP")
         if hasattr(cursor, "copy_expert"):  # psycopg 2
             cursor.copy_expert(_COPY.format(name), file, _CHUNK)
-            return
+            return name
         with cursor.copy(_COPY.format(name)) as copy:
             while chunk := file.read(_CHUNK):
                 copy.write(chunk)
+        return name
 
-    def lock(self, cursor: Any, schema: str) -> None:
+    def lock(self, cursor: Any) -> None:
         """A lock that needs no right on any table, and hinders no reader."""
         cursor.execute(f"SET LOCAL lock_timeout = '{_PATIENCE}'")
-        self._waits(f"Waiting for another load into schema {schema} to end")
-        cursor.execute(f"SELECT pg_advisory_xact_lock(hashtextextended('airflow-provider-cio {schema}', 0))")
+        self._waits(f"Waiting for another load into schema {self._schema} to end")
+        cursor.execute(f"SELECT pg_advisory_xact_lock(hashtextextended('airflow-provider-cio {self._schema}', 0))")
         self._waits(None)
 
     def insertion(self, stage: str, table: str, columns: str, values: str) -> str:
         return f'INSERT INTO {table} ({columns}) SELECT {values} FROM {stage} ON CONFLICT ("id") DO NOTHING'
-
-    def inserted(self, cursor: Any) -> int:
-        return int(cursor.rowcount)
 
     def explain(self, error: Exception) -> Exception | None:
         diagnosis = getattr(error, "diag", None)

@@ -10,14 +10,12 @@ from airflow_provider_cio.clients.error_text import presentable
 from airflow_provider_cio.events.event import MAX_EVENT_BYTES
 from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError
 from airflow_provider_cio.sinks.warehouse.database import Database, TryAgainNowError, sqlstate_error
-from airflow_provider_cio.sinks.warehouse.tables import SPOOLED, TRACKS, Kind
+from airflow_provider_cio.sinks.warehouse.tables import SPOOLED, TRACKS, Kind, csv_values
 
 #: Milliseconds: how long a load waits for another one.
 _PATIENCE = 10 * 60 * 1000
 #: Characters of rows in one INSERT. Redshift takes statements of 16 MB.
 _BATCH = 1024 * 1024
-#: A cell of `csv_line`, before what ends it.
-_CELL = re.compile(r'("[^"]*(?:""[^"]*)*"|true|false|null)[,\n]')
 #: A cluster's or a workgroup's, and its region's.
 _HOST = re.compile(r"([^.]+)\.[^.]+\.([^.]+)\.redshift(?:-serverless)?\.amazonaws\.com(?:\.cn)?")
 #: Two that make the same thing at once, a cycle of waits, transactions that can't be put one after the other.
@@ -53,31 +51,32 @@ class Redshift(Database):
 
     def connect(self) -> tuple[Any, Any]:
         self._waits("Waiting for Redshift to answer")  # the hook tries several times
-        connection = self._open_connection()
+        connection = self._hook.get_conn()
         self._waits(None)
         connection.autocommit = True  # BEGIN and COMMIT are statements of ours
         return connection, connection.cursor()
 
-    def has_schema(self, cursor: Any, schema: str) -> bool:
+    def has_schema(self, cursor: Any) -> bool:
         """Also one of somebody else's, which information_schema does not show."""
-        cursor.execute(f"SELECT 1 FROM pg_namespace WHERE nspname = '{schema}'")
+        cursor.execute(f"SELECT 1 FROM pg_namespace WHERE nspname = '{self._schema}'")
         return bool(cursor.fetchone())
 
-    def stage(self, cursor: Any, name: str, file: IO[bytes]) -> None:
+    def stage(self, cursor: Any, name: str, file: IO[bytes]) -> str:
         """By statements alone: a COPY would need a bucket."""
         cursor.execute(f"CREATE TEMP TABLE {name} ({self.stage_columns()})")
         for batch in _batches(_rows(file)):
             cursor.execute(f"INSERT INTO {name} VALUES {batch}")
         cursor.execute(f"ANALYZE {name}")  # or a plan takes it for empty
+        return name
 
-    def lock(self, cursor: Any, schema: str) -> None:
+    def lock(self, cursor: Any) -> None:
         """A lock on `tracks`, in place of keys: each load needs that table.
 
         A transaction sees what was there at its first statement that is not LOCK, so it begins anew with that one.
         https://docs.aws.amazon.com/redshift/latest/dg/c_serial_isolation.html
         """
         cursor.execute(
-            f"SELECT 1 FROM information_schema.tables WHERE table_schema = '{schema}' AND table_name = '{TRACKS}'"
+            f"SELECT 1 FROM information_schema.tables WHERE table_schema = '{self._schema}' AND table_name = '{TRACKS}'"
         )
         exists = bool(cursor.fetchone())
         cursor.execute("COMMIT")
@@ -85,8 +84,8 @@ class Redshift(Database):
         cursor.execute(f"SET statement_timeout TO {_PATIENCE}")
         cursor.execute("BEGIN")
         if exists:
-            self._waits(f"Waiting for another load into schema {schema} to end")
-            cursor.execute(f'LOCK "{schema}"."{TRACKS}"')
+            self._waits(f"Waiting for another load into schema {self._schema} to end")
+            cursor.execute(f"LOCK {self.quoted(self._schema, TRACKS)}")
             self._waits(None)
         cursor.execute("SET statement_timeout TO DEFAULT")
 
@@ -96,9 +95,6 @@ class Redshift(Database):
             f'ORDER BY "id") AS nth FROM {stage}) AS rows_staged LEFT JOIN (SELECT "id" AS id_there FROM {table}) AS '
             'rows_there ON id_there = "id" WHERE nth = 1 AND id_there IS NULL'
         )
-
-    def inserted(self, cursor: Any) -> int:
-        return int(cursor.rowcount)
 
     def explain(self, error: Exception) -> Exception | None:
         from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[import-untyped]
@@ -137,18 +133,13 @@ def _batches(rows: Iterator[str]) -> Iterator[str]:
 
 
 def _rows(file: IO[bytes]) -> Iterator[str]:
-    """Lines of CSV as lists of SQL's literals, in brackets."""
-    record = ""
-    for line in file:  # of which a text may have several
-        record += line.decode()
-        if record.count('"') % 2 == 0:
-            cells = zip(SPOOLED, _CELL.findall(record), strict=True)
-            yield f"({','.join(_literal(column.kind, cell) for column, cell in cells)})"
-            record = ""
+    """The rows of the spool as lists of SQL's literals, in brackets."""
+    for values in csv_values(file):
+        yield f"({','.join(_literal(column.kind, value) for column, value in zip(SPOOLED, values, strict=True))})"
 
 
-def _literal(kind: Kind, cell: str) -> str:
-    if not cell.startswith('"'):
-        return cell
-    text = cell[1:-1].replace('""', '"').replace("\\", "\\\\").replace("'", "''")
+def _literal(kind: Kind, value: str | bool | None) -> str:
+    if not isinstance(value, str):
+        return {True: "true", False: "false", None: "null"}[value]
+    text = value.replace("\\", "\\\\").replace("'", "''")
     return f"TIMESTAMP '{text.replace('T', ' ').removesuffix('Z')}'" if kind is Kind.TIME else f"'{text}'"

@@ -7,9 +7,11 @@ it earlier fails.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from datetime import datetime
 from enum import Enum
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import msgspec
 
@@ -63,6 +65,9 @@ _PROPERTIES = tuple(
 SPOOLED = _OF_EVERY_EVENT + _PROPERTIES
 
 _QUOTE = '"'
+#: A cell of `csv_line`, before what ends it.
+_CELL = re.compile(r'("[^"]*(?:""[^"]*)*"|true|false|null)[,\n]')
+_WORDS = {"true": True, "false": False, "null": None}
 _encode = msgspec.json.Encoder().encode
 
 Value = str | bool | datetime | None
@@ -103,6 +108,19 @@ def _cell(value: Value) -> str:
     if isinstance(value, str):
         return f'"{value.replace(_QUOTE, _QUOTE * 2)}"'
     return _encode(value).decode()
+
+
+def csv_values(file: IO[bytes]) -> Iterator[list[str | bool | None]]:
+    """What `csv_line` has written, row by row; times are text."""
+    record = ""
+    for line in file:  # of which a text may have several
+        record += line.decode()
+        if record.count(_QUOTE) % 2 == 0:
+            yield [
+                cell[1:-1].replace(_QUOTE * 2, _QUOTE) if cell[0] == _QUOTE else _WORDS[cell]
+                for cell in _CELL.findall(record)
+            ]
+            record = ""
 
 
 def unstorable(values: tuple[Value, ...]) -> str | None:

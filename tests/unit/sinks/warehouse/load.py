@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 from airflow_provider_cio.sinks.warehouse import database_for
@@ -35,7 +36,7 @@ def opener(fields: dict[str, Any]) -> Callable[[], Any]:
 
 def main(connection: str, first: str, last: str) -> None:
     fields = json.loads(connection)
-    database = partial(database_for(fields["conn_type"]), opener(fields))
+    database = partial(database_for(fields["conn_type"]), SimpleNamespace(get_conn=opener(fields)))
     with WarehouseSink(Warehouse("the warehouse", database, "customerio"), NAMES) as sink:
         sink.take(events(int(first), int(last)))
         print("loading", flush=True)

@@ -8,7 +8,9 @@ import sys
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg2  # type: ignore[import-untyped]
@@ -158,6 +160,10 @@ def test_left_by_an_error_it_loads_nothing_more(database: Place) -> None:
 # Two at once
 
 
+def lock(place: Place, connection: Any) -> None:
+    database_for(place.kind)(None, "customerio", lambda text: None).lock(connection.cursor())
+
+
 def test_loads_at_the_same_time_end_with_each_event_once(database: Place) -> None:
     ranges = [(0, 3000), (0, 3000), (1500, 4500), (4500, 5000)]
     processes = [loading(database, *one) for one in ranges]
@@ -173,7 +179,7 @@ def test_uuid_ts_never_falls_behind_what_a_reader_has_seen(server_database: Plac
     with WarehouseSink(server_database.warehouse(), NAMES) as sink, server_database.connect() as other:
         sink.take(events(0, 3))
         other.execute("BEGIN")
-        database_for(server_database.kind)(lambda: other, lambda text: None).lock(other.cursor(), "customerio")
+        lock(server_database, other)
         with ThreadPoolExecutor() as pool:
             load = pool.submit(sink.flush)
             while not other.execute("SELECT 1 FROM pg_locks WHERE NOT granted").fetchall():
@@ -193,7 +199,7 @@ def test_who_waits_for_another_load_says_so_and_gives_up_in_the_end(
     warehouse = server_database.warehouse()
     with server_database.connect() as other, ThreadPoolExecutor() as pool:
         other.execute("BEGIN")
-        database_for(server_database.kind)(lambda: other, lambda text: None).lock(other.cursor(), "customerio")
+        lock(server_database, other)
         second = pool.submit(warehouse.prepare, ["email_opened"])
         said = set()
         while not second.done():
@@ -313,7 +319,7 @@ def test_the_driver_may_be_psycopg_2(postgres_database: Place) -> None:
     def connect() -> Any:
         return psycopg2.connect(host=fields["host"], port=fields["port"], user=fields["login"], dbname=fields["schema"])
 
-    warehouse = Warehouse("it", lambda waits: Postgres(connect, waits), "customerio")
+    warehouse = Warehouse("it", partial(Postgres, SimpleNamespace(get_conn=connect)), "customerio")
     with WarehouseSink(warehouse, NAMES) as sink:
         sink.take(events(0, 30))
         sink.flush()
