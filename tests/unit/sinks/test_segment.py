@@ -238,7 +238,7 @@ def test_if_nothing_at_all_is_taken_it_stops_early(sandbox: Sandbox, client: Seg
     with pytest.raises(EventsRefusedError, match="answered 413"):
         send(client, *(events(500, 500 * number) for number in range(batches)))
     assert sandbox.segment.kept == []
-    # Each batch, and its 32 samples. One more than can be in flight may have begun when the first one's error comes out.
+    # Each batch, and its 32 samples. One more than can be in flight may have begun when the first error comes out.
     assert len(sandbox.segment.requests) <= 33 * min(batches, MAX_IN_FLIGHT + 1)
     settle()
 
