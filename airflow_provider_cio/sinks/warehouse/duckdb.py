@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import os
 import time
+import uuid
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import IO, Any, ClassVar
 
 from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError
@@ -101,13 +106,36 @@ class DuckDB(Database):
         if isinstance(error, duckdb.IOException) and "Cannot open file" in text:
             return ConfigurationError(f"{text}. The folder must be there, and this worker may write to it")
         if isinstance(error, duckdb.IOException) and "not a valid DuckDB database" in text:
-            return ConfigurationError(f"{text} Give the path of another file")
+            return ConfigurationError(f"{text} Give the path of another file; or delete it, if it is empty")
         return TryAgainLaterError(f"{text} ({type(error).__name__})")
+
+    def _make_file(self) -> None:
+        """If there is none, make it under another name, and give it its own once it is whole.
+
+        DuckDB makes an empty file first, and opens none that is empty: who dies there, or comes when another one is at
+        it, would leave a file that nobody can open.
+        """
+        import duckdb
+
+        path = self._hook.get_database()
+        if path.startswith((":memory:", "md:", "motherduck:")) or os.path.exists(path):
+            return
+        made = Path(path).with_name(f".{Path(path).name}.{uuid.uuid4().hex}")
+        maker = copy.copy(self._hook)
+        maker.database = str(made)
+        # What hinders it, DuckDB will say of the file itself. Some file systems have no links.
+        with suppress(duckdb.Error, OSError):
+            try:
+                maker.get_conn().close()
+                os.link(made, path)
+            finally:
+                made.unlink(missing_ok=True)
 
     def _open_when_free(self) -> Any:
         """:raises TryAgainLaterError: another process has it open all the time."""
         import duckdb
 
+        self._make_file()
         began, pause = time.monotonic(), 0.02
         while True:
             try:

@@ -16,12 +16,34 @@ from airflow_provider_cio.sinks.warehouse.sink import WarehouseSink
 from tests.unit.sinks.warehouse.events import NAMES, events
 
 
-def opener(fields: dict[str, Any]) -> Callable[[], Any]:
-    """As the hook's `get_conn`, without Airflow, which takes seconds to start."""
+def hook(fields: dict[str, Any]) -> Any:
+    """What a `Database` needs of a hook, without Airflow, which takes seconds to start."""
     if fields["conn_type"] == "duckdb":
+        return File(fields["host"])
+    if fields["conn_type"] == "gcpbigquery":
+        from google.auth.credentials import AnonymousCredentials
+
+        project = fields["extra"]["project"]
+        return SimpleNamespace(get_credentials_and_project_id=lambda: (AnonymousCredentials(), project))
+    return SimpleNamespace(get_conn=opener(fields))
+
+
+class File:
+    """As DuckDB's hook."""
+
+    def __init__(self, database: str) -> None:
+        self.database = database
+
+    def get_database(self) -> str:
+        return self.database
+
+    def get_conn(self) -> Any:
         import duckdb
 
-        return partial(duckdb.connect, fields["host"])
+        return duckdb.connect(self.database)
+
+
+def opener(fields: dict[str, Any]) -> Callable[[], Any]:
     if fields["conn_type"] == "redshift":
         import redshift_connector
 
@@ -36,7 +58,7 @@ def opener(fields: dict[str, Any]) -> Callable[[], Any]:
 
 def main(connection: str, first: str, last: str) -> None:
     fields = json.loads(connection)
-    database = partial(database_for(fields["conn_type"]), SimpleNamespace(get_conn=opener(fields)))
+    database = partial(database_for(fields["conn_type"]), hook(fields))
     with WarehouseSink(Warehouse("the warehouse", database, "customerio"), NAMES) as sink:
         sink.take(events(int(first), int(last)))
         print("loading", flush=True)
