@@ -24,7 +24,7 @@ test: .venv/stamp ## Lint, types, and every test, end to end included
 	$(BIN)/pytest -v --durations=10 --numprocesses=3 --dist=loadfile tests/unit
 	$(BIN)/pytest -v --durations=10 tests/e2e
 
-matrix: .venv/stamp ## The wheel in Airflow 3.0, 3.1, 3.2, 3.3, and with the lowest version of all that it needs
+matrix: .venv/stamp ## The wheel in Airflow 3.0 to 3.3, with the lowest version of all that it needs, and with BigQuery
 	@$(BIN)/python -m tests.matrix
 
 soak: .venv/stamp ## Hundreds of hourly intervals with faults at random: nothing lost, nothing growing

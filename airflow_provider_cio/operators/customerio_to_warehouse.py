@@ -27,8 +27,8 @@ class CustomerIOToWarehouseOperator(CustomerIOOperator):
 
     All other parameters are described at :class:`~airflow_provider_cio.operators.base.CustomerIOOperator`.
 
-    :param warehouse_conn_id: connection of type `postgres`, `duckdb` or `redshift`, whose Airflow provider comes with
-        the extra of that name: ``pip install 'airflow-provider-cio[postgres]'``.
+    :param warehouse_conn_id: connection of type `postgres`, `duckdb`, `redshift` or `gcpbigquery`, whose Airflow
+        provider comes with an extra: ``pip install 'airflow-provider-cio[postgres]'``.
     :param schema: of the tables: a lower-case letter, then lower-case letters, digits and underscores.
     :param message_id_namespace: goes into all ids. To have those that another road to Segment sends, give what that
         has: its connection's field of this name.

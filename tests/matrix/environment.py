@@ -14,7 +14,7 @@ from zipfile import ZipFile
 
 from packaging.requirements import Requirement
 
-from tests.matrix.targets import EXTRAS, PROJECT, REPOSITORY, Target
+from tests.matrix.targets import REPOSITORY, Target
 
 ENVIRONMENTS = REPOSITORY / ".venv" / "matrix"
 
@@ -70,7 +70,7 @@ class Environment:
 
     def __init__(self, target: Target) -> None:
         self._target = target
-        parts = [target.options, target.airflow, target.tools, _requirements(), sys.version]
+        parts = [target.options, target.airflow, target.tools, target.requirements, sys.version]
         digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
         self._folder = ENVIRONMENTS / f"{target.name}-{digest}"
         self.python = self._folder / "bin" / "python"
@@ -94,7 +94,7 @@ class Environment:
             except StepError as error:
                 raise UnavailableError(str(error)) from None
             # What the wheel requires is named here, since "lowest" is meant for what is named only.
-            wanted = [*_requirements(), *airflow, *self._target.tools]
+            wanted = [*self._target.requirements, *airflow, *self._target.tools]
             self._uv("install", "--compile-bytecode", *self._target.options, *wanted)
         self._uv("install", "--reinstall", "--no-deps", wheel)
         self._uv("check")
@@ -104,7 +104,7 @@ class Environment:
 
     def _versions(self) -> str:
         found = {one["name"]: one["version"] for one in json.loads(self._uv("list", "--format", "json", "--quiet"))}
-        names = [Requirement(one).name for one in _requirements()]
+        names = [Requirement(one).name for one in self._target.requirements]
         return ", ".join(f"{name.removeprefix('apache-')} {found[name]}" for name in names)
 
     def _check_wheel(self, wheel: Path) -> None:
@@ -118,11 +118,6 @@ class Environment:
 
     def _uv(self, command: str, *arguments: str | Path) -> str:
         return run(_uv(), "pip", command, "--python", self.python, *arguments)
-
-
-def _requirements() -> list[str]:
-    optional = PROJECT["optional-dependencies"]
-    return [*PROJECT["dependencies"], *(line for extra in EXTRAS for line in optional[extra])]
 
 
 def _uv() -> Path:

@@ -20,14 +20,13 @@ _TOOLS = (
     "pytest",
     "pytest-rerunfailures",
     "pytest-timeout",
+    "pytest-xdist",
+    "sqlglot",
     "starlette",
     "statsd",
     "uvicorn",
     "wtforms",
 )
-
-#: Of this project, which are installed with it.
-EXTRAS = ("duckdb", "postgres")
 
 # Released after some of the days below: what is needed on them all the same, each with the day by which it was there.
 _YOUNGER = {
@@ -65,13 +64,24 @@ class Target:
     :param until: the day whose newest releases are installed, as if nothing had been released since.
     :param airflow: the version to install; none is the lowest that this project declares.
     :param lowest: install the lowest version that each requirement of this project allows, of Airflow and all else.
+    :param extras: of this project, which are installed with it.
+    :param tests: for pytest.
+    :param dags: also run an example DAG, and a scheduler.
     """
 
     name: str
     until: str
     airflow: str = ""
     lowest: bool = False
+    extras: tuple[str, ...] = ("duckdb", "postgres")
     tests: tuple[str, ...] = field(default=_TESTS)
+    dags: bool = True
+
+    @property
+    def requirements(self) -> list[str]:
+        """Of the wheel and the extras."""
+        optional = PROJECT["optional-dependencies"]
+        return [*PROJECT["dependencies"], *(line for extra in self.extras for line in optional[extra])]
 
     @property
     def tools(self) -> list[str]:
@@ -97,5 +107,14 @@ TARGETS = {
         Target(name="3.2", airflow="3.2.2", until="2026-06-05"),
         Target(name="3.3", airflow="3.3.2", until="2026-09-24"),
         Target(name="floors", until="2025-04-29", lowest=True, tests=(*_TESTS, *_MORE_TESTS)),
+        # Google's provider can't be installed beside the newest of all else, and brings a hundred packages.
+        Target(
+            name="bigquery",
+            airflow="3.3.2",
+            until="2026-09-24",
+            extras=("duckdb", "postgres", "redshift", "bigquery"),
+            tests=("--numprocesses=2", "-k", "bigquery", "tests/unit/sinks/warehouse"),
+            dags=False,
+        ),
     )
 }

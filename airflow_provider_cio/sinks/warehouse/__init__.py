@@ -16,6 +16,8 @@ DATABASES = {
     "postgres": "airflow_provider_cio.sinks.warehouse.postgres:Postgres",
     "duckdb": "airflow_provider_cio.sinks.warehouse.duckdb:DuckDB",
     "redshift": "airflow_provider_cio.sinks.warehouse.redshift:Redshift",
+    "gcpbigquery": "airflow_provider_cio.sinks.warehouse.bigquery:BigQuery",
+    "google_cloud_platform": "airflow_provider_cio.sinks.warehouse.bigquery:BigQuery",
 }
 
 

@@ -15,6 +15,7 @@ import msgspec
 from airflow_provider_cio.clients.error_text import presentable
 from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError
 from airflow_provider_cio.sinks.warehouse.database import ColumnRow, Database, TryAgainNowError
+from airflow_provider_cio.sinks.warehouse.spool import disk_full
 from airflow_provider_cio.sinks.warehouse.tables import SPOOLED, Column, Kind, csv_values
 
 log = logging.getLogger(__name__)
@@ -62,11 +63,19 @@ class BigQuery(Database):
         return str(connection.extra_dejson.get("project") or "")
 
     def connect(self) -> tuple[Any, Any]:
-        from google.cloud.bigquery import Client  # type: ignore[import-untyped]
+        from google.cloud.bigquery import Client
 
-        credentials, project = self._hook.get_credentials_and_project_id()
-        client = Client(project=project, credentials=credentials, location=getattr(self._hook, "location", None))
-        session = _Session(client, self._waits)
+        try:
+            credentials, project = self._hook.get_credentials_and_project_id()
+        except Exception as error:  # Airflow's, Google's, of files and of JSON
+            said = f"{presentable(str(error), ())} ({type(error).__name__})"
+            raise ConfigurationError(f"Google gives no access: {said}. Correct the connection") from None
+        session = _Session(Client(project=project, credentials=credentials), self._waits)
+        try:
+            session.look_at(self._schema, getattr(self._hook, "location", None))
+        except BaseException:
+            session.close()
+            raise
         return session, session
 
     @contextmanager
@@ -75,15 +84,10 @@ class BigQuery(Database):
         yield
 
     def has_schema(self, cursor: Any) -> bool:
-        from google.api_core.exceptions import NotFound  # type: ignore[import-untyped]
-
-        try:
-            dataset = cursor.client.get_dataset(self._schema)
-        except NotFound:
-            return False
-        if dataset.default_table_expiration_ms or dataset.default_partition_expiration_ms:
+        dataset = cursor.dataset
+        if dataset and (dataset.default_table_expiration_ms or dataset.default_partition_expiration_ms):
             log.warning("BigQuery deletes tables or partitions of dataset %s when they are old.", self._schema)
-        return True
+        return dataset is not None
 
     def columns(self, cursor: Any) -> Sequence[ColumnRow]:
         rows = cursor.execute(
@@ -93,7 +97,7 @@ class BigQuery(Database):
 
     def create(self, cursor: Any, table: str, columns: str) -> None:
         """With the view that Segment makes of it, which has each id once."""
-        named = self.quoted(self._schema, table)
+        named = self.quoted(cursor.client.project, self._schema, table)
         cursor.execute(f"CREATE TABLE IF NOT EXISTS {named} ({columns}){self.layout}")
         cursor.execute(
             f"CREATE VIEW IF NOT EXISTS {self.quoted(self._schema, f'{table}_view')} AS SELECT * EXCEPT (nth) FROM ("
@@ -101,6 +105,11 @@ class BigQuery(Database):
             f"_PARTITIONTIME >= TIMESTAMP_TRUNC(TIMESTAMP_SUB(CURRENT_TIMESTAMP(), INTERVAL {_VIEWED} DAY), DAY)"
             ") WHERE nth = 1"
         )
+
+    def add_columns(self, cursor: Any, table: str, columns: Sequence[str]) -> None:
+        """At once, since a table's form can be changed five times in ten seconds."""
+        added = ", ".join(f"ADD COLUMN IF NOT EXISTS {column}" for column in columns)
+        cursor.execute(f"ALTER TABLE {self.quoted(self._schema, table)} {added}")
 
     def stage(self, cursor: Any, name: str, file: IO[bytes]) -> str:
         """By a load job, into a table that lives for a day if nobody deletes it."""
@@ -112,8 +121,12 @@ class BigQuery(Database):
         )
         cursor.staged.append(f"{cursor.client.project}.{self._schema}.{named}")
         with tempfile.TemporaryFile() as rows:
-            rows.writelines(map(_json_line, csv_values(file)))
-            if rows.tell():
+            try:
+                rows.writelines(map(_json_line, csv_values(file)))
+                size = rows.tell()
+            except OSError as error:
+                raise disk_full(error) from error
+            if size:
                 cursor.load(rows, cursor.staged[-1])
         return staged
 
@@ -160,7 +173,7 @@ class BigQuery(Database):
 
     def explain(self, error: Exception) -> Exception | None:
         from google.api_core.exceptions import GoogleAPICallError, GoogleAPIError
-        from google.auth.exceptions import GoogleAuthError, TransportError  # type: ignore[import-untyped]
+        from google.auth.exceptions import GoogleAuthError, TransportError
         from requests import RequestException
 
         if isinstance(error, TransportError | RequestException):
@@ -169,9 +182,10 @@ class BigQuery(Database):
             return ConfigurationError(f"Google gives no access: {presentable(str(error), ())}. Correct the connection")
         if not isinstance(error, GoogleAPIError):
             return None
-        text = presentable(getattr(error, "message", None) or str(error), ())
-        code = error.code if isinstance(error, GoogleAPICallError) else None
-        reason = next((one.get("reason", "") for one in getattr(error, "errors", ()) if isinstance(one, dict)), "")
+        # The first says what it is about; those after it, and the error as text, may hold values of rows.
+        first, *_ = *(one for one in getattr(error, "errors", ()) if isinstance(one, dict)), {}
+        code, reason = error.code if isinstance(error, GoogleAPICallError) else None, first.get("reason", "")
+        text = presentable(first.get("message") or getattr(error, "message", None) or type(error).__name__, ())
         told = f"{text} ({', '.join(filter(None, (str(code or ''), reason)))})"
         if code == 409 or "concurrent update" in text:
             return TryAgainNowError(f"another session writes to the same tables ({text})")
@@ -197,14 +211,30 @@ class _Session:
 
     def __init__(self, client: Any, waits: Callable[[str | None], None]) -> None:
         self.client = client
+        #: None if there is none.
+        self.dataset: Any = None
         #: Tables to delete at the end, with project and dataset.
         self.staged: list[str] = []
+        self._location: str | None = None
         self._waits = waits
+
+    def look_at(self, dataset: str, location: str | None) -> None:
+        """All that follows is done where this dataset is, or at the given location if there is no such dataset."""
+        from google.api_core.exceptions import NotFound
+
+        self._waits("Waiting for BigQuery to answer")
+        try:
+            self.dataset = self.client.get_dataset(dataset)
+        except NotFound:
+            self._location = location or None
+        else:
+            self._location = self.dataset.location
+        self._waits(None)
 
     def execute(self, sql: str) -> list[tuple[Any, ...]]:
         """The rows of a statement, or of a script's last one."""
         self._waits("Waiting for BigQuery to answer")  # the client tries again by itself
-        rows = [row.values() for row in self.client.query(sql).result()]
+        rows = [row.values() for row in self.client.query(sql, location=self._location).result()]
         self._waits(None)
         return rows
 
@@ -213,7 +243,8 @@ class _Session:
 
         self._waits("Waiting for BigQuery to take the rows")
         config = LoadJobConfig(source_format="NEWLINE_DELIMITED_JSON", write_disposition="WRITE_APPEND")
-        self.client.load_table_from_file(rows, table, rewind=True, job_config=config).result()
+        location = self._location
+        self.client.load_table_from_file(rows, table, rewind=True, location=location, job_config=config).result()
         self._waits(None)
 
     def close(self) -> None:

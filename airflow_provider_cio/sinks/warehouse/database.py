@@ -131,6 +131,11 @@ class Database(ABC):
         """
         cursor.execute(f"CREATE TABLE {self.quoted(self._schema, table)} ({columns}{self.key}){self.layout}")
 
+    def add_columns(self, cursor: Any, table: str, columns: Sequence[str]) -> None:
+        """:param columns: as they are declared."""
+        for column in columns:
+            cursor.execute(f"ALTER TABLE {self.quoted(self._schema, table)} ADD COLUMN {column}")
+
     @abstractmethod
     def stage(self, cursor: Any, name: str, file: IO[bytes]) -> str:
         """Within a transaction: make a relation of a file of CSV lines, that no other load uses.

@@ -147,9 +147,9 @@ class Warehouse:
             )
 
     def _complete(self, cursor: Any, table: str, existing: _Columns) -> None:
-        for column in self._columns_of(table):
-            if column.name not in existing:
-                cursor.execute(f"ALTER TABLE {self._named(table)} ADD COLUMN {self._declared(column)}")
+        missing = [self._declared(column) for column in self._columns_of(table) if column.name not in existing]
+        if missing:
+            self._database.add_columns(cursor, table, missing)
 
     def _existing(self, cursor: Any) -> dict[str, _Columns]:
         """Of each table."""

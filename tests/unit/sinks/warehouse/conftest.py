@@ -11,7 +11,7 @@ from tests.postgres import postgres_server, programs
 from tests.unit.sinks.warehouse.places import Place, place
 
 _NUMBERS = itertools.count()
-DATABASES = ("postgres", "duckdb", "redshift")
+DATABASES = ("postgres", "duckdb", "redshift", "bigquery")
 
 
 @pytest.fixture(scope="session")
@@ -24,7 +24,9 @@ def postgres() -> Iterator[dict[str, Any]]:
 
 
 def _made(kind: str, request: pytest.FixtureRequest, folder: Path) -> Iterator[Place]:
-    server = {} if kind == "duckdb" else request.getfixturevalue("postgres")
+    if kind == "bigquery":
+        pytest.importorskip("airflow.providers.google", reason="needs apache-airflow-providers-google: see make matrix")
+    server = {} if kind in ("duckdb", "bigquery") else request.getfixturevalue("postgres")
     with place(kind, server, folder, f"database{next(_NUMBERS)}") as made:
         yield made
 
@@ -50,6 +52,11 @@ def server_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[
 @pytest.fixture
 def redshift_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     yield from _made("redshift", request, tmp_path)
+
+
+@pytest.fixture
+def bigquery_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+    yield from _made("bigquery", request, tmp_path)
 
 
 @pytest.fixture

@@ -11,11 +11,13 @@ from typing import Any
 
 import duckdb
 import psycopg
+import pytest
 from psycopg.sql import SQL, Identifier
 
 from airflow_provider_cio.events.catalog import CATALOG
 from airflow_provider_cio.operators.warehouse import open_warehouse
 from airflow_provider_cio.sinks.warehouse.loading import Warehouse
+from tests import bigquery
 from tests.redshift import StandIn, assert_redshift_knows
 
 Row = tuple[Any, ...]
@@ -26,16 +28,30 @@ class Place:
 
     :param port: where PostgreSQL itself is, if the connection is to what stands before it.
     :param statements: what was sent through that.
+    :param stand_in: for BigQuery.
     """
 
-    def __init__(self, connection: dict[str, Any], port: int | None = None, statements: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        connection: dict[str, Any],
+        port: int | None = None,
+        statements: Sequence[str] = (),
+        stand_in: bigquery.StandIn | None = None,
+    ) -> None:
         self.connection = connection
         self.statements = statements
         self._port = port or connection.get("port")
+        self._stand_in = stand_in
 
     @property
     def kind(self) -> str:
-        return str(self.connection["conn_type"])
+        """As the extra is named."""
+        return str(self.connection["conn_type"]).replace("gcpbigquery", "bigquery")
+
+    @property
+    def bigquery(self) -> bigquery.StandIn:
+        assert self._stand_in
+        return self._stand_in
 
     def warehouse(self, schema: str = "customerio") -> Warehouse:
         return open_warehouse("warehouse_default", schema)
@@ -55,14 +71,21 @@ class Place:
         return [dict(zip(columns, row, strict=True)) for row in found]
 
     def tables(self, schema: str = "customerio") -> set[str]:
-        found = self.query(f"SELECT table_name FROM information_schema.tables WHERE table_schema = '{schema}'")
-        return {name for (name,) in found}
+        found = self.query(
+            f"SELECT table_name FROM information_schema.tables WHERE table_schema = '{schema}' "
+            "AND table_type = 'BASE TABLE'"
+        )
+        return {name for (name,) in found} - {LOCK}
 
     @contextmanager
     def connect(self) -> Iterator[Any]:
         """A connection of the driver's own, each of whose statements is committed."""
         fields = self.connection
-        if self.kind == "duckdb":
+        if self._stand_in:
+            with self._stand_in.duck.cursor() as connection:
+                connection.execute("SET TimeZone = 'UTC'")
+                yield connection
+        elif self.kind == "duckdb":
             with duckdb.connect(fields["host"]) as connection:
                 connection.execute("SET TimeZone = 'UTC'")
                 yield connection
@@ -77,9 +100,11 @@ class Place:
                 yield connection
 
 
+#: Of a loader on BigQuery: a table beside Segment's.
+LOCK = "customerio_lock"
 _COLUMNS = (
     "SELECT column_name FROM information_schema.columns WHERE table_schema = '{}' AND table_name = '{}' "
-    "AND table_catalog = current_database()"
+    f"AND table_catalog = current_database() AND column_name <> '{bigquery.HIDDEN}'"
 )
 _TIMES = " AND lower(data_type) LIKE 'timestamp%'"
 
@@ -95,6 +120,17 @@ def place(kind: str, server: dict[str, Any], folder: Path, name: str) -> Iterato
         made = Place({"conn_type": "duckdb", "host": str(folder / f"{name}.duckdb")})
         with connected(made.connection):
             yield made
+        return
+    if kind == "bigquery":
+        extra = {"project": bigquery.PROJECT, "is_anonymous": True, "use_legacy_sql": False}
+        fields = {"conn_type": "gcpbigquery", "extra": extra}
+        with (
+            bigquery.StandIn(folder / f"{name}.duckdb") as server_of_google,
+            pytest.MonkeyPatch.context() as patch,
+            connected(fields),
+        ):
+            patch.setenv("BIGQUERY_EMULATOR_HOST", server_of_google.url)
+            yield Place(fields, stand_in=server_of_google)
         return
     with psycopg.connect(
         host=server["host"], port=server["port"], user=server["login"], dbname="postgres", autocommit=True

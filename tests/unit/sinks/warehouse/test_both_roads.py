@@ -119,4 +119,4 @@ def expected(event: dict[str, Any]) -> dict[str, Any]:
 
 def without_load(row: dict[str, Any]) -> dict[str, Any]:
     assert row["received_at"] == row["sent_at"] == row["uuid_ts"] > 0
-    return {name: value for name, value in row.items() if value is not None and name not in OF_THE_LOAD}
+    return {name: value for name, value in row.items() if value is not None and name not in {*OF_THE_LOAD, "loaded_at"}}
