@@ -64,7 +64,7 @@ class Fault(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tru
     `reset_after`, `timeout`, `truncated`, `truncated_json` and `repeat_cursor` spoil the answer of a
     request that was fully processed; a batch is then kept. `repeat_cursor` needs a request with a cursor.
 
-    :param path: how the path begins of the requests that it meets.
+    :param path: how the path begins of the requests that it meets. Then only those count for `at`, since it was added.
     :param retry_after: for 429 and 503; a number of seconds, or "date": an HTTP date `seconds` from now.
     :param seconds: how long `timeout` holds the answer, and how far off the date of `retry_after` is.
     :param body: the body of a status, instead of the service's usual one.
@@ -96,6 +96,7 @@ class _Armed:
         self.left = fault.times if fault.times is not None or fault.probability else 1
         self.random = Random(fault.seed)
         self.played = 0
+        self.met = 0  # requests of its path
 
     def strike(self, number: int) -> Kind | None:
         fault = self.fault
@@ -129,7 +130,8 @@ class Faults:
         """The fault for the n-th request of a side, if one strikes."""
         for armed in self._armed:
             if armed.fault.side == side and path.startswith(armed.fault.path):
-                kind = armed.strike(number)
+                kind = armed.strike(armed.met if armed.fault.path else number)
+                armed.met += 1
                 if kind is not None:
                     return kind, armed.fault
         return None

@@ -174,9 +174,8 @@ class BigQuery(Database):
     def explain(self, error: Exception) -> Exception | None:
         from google.api_core.exceptions import GoogleAPICallError, GoogleAPIError
         from google.auth.exceptions import GoogleAuthError, TransportError
-        from requests import RequestException
 
-        if isinstance(error, TransportError | RequestException):
+        if isinstance(error, TransportError | OSError):  # of which those of requests are
             return TryAgainLaterError(f"{type(error).__name__} (no connection)")
         if isinstance(error, GoogleAuthError):
             return ConfigurationError(f"Google gives no access: {presentable(str(error), ())}. Correct the connection")
