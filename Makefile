@@ -21,8 +21,7 @@ test: .venv/stamp ## Lint, types, and every test, end to end included
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -v --durations=10 --numprocesses=3 --dist=loadfile tests/unit
-	$(BIN)/pytest -v --durations=10 tests/e2e
+	$(BIN)/pytest -v --durations=10 --numprocesses=3 --dist=loadfile --no-loadscope-reorder tests/e2e tests/unit
 
 matrix: .venv/stamp ## The wheel in Airflow 3.0 to 3.3, with the lowest version of all that it needs, and with BigQuery
 	@$(BIN)/python -m tests.matrix

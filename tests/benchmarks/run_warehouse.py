@@ -27,7 +27,7 @@ from airflow_provider_cio.sinks.warehouse.tables import (
     values_of,
 )
 from tests.unit.sinks.warehouse.events import NAMES, events
-from tests.unit.sinks.warehouse.load import opener
+from tests.unit.sinks.warehouse.load import hook
 
 PIECE = 2000
 
@@ -43,7 +43,7 @@ def main() -> None:
 
 def load(connection: dict[str, Any], count: int) -> dict[str, Any]:
     """Making the events is not part of the time."""
-    database = partial(database_for(connection["conn_type"]), opener(connection))
+    database = partial(database_for(connection["conn_type"]), hook(connection))
     began, busy = time.perf_counter(), time.process_time()
     made = made_busy = 0.0
     with WarehouseSink(Warehouse("the warehouse", database, "customerio"), NAMES) as sink:

@@ -50,6 +50,7 @@ class BigQuery(Database):
     layout = " PARTITION BY _PARTITIONDATE"
     own_columns: ClassVar = (Column("loaded_at", Kind.TIME),)
     rights_by_table = False
+    spool_bytes = 50 * 1000 * 1000  # for a load job it is written once more, as JSON
     retype = "SET DATA TYPE"
     quote = "`"
 
