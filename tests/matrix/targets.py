@@ -20,8 +20,6 @@ _TOOLS = (
     "pytest",
     "pytest-rerunfailures",
     "pytest-timeout",
-    "pytest-xdist",
-    "sqlglot",
     "starlette",
     "statsd",
     "uvicorn",
@@ -65,6 +63,7 @@ class Target:
     :param airflow: the version to install; none is the lowest that this project declares.
     :param lowest: install the lowest version that each requirement of this project allows, of Airflow and all else.
     :param extras: of this project, which are installed with it.
+    :param more_tools: from the dev extra, for these tests only.
     :param tests: for pytest.
     :param dags: also run an example DAG, and a scheduler.
     """
@@ -74,6 +73,7 @@ class Target:
     airflow: str = ""
     lowest: bool = False
     extras: tuple[str, ...] = ("duckdb", "postgres")
+    more_tools: tuple[str, ...] = ()
     tests: tuple[str, ...] = field(default=_TESTS)
     dags: bool = True
 
@@ -87,7 +87,7 @@ class Target:
     def tools(self) -> list[str]:
         """What the tests need, as required by the dev extra."""
         wanted = {Requirement(line).name: line for line in PROJECT["optional-dependencies"]["dev"]}
-        return [wanted[name] for name in _TOOLS]
+        return [wanted[name] for name in (*_TOOLS, *self.more_tools)]
 
     @property
     def options(self) -> list[str]:
@@ -113,6 +113,7 @@ TARGETS = {
             airflow="3.3.2",
             until="2026-09-24",
             extras=("duckdb", "postgres", "redshift", "bigquery"),
+            more_tools=("pytest-xdist", "sqlglot"),
             tests=("--numprocesses=2", "-k", "bigquery", "tests/unit/sinks/warehouse"),
             dags=False,
         ),
