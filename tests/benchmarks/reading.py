@@ -60,12 +60,11 @@ def measure(quick: bool) -> Iterator[Figure]:
             yield from figures(FEW, limiter, shape, [run(FEW, limiter, shape, seed) for seed in seeds])
     if not quick:
         for limiter in LIMITERS:
-            runs: dict[str, list[Run]] = {shape: [] for shape in SHAPES}
-            for seed in seeds if limiter == LIMITERS[0] else seeds[:1]:
-                for shape, one in zip(SHAPES, at_once(MANY, limiter, seed), strict=True):
-                    runs[shape].append(one)
-            for shape in SHAPES:
-                yield from figures(MANY, limiter, shape, runs[shape])
+            chosen = seeds if limiter == LIMITERS[0] else seeds[:1]
+            wanted = [(shape, seed) for shape in SHAPES for seed in chosen]
+            runs = [one for at in range(0, len(wanted), 2) for one in at_once(MANY, limiter, wanted[at : at + 2])]
+            for at, shape in enumerate(SHAPES):
+                yield from figures(MANY, limiter, shape, runs[at * len(chosen) : (at + 1) * len(chosen)])
     yield from any_order()
     yield plain_chain()
 
@@ -137,15 +136,15 @@ def run(deliveries: int, limiter: str, shape: str, seed: int) -> Run:
         return timed(sandbox)
 
 
-def at_once(deliveries: int, limiter: str, seed: int) -> list[Run]:
-    """All shapes: reading waits most of its time, so three at once do not disturb each other.
+def at_once(deliveries: int, limiter: str, wanted: Sequence[tuple[str, int]]) -> list[Run]:
+    """Reading waits most of its time, so two at once do not disturb each other. Three would, on two cores.
 
     None begins before all histories are made, which takes a core each.
+
+    :param wanted: shapes and seeds.
     """
-    with ThreadPoolExecutor(len(SHAPES)) as pool, ExitStack() as stack:
-        made = pool.map(
-            lambda shape: stack.enter_context(like_the_real_one(deliveries, limiter, shape, seed)), list(SHAPES)
-        )
+    with ThreadPoolExecutor(len(wanted)) as pool, ExitStack() as stack:
+        made = pool.map(lambda one: stack.enter_context(like_the_real_one(deliveries, limiter, *one)), wanted)
         return list(pool.map(timed, list(made)))
 
 
