@@ -174,8 +174,9 @@ class Schedule:
         if first and chain.region.pace:
             chain.region.saw(pace)
         # What was passed on stays in one window if it is cut: that window's counts have it already.
-        passed_on = [] if chain.oldest_passed_on is None else [chain.oldest_passed_on]
-        bound = min(bound, chain.window.end - 1, *passed_on)
+        if chain.oldest_passed_on is not None:
+            bound = min(bound, chain.oldest_passed_on)
+        bound = min(bound, chain.window.end - 1)
         left = (bound - chain.window.start) / pace
         if first and chain.expected <= 1:  # nothing was known of it
             chain.expected = 1 + left

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +14,7 @@ import msgspec
 from airflow_provider_cio.clients.error_text import presentable
 from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError
 from airflow_provider_cio.sinks.warehouse.database import ColumnRow, Database, TryAgainNowError
-from airflow_provider_cio.sinks.warehouse.spool import disk_full
+from airflow_provider_cio.sinks.warehouse.spool import Spool
 from airflow_provider_cio.sinks.warehouse.tables import SPOOLED, Column, Kind, csv_values
 
 log = logging.getLogger(__name__)
@@ -121,14 +120,14 @@ class BigQuery(Database):
             "TIMESTAMP_ADD(CURRENT_TIMESTAMP(), INTERVAL 1 DAY))"
         )
         cursor.staged.append(f"{cursor.client.project}.{self._schema}.{named}")
-        with tempfile.TemporaryFile() as rows:
-            try:
-                rows.writelines(map(_json_line, csv_values(file)))
-                size = rows.tell()
-            except OSError as error:
-                raise disk_full(error) from error
-            if size:
+        spool = Spool()
+        try:
+            for values in csv_values(file):
+                spool.add(named, _json_line(values))
+            for _, rows in spool.files():
                 cursor.load(rows, cursor.staged[-1])
+        finally:
+            spool.clear()
         return staged
 
     def lock(self, cursor: Any) -> None:
@@ -244,7 +243,7 @@ class _Session:
         self._waits("Waiting for BigQuery to take the rows")
         config = LoadJobConfig(source_format="NEWLINE_DELIMITED_JSON", write_disposition="WRITE_APPEND")
         location = self._location
-        self.client.load_table_from_file(rows, table, rewind=True, location=location, job_config=config).result()
+        self.client.load_table_from_file(rows, table, location=location, job_config=config).result()
         self._waits(None)
 
     def close(self) -> None:

@@ -39,7 +39,7 @@ def sqlstate_error(code: str, text: str, *, rights: str, named: str = "") -> Cus
 
 
 class Database(ABC):
-    """One kind of database. It speaks through cursors (PEP 249) that commit each statement outside of BEGIN.
+    """One kind of database. What is here speaks through cursors (PEP 249) that commit each statement outside of BEGIN.
 
     :param hook: Airflow's, of the connection.
     :param schema: where the tables are.

@@ -29,7 +29,7 @@ class Spool:
                 self._files[table] = self._open.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
             self._files[table].write(line)
         except OSError as error:
-            raise disk_full(error) from error
+            raise _full(error) from error
         self.size += len(line)
         self.rows += 1
 
@@ -39,7 +39,7 @@ class Spool:
             try:
                 file.flush()
             except OSError as error:
-                raise disk_full(error) from error
+                raise _full(error) from error
             file.seek(0)
             yield table, file
 
@@ -50,7 +50,7 @@ class Spool:
         self.size = self.rows = 0
 
 
-def disk_full(error: OSError) -> TryAgainLaterError:
+def _full(error: OSError) -> TryAgainLaterError:
     return TryAgainLaterError(
         f"Rows that wait for the warehouse can't be written to {tempfile.gettempdir()}: {error.strerror}. Make room "
         "there, or set TMPDIR to another folder"

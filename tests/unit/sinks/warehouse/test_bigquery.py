@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import re
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
@@ -55,6 +57,16 @@ def test_nothing_of_the_staged_rows_is_left(bigquery_database: Place) -> None:
     load(bigquery_database)
     assert bigquery_database.tables() == {"tracks", "email_opened", "email_delivered", "email_link_clicked"}
     assert bigquery_database.bigquery.expirations == {}
+
+
+def test_a_disk_that_is_full_is_no_lost_connection(bigquery_database: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """/dev/full takes nothing, as a disk without room."""
+    with WarehouseSink(bigquery_database.warehouse(), NAMES) as sink:
+        sink.take(events(0, 9))
+        monkeypatch.setattr(tempfile, "TemporaryFile", partial(open, "/dev/full", "w+b"))
+        with pytest.raises(TryAgainLaterError, match=r"can't be written to .*: No space left on device"):
+            sink.flush()
+    assert all_rows(bigquery_database) == []
 
 
 def test_what_a_killed_worker_has_staged_goes_in_a_day(
