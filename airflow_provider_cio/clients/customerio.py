@@ -25,14 +25,17 @@ REGIONS = {"us": "https://api.customer.io", "eu": "https://api-eu.customer.io"}
 PAGE_SIZE = 1000
 #: The most that `/v1/activities` gives at once.
 ACTIVITY_PAGE_SIZE = 100
+_NEWSLETTERS = "/v1/newsletters"
 #: For each field of a delivery that names a parent: the list that has the parents' names, and the list's key.
 NAME_LISTS = {
     "campaign_id": ("/v1/campaigns", "campaigns"),
-    "newsletter_id": ("/v1/newsletters", "newsletters"),
+    "newsletter_id": (_NEWSLETTERS, "newsletters"),
     "broadcast_id": ("/v1/broadcasts", "broadcasts"),
     "transactional_message_id": ("/v1/transactional", "messages"),
 }
 WEBHOOKS = "/v1/reporting_webhooks"
+#: Of newsletters: the one list of names that has pages, and so a `limit`. Its maximum is not documented.
+_NAMES_PAGE_SIZE = 100
 #: Where a list of names is cut off: one that is longer has a cursor that does not end.
 _MOST_PAGES_OF_NAMES = 1000
 #: Seconds that a list of names is retried.
@@ -125,7 +128,7 @@ class CustomerIOClient(Client):
         """
         patience = replace(self._transport.retries, total=min(self._transport.retries.total, _PATIENCE_FOR_NAMES))
         found: dict[str, str] = {}
-        query: dict[str, str | int] = {}
+        query: dict[str, str | int] = {"limit": _NAMES_PAGE_SIZE} if path == _NEWSLETTERS else {}
         for _ in range(_MOST_PAGES_OF_NAMES):
             try:
                 answer = self._ask(path, query, lambda body: _decode_object(mended(body)), patience)

@@ -501,9 +501,9 @@ def test_names_of_all_pages_by_their_ids_as_text(server: Loopback) -> None:
     )
     assert names(server.url) == {"1": "One", "2": "Two", "3": "cut ?"}
     assert [heard.target for heard in server.heard] == [
-        "/v1/newsletters",
-        "/v1/newsletters?start=abc",
-        "/v1/newsletters?start=17",
+        "/v1/newsletters?limit=100",
+        "/v1/newsletters?limit=100&start=abc",
+        "/v1/newsletters?limit=100&start=17",
     ]
 
 

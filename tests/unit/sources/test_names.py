@@ -94,10 +94,10 @@ def test_each_list_is_read_once_per_run(sandbox: Sandbox) -> None:
     sandbox.history = History.generate(seed=2, deliveries=4000, start=NOVEMBER - DAY, end=NOVEMBER + DAY)
     run_full(sandbox, INTERVAL)
     asked = Counter(one.path for one in sandbox.customerio.requests)
-    assert [asked[path] for path in LISTS] == [1, 2, 1, 1]  # newsletters come in pages, of 50 here
+    assert [asked[path] for path in LISTS] == [1, 1, 1, 1]
     run_full(sandbox, INTERVAL)
     asked = Counter(one.path for one in sandbox.customerio.requests)
-    assert [asked[path] for path in LISTS] == [2, 4, 2, 2]  # a campaign may have been renamed since
+    assert [asked[path] for path in LISTS] == [2, 2, 2, 2]  # a campaign may have been renamed since
 
 
 @pytest.mark.parametrize(
@@ -118,10 +118,10 @@ def test_only_the_lists_that_are_needed_are_read(sandbox: Sandbox, history: Hist
 
 
 def test_newsletters_come_in_pages(sandbox: Sandbox) -> None:
-    sandbox.history = workspace(*({"newsletter_id": number} for number in range(1, 161)))
+    sandbox.history = workspace(*({"newsletter_id": number} for number in range(1, 361)))
     run(sandbox)
     found = names_sent(sandbox)
-    assert len(found) == 160
+    assert len(found) == 360
     assert all(name and name.endswith(f" {int(each[1:]) + 1}") for each, name in found.items())
     assert lists_asked(sandbox) == {"/v1/newsletters": 4}
     cursors = [one.params.get("start") for one in sandbox.customerio.requests if one.path == "/v1/newsletters"]
@@ -130,11 +130,11 @@ def test_newsletters_come_in_pages(sandbox: Sandbox) -> None:
 
 
 def test_a_list_that_would_never_end_ends(sandbox: Sandbox) -> None:
-    sandbox.history = workspace(*({"newsletter_id": number} for number in range(1, 161)))
+    sandbox.history = workspace(*({"newsletter_id": number} for number in range(1, 361)))
     sandbox.faults.add(Fault(side="customerio", kind="repeat_cursor", path="/v1/newsletters", times=1000))
     _, warnings = run(sandbox)
     assert warnings == []
-    assert sum(name is not None for name in names_sent(sandbox).values()) == 100
+    assert sum(name is not None for name in names_sent(sandbox).values()) == 200
 
 
 @pytest.mark.parametrize("form", ["int", "string", "mixed"])
@@ -278,10 +278,10 @@ def test_a_fault_that_passes_costs_nothing(sandbox: Sandbox) -> None:
 
 
 def test_a_failing_later_page_costs_no_more_than_the_names(sandbox: Sandbox) -> None:
-    sandbox.history = workspace(*({"newsletter_id": number} for number in range(1, 61)))
+    sandbox.history = workspace(*({"newsletter_id": number} for number in range(1, 161)))
     sandbox.faults.add(Fault(side="customerio", kind="403", path="/v1/newsletters", at=1))
     report, warnings = run(sandbox)
-    assert report.events["Email Sent"] == 60
+    assert report.events["Email Sent"] == 160
     assert len(warnings) == 1
 
 
