@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -30,7 +30,7 @@ CUSTOMERIO_DESTINATIONS = (
 _LOOP_GUARD = msgspec.Raw(msgspec.json.encode(dict.fromkeys(CUSTOMERIO_DESTINATIONS, False)))
 
 
-class Occurrence(NamedTuple):
+class Occurrence(msgspec.Struct, frozen=True, gc=False):
     """One metric happening to one delivery at one time (Unix seconds).
 
     :param activity: of an open or click, if it was read from activities or came as a report.
@@ -123,7 +123,12 @@ class Mapper:
 
     def event(self, occurrence: Occurrence) -> Event:
         """It has no id if nobody can be named for it."""
-        delivery, collection, time, activity, further, content = occurrence
+        delivery, collection, activity, content = (
+            occurrence.delivery,
+            occurrence.collection,
+            occurrence.activity,
+            occurrence.content,
+        )
         self._look_at(delivery)
         properties = self._properties_with(activity) if activity else self._properties
         if content:
@@ -131,8 +136,8 @@ class Mapper:
             properties = msgspec.structs.replace(properties, content=content)
         return Event(
             collection.name,
-            self.message_id(delivery.id, collection.metric, activity.id if activity and further else None),
-            datetime.fromtimestamp(time, UTC),
+            self.message_id(delivery.id, collection.metric, activity.id if activity and occurrence.further else None),
+            datetime.fromtimestamp(occurrence.time, UTC),
             properties,
             self._context_with(activity) if activity else self._context,
             self._user_id,

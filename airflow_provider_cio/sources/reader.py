@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from itertools import pairwise
 from typing import NamedTuple, Self, TypeVar
 
 from airflow_provider_cio.clients.customerio import ACTIVITY_PAGE_SIZE, CustomerIOClient, Page
@@ -84,7 +83,7 @@ class Reader:
                 chain = running.pop(future)
                 page = future.result()
                 times = [delivery.created for delivery in page.rows]
-                self.out_of_order += any(later > earlier for earlier, later in pairwise(times))
+                self.out_of_order += times != sorted(times, reverse=True)
                 if schedule.take(chain, times, page.next, len(page.misshapen)):
                     last = page.next is None
                     rows, misshapen = passed_on.new(chain, page, last=last)

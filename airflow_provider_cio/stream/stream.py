@@ -10,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import NamedTuple
 
+import msgspec
+
 from airflow_provider_cio.clients.segment import SegmentClient
 from airflow_provider_cio.clients.transport import Retries
 from airflow_provider_cio.events.event import encode, rule_broken
@@ -155,13 +157,13 @@ class Stream:
     def _encoded(self, occurrence: Occurrence, mapper: Mapper) -> tuple[bytes, str | None]:
         left_out = is_too_long(occurrence.content)
         if left_out:
-            occurrence = occurrence._replace(content=None)
+            occurrence = msgspec.structs.replace(occurrence, content=None)
         event = mapper.event(occurrence)
         encoded = encode(event)
         reason = rule_broken(event, encoded)
         if reason == "event_too_large" and occurrence.content:
             left_out = True
-            event = mapper.event(occurrence._replace(content=None))
+            event = mapper.event(msgspec.structs.replace(occurrence, content=None))
             encoded = encode(event)
             reason = rule_broken(event, encoded)
         if left_out:

@@ -32,9 +32,9 @@ def test_each_occurrence_is_inside_exactly_one_of_adjacent_intervals(
     cuts = sorted(data.draw(st.sets(st.integers(10**9 + 1, 10**9 + 20))))
     bounds = [10**9, *cuts, 10**9 + 21]
     found = [
-        (collection.metric, time)
+        (occurrence.collection.metric, occurrence.time)
         for pair in itertools.pairwise(bounds)
-        for _, collection, time, *_ in occurrences([one(metrics)], SIX, Interval(*pair), Counter())
+        for occurrence in occurrences([one(metrics)], SIX, Interval(*pair), Counter())
     ]
     assert sorted(found) == sorted(metrics.items())
 
