@@ -70,26 +70,29 @@ class Reader:
         schedule = Schedule(windows)
         passed_on = _PassedOn()
         running: dict[Future[Page[Delivery]], Chain] = {}
-        pages: list[Read] = []
+        read: Read | None = None
         while True:
             slots = min(MAX_IN_FLIGHT, self.client.wanted_in_flight() + _BEYOND_RATE)
             while len(running) < slots and (chain := schedule.next()):
                 running[self.pool.submit(self.client.page, chain.query)] = chain
-            yield from pages
+            if read:
+                yield read
             if not running:
                 return
-            pages = []
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                chain = running.pop(future)
-                page = future.result()
-                times = [delivery.created for delivery in page.rows]
-                self.out_of_order += times != sorted(times, reverse=True)
-                if schedule.take(chain, times, page.next, len(page.misshapen)):
-                    last = page.next is None
-                    rows, misshapen = passed_on.new(chain, page, last=last)
-                    pages.append(Read(rows, misshapen, chain.window, chain.part, last))
-                else:
-                    passed_on.keep(chain)
+            # One at a time: so many pages are in memory as may be in flight, and not as many again that wait.
+            answered = next(iter(wait(running, return_when=FIRST_COMPLETED).done))
+            read = self._read(schedule, passed_on, running.pop(answered), answered.result())
+
+    def _read(self, schedule: Schedule, passed_on: _PassedOn, chain: Chain, page: Page[Delivery]) -> Read | None:
+        """What of the page is passed on; None if its window is asked anew."""
+        times = [delivery.created for delivery in page.rows]
+        self.out_of_order += times != sorted(times, reverse=True)
+        if not schedule.take(chain, times, page.next, len(page.misshapen)):
+            passed_on.keep(chain)
+            return None
+        last = page.next is None
+        rows, misshapen = passed_on.new(chain, page, last=last)
+        return Read(rows, misshapen, chain.window, chain.part, last)
 
     def activities(self, types: Sequence[str], since: int) -> Iterator[tuple[str, Page[Activity]]]:
         """Pages of activities of these types with theirs, each type from its newest back to that time.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tests.benchmarks.figures import Figure
+from tests.benchmarks.reading import JITTER, LATENCY, PER_SECOND
 from tests.benchmarks.sending import Taken, take
 from tests.benchmarks.world import EVERYTHING, serving
 
@@ -13,8 +14,8 @@ MIB = 2**20
 
 
 def measure(quick: bool) -> Iterator[Figure]:
-    few, many = (20_000, 100_000) if quick else (50_000, 1_000_000)
-    part = "Peak memory of the line's process, no latency, no limits"
+    few, many = (50_000, 100_000) if quick else (50_000, 1_000_000)
+    part = f"Peak memory of the line's process, at {LATENCY} s and {PER_SECOND} requests a second"
     taken = [_line(few), _line(many)]
     for deliveries, one in zip((few, many), taken, strict=True):
         yield Figure(
@@ -38,5 +39,11 @@ def measure(quick: bool) -> Iterator[Figure]:
 
 
 def _line(deliveries: int) -> Taken:
-    with serving(deliveries, interval=EVERYTHING) as sandbox:
-        return take(sandbox, "run_line", {"interval": EVERYTHING})
+    with serving(
+        deliveries,
+        interval=EVERYTHING,
+        latency=LATENCY,
+        arrival_jitter=JITTER,
+        requests_per_second=PER_SECOND,
+    ) as sandbox:
+        return take(sandbox, "run_line", {"interval": EVERYTHING, "options": {"per_second": PER_SECOND}})

@@ -35,9 +35,11 @@ def line(source: CustomerIOClient, sink: Sink, interval: Interval, namespace: st
     return Line(reader, deliveries, mapper, sink, Report(interval, Tally())).run()
 
 
-def once(url: str, app_key: str, write_key: str, interval: Interval, namespace: str = "benchmark") -> Report:
+def once(
+    url: str, app_key: str, write_key: str, interval: Interval, namespace: str = "benchmark", per_second: int = 100_000
+) -> Report:
     with (
-        CustomerIOClient(app_key, base_url=url, requests_per_second=100_000) as source,
+        CustomerIOClient(app_key, base_url=url, requests_per_second=per_second) as source,
         SegmentClient(write_key, base_url=url, events_per_second=0) as destination,
     ):
         return line(source, SegmentSink(destination), interval, namespace)
@@ -47,10 +49,11 @@ def main() -> None:
     wanted = json.loads(sys.argv[1])
     url, app_key, write_key = wanted["url"], wanted["app_key"], wanted["write_key"]
     start, end = wanted["interval"]
-    once(url, app_key, write_key, Interval(start, start + 3600), "warm-up")
+    options = wanted.get("options", {})
+    once(url, app_key, write_key, Interval(start, start + 3600), "warm-up", **options)
     requests.post(f"{url}/_sandbox/reset", timeout=60).raise_for_status()
     began, busy = time.perf_counter(), time.process_time()
-    report = once(url, app_key, write_key, Interval(start, end))
+    report = once(url, app_key, write_key, Interval(start, end), **options)
     seconds, cpu = time.perf_counter() - began, time.process_time() - busy
     result = {
         "seconds": seconds,
