@@ -34,7 +34,8 @@ NAME_LISTS = {
     "transactional_message_id": ("/v1/transactional", "messages"),
 }
 WEBHOOKS = "/v1/reporting_webhooks"
-#: Of newsletters: the one list of names that has pages, and so a `limit`. Its maximum is not documented.
+#: Of newsletters: the one list of names that has pages, and so a `limit`. Its maximum is not documented, so without
+#: it if that is refused.
 _NAMES_PAGE_SIZE = 100
 #: Where a list of names is cut off: one that is longer has a cursor that does not end.
 _MOST_PAGES_OF_NAMES = 1000
@@ -123,7 +124,7 @@ class CustomerIOClient(Client):
         """Names by id, of all pages of one of `NAME_LISTS`. A nameless or odd item is left out.
 
         :raises ConfigurationError: the key may not read the list.
-        :raises TryAgainLaterError: out of reach for a minute.
+        :raises TryAgainLaterError: out of reach for a minute, or 403 or 400 to a page after the first.
         :raises UnexpectedDataError: what is there is no such list.
         """
         patience = replace(self._transport.retries, total=min(self._transport.retries.total, _PATIENCE_FOR_NAMES))
@@ -133,7 +134,10 @@ class CustomerIOClient(Client):
             try:
                 answer = self._ask(path, query, lambda body: _decode_object(mended(body)), patience)
             except StatusError as error:
-                raise self._explained(error, path, optional=True) from None
+                later = "start" in query
+                if error.status == 400 and not later and query.pop("limit", None):
+                    continue
+                raise self._explained(error, path, cursor=later, optional=not later) from None
             found |= self._names_in(answer, path, key)
             following = answer.get("next")
             if not following or not isinstance(following, str | int) or str(following) == query.get("start"):

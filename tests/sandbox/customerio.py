@@ -29,7 +29,7 @@ from tests.sandbox.subscriptions import Subscriptions
 SIX_MONTHS = 181 * 86_400
 DEFAULT_LIMIT, MAX_LIMIT = 50, 1000
 DEFAULT_ACTIVITIES, MAX_ACTIVITIES = 10, 100
-DEFAULT_NEWSLETTERS, MAX_NEWSLETTERS = 50, 100  # the reference names no numbers
+DEFAULT_NEWSLETTERS = 50  # the reference names no number, nor the maximum: see `Settings.most_newsletters`
 
 # What an endpoint lists, and the key it lists it under (reference/customerio.md 4).
 _LISTS: dict[str, tuple[Kind, str]] = {
@@ -165,7 +165,7 @@ class CustomerIO:
 
     def _newsletters(self, request: Request, items: list[bytes]) -> Response:
         params = request.query_params
-        limit = limit_of(params.get("limit"), DEFAULT_NEWSLETTERS, MAX_NEWSLETTERS)
+        limit = limit_of(params.get("limit"), DEFAULT_NEWSLETTERS, self._shared.settings.most_newsletters)
         start = params.get("start")
         cursor = Cursor.decode(start) if start else Cursor(0, 0)
         self._check_cursor(request)

@@ -93,6 +93,8 @@ class Settings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     webhook_put: Literal["partial", "whole"] = "partial"
     #: The ids of campaigns and the like in their lists: "mixed" has strings among the integers.
     parent_ids: IdForm = "mixed"
+    #: The largest `limit` of newsletters.
+    most_newsletters: int = 100
 
     # Segment's Tracking API
     write_key: str = WRITE_KEY

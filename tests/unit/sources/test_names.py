@@ -277,12 +277,24 @@ def test_a_fault_that_passes_costs_nothing(sandbox: Sandbox) -> None:
     assert names_sent(sandbox)["d0"] is not None
 
 
-def test_a_failing_later_page_costs_no_more_than_the_names(sandbox: Sandbox) -> None:
+def test_where_no_more_than_fifty_at_once_are_allowed_newsletters_are_read_too(sandbox: Sandbox) -> None:
+    sandbox.settings = Settings(most_newsletters=50)
     sandbox.history = workspace(*({"newsletter_id": number} for number in range(1, 161)))
-    sandbox.faults.add(Fault(side="customerio", kind="403", path="/v1/newsletters", at=1))
-    report, warnings = run(sandbox)
-    assert report.events["Email Sent"] == 160
-    assert len(warnings) == 1
+    _, warnings = run(sandbox)
+    assert warnings == []
+    assert all(names_sent(sandbox).values())
+    assert lists_asked(sandbox) == {"/v1/newsletters": 5}  # the first with a limit, which is refused
+
+
+@pytest.mark.parametrize("status", ["400", "403"])
+def test_a_refused_later_page_is_worth_a_retry(sandbox: Sandbox, status: Any) -> None:
+    """The cursor may have expired, or another worker may read on; names can't be added to events later."""
+    sandbox.history = workspace(*({"newsletter_id": number} for number in range(1, 161)))
+    sandbox.faults.add(Fault(side="customerio", kind=status, path="/v1/newsletters", at=1))
+    with pytest.raises(TryAgainLaterError):
+        run(sandbox)
+    run(sandbox)
+    assert all(names_sent(sandbox).values())
 
 
 @pytest.mark.parametrize(
