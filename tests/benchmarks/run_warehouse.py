@@ -23,7 +23,7 @@ from airflow_provider_cio.sinks.warehouse.tables import (
     SPOOLED,
     TRACKS,
     columns_of,
-    csv_line,
+    csv_lines,
     values_of,
 )
 from tests.unit.sinks.warehouse.events import NAMES, events
@@ -70,7 +70,7 @@ def write(folder: Path, count: int) -> None:
         table = tables[one.event]
         values |= dict.fromkeys(of_the_load, values["original_timestamp"]) | MADE_BY | {"event": table}
         for name in (TRACKS, table):
-            files[name].write(csv_line(tuple(values[column.name] for column in columns_of(name))))
+            files[name].write(csv_lines([tuple(values[column.name] for column in columns_of(name))]))
     for file in files.values():
         file.close()
 

@@ -123,7 +123,7 @@ class BigQuery(Database):
         spool = Spool()
         try:
             for values in csv_values(file):
-                spool.add(named, _json_line(values))
+                spool.add(named, _json_line(values), 1)
             for _, rows in spool.files():
                 cursor.load(rows, cursor.staged[-1])
         finally:

@@ -10,7 +10,7 @@ from airflow_provider_cio.events.event import Event, encode, rule_broken
 from airflow_provider_cio.sinks.sink import Refused
 from airflow_provider_cio.sinks.warehouse.loading import Warehouse
 from airflow_provider_cio.sinks.warehouse.spool import Spool
-from airflow_provider_cio.sinks.warehouse.tables import csv_line, unstorable, values_of
+from airflow_provider_cio.sinks.warehouse.tables import Value, csv_lines, unstorable, values_of
 
 
 class WarehouseSink:
@@ -30,17 +30,20 @@ class WarehouseSink:
         self._refused: list[Refused] = []
 
     def take(self, events: Iterable[Event]) -> None:
+        rows: dict[str, list[tuple[Value, ...]]] = {}
         for event in events:
             encoded = encode(event)
             reason = rule_broken(event, encoded)
             values = values_of(event)
-            line = csv_line(values)
-            if reason is None and b"\0" in line:
-                reason = f"nul_character_in_{unstorable(values)}"
+            # JSON has a NUL character escaped, and few events have anything to escape.
+            if reason is None and b"\\" in encoded and (column := unstorable(values)):
+                reason = f"nul_character_in_{column}"
             if reason:
                 self._refused.append(Refused(reason, encoded))
             else:
-                self._spool.add(self._tables[event.event], line)
+                rows.setdefault(event.event, []).append(values)
+        for name, of_it in rows.items():
+            self._spool.add(self._tables[name], csv_lines(of_it), len(of_it))
         self._taken += 1
         if self._spool.size >= self._warehouse.spool_bytes or not self._spool.rows:
             self._load()

@@ -23,15 +23,15 @@ class Spool:
         self.size = 0
         self.rows = 0
 
-    def add(self, table: str, line: bytes) -> None:
+    def add(self, table: str, lines: bytes, rows: int) -> None:
         try:
             if table not in self._files:
                 self._files[table] = self._open.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
-            self._files[table].write(line)
+            self._files[table].write(lines)
         except OSError as error:
             raise _full(error) from error
-        self.size += len(line)
-        self.rows += 1
+        self.size += len(lines)
+        self.rows += rows
 
     def files(self) -> Iterator[tuple[str, IO[bytes]]]:
         """The tables that have rows, each with its file, which is read from its beginning."""

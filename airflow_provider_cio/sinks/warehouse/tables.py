@@ -8,7 +8,7 @@ it earlier fails.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from enum import Enum
 from typing import IO, NamedTuple
@@ -65,10 +65,12 @@ _PROPERTIES = tuple(
 SPOOLED = _OF_EVERY_EVENT + _PROPERTIES
 
 _QUOTE = '"'
-#: A cell of `csv_line`, before what ends it.
+#: A cell of `csv_lines`, before what ends it.
 _CELL = re.compile(r'("[^"]*(?:""[^"]*)*"|true|false|null)[,\n]')
 _WORDS = {"true": True, "false": False, "null": None}
 _encode = msgspec.json.Encoder().encode
+_encode_lines = msgspec.json.Encoder().encode_lines
+_astuple = msgspec.structs.astuple
 
 Value = str | bool | datetime | None
 
@@ -91,17 +93,20 @@ def values_of(event: Event) -> tuple[Value, ...]:
         context.traits.email if context.traits else None,
         context.ip or None,
         context.user_agent or None,
-        *msgspec.structs.astuple(event.properties),
+        *_astuple(event.properties),
     )
 
 
-def csv_line(values: tuple[Value, ...]) -> bytes:
-    """One line of CSV. All text is quoted; `null` without quotes is NULL.
+def csv_lines(rows: Sequence[tuple[Value, ...]]) -> bytes:
+    """A line of CSV for each. All text is quoted; `null` without quotes is NULL.
 
     It is what JSON has between the brackets of a list, unless JSON escapes a character: CSV has other escapes.
     """
-    encoded = _encode(values)[1:-1] + b"\n"
-    return encoded if b"\\" not in encoded else (",".join(map(_cell, values)) + "\n").encode()
+    lines = [line[1:-1] for line in _encode_lines(rows).splitlines()]
+    for number, line in enumerate(lines):
+        if b"\\" in line:
+            lines[number] = ",".join(map(_cell, rows[number])).encode()
+    return b"\n".join(lines) + b"\n"
 
 
 def _cell(value: Value) -> str:
@@ -111,7 +116,7 @@ def _cell(value: Value) -> str:
 
 
 def csv_values(file: IO[bytes]) -> Iterator[list[str | bool | None]]:
-    """What `csv_line` has written, row by row; times are text."""
+    """What `csv_lines` has written, row by row; times are text."""
     record = ""
     for line in file:  # of which a text may have several
         record += line.decode()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from airflow_provider_cio.events.event import encode
 from airflow_provider_cio.events.snakecase import snakecase
-from airflow_provider_cio.sinks.warehouse.tables import MADE_BY, SPOOLED, columns_of, csv_line, unstorable, values_of
+from airflow_provider_cio.sinks.warehouse.tables import MADE_BY, SPOOLED, columns_of, csv_lines, unstorable, values_of
 from tests.unit.sinks.warehouse.events import event
 
 # As a real Segment warehouse has them (reference: BloomBooks' dump of one in PostgreSQL), and a Customer.io source's.
@@ -76,16 +76,19 @@ def test_a_row_holds_all_of_the_event_and_nothing_else(data: dict[str, Any] | No
     assert row | MADE_BY == {name: value for name, value in expected.items() if value is not None}
 
 
-@given(st.lists(st.text(st.characters(exclude_categories=["Cs"])) | st.booleans(), min_size=1))
-def test_a_line_is_csv(values: list[str | bool]) -> None:
-    line = csv_line(tuple(values)).decode()
-    (read,) = csv.reader(io.StringIO(line, newline=""), strict=True)
-    assert read == [value if isinstance(value, str) else str(value).lower() for value in values]
+TEXT_OR_BOOLEAN = st.text(st.characters(exclude_categories=["Cs"])) | st.booleans()
+
+
+@given(st.lists(st.lists(TEXT_OR_BOOLEAN, min_size=1), min_size=1))
+def test_lines_are_csv(rows: list[list[str | bool]]) -> None:
+    lines = csv_lines([tuple(values) for values in rows]).decode()
+    read = list(csv.reader(io.StringIO(lines, newline=""), strict=True))
+    assert read == [[value if isinstance(value, str) else str(value).lower() for value in values] for values in rows]
 
 
 def test_empty_text_is_not_null() -> None:
-    assert csv_line(("", None, "null", True, False)) == b'"",null,"null",true,false\n'
-    assert csv_line(("", None, 'say "a"', True, False)) == b'"",null,"say ""a""",true,false\n'
+    plain, escaped = ("", None, "null", True, False), ("", None, 'say "a"', True, False)
+    assert csv_lines([plain, escaped]) == b'"",null,"null",true,false\n"",null,"say ""a""",true,false\n'
 
 
 def test_what_no_database_takes_is_named() -> None:
