@@ -20,7 +20,7 @@ class CustomerIOToWarehouseOperator(CustomerIOOperator):
 
     The tables are those that Segment would make: one for each collection (``email_link_clicked``), and ``tracks`` over
     all of them, whose rows have the `messageId` as ``id``. A row that is there already stays as it is, so intervals
-    can be run again, in any order, and two at once. Rows wait on the worker's disk, at most about 100 MB of them, and
+    can be run again, in any order, and two at once. Rows wait on the worker's disk, at most about 200 MB of them, and
     are loaded at each checkpoint: into a table and ``tracks`` in one transaction.
 
     Schema, tables and columns are made where they are missing; nothing that is there is changed.
