@@ -168,7 +168,7 @@ class Line:
         client: CustomerIOClient = self._reader.client
         now = Counter(self._sink.counts())
         now.update(requests=client.requests_made, retried=client.retried, rate_limited=client.rate_limited)
-        now["out_of_order"] = self._reader.out_of_order
+        now.update(out_of_order=self._reader.out_of_order, cut_short=self._reader.cut_short)
         self.report.work = now + self._earlier
 
 

@@ -11,6 +11,8 @@ from airflow_provider_cio.sources.checkpoint import Tally
 
 #: Delivery ids that an error names for each reason.
 _NAMED_IDS = 5
+#: Counts of the work that the result shows with those of reading, where they are not zero.
+_OF_READING = ("retried", "rate_limited", "out_of_order", "cut_short")
 
 
 class Delivered(NamedTuple):
@@ -35,9 +37,9 @@ class Report:
 
     :param work: what was asked and sent: ``requests``, ``retried``, ``rate_limited``; ``batches``, ``bytes``.
     :param refused: for each reason, how many events or rows could not be delivered.
-    :param refused_ids: for each reason, the first of their deliveries.
+    :param refused_ids: for each reason, the first of their ids: of deliveries, or of odd activities.
     :param fell_back: first opens and clicks were read, as activities do not reach back that far.
-    :param said: what the other side said of the first one that it refused.
+    :param said: for each reason, what is wrong with the first one, if that is known.
     """
 
     interval: Interval
@@ -45,7 +47,7 @@ class Report:
     work: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
     refused_ids: dict[str, list[str]] = field(default_factory=dict)
-    said: str = ""
+    said: dict[str, str] = field(default_factory=dict)
     resumed: bool = False
     fell_back: bool = False
     delivered: Delivered = SENT
@@ -65,22 +67,24 @@ class Report:
         ids = self.refused_ids.setdefault(reason, [])
         if len(ids) < _NAMED_IDS:
             ids.append(delivery_id or "without an id")
-        self.said = self.said or said
+        if said:
+            self.said.setdefault(reason, said)
 
     def refusals(self) -> str:
-        """E.g. ``event_too_large: 2 (first deliveries: a, b).``, and what was said of one."""
-        counted = "; ".join(
-            f"{reason}: {count} (first deliveries: {', '.join(self.refused_ids[reason])})"
-            for reason, count in self.refused.items()
-        )
-        return f"{counted}. {self.said}".strip()
+        """E.g. ``event_too_large: 2 (first ids: a, b); misshapen: 1 (first ids: c): ...``: what is wrong with c."""
+        return "; ".join(map(self._refusal, self.refused)) + "."
+
+    def _refusal(self, reason: str) -> str:
+        counted = f"{reason}: {self.refused[reason]} (first ids: {', '.join(self.refused_ids[reason])})"
+        said = self.said.get(reason, "").rstrip(".")
+        return f"{counted}: {said}" if said else counted
 
     def as_dict(self) -> dict[str, Any]:
         """Plain and small."""
         read = {"requests": self.work["requests"], "deliveries": self.tally.read["deliveries"]}
         optional = Counter(self.tally.read)
         del optional["deliveries"]
-        optional.update({key: self.work[key] for key in ("retried", "rate_limited", "out_of_order") if self.work[key]})
+        optional.update({key: self.work[key] for key in _OF_READING if self.work[key]})
         result: dict[str, Any] = {
             "interval": {"start": iso(self.interval.start), "end": iso(self.interval.end)},
             "read": read | {key: count for key, count in optional.items() if count},

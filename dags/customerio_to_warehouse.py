@@ -7,7 +7,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pendulum
-from airflow.sdk import DAG
+from airflow.sdk import DAG, Asset
 
 from airflow_provider_cio.operators.customerio_to_warehouse import CustomerIOToWarehouseOperator
 
@@ -34,5 +34,8 @@ with DAG(
 ):
     # customerio.email_opened, customerio.email_link_clicked ..., and customerio.tracks over all of them.
     CustomerIOToWarehouseOperator(
-        task_id="customerio_to_warehouse", schema="customerio", execution_timeout=timedelta(hours=6)
+        task_id="customerio_to_warehouse",
+        schema="customerio",
+        execution_timeout=timedelta(hours=6),
+        outlets=[Asset("customerio_tables")],  # for DAGs that read them
     )

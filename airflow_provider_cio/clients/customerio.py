@@ -135,7 +135,7 @@ class CustomerIOClient(Client):
                 answer = self._ask(path, query, lambda body: _decode_object(mended(body)), patience)
             except StatusError as error:
                 later = "start" in query
-                if error.status == 400 and not later and query.pop("limit", None):
+                if error.status == 400 and not later and query.pop("limit", 0):
                     continue
                 raise self._explained(error, path, cursor=later, optional=not later) from None
             found |= self._names_in(answer, path, key)

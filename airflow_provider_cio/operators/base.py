@@ -95,7 +95,8 @@ class CustomerIOOperator(BaseOperator):
     :returns: ``{"interval": {"start", "end"}, "read": {"requests", "deliveries"}, "events": {collection: n},
         "skipped": {reason: n}}``, and what the destination counts; of all tries if there was more than one.
         Where they apply: in ``"read"`` the number of ``"activities"``, of requests that were ``"retried"`` or
-        ``"rate_limited"``, of pages ``"out_of_order"``; ``"resumed": True``; ``"preview": True`` with
+        ``"rate_limited"``, of pages ``"out_of_order"``, of lists ``"cut_short"``, and of
+        ``"opens_and_clicks_without_activity"``; ``"resumed": True``; ``"preview": True`` with
         ``"refused": {reason: n}``.
     """
 
@@ -192,7 +193,11 @@ class CustomerIOOperator(BaseOperator):
         except CustomerIOToSegmentError as error:  # a retry would end the same way
             raise AirflowFailException(str(error)) from error
         result = self._result(report, dead_letters, options)
-        describe_outlets(self.outlets, result, context)
+        describe_outlets(self.outlets, self._of_an_asset(result, options), context)
+        return result
+
+    def _of_an_asset(self, result: dict[str, Any], options: Options) -> dict[str, Any]:
+        """What the event of an asset gets."""
         return result
 
     def _wait_until_settled(self, interval: Interval, options: Options) -> None:

@@ -82,6 +82,12 @@ class CustomerIOToWarehouseOperator(CustomerIOOperator):
             **kwargs,
         )
 
+    def _of_an_asset(self, result: dict[str, Any], options: Options) -> dict[str, Any]:
+        from airflow_provider_cio.sinks.warehouse.tables import TRACKS
+
+        tables = [*(one.table for one in options.collections), TRACKS]
+        return result | {"tables": [f"{options.schema}.{table}" for table in tables]}
+
     def _destination(self, options: Options) -> Destination:
         from airflow_provider_cio.operators.destination import Destination
         from airflow_provider_cio.operators.warehouse import datasets_of, open_warehouse, place_of

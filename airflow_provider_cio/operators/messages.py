@@ -51,6 +51,12 @@ def log_findings(log: Logger, report: Report) -> None:
             "%d pages of deliveries were not newest first: nothing is missed, but reading may take longer.",
             report.work["out_of_order"],
         )
+    if report.work["cut_short"]:
+        log.warning(
+            "%d lists of activities were taken to have ended, after several empty pages that each named a further one: "
+            "opens and clicks behind these are missing, but for first ones.",
+            report.work["cut_short"],
+        )
     if alone := report.tally.read["opens_and_clicks_without_activity"]:
         word = report.delivered.word
         log.warning("%d opens and clicks were %s without a link: no activity has their time.", alone, word)

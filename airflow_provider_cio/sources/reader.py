@@ -48,11 +48,12 @@ class Reader:
     """Reads with `client`. If it is left by an exception it closes the client and waits for no request.
 
     :param out_of_order: pages of deliveries so far that were not newest first.
+    :param cut_short: lists of activities that were taken to have ended, though each page named a further one.
     """
 
     def __init__(self, client: CustomerIOClient) -> None:
         self.client = client
-        self.out_of_order = 0
+        self.out_of_order = self.cut_short = 0
         self.pool = ThreadPoolExecutor(MAX_IN_FLIGHT, thread_name_prefix="customerio")
 
     def deliveries(self, windows: Sequence[Window]) -> Iterator[Read]:
@@ -110,7 +111,9 @@ class Reader:
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 chain = running.pop(future)
                 page = future.result()
-                if chain.goes_on(page, since):
+                goes_on = chain.goes_on(page, since)
+                self.cut_short += chain.cut_short
+                if goes_on:
                     running[self.pool.submit(self.client.activity_page, chain.query)] = chain
                 yield chain.kind, page
 
@@ -171,6 +174,7 @@ class _ActivityChain:
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self.query: dict[str, str | int] = {"type": kind, "limit": ACTIVITY_PAGE_SIZE}
+        self.cut_short = False
         self._cursors: set[str] = set()
         self._empty = 0
 
@@ -179,7 +183,10 @@ class _ActivityChain:
         times = [row.timestamp for row in page.rows]
         times += [row.created for row in page.misshapen if row.created is not None]
         self._empty = 0 if page.rows or page.misshapen else self._empty + 1
-        if page.next is None or self._empty >= MAX_EMPTY_ACTIVITY_PAGES:
+        if page.next is None:
+            return False
+        if self._empty >= MAX_EMPTY_ACTIVITY_PAGES:
+            self.cut_short = True
             return False
         if times and max(times) < since - TOLERANCE:
             return False

@@ -151,7 +151,7 @@ def test_an_event_too_large_for_segment_is_counted_and_the_others_are_sent(sandb
     sandbox.history = History(deliveries=[row("big", "x" * 20_000), row("small", "x" * 10_000)])
     report = run_line(sandbox, Interval(NOVEMBER, NOVEMBER + 60))
     assert dict(report.refused) == {"event_too_large": 1}
-    assert report.refusals() == "event_too_large: 1 (first deliveries: big)."
+    assert report.refusals() == "event_too_large: 1 (first ids: big)."
     assert [event["properties"]["delivery_id"] for event in sandbox.segment.kept] == ["small"]
     assert report.events["Email Opened"] == 1
 
@@ -165,7 +165,7 @@ def test_a_row_of_another_shape_is_refused_alone_by_the_interval_it_was_created_
     report = run_line(sandbox, Interval(NOVEMBER, NOVEMBER + 60), callbacks=callbacks)
     assert [event["properties"]["delivery_id"] for event in sandbox.segment.kept] == ["fine"]
     assert dict(report.refused) == {"misshapen": 1}
-    assert re.search(r"misshapen: 1 \(first deliveries: odd=\).*got `int`.*subject", report.refusals())
+    assert re.search(r"misshapen: 1 \(first ids: odd=\).*got `int`.*subject", report.refusals())
     assert [(row.id, b'"subject":7' in row.raw) for row in rows] == [("odd=", True)]
     later = run_line(sandbox, Interval(NOVEMBER + 60, NOVEMBER + 120))
     assert dict(later.refused) == {}
@@ -240,7 +240,7 @@ def test_all_refusals_of_a_run_are_told_by_reason_with_their_first_deliveries(sa
     assert sorted(given) == ["event_too_large", "refused_400", "unidentified"]
     assert len(read) == 7
     assert len(report.refused_ids["misshapen"]) == 5
-    assert "refused_400: 1 (first deliveries: bad)" in report.refusals()
+    assert "refused_400: 1 (first ids: bad)" in report.refusals()
     assert report.events == Counter({"Email Opened": 20})
     assert report.work["events"] == len(sandbox.segment.kept) == 20
     assert report.tally.read["deliveries"] == len(rows) + 20

@@ -130,7 +130,7 @@ def test_an_event_against_segments_rules_fails_the_task_after_all_else_was_sent(
         return {"id": f"d{number}", "metrics": opened, "subject": subject, **shared}
 
     sandbox.history = History(deliveries=[row(n, "x" * (20_000 if n == 0 else 10)) for n in range(10)])
-    with pytest.raises(AirflowFailException, match=r"1 events or rows.*event_too_large: 1 \(first deliveries: d0\)"):
+    with pytest.raises(AirflowFailException, match=r"1 events or rows.*event_too_large: 1 \(first ids: d0\)"):
         operator().execute(RUN)
     assert {event["properties"]["delivery_id"] for event in sandbox.segment.kept} == {f"d{n}" for n in range(1, 10)}
 

@@ -14,6 +14,8 @@ import duckdb
 import pendulum
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
+from airflow.sdk import Asset
+from airflow.sdk.execution_time.context import OutletEventAccessors
 
 from airflow_provider_cio.events.catalog import GROUPS
 from airflow_provider_cio.exceptions import ConfigurationError
@@ -87,6 +89,16 @@ def test_lineage_names_the_tables(sandbox: Sandbox, file: Path) -> None:
         "customerio.email_delivered": events["Email Delivered"],
         "customerio.tracks": sum(events.values()),
     }
+
+
+def test_an_outlets_event_names_the_tables(sandbox: Sandbox, file: Path) -> None:
+    events, tables = OutletEventAccessors(), Asset("customerio_tables")
+    task = operator(collections=["Email Opened", "Email Delivered"], outlets=[tables])
+    result = task.execute(RUN | {"outlet_events": events})
+    named = ["customerio.email_opened", "customerio.email_delivered", "customerio.tracks"]
+    assert events[tables].extra == result | {"tables": named}
+    found = query(file, "SELECT table_schema || '.' || table_name FROM information_schema.tables")
+    assert sorted(named) == sorted(name for (name,) in found)
 
 
 def test_the_ids_are_those_of_a_segment_connection_with_the_same_namespace(

@@ -88,9 +88,7 @@ def test_a_run_that_is_shown_no_delivery(sandbox: Sandbox, capfd: pytest.Capture
 
 def test_rows_that_can_not_be_read_fail_the_task_after_all_else_was_sent(sandbox: Sandbox) -> None:
     sandbox.history = History(deliveries=[row("odd", subject=7), row("fine")])
-    with pytest.raises(
-        AirflowFailException, match=r"1 events or rows.*misshapen: 1 \(first deliveries: odd\).*subject"
-    ):
+    with pytest.raises(AirflowFailException, match=r"1 events or rows.*misshapen: 1 \(first ids: odd\).*subject"):
         run()
     assert [event["properties"]["delivery_id"] for event in sandbox.segment.kept] == ["fine"]
 
@@ -132,6 +130,16 @@ def test_opens_that_no_activity_is_listed_of(sandbox: Sandbox, capfd: pytest.Cap
     assert result["read"]["opens_and_clicks_without_activity"] == 2
     (warning,) = warnings(capfd)
     assert "2 opens and clicks were sent without a link: no activity has their time." in warning
+
+
+def test_lists_of_activities_that_do_not_end(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
+    day = int(time.time()) // DAY * DAY - 2 * DAY
+    sandbox.history = History(deliveries=[row("d", created=day, metrics={"delivered": day + 5})])
+    sandbox.settings = Settings(activities_end="new_cursor")
+    result = run(Interval(day, day + DAY), opens_and_clicks="every")
+    assert result["read"]["cut_short"] == 2  # of opens and of clicks
+    (warning,) = warnings(capfd)
+    assert "2 lists of activities were taken to have ended, after several empty pages" in warning
 
 
 def test_a_preview_counts_rows_that_can_not_be_read(sandbox: Sandbox) -> None:

@@ -107,7 +107,7 @@ def test_refused_events_are_in_the_file_and_the_task_succeeds(
     assert result["sent"]["events"] == result["events"]["Email Opened"] == len(sandbox.segment.kept) == 198
     said = "".join(capfd.readouterr())
     assert "warning" in said.lower()
-    assert "refused_400: 2 (first deliveries: d77, d3)" in said or "refused_400: 2 (first deliveries: d3, d77)" in said
+    assert "refused_400: 2 (first ids: d77, d3)" in said or "refused_400: 2 (first ids: d3, d77)" in said
     assert str(file) in said
 
 
@@ -535,16 +535,25 @@ def test_without_a_path_the_task_fails_at_its_end_and_names_reasons_and_ids(sand
         run()
     said = str(caught.value)
     assert said.startswith("2 events or rows can't be sent, all others were: ")
-    assert "event_too_large: 1 (first deliveries: d21)" in said
-    assert "refused_400: 1 (first deliveries: d20)" in said
+    assert "event_too_large: 1 (first ids: d21)" in said
+    assert "refused_400: 1 (first ids: d20)" in said
     assert "answered 400: Bad Request" in said
     assert "dead_letter_path" in said
     assert len(sandbox.segment.kept) == 20
 
 
+def test_of_each_reason_it_says_what_is_wrong(sandbox: Sandbox) -> None:
+    sandbox.history = History(deliveries=[row(1), row(2, subject="POISON"), row(3) | {"subject": 7}])
+    with pytest.raises(AirflowFailException) as caught:
+        run()
+    said = str(caught.value)
+    assert re.search(r"misshapen: 1 \(first ids: d3\): .*got `int`.*subject", said)
+    assert re.search(r"refused_400: 1 \(first ids: d2\): .*answered 400: Bad Request", said)
+
+
 def test_only_the_first_ids_are_named(sandbox: Sandbox) -> None:
     sandbox.history = History(deliveries=[row(n, subject="POISON" if n % 20 == 0 else "fine") for n in range(200)])
-    with pytest.raises(AirflowFailException, match=r"refused_400: 10 \(first deliveries: (d\d+, ){4}d\d+\)"):
+    with pytest.raises(AirflowFailException, match=r"refused_400: 10 \(first ids: (d\d+, ){4}d\d+\)"):
         run()
     assert len(sandbox.segment.kept) == 190
 
@@ -573,7 +582,7 @@ def test_unidentified_people_can_be_kept_aside(sandbox: Sandbox, tmp_path: Path)
 
 
 def test_unidentified_people_can_fail_the_task_after_all_else_was_sent(sandbox: Sandbox) -> None:
-    named = rf"unidentified: {len(UNIDENTIFIED)} \(first deliveries: "
+    named = rf"unidentified: {len(UNIDENTIFIED)} \(first ids: "
     with pytest.raises(AirflowFailException, match=named):
         run(on_unidentified="fail")
     assert_kept_is_truth(sandbox, INTERVAL)
