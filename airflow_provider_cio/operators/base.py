@@ -258,7 +258,11 @@ class CustomerIOOperator(BaseOperator):
                 cio_id_as_last_resort=options.on_unidentified == "cio_id",
                 name_of=names.of,
             )
-            sink: Sink = PreviewSink(partial(log_sample, self.log)) if options.preview else destination.sink(connection)
+            sink: Sink = (
+                PreviewSink(partial(log_sample, self.log), destination.rule)
+                if options.preview
+                else destination.sink(connection)
+            )
             Line(
                 reader,
                 source_of(reader, names, interval, options, mode),

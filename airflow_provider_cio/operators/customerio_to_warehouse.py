@@ -92,7 +92,7 @@ class CustomerIOToWarehouseOperator(CustomerIOOperator):
         from airflow_provider_cio.operators.destination import Destination
         from airflow_provider_cio.operators.warehouse import datasets_of, open_warehouse, place_of
         from airflow_provider_cio.report import Delivered
-        from airflow_provider_cio.sinks.warehouse.sink import WarehouseSink
+        from airflow_provider_cio.sinks.warehouse.sink import WarehouseSink, rule_of_tables_broken
 
         names = [one.name for one in options.collections]
         place = place_of(options.warehouse_conn_id)
@@ -101,6 +101,7 @@ class CustomerIOToWarehouseOperator(CustomerIOOperator):
             message_id_namespace=options.message_id_namespace,
             connect=partial(open_warehouse, options.warehouse_conn_id, options.schema),
             sink=partial(WarehouseSink, collections=names),
+            rule=rule_of_tables_broken,
             datasets=partial(datasets_of, place, options.schema),
             delivered=Delivered("loaded", ("events", "new"), "{events} events loaded, {new} of them new"),
         )

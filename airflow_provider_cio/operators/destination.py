@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from airflow_provider_cio.events.event import Event, rule_broken
 from airflow_provider_cio.interval import Interval, whole_seconds
 from airflow_provider_cio.operators.options import Options
 from airflow_provider_cio.report import SENT, Delivered
@@ -33,6 +34,7 @@ class Destination:
     :param message_id_namespace: of the `messageId` of its events.
     :param connect: makes a `Connected` that is closed when it is left.
     :param sink: makes the sink over one.
+    :param rule: names the rule that an event breaks which it could not take.
     :param send_to_customerio_destinations: its events may come back to Customer.io.
     :param datasets: what a run has written, for lineage.
     :param delivered: what log and result call what became of the events.
@@ -42,6 +44,7 @@ class Destination:
     message_id_namespace: str
     connect: Callable[[], AbstractContextManager[Any]]
     sink: Callable[[Any], Sink]
+    rule: Callable[[Event, bytes], str | None] = rule_broken
     send_to_customerio_destinations: bool = False
     datasets: Callable[[Report], Sequence[Dataset]] = lambda _: ()
     delivered: Delivered = SENT

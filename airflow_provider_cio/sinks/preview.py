@@ -10,18 +10,23 @@ from airflow_provider_cio.sinks.sink import Refused
 
 
 class PreviewSink:
-    """:param sample: gets the first event of each collection that could be sent, encoded."""
+    """:param sample: gets the first event of each collection that could be sent, encoded.
+    :param rule: names the rule that an event breaks, if any.
+    """
 
-    def __init__(self, sample: Callable[[bytes], None]) -> None:
+    def __init__(
+        self, sample: Callable[[bytes], None], rule: Callable[[Event, bytes], str | None] = rule_broken
+    ) -> None:
         self.acknowledged = 0
         self._sample = sample
+        self._rule = rule
         self._shown: set[str] = set()
         self._refused: list[Refused] = []
 
     def take(self, events: Iterable[Event]) -> None:
         for event in events:
             encoded = encode(event)
-            if reason := rule_broken(event, encoded):
+            if reason := self._rule(event, encoded):
                 self._refused.append(Refused(reason, encoded))
             elif event.event not in self._shown:
                 self._shown.add(event.event)

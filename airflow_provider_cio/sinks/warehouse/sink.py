@@ -13,6 +13,15 @@ from airflow_provider_cio.sinks.warehouse.spool import Spool
 from airflow_provider_cio.sinks.warehouse.tables import Value, csv_lines, unstorable, values_of
 
 
+def rule_of_tables_broken(event: Event, encoded: bytes) -> str | None:
+    """The rule of the Tracking API that the event breaks, or that no text has a NUL character; or None."""
+    reason = rule_broken(event, encoded)
+    # JSON has that character escaped, and few events have anything to escape.
+    if reason is None and b"\\" in encoded and (column := unstorable(values_of(event))):
+        return f"nul_character_in_{column}"
+    return reason
+
+
 class WarehouseSink:
     """Rows wait on disk until they are loaded: at a checkpoint, at the end, or when they are `spool_bytes`.
 
@@ -33,15 +42,10 @@ class WarehouseSink:
         rows: dict[str, list[tuple[Value, ...]]] = {}
         for event in events:
             encoded = encode(event)
-            reason = rule_broken(event, encoded)
-            values = values_of(event)
-            # JSON has a NUL character escaped, and few events have anything to escape.
-            if reason is None and b"\\" in encoded and (column := unstorable(values)):
-                reason = f"nul_character_in_{column}"
-            if reason:
+            if reason := rule_of_tables_broken(event, encoded):
                 self._refused.append(Refused(reason, encoded))
             else:
-                rows.setdefault(event.event, []).append(values)
+                rows.setdefault(event.event, []).append(values_of(event))
         for name, of_it in rows.items():
             self._spool.add(self._tables[name], csv_lines(of_it), len(of_it))
         self._taken += 1

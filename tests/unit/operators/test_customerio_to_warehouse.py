@@ -130,6 +130,7 @@ def test_what_no_database_takes_is_kept_aside(sandbox: Sandbox, file: Path, tmp_
         operator().execute(RUN)
     result = operator(dead_letter_path=str(tmp_path / "letters")).execute(RUN)
     assert result["dead_letters"]["events"] == {"nul_character_in_subject": 1}
+    assert operator(preview=True).execute(RUN)["refused"] == {"nul_character_in_subject": 1}
     assert query(file, "SELECT delivery_id FROM customerio.email_opened") == [("good",)]
     (letters,) = (tmp_path / "letters").rglob("*.jsonl")
     assert json.loads(letters.read_text())["event"]["properties"]["delivery_id"] == "bad"
