@@ -78,7 +78,7 @@ class Chain:
         return self._in_order
 
     def pass_on(self, times: Sequence[int]) -> None:
-        """The page counts: its rows go on to the next room."""
+        """The page counts: its rows are passed on."""
         oldest = [self.oldest_passed_on] if self.oldest_passed_on is not None else []
         self.oldest_passed_on = min([*times, *oldest], default=None)
 
@@ -165,12 +165,12 @@ class Schedule:
                 chain.region.saw_less(chain.window, rows)
             return True
         chain.follow(cursor, rows)
-        told = _tells(times) if chain.newest_first(times) else None
-        if told is None:
+        found = _tells(times) if chain.newest_first(times) else None
+        if found is None:
             chain.expected = max(chain.expected, chain.read + 1.0)
             chain.pass_on(times)
             return True
-        pace, bound = told
+        pace, bound = found
         if first and chain.region.pace:
             chain.region.saw(pace)
         # What was passed on stays in one window if it is cut: that window's counts have it already.

@@ -40,11 +40,11 @@ _PROOF = 60.0
 class Connections(NamedTuple):
     """What a stream reads from its two connections, and what it makes of it.
 
-    :param told: all that decides where events go.
+    :param place: all that decides where events go.
     """
 
     secrets: tuple[str, ...]
-    told: tuple[object, ...]
+    place: tuple[object, ...]
     batches: Batches
     mapper: Mapper
     intake: Intake
@@ -209,8 +209,8 @@ class Stream:
             check_location(options.dead_letter_path)  # the first report that can't be sent would hold up all others
         secrets = CustomerIOHook(customerio_conn_id=options.customerio_conn_id).webhook_signing_secrets
         segment = SegmentHook(segment_conn_id=options.segment_conn_id)
-        told = (segment.settings, segment.message_id_namespace)
-        if before and before.told == told:
+        place = (segment.settings, segment.message_id_namespace)
+        if before and before.place == place:
             return before._replace(secrets=secrets)
         settings = segment.settings._replace(timeout=min(segment.settings.timeout, _TIMEOUT))
         client = SegmentClient(
@@ -224,7 +224,7 @@ class Stream:
             name_of=self._names.of,
         )
         batches = Batches(client)
-        return Connections(secrets, told, batches, mapper, Intake(batches.send, name=f"stream-{self.name}"))
+        return Connections(secrets, place, batches, mapper, Intake(batches.send, name=f"stream-{self.name}"))
 
     def _look_up_failed(self, error: BaseException) -> None:
         self.counts.problem("connections", f"it can't be set up: {said_by(error)}")

@@ -185,21 +185,21 @@ class BigQuery(Database):
         first, *_ = *(one for one in getattr(error, "errors", ()) if isinstance(one, dict)), {}
         code, reason = error.code if isinstance(error, GoogleAPICallError) else None, first.get("reason", "")
         text = presentable(first.get("message") or getattr(error, "message", None) or type(error).__name__, ())
-        told = f"{text} ({', '.join(filter(None, (str(code or ''), reason)))})"
+        said = f"{text} ({', '.join(filter(None, (str(code or ''), reason)))})"
         if code == 409 or "concurrent update" in text:
             return TryAgainNowError(f"another session writes to the same tables ({text})")
         if reason in ("invalid", "invalidInput"):  # of rows; the text may hold their values
             return ConfigurationError(f"it does not take the rows, by a rule that was added to a table ({reason})")
         if reason == "accessDenied" or code == 401:
             return ConfigurationError(
-                f"its user lacks a right: {told}. Needed are the roles BigQuery Job User on the project, and BigQuery "
+                f"its user lacks a right: {said}. Needed are the roles BigQuery Job User on the project, and BigQuery "
                 "Data Editor on the dataset, or on the project if the dataset is to be made. Grant them"
             )
         if reason == "billingNotEnabled":
-            return ConfigurationError(f"{told}. Loads change tables by statements, and those need billing")
+            return ConfigurationError(f"{said}. Loads change tables by statements, and those need billing")
         if code in (400, 404):
-            return ConfigurationError(f"{told}. See that project and location of the connection are the dataset's")
-        return TryAgainLaterError(told)
+            return ConfigurationError(f"{said}. See that project and location of the connection are the dataset's")
+        return TryAgainLaterError(said)
 
 
 class _Session:
