@@ -247,8 +247,10 @@ class CustomerIOOperator(BaseOperator):
         with ExitStack() as stack:
             stack.enter_context(dead_letters or nullcontext())
             client = stack.enter_context(customerio.get_conn())
-            connection = stack.enter_context(destination.connect())
             stack.enter_context(self._killable())
+            connection: Any = destination.connect()
+            with self._says_that_it_connects(connection):
+                stack.enter_context(connection)
             reader = Reader(client)
             names = Names(reader, self.log.warning)
             mapper = Mapper(
@@ -279,6 +281,21 @@ class CustomerIOOperator(BaseOperator):
             self._ends = ends_of(origin, destination, report)
             count_run(report, time.monotonic() - began, {"dag_id": self.dag_id, "task_id": self.task_id})
         return report, dead_letters
+
+    @contextmanager
+    def _says_that_it_connects(self, connection: Connected) -> Iterator[None]:
+        """As the line does of all that comes later: a warehouse may be another one's for ten minutes."""
+        from airflow_provider_cio.line import PROGRESS_EVERY, every
+
+        def say() -> None:
+            self.log.warning("Connecting. %s", connection.waiting() or "The other side has not answered yet")
+
+        began = time.monotonic()
+        with every(PROGRESS_EVERY, say):
+            yield
+        took = time.monotonic() - began
+        if took >= 1:  # the line begins to count its seconds only now
+            self.log.info("Connected after %d s", took)
 
     def _callbacks(
         self,

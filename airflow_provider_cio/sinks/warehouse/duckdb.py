@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import os
 import time
 import uuid
@@ -18,6 +19,9 @@ from airflow_provider_cio.sinks.warehouse.tables import SPOOLED, Kind
 #: Seconds: how long a load waits for another process to close the file.
 PATIENCE = 600.0
 _LONGEST_PAUSE = 1.0
+#: What the hook logs to while it is asked again and again: it would have a line for each time.
+_quiet = logging.getLogger(f"{__name__}.polling")
+_quiet.setLevel(logging.WARNING)
 #: What DuckDB may take of the worker, which is the same for any size of table: what does not fit goes to disk, into a
 #: folder beside the file. By default it would take four fifths of the machine's memory, and each of its cores.
 MEMORY = "64MB"
@@ -143,10 +147,10 @@ class DuckDB(Database):
         import duckdb
 
         self._make_file()
-        began, pause = time.monotonic(), 0.02
+        began, pause, hook = time.monotonic(), 0.02, self._hook
         while True:
             try:
-                connection = self._hook.get_conn()
+                connection = hook.get_conn()
                 self._waits(None)
                 return connection
             except duckdb.IOException as error:
@@ -155,5 +159,8 @@ class DuckDB(Database):
                 if time.monotonic() - began > PATIENCE:
                     raise TryAgainLaterError("another process has it open, and does not close it") from None
                 self._waits("Waiting for another process to close the DuckDB file")
+                if hook is self._hook:
+                    hook = copy.copy(hook)
+                    hook._log = _quiet
                 time.sleep(pause)
                 pause = min(_LONGEST_PAUSE, pause * 1.5)

@@ -1,0 +1,188 @@
+"""A run that waits says so in the task's log: for what, and not too often."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import duckdb
+import pendulum
+import pytest
+
+from airflow_provider_cio import line
+from airflow_provider_cio.operators.base import CustomerIOOperator
+from airflow_provider_cio.operators.customerio_to_segment import CustomerIOToSegmentOperator
+from airflow_provider_cio.operators.customerio_to_warehouse import CustomerIOToWarehouseOperator
+from airflow_provider_cio.operators.warehouse import open_warehouse
+from tests.sandbox import Fault, History, Sandbox
+from tests.unit.support import DAY, NOVEMBER, connect
+
+RUN: Any = {  # what a task's context has to have
+    "ti": SimpleNamespace(dag_id="d", run_id="r", task_id="t", map_index=-1, try_number=1),
+    "data_interval_start": pendulum.from_timestamp(NOVEMBER),
+    "data_interval_end": pendulum.from_timestamp(NOVEMBER + DAY),
+}
+HISTORY = History.generate(seed=8, deliveries=300, start=NOVEMBER, end=NOVEMBER + DAY)
+INTERVAL = 0.2
+WAITS = "Connecting. Waiting for another process to close the DuckDB file"
+
+
+@pytest.fixture
+def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
+    assert line.PROGRESS_EVERY == 10
+    monkeypatch.setattr(line, "PROGRESS_EVERY", INTERVAL)
+    with Sandbox(HISTORY) as sandbox:
+        connect(monkeypatch, sandbox)
+        yield sandbox
+
+
+class Log(logging.Handler):
+    """What a task logs, with the time of each line."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[tuple[float, str, str]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append((time.monotonic(), record.levelname, record.getMessage()))
+
+    def beginning(self, words: str) -> list[tuple[float, str, str]]:
+        return [one for one in self.lines if one[2].startswith(words)]
+
+
+@pytest.fixture
+def log(monkeypatch: pytest.MonkeyPatch) -> Log:
+    """In place of Airflow's own logger, which differs from version to version, and tells no times."""
+    log, logger = Log(), logging.Logger("the task's")
+    logger.addHandler(log)
+    monkeypatch.setattr(CustomerIOOperator, "log", logger)
+    return log
+
+
+def assert_at_the_interval(lines: list[tuple[float, str, str]]) -> None:
+    gaps = [later[0] - earlier[0] for earlier, later in pairwise(lines)]
+    assert min(gaps) > 0.9 * INTERVAL
+    assert max(gaps) < INTERVAL + 1  # the machine may be busy
+
+
+@pytest.mark.parametrize(
+    ("side", "name"),
+    [("customerio", "Customer.io (connection 'customerio_default')"), ("segment", "Segment (connection 's")],
+    ids=["customerio", "segment"],
+)
+def test_who_waits_for_a_service_says_so(sandbox: Sandbox, log: Log, side: Any, name: str) -> None:
+    sandbox.faults.add(Fault(side=side, kind="503", at=0, retry_after=1.0))
+    sent = CustomerIOToSegmentOperator(task_id="send").execute(RUN)["sent"]["events"]
+    assert sent == len(sandbox.segment.kept) > 0
+    so_far = log.beginning("So far: ")
+    assert_at_the_interval(so_far)
+    waits = [one for one in so_far if "before attempt" in one[2]]
+    assert len(waits) >= 3
+    counts = r"So far: \d+ requests \(\d+ retried\), \d+ deliveries, \d+ events sent in \d+ batches, .*refused {}\. "
+    for _, level, text in waits:
+        assert level == "WARNING"
+        assert re.fullmatch(counts + re.escape(name) + ".* answered 503: .*; waits 1 s before attempt 2", text)
+    assert {level for _, level, text in so_far if "before attempt" not in text} <= {"INFO"}
+    assert log.lines[-1][2].startswith("Done: ")
+    assert f", {sent} events sent in " in log.lines[-1][2]
+
+
+@contextmanager
+def held(file: Path, seconds: float) -> Iterator[None]:
+    """Another process has the file open, for so long from now on."""
+    program = "import duckdb, sys; held = duckdb.connect(sys.argv[1]); print(1, flush=True); input()"
+    command = [sys.executable, "-c", program, str(file)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdin
+        assert holder.stdout
+        assert holder.stdout.readline()
+        timer = threading.Timer(seconds, holder.kill)
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+            holder.kill()
+
+
+@pytest.fixture
+def file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The DuckDB file behind `warehouse_default`."""
+    path = tmp_path / "warehouse.duckdb"
+    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE_DEFAULT", json.dumps({"conn_type": "duckdb", "host": str(path)}))
+    duckdb.connect(str(path)).close()
+    return path
+
+
+def test_who_waits_for_a_duckdb_file_says_so_from_the_start(
+    sandbox: Sandbox, file: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Airflow's hook has a line for each time that it tries; those of the wait would be 600 in ten minutes."""
+    open_warehouse("warehouse_default", "customerio")  # imports the hook, which may take long
+    began = time.monotonic()
+    with held(file, 1.5):
+        loaded = CustomerIOToWarehouseOperator(task_id="load").execute(RUN)["loaded"]["events"]
+    assert loaded > 0
+    lines = "\n".join(capfd.readouterr()).splitlines()
+    waits = [number for number, text in enumerate(lines) if WAITS in text]
+    assert 3 <= len(waits) <= (time.monotonic() - began) / INTERVAL
+    assert all(re.search(r"\bwarning\b", lines[number], re.IGNORECASE) for number in waits)
+    connected = next(number for number, text in enumerate(lines) if "Connected after " in text)
+    opened = [number for number, text in enumerate(lines) if "Opening DuckDB database" in text]
+    assert len([number for number in opened if number < connected]) == 1
+    assert [number for number in opened if number > connected], "later ones are told again"
+    assert waits[-1] < connected
+
+
+def test_who_connects_at_once_says_nothing_of_it(sandbox: Sandbox, file: Path, log: Log) -> None:
+    CustomerIOToWarehouseOperator(task_id="load").execute(RUN)
+    assert log.beginning("Connect") == []
+
+
+def test_who_waits_for_redshift_says_so_and_can_be_killed(
+    sandbox: Sandbox, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("redshift_connector", reason="Amazon's provider is not installed")
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # it does not listen
+        fields = {"conn_type": "redshift", "host": "127.0.0.1", "port": nobody.getsockname()[1], "login": "l"}
+        fields |= {"schema": "d", "extra": {"ssl": False}}
+        monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE_DEFAULT", json.dumps(fields))
+        task = CustomerIOToWarehouseOperator(task_id="load")
+        ends: list[float] = []
+
+        def kill() -> None:
+            give_up_at = time.monotonic() + 60
+            while len(log.beginning("Connecting. ")) < 2 and time.monotonic() < give_up_at:
+                time.sleep(0.01)
+            ends.append(time.monotonic())
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+        previous = signal.signal(signal.SIGUSR1, lambda *_: task.on_kill())  # as Airflow's task runner does on SIGTERM
+        killer = threading.Thread(target=kill)
+        killer.start()
+        try:
+            with pytest.raises(SystemExit):
+                task.execute(RUN)
+        finally:
+            killer.join()
+            signal.signal(signal.SIGUSR1, previous)
+    assert time.monotonic() - ends[0] < 2  # the hook would try for 15 s
+    waits = log.beginning("Connecting. ")
+    assert {text for _, _, text in waits} == {"Connecting. Waiting for Redshift to answer"}
+    assert_at_the_interval(waits)
+    assert sandbox.customerio.requests == []
