@@ -112,6 +112,18 @@ def test_rows_that_can_not_be_read_are_kept_aside_beside_events_that_can_not_be_
     assert (len(list(events)), events.rows, events.unreadable) == (2, 1, 0)
 
 
+def test_a_dead_letter_path_that_takes_nothing_is_found_before_the_first_request(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """Also by a run that refuses nothing: the next one would find it when some of its events are sent already."""
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(AirflowFailException, match="dead_letter_path .*file/letters can't be written to"):
+        run(dead_letter_path=str(file / "letters"))
+    assert sandbox.customerio.requests == sandbox.segment.requests == []
+    assert run(dead_letter_path=str(tmp_path / "letters")).get("dead_letters") is None
+
+
 def test_rows_that_earlier_runs_refused_are_only_warned_of(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
     sandbox.history = History(deliveries=[row("odd", subject=7), row("fine")])
     result = run(Interval(NOVEMBER + DAY, NOVEMBER + 2 * DAY))
