@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import re
 import threading
 import time
+import tracemalloc
 from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_cio import line
+from airflow_provider_cio.clients.customerio import CustomerIOClient
+from airflow_provider_cio.events.catalog import CATALOG
+from airflow_provider_cio.events.event import MAX_EVENT_BYTES
+from airflow_provider_cio.events.mapping import Mapper, Occurrence
 from airflow_provider_cio.interval import Interval
-from airflow_provider_cio.line import Callbacks
-from airflow_provider_cio.records import Misshapen
+from airflow_provider_cio.line import Callbacks, Line
+from airflow_provider_cio.records import Delivery, Misshapen
 from airflow_provider_cio.report import Report
+from airflow_provider_cio.sinks.preview import PreviewSink
+from airflow_provider_cio.sources.checkpoint import Checkpoint, Tally
+from airflow_provider_cio.sources.reader import Reader
+from airflow_provider_cio.sources.source import Piece
+from airflow_provider_cio.sources.windows import Window
 from tests.sandbox import Fault, History, Sandbox, Settings
 from tests.unit import support
 from tests.unit.support import DAY, EVERY_NAME, NOVEMBER, assert_kept_is_truth, run_line, truth_of
@@ -303,3 +315,70 @@ def test_a_call_that_is_under_way_at_the_end_is_waited_for() -> None:
     with line.every(0.01, slow):
         assert begun.wait(5)
     assert ended.is_set()
+
+
+# Memory
+
+
+class Pieces:
+    """A source that makes each piece when it is drawn, and notes what memory is in use at two of them."""
+
+    def __init__(self, *, with_odd_ones: bool) -> None:
+        self.held: list[int] = []
+        self._with_odd_ones = with_odd_ones
+
+    def pieces(self, done: Checkpoint) -> Iterator[Piece]:
+        for part in range(120):
+            if part in (19, 119):
+                gc.collect()
+                self.held.append(tracemalloc.get_traced_memory()[0])
+            window = Window("email", NOVEMBER + part, NOVEMBER + part + 1)
+            yield Piece(
+                [opened(f"{part}.{number}") for number in range(50)],
+                read=Counter(deliveries=50),
+                part=part,
+                finished=window,
+            )
+            if self._with_odd_ones:
+                large = opened(f"large {part}", subject="x" * MAX_EVENT_BYTES)
+                odd = Misshapen(b"x" * 10_000, f"odd {part}", f"odd {part}", NOVEMBER + part)
+                yield Piece([large, opened(f"nobody {part}", customer_id=None)], [odd])
+
+
+def opened(name: str, **fields: Any) -> Occurrence:
+    row = simple(name, subject=f"The subject of {name}") | fields
+    return Occurrence(msgspec.convert(row, Delivery), CATALOG["Email Opened"], NOVEMBER + 5)
+
+
+@pytest.mark.parametrize("with_odd_ones", [False, True])
+def test_nothing_is_kept_of_what_was_passed_on(monkeypatch: pytest.MonkeyPatch, with_odd_ones: bool) -> None:
+    """Neither events, nor what was refused, nor windows, which a checkpoint joins. Here the sink keeps nothing."""
+    monkeypatch.setattr(line, "CHECKPOINT_EVERY", 0.0)
+    source = Pieces(with_odd_ones=with_odd_ones)
+    told: Counter[str] = Counter()
+    callbacks = Callbacks(
+        refused_event=lambda reason, event: told.update([reason]),
+        refused_row=lambda row: told.update(["misshapen"]),
+        save=lambda state: told.update(["saved"]),
+    )
+    report = Report(MINUTE, Tally(events=Counter({"Email Opened": 0})))
+    with CustomerIOClient("key") as client:
+        run = Line(
+            Reader(client),
+            source,
+            Mapper("test"),
+            PreviewSink(lambda event: None),
+            report,
+            skip_unidentified=False,
+            callbacks=callbacks,
+        )
+        tracemalloc.start()
+        run.run()
+        tracemalloc.stop()
+    assert report.events == {"Email Opened": 6000}
+    # What is refused ends the saving.
+    reasons = dict.fromkeys(["event_too_large", "unidentified", "misshapen"], 120)
+    assert told == (reasons | {"saved": 1} if with_odd_ones else {"saved": 120})
+    early, late = source.held
+    # Windows that can't be saved any more are kept. They are few, and small.
+    assert late - early < (150_000 if with_odd_ones else 20_000)
