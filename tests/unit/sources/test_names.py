@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import tracemalloc
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,7 +16,7 @@ from airflow_provider_cio.clients import customerio
 from airflow_provider_cio.clients.customerio import CustomerIOClient
 from airflow_provider_cio.events.catalog import CATALOG
 from airflow_provider_cio.events.mapping import Occurrence
-from airflow_provider_cio.exceptions import TryAgainLaterError
+from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError
 from airflow_provider_cio.interval import Interval
 from airflow_provider_cio.records import Delivery
 from airflow_provider_cio.report import Report
@@ -323,3 +325,39 @@ def test_a_parent_without_a_name_has_none(sandbox: Sandbox, name: str) -> None:
     sandbox.faults.add(Fault(side="customerio", kind="html200", path="/v1/campaigns", body=body))
     assert run(sandbox)[1] == []
     assert names_sent(sandbox) == {"d0": None}
+
+
+@pytest.mark.parametrize("readable", [True, False])
+def test_nothing_is_kept_of_what_was_passed_on_but_the_lists(readable: bool) -> None:
+    """Each piece is made when it is drawn, and its events are named, so only what is kept can add up."""
+
+    class Lists(CustomerIOClient):
+        def names(self, path: str, key: str) -> dict[str, str]:
+            if not readable:
+                raise ConfigurationError("403")
+            return {str(number): f"{path} {number}" for number in range(20)}
+
+    def pieces() -> Iterator[Piece]:
+        for part in range(220):
+            yield Piece([sent(part * 50 + number) for number in range(50)], part=part)
+
+    def sent(number: int) -> Occurrence:
+        row = {"id": f"d{number}", "type": "email", "created": 1, "metrics": {}, KINDS[number % 4]: number % 30}
+        return Occurrence(msgspec.convert(row, Delivery), CATALOG["Email Sent"], 1)
+
+    held: list[int] = []
+    warnings: list[str] = []
+    found = Counter[bool]()
+    tracemalloc.start()
+    with Lists("key") as client, Reader(client) as reader:
+        names = Names(reader, warnings.append)
+        for piece in names.ahead_of(pieces()):
+            found.update(names.of(one.delivery) is not None for one in piece.occurrences)
+            if piece.part in (19, 219):
+                gc.collect()
+                held.append(tracemalloc.get_traced_memory()[0])
+    tracemalloc.stop()
+    assert found.total() == 11_000
+    assert (found[True] > 7_000) if readable else (found[True] == 0)
+    assert len(warnings) == (0 if readable else len(KINDS))
+    assert held[1] - held[0] < 20_000

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -326,3 +328,25 @@ def test_the_driver_may_be_psycopg_2(postgres_database: Place) -> None:
     assert sink.counts() == {"events": 30, "new": 30}
     assert ids(postgres_database) == expected_ids(0, 30)
     assert_tracks_is_the_union(postgres_database)
+
+
+# Memory
+
+
+def test_a_sink_keeps_nothing_of_what_waits_on_disk_or_is_loaded(duckdb_database: Place) -> None:
+    held: list[int] = []
+    with WarehouseSink(duckdb_database.warehouse(), NAMES) as sink:
+        tracemalloc.start()
+        for piece in range(60):
+            sink.take(events(piece * 100, piece * 100 + 100))
+            sink.take([event(piece, subject="x" * 40_000), event(piece, subject="half \0 of it")])
+            assert len(sink.refused()) == 2
+            if piece in (9, 29):
+                sink.flush()
+            if piece in (10, 59):  # there was a load between them, and there are rows on disk
+                gc.collect()
+                held.append(tracemalloc.get_traced_memory()[0])
+        tracemalloc.stop()
+        sink.flush()
+    assert sink.counts() == {"events": 6000, "new": 6000}
+    assert held[1] - held[0] < 20_000
