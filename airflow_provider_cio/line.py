@@ -144,6 +144,7 @@ class Line:
         Not from the first refusal on: a later try must meet what was refused again, or nobody would hear of it.
         """
         if self._callbacks.save is None or self.report.refused:
+            self._finished.clear()
             return
         while self._finished and self._finished[0][0] <= self._sink.acknowledged:
             _, window, tally = self._finished.popleft()

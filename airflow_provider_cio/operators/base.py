@@ -6,11 +6,10 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from airflow.exceptions import AirflowRescheduleException
 from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow.sdk import BaseOperator
 
@@ -20,11 +19,12 @@ from airflow_provider_cio.exceptions import (
     EventsRefusedError,
     TryAgainLaterError,
 )
-from airflow_provider_cio.interval import Interval, iso, resolve_interval, whole_seconds
-from airflow_provider_cio.operators.messages import log_findings, log_progress, log_sample
+from airflow_provider_cio.interval import Interval, resolve_interval, whole_seconds
+from airflow_provider_cio.operators.messages import connecting, log_findings, log_progress, log_sample
 from airflow_provider_cio.operators.options import Options, check_what_is_known, read_options
 from airflow_provider_cio.operators.source import mode_of, source_of
 from airflow_provider_cio.operators.store import CheckpointStore
+from airflow_provider_cio.operators.waiting import as_asked, until_settled
 
 if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
@@ -38,24 +38,9 @@ if TYPE_CHECKING:
     from airflow_provider_cio.sinks.dead_letters import DeadLetters
     from airflow_provider_cio.sinks.sink import Sink
 
-#: Seconds that one try may wait outside its slot, as it is told to by either side, all its waits together. Then it
-#: fails, rather than sleep for days.
-_LONGEST_RESCHEDULE = 86_400
-
 
 class ParameterError(ConfigurationError, AirflowFailException):
     """A parameter is wrong. Airflow does not retry a mapped task for it either."""
-
-
-def _reschedule(moment: datetime) -> AirflowRescheduleException:
-    return AirflowRescheduleException(moment)  # type: ignore[no-untyped-call]
-
-
-def _waited(context: Context, settled: float) -> float:
-    """Seconds since this try was first rescheduled, without its settling time."""
-    first_reschedule_date = getattr(context.get("ti"), "get_first_reschedule_date", None)  # a test's own may lack it
-    first = first_reschedule_date(context) if first_reschedule_date else None
-    return max(0.0, time.time() - max(first.timestamp(), settled)) if first else 0.0
 
 
 class CustomerIOOperator(BaseOperator):
@@ -173,7 +158,8 @@ class CustomerIOOperator(BaseOperator):
         try:
             options = read_options(self)
             interval = resolve_interval(self.interval_start, self.interval_end, context)
-            self._wait_until_settled(interval, options)
+            settled = interval.end + whole_seconds(options.settling_time)
+            until_settled(interval, settled, self.log)
             report, dead_letters = self._run(interval, options, context)
             log_findings(self.log, report)
             if options.preview:
@@ -185,11 +171,8 @@ class CustomerIOOperator(BaseOperator):
                 )
             self._fail_if_refused(report, dead_letters, options)
         except TryAgainLaterError as error:
-            settled = interval.end + whole_seconds(options.settling_time)
-            if error.after is None or _waited(context, settled) + error.after > _LONGEST_RESCHEDULE:
-                raise
-            self.log.warning("%s This run goes on in %d s, and takes no slot meanwhile.", error, error.after)
-            raise _reschedule(datetime.now(UTC) + timedelta(seconds=error.after)) from error
+            as_asked(error, settled, context, self.log)
+            raise
         except CustomerIOToSegmentError as error:  # a retry would end the same way
             raise AirflowFailException(str(error)) from error
         result = self._result(report, dead_letters, options)
@@ -199,18 +182,6 @@ class CustomerIOOperator(BaseOperator):
     def _of_an_asset(self, result: dict[str, Any], options: Options) -> dict[str, Any]:
         """What the event of an asset gets."""
         return result
-
-    def _wait_until_settled(self, interval: Interval, options: Options) -> None:
-        """:raises AirflowRescheduleException: frees the slot, and takes no try."""
-        settled = interval.end + whole_seconds(options.settling_time)
-        if time.time() < settled:
-            self.log.info(
-                "The interval %s has its settling time until %s: Customer.io may still show what happened in it. "
-                "This run goes on then, and takes no slot meanwhile.",
-                interval,
-                iso(settled),
-            )
-            raise _reschedule(datetime.fromtimestamp(settled, UTC))
 
     def _run(self, interval: Interval, options: Options, context: Context) -> tuple[Report, DeadLetters | None]:
         """Wire source, mapper and sink together; returns the report, and where dead letters would be."""
@@ -249,7 +220,7 @@ class CustomerIOOperator(BaseOperator):
             client = stack.enter_context(customerio.get_conn())
             stack.enter_context(self._killable())
             connection: Any = destination.connect()
-            with self._says_that_it_connects(connection):
+            with connecting(self.log, connection.waiting):
                 stack.enter_context(connection)
             reader = Reader(client)
             names = Names(reader, self.log.warning)
@@ -281,21 +252,6 @@ class CustomerIOOperator(BaseOperator):
             self._ends = ends_of(origin, destination, report)
             count_run(report, time.monotonic() - began, {"dag_id": self.dag_id, "task_id": self.task_id})
         return report, dead_letters
-
-    @contextmanager
-    def _says_that_it_connects(self, connection: Connected) -> Iterator[None]:
-        """As the line does of all that comes later: a warehouse may be another one's for ten minutes."""
-        from airflow_provider_cio.line import PROGRESS_EVERY, every
-
-        def say() -> None:
-            self.log.warning("Connecting. %s", connection.waiting() or "The other side has not answered yet")
-
-        began = time.monotonic()
-        with every(PROGRESS_EVERY, say):
-            yield
-        took = time.monotonic() - began
-        if took >= 1:  # the line begins to count its seconds only now
-            self.log.info("Connected after %d s", took)
 
     def _callbacks(
         self,

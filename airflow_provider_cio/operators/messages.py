@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -25,6 +28,25 @@ def log_progress(log: Logger, label: str, report: Report, waits: str = "") -> No
         dict(report.refused),
         f". {waits}" if waits else "",
     )
+
+
+@contextmanager
+def connecting(log: Logger, waiting: Callable[[], str | None]) -> Iterator[None]:
+    """Say that the run connects, as the line does of all that comes later: a database may be another one's for minutes.
+
+    :param waiting: what it waits for, if that is known.
+    """
+    from airflow_provider_cio.line import PROGRESS_EVERY, every
+
+    def say() -> None:
+        log.warning("Connecting. %s", waiting() or "The other side has not answered yet")
+
+    began = time.monotonic()
+    with every(PROGRESS_EVERY, say):
+        yield
+    took = time.monotonic() - began
+    if took >= 1:  # the line begins to count its seconds only now
+        log.info("Connected after %d s", took)
 
 
 def log_sample(log: Logger, event: bytes) -> None:

@@ -1,0 +1,56 @@
+"""Waits outside a worker's slot: Airflow reschedules the task, and that takes none of its tries."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from airflow.exceptions import AirflowRescheduleException
+
+from airflow_provider_cio.exceptions import TryAgainLaterError
+from airflow_provider_cio.interval import Interval, iso
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+    from airflow.sdk.types import Logger
+
+#: Seconds that one try may wait outside its slot, as it is told to by either side, all its waits together. Then it
+#: fails, rather than sleep for days.
+_LONGEST = 86_400
+
+
+def until_settled(interval: Interval, settled: int, log: Logger) -> None:
+    """:param settled: end of the settling time, in Unix seconds.
+
+    :raises AirflowRescheduleException: it has not come yet.
+    """
+    if time.time() < settled:
+        log.info(
+            "The interval %s has its settling time until %s: Customer.io may still show what happened in it. "
+            "This run goes on then, and takes no slot meanwhile.",
+            interval,
+            iso(settled),
+        )
+        raise _reschedule(datetime.fromtimestamp(settled, UTC))
+
+
+def as_asked(error: TryAgainLaterError, settled: int, context: Context, log: Logger) -> None:
+    """Wait as long as the service asks, if it does and the try has not waited for a day yet.
+
+    :raises AirflowRescheduleException: it waits.
+    """
+    if error.after is not None and _waited(context, settled) + error.after <= _LONGEST:
+        log.warning("%s This run goes on in %d s, and takes no slot meanwhile.", error, error.after)
+        raise _reschedule(datetime.now(UTC) + timedelta(seconds=error.after)) from error
+
+
+def _waited(context: Context, settled: int) -> float:
+    """Seconds since this try was first rescheduled, without its settling time."""
+    first_reschedule_date = getattr(context.get("ti"), "get_first_reschedule_date", None)  # a test's own may lack it
+    first = first_reschedule_date(context) if first_reschedule_date else None
+    return max(0.0, time.time() - max(first.timestamp(), settled)) if first else 0.0
+
+
+def _reschedule(moment: datetime) -> AirflowRescheduleException:
+    return AirflowRescheduleException(moment)  # type: ignore[no-untyped-call]
