@@ -15,9 +15,9 @@ def http_date(time: float) -> str:
     return formatdate(math.ceil(time), usegmt=True)
 
 
-def seconds(wait: float) -> str:
-    """Whole seconds for Retry-After, at least one."""
-    return str(max(1, math.ceil(wait)))
+def seconds(wait: float, *, whole: bool = True) -> str:
+    """Seconds for Retry-After, rounded up: whole ones, at least one, or milliseconds."""
+    return str(max(1, math.ceil(wait))) if whole else f"{math.ceil(wait * 1000) / 1000:.3f}"
 
 
 def json_response(body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:

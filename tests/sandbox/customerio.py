@@ -297,13 +297,15 @@ class CustomerIO:
             return error(403, f"this key does not have access to {scope}")
         if not settings.requests_per_second:
             return None
-        wait = self._limit.take(settings.requests_per_second, settings.limiter, settings.other_client)
+        second = settings.limit_second
+        now = time() / second
+        wait = second * self._limit.take(settings.requests_per_second, settings.limiter, settings.other_client, now)
         if not wait:
             return None
         self.rate_limited += 1
         headers = {}
         if settings.retry_after == "seconds":
-            headers["Retry-After"] = seconds(wait)
+            headers["Retry-After"] = seconds(wait, whole=second >= 1)
         elif settings.retry_after == "date":
             headers["Retry-After"] = http_date(time() + wait)
         return error(429, f"rate limited to {settings.requests_per_second:g} requests per 1s", headers=headers)

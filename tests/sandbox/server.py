@@ -187,6 +187,8 @@ class _App:
         asked = Asked(scope["method"], scope["path"], dict(parse_qsl(scope["query_string"].decode("latin-1"))), time())
         picked = sandbox.faults.pick(side, len(requests), asked.path)
         requests.append(asked)
+        if side == "customerio" and sandbox.settings.now is not None:
+            sandbox.settings.now += sandbox.settings.now_per_request
         begun = monotonic()
 
         async def noting(message: Message) -> None:

@@ -40,6 +40,9 @@ class Settings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     limiter: LimiterKind = "bucket"
     #: Requests per second that another client of the workspace makes, evenly spaced, under the same limit.
     other_client: float = 0.0
+    #: Seconds that a second of the limit takes: a short one is met often by a short test, and is soon over. Then
+    #: Retry-After has a fraction, but for a date.
+    limit_second: float = 1.0
     retry_after: Literal["seconds", "date"] | None = None
     drafts_wording: Literal["instead", "both"] = "instead"
     #: `"messages": null` in place of an empty list.
@@ -117,6 +120,9 @@ class Settings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     # Both
     #: Unix seconds that the services take for now; None is the real clock.
     now: float | None = None
+    #: Seconds by which `now` goes on with each request that arrives at the App API, so that things happen while a list
+    #: is read. Without `now` the real clock does that.
+    now_per_request: float = 0.0
 
     def __post_init__(self) -> None:
         for name in (*(self.odd_kinds or ()), *self.odd_rows.values()):
