@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from airflow_provider_cio.clients.transport import Retries
 from airflow_provider_cio.events.mapping import Mapper
 from airflow_provider_cio.interval import Interval
 from airflow_provider_cio.line import Callbacks
@@ -26,6 +27,12 @@ from tests.unit.support import DAY, NOVEMBER, run_line
 
 STRETCH = Interval(NOVEMBER, NOVEMBER + 3 * DAY)
 MODES = ("first", "every", "every_human")
+#: Seconds from an interval's end to its run: the default of the operators, in which all that happened becomes visible.
+SETTLING = 1800
+#: As many attempts as it takes: a limit that is met again and again is no reason to give up.
+PATIENT = Retries(attempts=100, total=10.0, first=0.005, longest=0.02)
+#: A limit that these short runs meet: 400 requests in a second, but counted in seconds that are a twentieth of one.
+LIMIT: dict[str, Any] = {"requests_per_second": 20, "limit_second": 0.05}
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +60,7 @@ HISTORIES = st.builds(
     on_bounds=st.sampled_from([0.0, 0.5]),
     drafts=st.sampled_from([0.0, 0.2]),
     longest_lag=st.sampled_from([3600, 28 * DAY]),
-    created_late=st.sampled_from([0.0, 0.3]),
+    created_late=st.sampled_from([0.0, 0.3, 0.3]),
     created_late_by=st.sampled_from([5, 60]),
     tried_drafts=st.sampled_from([0.0, 0.5]),
     rare_identities=st.sampled_from([0.0, 0.3]),
@@ -66,7 +73,16 @@ SERVICES = {
     "repeated_rows": st.sampled_from([0, 0, 3]),
     "cursors": st.sampled_from(["stable", "offset"]),
     "cursors_bound": st.booleans(),
-    "visible_after": st.sampled_from([None, 0, 1700]),
+    "cursor_lifetime": st.sampled_from([None, 6 * 3600]),  # none of an earlier run holds, unless that was just before
+    "visible_after": st.sampled_from([None, 0, SETTLING]),
+    "visible_from_creation": st.booleans(),
+    "now_per_request": st.sampled_from([0, 20]),
+    "requests_per_second": st.sampled_from([0, 0, 0, LIMIT["requests_per_second"]]),
+    "limit_second": st.just(LIMIT["limit_second"]),
+    "limiter": st.sampled_from(["bucket", "fixed_second", "sliding_second"]),
+    "other_client": st.sampled_from([0, 5]),
+    "retry_after": st.sampled_from([None, "seconds"]),  # a date costs a second each time
+    "arrival_jitter": st.sampled_from([0, 0, 0.002]),
     "null_when_empty": st.booleans(),
     "empty_page_every": st.sampled_from([0, 1]),
     "last_next": st.sampled_from(["empty", "null", "absent"]),
@@ -75,15 +91,34 @@ SERVICES = {
     "activity_disorder": st.sampled_from([0, 600, 3600]),
     "activities_end": st.sampled_from(["next", "same_cursor", "new_cursor"]),
     "parent_ids": st.sampled_from(["mixed", "int", "string"]),
-    "now": st.just(STRETCH.end + 40 * DAY),
 }
 
 
-def cuts(draw: st.DataObject) -> list[Interval]:
+def cuts(draw: st.DataObject, history: History) -> list[Interval]:
+    """Adjacent intervals, some of whose bounds lie between what happened to a delivery and its creation."""
     anywhere = st.integers(STRETCH.start + 1, STRETCH.end - 1)
-    hours = st.integers(1, 71).map(lambda hour: STRETCH.start + hour * 3600)  # where late stamps are
-    inner = draw.draw(st.sets(st.one_of(anywhere, hours), max_size=3))
+    hours = st.integers(1, 71).map(lambda hour: STRETCH.start + hour * 3600)
+    moments = [anywhere, hours]
+    if between := bounds_before_creation(history):
+        moments.append(st.sampled_from(between))
+    inner = draw.draw(st.sets(st.one_of(moments), max_size=3))
     return [Interval(*pair) for pair in itertools.pairwise([STRETCH.start, *sorted(inner), STRETCH.end])]
+
+
+def bounds_before_creation(history: History) -> list[int]:
+    """The first and the last bound that parts the first thing that happened to a delivery from its late creation."""
+    found: set[int] = set()
+    for one in history.deliveries:
+        first = min(one.times.values())
+        if first < one.created:
+            found.update((first + 1, one.created))
+    return sorted(at for at in found if STRETCH.start < at < STRETCH.end)
+
+
+def run_in_time(world: Sandbox, interval: Interval, mode: str) -> Report:
+    """A run at the time at which Airflow begins it: what is not visible by then is hidden from it."""
+    world.settings.now = interval.end + SETTLING
+    return run_line(world, interval, names="all", mode=mode, retries=PATIENT)
 
 
 def of_mode(rows: Iterable[Truth], mode: str) -> list[Truth]:
@@ -110,14 +145,14 @@ def message_ids(rows: Iterable[Truth]) -> set[str]:
 def test_adjacent_intervals_send_each_occurrence_exactly_once(
     world: Sandbox, history: History, services: dict[str, Any], data: st.DataObject
 ) -> None:
-    """Any cuts, any order, each interval in any mode."""
+    """Any cuts, any order, each interval in any mode, and after a settling time in which all becomes visible."""
     world.settings = Settings(**services)
     world.history = history
     world.reset()
     expected: list[Truth] = []
-    for interval in data.draw(st.permutations(cuts(data))):
+    for interval in data.draw(st.permutations(cuts(data, history))):
         mode = data.draw(st.sampled_from(MODES))
-        report = run_line(world, interval, names="all", mode=mode)
+        report = run_in_time(world, interval, mode)
         assert not report.refused
         expected += of_mode(held(history, [interval], every=mode != "first"), mode)
     found, wanted = kept(world.segment.kept), to_send(expected)
@@ -133,16 +168,82 @@ def test_an_interval_that_is_run_in_every_mode_sends_each_occurrence_under_one_i
     world: Sandbox, history: History, data: st.DataObject
 ) -> None:
     """What one mode sent, the next one repeats under the same id, and Segment drops it."""
-    world.settings = Settings(now=STRETCH.end + 40 * DAY)
+    world.settings = Settings(visible_after=SETTLING)
     world.history = history
     world.reset()
-    intervals = cuts(data)
+    intervals = cuts(data, history)
     for interval in intervals:
         for mode in data.draw(st.permutations(MODES)):
-            run_line(world, interval, names="all", mode=mode)
+            run_in_time(world, interval, mode)
     everything = held(history, intervals)
     assert {event["messageId"] for event in world.segment.kept} == message_ids(everything)
     assert len(world.segment.kept) == to_send(everything).total()
+
+
+@pytest.mark.parametrize("late", [1, 31, 60])
+@pytest.mark.parametrize("mode", MODES)
+def test_what_happened_up_to_a_minute_before_the_creation_is_sent(world: Sandbox, mode: str, late: int) -> None:
+    """By the interval in which it happened, though its delivery is of the next one."""
+    sent = STRETCH.start + DAY - 1
+    metrics = {"created": sent + late, "sent": sent, "delivered": sent + 2, "opened": sent + late + 5}
+    row = {"id": "a", "type": "email", "created": sent + late, "metrics": metrics, "customer_id": "1"}
+    world.settings = Settings(visible_from_creation=True, visible_after=SETTLING)
+    world.history = History([row])
+    world.reset()
+    found = []
+    for interval in (Interval(STRETCH.start, sent + 1), Interval(sent + 1, STRETCH.end)):
+        before = len(world.segment.kept)
+        run_in_time(world, interval, mode)
+        found.append(sorted(event["event"] for event in world.segment.kept[before:]))
+    assert found == [["Email Sent"], ["Email Delivered", "Email Opened"]]
+    assert world.segment.duplicates == []
+
+
+@pytest.mark.parametrize("retry_after", [None, "seconds"])
+@pytest.mark.parametrize("limiter", ["bucket", "fixed_second", "sliding_second"])
+def test_a_limit_that_is_met_costs_no_event(world: Sandbox, limiter: Any, retry_after: Any) -> None:
+    """The one that the property above draws, so that it is known to refuse something."""
+    world.settings = Settings(limiter=limiter, retry_after=retry_after, other_client=5, arrival_jitter=0.005, **LIMIT)
+    world.history = History.generate(seed=4, deliveries=250, start=STRETCH.start, end=STRETCH.end)
+    world.reset()
+    report = run_in_time(world, STRETCH, "every")
+    assert report.as_dict()["read"]["rate_limited"] == world.customerio.rate_limited > 0
+    assert kept(world.segment.kept) == to_send(held(world.history, [STRETCH]))
+    assert world.segment.duplicates == []
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("order", ["newest", "shuffled"])
+def test_deliveries_that_come_in_while_a_list_is_read_move_the_others_and_cost_none(
+    world: Sandbox, order: Any, mode: str
+) -> None:
+    """Without a settling time, since the list goes on for a minute after the interval's end; and so do activities."""
+    interval = Interval(STRETCH.start, STRETCH.start + DAY)
+    world.history = History.generate(
+        seed=6,
+        deliveries=800,
+        start=interval.end - 240,
+        end=interval.end + 60,
+        burst=0.0,
+        channels=("email",),
+        longest_lag=120,
+        on_bounds=0.0,
+    )
+    world.settings = Settings(
+        now=interval.end,
+        now_per_request=0.5,
+        visible_from_creation=True,
+        visible_after=0,
+        cursors="offset",
+        order=order,
+    )
+    world.reset()
+    report = run_line(world, interval, names="all", mode=mode)
+    there = sum(one.created <= interval.end for one in world.history.deliveries)
+    assert report.tally.read["deliveries"] > there + 20  # so many came in
+    wanted = to_send(of_mode(held(world.history, [interval], every=mode != "first"), mode))
+    assert kept(world.segment.kept) == wanted
+    assert world.segment.duplicates == []
 
 
 Key = tuple[str, str, int]
@@ -165,7 +266,7 @@ def test_odd_rows_are_refused_alone(
     world.settings = Settings(odd_deliveries=share, odd_activities=share, now=STRETCH.end + 40 * DAY)
     world.history = history
     world.reset()
-    reports = [run_line(world, one, names="all", mode=mode) for one in cuts(data)]
+    reports = [run_line(world, one, names="all", mode=mode) for one in cuts(data, history)]
     assert set(itertools.chain(*(report.refused for report in reports))) <= {"misshapen"}
     expected = world.expected(*STRETCH, drafts=True, every=mode != "first")
     everything = keys(itertools.chain(*expected))
