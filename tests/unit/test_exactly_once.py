@@ -274,12 +274,12 @@ def test_odd_rows_are_refused_alone(
     expected = world.expected(*STRETCH, drafts=True, every=mode != "first")
     everything = keys(itertools.chain(*expected))
     found = Counter(map(key, kept(world.segment.kept).elements()))
-    must = keys(of_mode([one for one in expected.must if mode == "first" or _told(one)], mode))
+    must = keys(of_mode([one for one in expected.must if mode == "first" or is_told(one)], mode))
     assert list((must - found).elements()) == []
     assert list((found - everything).elements()) == []
 
 
-def _told(one: Truth) -> bool:
+def is_told(one: Truth) -> bool:
     """In the other modes, an open or click that no activity is documented of is sent once, as its delivery has it."""
     return one.metric not in ("opened", "clicked") or (one.channel, one.metric) in DOCUMENTED
 
@@ -363,7 +363,7 @@ def test_an_odd_activity_is_refused_on_its_day(world: Sandbox, many: History) ->
     assert all(report.skipped["not_a_time"] for report, _ in days)
     expected = world.expected(*STRETCH, every=True)
     found = Counter(map(key, kept(world.segment.kept).elements()))
-    assert list((keys([one for one in expected.must if _told(one)]) - found).elements()) == []
+    assert list((keys([one for one in expected.must if is_told(one)]) - found).elements()) == []
 
 
 def _unreadable(one: Odd) -> bool:
