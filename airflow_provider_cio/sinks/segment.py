@@ -13,8 +13,8 @@ from airflow_provider_cio.events.event import Event, encode, rule_broken
 from airflow_provider_cio.exceptions import EventsRefusedError
 from airflow_provider_cio.sinks.sink import Refused
 
-#: Batches; each is up to half a megabyte.
-MAX_IN_FLIGHT = 4
+#: In flight; each is up to half a megabyte.
+MAX_BATCHES = 4
 # A batch, uncompressed: 500 KB and 2,500 events, by Segment's word. Its own clients stop at this size too, since it is
 # unclear whether its KB has 1,000 or 1,024 bytes.
 MAX_BATCH_BYTES = 475_000
@@ -48,7 +48,7 @@ class SegmentSink:
             elif batch := add(encoded):
                 self._send(batch)
         self._ledger.piece_taken(pending=bool(self._packer))
-        self._settle(self._sender.settled(at_most=MAX_IN_FLIGHT))
+        self._settle(self._sender.settled(at_most=MAX_BATCHES))
 
     def flush(self) -> None:
         if batch := self._packer.flush():
@@ -166,7 +166,7 @@ class Sender:
 
     def __init__(self, client: SegmentClient) -> None:
         self._client = client
-        self._pool = ThreadPoolExecutor(MAX_IN_FLIGHT, thread_name_prefix="segment")
+        self._pool = ThreadPoolExecutor(MAX_BATCHES, thread_name_prefix="segment")
         self._running: deque[Future[Outcome]] = deque()
         self._taken = False
         self._refused_singles = 0
@@ -178,7 +178,7 @@ class Sender:
     def send(self, batch: list[bytes]) -> list[Outcome]:
         """Give a batch of encoded events, waiting while too many are in flight; returns what has come back."""
         self._running.append(self._pool.submit(self._deliver, batch))
-        return self.settled(at_most=MAX_IN_FLIGHT)
+        return self.settled(at_most=MAX_BATCHES)
 
     def settled(self, at_most: int) -> list[Outcome]:
         """Outcomes that have come back, waiting until `at_most` batches are still in flight.

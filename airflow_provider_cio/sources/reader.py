@@ -17,8 +17,8 @@ from airflow_provider_cio.sources.windows import Window
 
 Row = TypeVar("Row", Delivery, Misshapen)
 
-#: Requests. Enough for answers that take more than a second at ten requests a second.
-MAX_IN_FLIGHT = 12
+#: In flight. Enough for answers that take more than a second at ten requests a second.
+MAX_REQUESTS = 12
 #: Beyond the requests that use up the rate at the latency seen so far: the limiter allows short bursts.
 _BEYOND_RATE = 1
 #: Seconds by which activities may be out of order; observed, nowhere documented.
@@ -54,7 +54,7 @@ class Reader:
     def __init__(self, client: CustomerIOClient) -> None:
         self.client = client
         self.out_of_order = self.cut_short = 0
-        self.pool = ThreadPoolExecutor(MAX_IN_FLIGHT, thread_name_prefix="customerio")
+        self.pool = ThreadPoolExecutor(MAX_REQUESTS, thread_name_prefix="customerio")
 
     def deliveries(self, windows: Sequence[Window]) -> Iterator[Read]:
         """All windows, page by page, in no order. A delivery that is met twice in a window is passed on once.
@@ -73,7 +73,7 @@ class Reader:
         running: dict[Future[Page[Delivery]], Chain] = {}
         read: Read | None = None
         while True:
-            slots = min(MAX_IN_FLIGHT, self.client.wanted_in_flight() + _BEYOND_RATE)
+            slots = min(MAX_REQUESTS, self.client.wanted_in_flight() + _BEYOND_RATE)
             while len(running) < slots and (chain := schedule.next()):
                 running[self.pool.submit(self.client.page, chain.query)] = chain
             if read:

@@ -25,7 +25,7 @@ MAX_BATCH_ITEMS = 2500
 MAX_WAITING_BYTES = 8 * 2**20
 MAX_WAITING_ITEMS = 5000
 #: Batches under way at once, each in a thread.
-MAX_IN_FLIGHT = 4
+MAX_BATCHES = 4
 #: Seconds: if the last batch took longer, no further one starts beside others unless it is full. The other side is
 #: slow, or the rate limit holds batches back and lets them through in any order: one of many could wait for too long.
 BESIDE_WITHIN = 0.3
@@ -88,7 +88,7 @@ class Intake:
 
     def __init__(self, send: Callable[[list[bytes]], object], *, name: str = "intake") -> None:
         self._send = send
-        self._pool = ThreadPoolExecutor(MAX_IN_FLIGHT, thread_name_prefix=name)
+        self._pool = ThreadPoolExecutor(MAX_BATCHES, thread_name_prefix=name)
         self._waiting: deque[_Waiting] = deque()
         self._waiting_bytes = 0
         self._gathered = False  # long enough
@@ -113,7 +113,7 @@ class Intake:
         if (
             len(self._waiting) >= MAX_WAITING_ITEMS
             or (self._waiting and self._waiting_bytes + len(item) > MAX_WAITING_BYTES)  # alone, it may be of any size
-            or (self._threads == MAX_IN_FLIGHT and not self._in_time)  # every thread is stuck
+            or (self._threads == MAX_BATCHES and not self._in_time)  # every thread is stuck
         ):
             raise Unavailable("full")
         loop = asyncio.get_running_loop()
@@ -134,7 +134,7 @@ class Intake:
 
     def _go_on(self) -> None:
         """Start what can be started."""
-        while self._threads < MAX_IN_FLIGHT and (self._halves or self._is_due()):
+        while self._threads < MAX_BATCHES and (self._halves or self._is_due()):
             taken = self._halves.popleft() if self._halves else self._next()
             taken = [one for one in taken if not one.result.done()]  # somebody may have stopped waiting
             if taken:

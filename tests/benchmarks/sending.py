@@ -47,7 +47,7 @@ def measure(quick: bool) -> Iterator[Figure]:
     with serving(deliveries, interval=EVERYTHING) as sandbox, tempfile.TemporaryDirectory() as folder:
         work = record(sandbox, Path(folder))
         again = {"bodies": str(work.bodies), "queries": work.queries}
-        parallel = {"reading": reading.MAX_IN_FLIGHT, "sending": sending.MAX_IN_FLIGHT}
+        parallel = {"reading": reading.MAX_REQUESTS, "sending": sending.MAX_BATCHES}
         for _ in range(rounds):  # one right after the other, so that what slows the machine down slows all of them
             lines.append(take(sandbox, "run_line", {"interval": EVERYTHING}))
             floors.append(take(sandbox, "run_floor", again | parallel))

@@ -46,7 +46,7 @@ HISTORY = History.generate(seed=3, deliveries=700, start=NOVEMBER - 4 * DAY, end
 TRUTH = truth_of(HISTORY, INTERVAL)
 EVENTS = sum(bool(row["user_id"] or row["anonymous_id"]) for row in TRUTH)
 #: Requests that may be under way at once: pages, and lists of names beside them.
-_BESIDE = reading.MAX_IN_FLIGHT + len(NAME_LISTS)
+_BESIDE = reading.MAX_REQUESTS + len(NAME_LISTS)
 #: The same as rows with the time that was sent: where the sandbox's clock isn't the real one, Segment moves the other.
 SENT = to_send(held(HISTORY, [INTERVAL], DEFAULT_COLLECTIONS, every=False))
 BATCH = 60  # events
@@ -101,14 +101,14 @@ def sandbox(world: Sandbox) -> Sandbox:
 @pytest.fixture
 def one_chain(monkeypatch: pytest.MonkeyPatch) -> None:
     """One request to Customer.io at a time, so that the n-th one is the n-th page."""
-    monkeypatch.setattr(reading, "MAX_IN_FLIGHT", 1)
+    monkeypatch.setattr(reading, "MAX_REQUESTS", 1)
 
 
 @pytest.fixture(scope="module")
 def pages(world: Sandbox) -> int:
     """How many requests to Customer.io a run makes that meets no fault, one at a time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reading, "MAX_IN_FLIGHT", 1)
+        patch.setattr(reading, "MAX_REQUESTS", 1)
         world.reset()
         run_line(world, INTERVAL)
     assert len(world.segment.requests) == BATCHES >= 4
@@ -170,7 +170,7 @@ def test_faults_at_random_on_both_sides_lose_nothing(
             Fault(side=side, kinds=tuple(some), probability=rare, seed=seed, retry_after=pauses, seconds=2.0)
         )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reading, "MAX_IN_FLIGHT", in_flight)
+        patch.setattr(reading, "MAX_REQUESTS", in_flight)
         retries = Retries(attempts=60, total=60.0, first=0.001, longest=0.01)
         report = run_line(world, INTERVAL, retries=retries, timeout=TIMEOUT)
     spoiled = sum(asked.fault in SPOILING for asked in world.segment.requests)
@@ -231,7 +231,7 @@ def test_a_fault_that_does_not_pass_ends_the_run_at_once(sandbox: Sandbox, name:
     elif side == "customerio":  # and what was asked beside it
         assert at + 1 <= len(sandbox.customerio.requests) <= at + _BESIDE
     else:  # what was in flight, and the one that was waiting
-        assert len(sandbox.segment.requests) <= at + sending.MAX_IN_FLIGHT + 1
+        assert len(sandbox.segment.requests) <= at + sending.MAX_BATCHES + 1
     kept = {event["messageId"] for event in sandbox.segment.kept}
     assert len(kept) == len(sandbox.segment.kept) < EVENTS
 
@@ -243,7 +243,7 @@ def test_with_several_requests_in_flight_it_ends_as_soon(sandbox: Sandbox, side:
     with pytest.raises(ConfigurationError, match="answered 401"):
         run_line(sandbox, INTERVAL)
     asked = sandbox.customerio.requests if side == "customerio" else sandbox.segment.requests
-    assert len(asked) <= 3 + (_BESIDE if side == "customerio" else sending.MAX_IN_FLIGHT + 1)
+    assert len(asked) <= 3 + (_BESIDE if side == "customerio" else sending.MAX_BATCHES + 1)
 
 
 def test_a_write_key_that_segment_can_not_use_stops_the_run(sandbox: Sandbox) -> None:
@@ -251,7 +251,7 @@ def test_a_write_key_that_segment_can_not_use_stops_the_run(sandbox: Sandbox) ->
     sandbox.settings = Settings(write_key="short")
     with pytest.raises(ConfigurationError, match=r"answered 400: An invalid write key.*password"):
         run_line(sandbox, INTERVAL)
-    assert len(sandbox.segment.requests) <= sending.MAX_IN_FLIGHT + 1
+    assert len(sandbox.segment.requests) <= sending.MAX_BATCHES + 1
 
 
 # Events that Segment refuses
@@ -316,7 +316,7 @@ def test_a_refusal_of_everything_stops_the_run_early(sandbox: Sandbox, status: A
         run_line(sandbox, INTERVAL)
     assert sandbox.segment.kept == []
     # For each batch in flight as many samples as it takes to be sure; halving would take some more than all events.
-    assert len(sandbox.segment.requests) <= 33 * sending.MAX_IN_FLIGHT < EVENTS
+    assert len(sandbox.segment.requests) <= 33 * sending.MAX_BATCHES < EVENTS
 
 
 def test_a_400_that_passes_refuses_no_event(sandbox: Sandbox) -> None:
@@ -369,7 +369,7 @@ def test_a_cursor_that_has_grown_old_is_left_to_a_retry_which_goes_on(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
     monkeypatch.setattr(line, "CHECKPOINT_EVERY", 0.0)
-    monkeypatch.setattr(reading, "MAX_IN_FLIGHT", 1)
+    monkeypatch.setattr(reading, "MAX_REQUESTS", 1)
     whole = run_line(sandbox, INTERVAL)
     sandbox.reset()
     states: list[State] = []

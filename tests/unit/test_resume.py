@@ -141,7 +141,7 @@ def test_a_later_try_reads_and_sends_only_the_rest(
     world.reset()
     states: list[State] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reading, "MAX_IN_FLIGHT", in_flight)
+        patch.setattr(reading, "MAX_REQUESTS", in_flight)
         for side, at in failures:
             before = states[-1] if states else {"done": []}
             repeated = len(world.segment.duplicates)
@@ -180,7 +180,7 @@ def assert_repeats_only_the_rest(world: Sandbox, before: State, already: int) ->
 def test_what_was_done_before_a_failure_near_the_end_is_mostly_not_done_again(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, in_flight: int
 ) -> None:
-    monkeypatch.setattr(reading, "MAX_IN_FLIGHT", in_flight)
+    monkeypatch.setattr(reading, "MAX_REQUESTS", in_flight)
     monkeypatch.setattr(extract, "PAGE_SIZE", 10)
     sandbox.settings = Settings(latency=0.002)
     whole = attempt(sandbox, [])
@@ -353,7 +353,7 @@ def test_tries_that_are_killed_anywhere_lose_nothing_and_count_as_one(
     world.settings = Settings(order=order, displaced=0.1, displaced_by=3600, now=INTERVAL.end + 40 * DAY)
     world.reset()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reading, "MAX_IN_FLIGHT", in_flight)
+        patch.setattr(reading, "MAX_REQUESTS", in_flight)
         whole = attempt(world, [], LATER, names=NAMES, mode=mode)
         sent = {event["messageId"] for event in world.segment.kept}
         world.reset()

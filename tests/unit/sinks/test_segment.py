@@ -19,7 +19,7 @@ from airflow_provider_cio.clients.segment import SegmentClient
 from airflow_provider_cio.events.event import Event
 from airflow_provider_cio.exceptions import ConfigurationError, EventsRefusedError, TryAgainLaterError
 from airflow_provider_cio.sinks import segment
-from airflow_provider_cio.sinks.segment import MAX_IN_FLIGHT, Outcome, SegmentSink, Sender
+from airflow_provider_cio.sinks.segment import MAX_BATCHES, Outcome, SegmentSink, Sender
 from tests.sandbox import Fault, Sandbox, Settings
 from tests.sandbox.faults import Kind
 from tests.unit.support import clients
@@ -103,7 +103,7 @@ def test_several_batches_are_in_flight_but_not_too_many(sandbox: Sandbox, client
     send(client, *([event] for event in events(20)))
     asked = [(one.time, one.time + one.seconds) for one in sandbox.segment.requests]
     most = max(sum(begin <= moment < end for begin, end in asked) for moment, _ in asked)
-    assert most == MAX_IN_FLIGHT > 1
+    assert most == MAX_BATCHES > 1
 
 
 def test_sending_waits_while_too_many_are_in_flight(sandbox: Sandbox, client: SegmentClient) -> None:
@@ -113,8 +113,8 @@ def test_sending_waits_while_too_many_are_in_flight(sandbox: Sandbox, client: Se
     with Sender(client) as sender:
         for number, event in enumerate(events(12)):
             outcomes += sender.send([event])
-            assert number + 1 - len(outcomes) <= MAX_IN_FLIGHT
-        assert len(outcomes) >= 12 - MAX_IN_FLIGHT
+            assert number + 1 - len(outcomes) <= MAX_BATCHES
+        assert len(outcomes) >= 12 - MAX_BATCHES
         outcomes += sender.settled(at_most=2**31)  # what is there already, without a wait
         outcomes += sender.settled(at_most=0)
     assert len(outcomes) == 12
@@ -126,12 +126,12 @@ def test_what_has_come_back_can_be_had_without_a_wait(sandbox: Sandbox, client: 
         outcomes = [outcome for size in (1, 2) for outcome in sender.send(events(size, 10 * size))]
         give_up_at = time.monotonic() + 2
         while len(outcomes) < 2 and time.monotonic() < give_up_at:
-            outcomes += sender.settled(at_most=MAX_IN_FLIGHT)
+            outcomes += sender.settled(at_most=MAX_BATCHES)
             time.sleep(0.005)
         assert [outcome.events for outcome in outcomes] == [1, 2]
         began = time.monotonic()
         assert sender.send(events(3, 30)) == []
-        assert sender.settled(at_most=MAX_IN_FLIGHT) == []
+        assert sender.settled(at_most=MAX_BATCHES) == []
         assert time.monotonic() - began < 0.6
         assert [outcome.events for outcome in sender.settled(at_most=0)] == [3]
 
@@ -239,7 +239,7 @@ def test_if_nothing_at_all_is_taken_it_stops_early(sandbox: Sandbox, client: Seg
         send(client, *(events(500, 500 * number) for number in range(batches)))
     assert sandbox.segment.kept == []
     # Each batch, and its 32 samples. One more than can be in flight may have begun when the first error comes out.
-    assert len(sandbox.segment.requests) <= 33 * min(batches, MAX_IN_FLIGHT + 1)
+    assert len(sandbox.segment.requests) <= 33 * min(batches, MAX_BATCHES + 1)
     settle()
 
 
@@ -262,7 +262,7 @@ def test_an_error_comes_out_where_the_next_outcome_would(
     with pytest.raises(error, match=f"answered {kind}"):
         send(client, *([event] for event in events(50)))
     settle()
-    assert len(kept(sandbox)) <= 3 + MAX_IN_FLIGHT  # what was in flight
+    assert len(kept(sandbox)) <= 3 + MAX_BATCHES  # what was in flight
 
 
 def test_an_exception_in_the_caller_ends_the_requests_in_flight_at_once(
@@ -271,7 +271,7 @@ def test_an_exception_in_the_caller_ends_the_requests_in_flight_at_once(
     sandbox.faults.add(Fault(side="segment", kind="timeout", at=0, times=10_000, seconds=3.0))
     began = time.monotonic()
     with pytest.raises(ZeroDivisionError), Sender(client) as sender:  # noqa: PT012
-        for event in events(MAX_IN_FLIGHT):
+        for event in events(MAX_BATCHES):
             sender.send([event])
         time.sleep(0.1)
         _ = 1 // 0
@@ -350,5 +350,5 @@ def test_a_sink_keeps_neither_outcomes_nor_what_was_refused(sandbox: Sandbox, mo
         # Not isinstance: it makes Airflow's lazy objects import what is not installed.
         outcomes = [one for one in gc.get_objects() if type(one) is Outcome]
     assert sink.counts()["events"] == 100
-    assert len(outcomes) <= 1 + MAX_IN_FLIGHT
-    assert sum(len(one.refused) for one in outcomes) <= MAX_IN_FLIGHT
+    assert len(outcomes) <= 1 + MAX_BATCHES
+    assert sum(len(one.refused) for one in outcomes) <= MAX_BATCHES

@@ -20,7 +20,7 @@ from airflow_provider_cio.records import Delivery
 from airflow_provider_cio.sources import reader as reading
 from airflow_provider_cio.sources import schedule
 from airflow_provider_cio.sources import windows as extract
-from airflow_provider_cio.sources.reader import MAX_IN_FLIGHT, Read, Reader
+from airflow_provider_cio.sources.reader import MAX_REQUESTS, Read, Reader
 from airflow_provider_cio.sources.windows import Window
 from tests.sandbox import Fault, History, Sandbox, Settings
 from tests.unit.support import DAY, NOVEMBER, clients
@@ -48,14 +48,12 @@ def rows(times: Sequence[int], **fields: Any) -> list[dict[str, Any]]:
     return [{"id": f"{number}@{time}", "created": time} | shared for number, time in enumerate(sorted(times))]
 
 
-def read(
-    sandbox: Sandbox, windows: Sequence[Window], page_size: int = 10, in_flight: int = MAX_IN_FLIGHT
-) -> list[Read]:
+def read(sandbox: Sandbox, windows: Sequence[Window], page_size: int = 10, in_flight: int = MAX_REQUESTS) -> list[Read]:
     """What a reader makes of these windows."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(extract, "PAGE_SIZE", page_size)
         patch.setattr(schedule, "PAGE_SIZE", page_size)
-        patch.setattr(reading, "MAX_IN_FLIGHT", in_flight)
+        patch.setattr(reading, "MAX_REQUESTS", in_flight)
         client, _ = clients(sandbox)
         with client, Reader(client) as reader:
             return list(reader.deliveries(windows))
@@ -289,7 +287,7 @@ def test_a_consumer_that_stops_early_waits_for_no_more_than_what_is_in_flight(
     with client, Reader(client) as reader:
         for _ in reader.deliveries([WHOLE]):
             break
-    assert len(sandbox.customerio.requests) <= 2 + 2 * MAX_IN_FLIGHT  # of 200 pages
+    assert len(sandbox.customerio.requests) <= 2 + 2 * MAX_REQUESTS  # of 200 pages
     assert not any(thread.is_alive() for thread in reader.pool._threads)
 
 
