@@ -35,7 +35,7 @@ ui: .venv/stamp ## The demo's Airflow, left running to click around in, until Ct
 stream: .venv/stamp ## Push reporting webhooks at the stream app, and compare what Segment kept, until Ctrl-C
 	@$(BIN)/python -m tests.e2e.stream
 
-bench: .venv/bench-stamp ## Measure speed and memory against the sandbox, about half an hour
+bench: .venv/bench-stamp ## Measure speed and memory against the sandbox, about three quarters of an hour
 	@$(BIN)/python -m tests.benchmarks
 
 clean: ## Remove .venv and all caches

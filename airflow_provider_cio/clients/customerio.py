@@ -34,9 +34,9 @@ NAME_LISTS = {
     "transactional_message_id": ("/v1/transactional", "messages"),
 }
 WEBHOOKS = "/v1/reporting_webhooks"
-#: Of newsletters: the one list of names that has pages, and so a `limit`. Its maximum is not documented, so without
-#: it if that is refused.
-_NAMES_PAGE_SIZE = 100
+#: The `limit` of newsletters, the one list of names that has pages. Its maximum is not documented: where this is
+#: refused, they are asked for without it.
+_NEWSLETTERS_AT_ONCE = 100
 #: Where a list of names is cut off: one that is longer has a cursor that does not end.
 _MOST_PAGES_OF_NAMES = 1000
 #: Seconds that a list of names is retried.
@@ -129,7 +129,7 @@ class CustomerIOClient(Client):
         """
         patience = replace(self._transport.retries, total=min(self._transport.retries.total, _PATIENCE_FOR_NAMES))
         found: dict[str, str] = {}
-        query: dict[str, str | int] = {"limit": _NAMES_PAGE_SIZE} if path == _NEWSLETTERS else {}
+        query: dict[str, str | int] = {"limit": _NEWSLETTERS_AT_ONCE} if path == _NEWSLETTERS else {}
         for _ in range(_MOST_PAGES_OF_NAMES):
             try:
                 answer = self._ask(path, query, lambda body: _decode_object(mended(body)), patience)

@@ -10,7 +10,9 @@ from airflow_provider_cio.sinks.sink import Refused
 
 
 class PreviewSink:
-    """:param sample: gets the first event of each collection that could be sent, encoded.
+    """Checks what it is given.
+
+    :param sample: gets the first event of each collection that could be sent, encoded.
     :param rule: names the rule that an event breaks, if any.
     """
 
