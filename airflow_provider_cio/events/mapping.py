@@ -123,12 +123,8 @@ class Mapper:
 
     def event(self, occurrence: Occurrence) -> Event:
         """It has no id if nobody can be named for it."""
-        delivery, collection, activity, content = (
-            occurrence.delivery,
-            occurrence.collection,
-            occurrence.activity,
-            occurrence.content,
-        )
+        delivery, activity, content = occurrence.delivery, occurrence.activity, occurrence.content
+        collection = occurrence.collection
         self._look_at(delivery)
         properties = self._properties_with(activity) if activity else self._properties
         if content:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
@@ -113,6 +117,27 @@ def run_line(
             checkpoint=checkpoint,
             callbacks=callbacks,
         ).run()
+
+
+def kill_in_execution(task: Any, context: Any, wait: Callable[[], object]) -> float:
+    """Kill the task once `wait` returns, as Airflow's task runner does on SIGTERM; returns how long it went on."""
+    killed: list[float] = []
+
+    def kill() -> None:
+        wait()
+        killed.append(time.monotonic())
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    previous = signal.signal(signal.SIGUSR1, lambda *_: task.on_kill())
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        with pytest.raises(SystemExit):
+            task.execute(context)
+        return time.monotonic() - killed[0]
+    finally:
+        killer.join()
+        signal.signal(signal.SIGUSR1, previous)
 
 
 def truth_of(history: History, interval: Interval, names: Iterable[str] = DEFAULT_COLLECTIONS) -> list[dict[str, Any]]:

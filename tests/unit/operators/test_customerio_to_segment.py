@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -21,7 +19,7 @@ from airflow_provider_cio.interval import Interval
 from airflow_provider_cio.operators.customerio_to_segment import CustomerIOToSegmentOperator
 from tests.airflow_names import timeout
 from tests.sandbox import Fault, History, Sandbox, Settings
-from tests.unit.support import DAY, NOVEMBER, assert_kept_is_truth, connect
+from tests.unit.support import DAY, NOVEMBER, assert_kept_is_truth, connect, kill_in_execution
 
 DAY_ONE = Interval(NOVEMBER, NOVEMBER + DAY)
 RUN: Any = {  # what a task's context has to have
@@ -150,25 +148,13 @@ def test_no_secret_and_no_address_is_logged(sandbox: Sandbox, capfd: pytest.Capt
     assert "@" not in out + err
 
 
-def kill() -> None:
-    os.kill(os.getpid(), signal.SIGUSR1)
-
-
 @pytest.mark.parametrize("side", ["customerio", "segment"])
 def test_a_kill_ends_the_task_at_once_and_leaves_nothing_open(sandbox: Sandbox, side: Any) -> None:
     before = left_behind()
     sandbox.faults.add(Fault(side=side, kind="timeout", at=0, times=1000, seconds=3.0))
     task = operator()
-    previous = signal.signal(signal.SIGUSR1, lambda *_: task.on_kill())  # as Airflow's task runner does on SIGTERM
-    killer = threading.Timer(0.5, kill)
-    killer.start()
     began = time.monotonic()
-    try:
-        with pytest.raises(SystemExit):
-            task.execute(RUN)
-    finally:
-        killer.join()
-        signal.signal(signal.SIGUSR1, previous)
+    kill_in_execution(task, RUN, lambda: time.sleep(0.5))
     assert time.monotonic() - began < 2.5  # before the first answer
     settle(before)
     task.on_kill()  # nothing runs any more: no effect

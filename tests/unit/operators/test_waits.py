@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -29,7 +27,7 @@ from airflow_provider_cio.operators.customerio_to_segment import CustomerIOToSeg
 from airflow_provider_cio.operators.customerio_to_warehouse import CustomerIOToWarehouseOperator
 from airflow_provider_cio.operators.warehouse import open_warehouse
 from tests.sandbox import Fault, History, Sandbox
-from tests.unit.support import DAY, NOVEMBER, connect
+from tests.unit.support import DAY, NOVEMBER, connect, kill_in_execution
 
 RUN: Any = {  # what a task's context has to have
     "ti": SimpleNamespace(dag_id="d", run_id="r", task_id="t", map_index=-1, try_number=1),
@@ -163,25 +161,13 @@ def test_who_waits_for_redshift_says_so_and_can_be_killed(
         fields |= {"schema": "d", "extra": {"ssl": False}}
         monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE_DEFAULT", json.dumps(fields))
         task = CustomerIOToWarehouseOperator(task_id="load")
-        ends: list[float] = []
 
-        def kill() -> None:
+        def has_waited() -> None:
             give_up_at = time.monotonic() + 60
             while len(log.beginning("Connecting. ")) < 2 and time.monotonic() < give_up_at:
                 time.sleep(0.01)
-            ends.append(time.monotonic())
-            os.kill(os.getpid(), signal.SIGUSR1)
 
-        previous = signal.signal(signal.SIGUSR1, lambda *_: task.on_kill())  # as Airflow's task runner does on SIGTERM
-        killer = threading.Thread(target=kill)
-        killer.start()
-        try:
-            with pytest.raises(SystemExit):
-                task.execute(RUN)
-        finally:
-            killer.join()
-            signal.signal(signal.SIGUSR1, previous)
-    assert time.monotonic() - ends[0] < 2  # the hook would try for 15 s
+        assert kill_in_execution(task, RUN, has_waited) < 2  # the hook would try for 15 s
     waits = log.beginning("Connecting. ")
     assert {text for _, _, text in waits} == {"Connecting. Waiting for Redshift to answer"}
     assert_at_the_interval(waits)
