@@ -11,10 +11,10 @@ import msgspec
 
 from airflow_provider_cio import __version__
 from airflow_provider_cio.addresses import one_address
+from airflow_provider_cio.customerio.rows import Activity, Delivery, Id
 from airflow_provider_cio.events.catalog import Collection
 from airflow_provider_cio.events.event import Event
 from airflow_provider_cio.events.privacy import Privacy
-from airflow_provider_cio.records import Activity, Delivery, Id
 
 #: Who sends: under `integration` and `library` of every event's context.
 SENDER = {"name": "airflow-provider-cio", "version": __version__}

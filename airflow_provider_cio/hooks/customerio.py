@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from airflow.providers.common.compat.sdk import BaseHook
 
 from airflow_provider_cio.exceptions import ConfigurationError, CustomerIOToSegmentError
-from airflow_provider_cio.hooks.settings import ConnectionFields
+from airflow_provider_cio.hooks.connection import ConnectionFields
 
 if TYPE_CHECKING:
-    from airflow_provider_cio.clients.customerio import CustomerIOClient
-    from airflow_provider_cio.clients.transport import Retries
-    from airflow_provider_cio.records import Activity, Delivery, Misshapen
-    from airflow_provider_cio.sources.reader import Reader
+    from airflow_provider_cio.customerio.client import CustomerIOClient
+    from airflow_provider_cio.customerio.reader import Reader
+    from airflow_provider_cio.customerio.rows import Activity, Delivery, Malformed
+    from airflow_provider_cio.http.transport import Retries
 
 T = TypeVar("T")
 
@@ -76,7 +76,7 @@ class CustomerIOHook(BaseHook):
     @cached_property
     def settings(self) -> CustomerIOSettings:
         """:raises ConfigurationError: naming the connection, the field and the fix."""
-        from airflow_provider_cio.clients.customerio import REGIONS
+        from airflow_provider_cio.customerio.client import REGIONS
 
         fields = self._fields
         region = fields.region(REGIONS)
@@ -105,7 +105,7 @@ class CustomerIOHook(BaseHook):
 
         :param retries: other than for ten minutes.
         """
-        from airflow_provider_cio.clients.customerio import CustomerIOClient
+        from airflow_provider_cio.customerio.client import CustomerIOClient
 
         return CustomerIOClient(
             **self.settings._asdict(),
@@ -120,7 +120,7 @@ class CustomerIOHook(BaseHook):
         channel: str = "email",
         *,
         drafts: bool = False,
-        on_misshapen: Callable[[Misshapen], None] | None = None,
+        on_malformed: Callable[[Malformed], None] | None = None,
     ) -> Generator[Delivery]:
         """Iterate over the deliveries that were created in ``[start, end)``, in no order.
 
@@ -130,21 +130,21 @@ class CustomerIOHook(BaseHook):
         :param start: a datetime or ISO 8601, UTC unless it says otherwise; and so `end`.
         :param channel: ``email``, ``push``, ``sms``, ``in_app``, ``whatsapp``, ``slack`` or ``webhook``.
         :param drafts: those that were never sent, in place of those that were.
-        :param on_misshapen: gets each row of another shape than documented.
+        :param on_malformed: gets each row of another shape than documented.
         :raises ConfigurationError: at once if a parameter is wrong; while iterating, if the connection is.
         :raises TryAgainLaterError: Customer.io was out of reach for ten minutes.
-        :raises UnexpectedDataError: without `on_misshapen`, at the end, if there were such rows: which, and why.
+        :raises UnexpectedDataError: without `on_malformed`, at the end, if there were such rows: which, and why.
         """
+        from airflow_provider_cio.customerio import listing as rows
+        from airflow_provider_cio.customerio.windows import created_between
         from airflow_provider_cio.events.catalog import CHANNELS
-        from airflow_provider_cio.interval import interval_between
-        from airflow_provider_cio.sources import rows
-        from airflow_provider_cio.sources.windows import created_between
+        from airflow_provider_cio.events.interval import interval_between
 
         kind = CHANNELS.get(channel, channel)
         if kind not in CHANNELS.values():
             raise ConfigurationError(f"channel must be one of {', '.join(CHANNELS)}, got {channel!r}")
         windows = created_between(interval_between(start, end), kind, drafts=drafts)
-        return self._rows(lambda reader: rows.well_shaped(rows.deliveries(reader, windows), on_misshapen))
+        return self._rows(lambda reader: rows.well_shaped(rows.deliveries(reader, windows), on_malformed))
 
     def activities(
         self,
@@ -152,7 +152,7 @@ class CustomerIOHook(BaseHook):
         end: datetime | str,
         types: Sequence[str] = ("opened_email", "clicked_email"),
         *,
-        on_misshapen: Callable[[Misshapen], None] | None = None,
+        on_malformed: Callable[[Malformed], None] | None = None,
     ) -> Generator[Activity]:
         """Iterate over what happened in ``[start, end)``, each type about newest first.
 
@@ -162,20 +162,20 @@ class CustomerIOHook(BaseHook):
 
         The other parameters and the errors are those of `deliveries`.
         """
-        from airflow_provider_cio.interval import interval_between
-        from airflow_provider_cio.sources import rows
+        from airflow_provider_cio.customerio import listing as rows
+        from airflow_provider_cio.events.interval import interval_between
 
         interval = interval_between(start, end)
         if isinstance(types, str) or not types:
             raise ConfigurationError("types must be a list of names, such as ['opened_email'], got another")
         return self._rows(
-            lambda reader: rows.well_shaped(rows.activities(reader, list(dict.fromkeys(types)), interval), on_misshapen)
+            lambda reader: rows.well_shaped(rows.activities(reader, list(dict.fromkeys(types)), interval), on_malformed)
         )
 
     def _rows(self, read: Callable[[Reader], Iterator[T]]) -> Generator[T]:
         """With a client of its own, so that any number of them may be open."""
-        from airflow_provider_cio.line import PROGRESS_EVERY, every
-        from airflow_provider_cio.sources.reader import Reader
+        from airflow_provider_cio.customerio.reader import Reader
+        from airflow_provider_cio.pipeline.pipeline import PROGRESS_EVERY, every
 
         with self.get_conn() as client:
 
@@ -203,7 +203,7 @@ class CustomerIOHook(BaseHook):
         :raises ConfigurationError: a parameter is wrong, several webhooks have this name or URL, or the key of the
             connection may not change them.
         """
-        from airflow_provider_cio.hooks.reporting_webhooks import differences, find_webhook, wanted_webhook
+        from airflow_provider_cio.customerio.webhooks import differences, find_webhook, wanted_webhook
 
         wanted = wanted_webhook(name, url, collections, full_resolution)
         has_key = bool(self.webhook_signing_secrets)
@@ -234,7 +234,7 @@ class CustomerIOHook(BaseHook):
 
         :returns: empty if reports can arrive as they should.
         """
-        from airflow_provider_cio.hooks.reporting_webhooks import differences, find_webhook, wanted_webhook
+        from airflow_provider_cio.customerio.webhooks import differences, find_webhook, wanted_webhook
 
         wanted = wanted_webhook(name, url, collections, full_resolution)
         with self.get_conn() as client:
@@ -257,7 +257,7 @@ class CustomerIOHook(BaseHook):
 
     def test_connection(self) -> tuple[bool, str]:
         """Ask for one e-mail delivery, which every use needs; then for the lists that only some uses need."""
-        from airflow_provider_cio.clients.transport import Retries
+        from airflow_provider_cio.http.transport import Retries
 
         try:
             with self.get_conn(retries=Retries(attempts=1)) as client:
@@ -271,7 +271,7 @@ class CustomerIOHook(BaseHook):
 
     def _limits_of_the_key(self, client: CustomerIOClient) -> list[str]:
         """A sentence for what will not work since the key may not read a list."""
-        from airflow_provider_cio.clients.customerio import NAME_LISTS
+        from airflow_provider_cio.customerio.client import NAME_LISTS
 
         lists = {path: "campaign_name" for path, _ in NAME_LISTS.values()}
         refused: dict[str, list[str]] = {}

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from airflow.providers.common.compat.sdk import BaseHook
 
 from airflow_provider_cio.exceptions import CustomerIOToSegmentError, EventsRefusedError
-from airflow_provider_cio.hooks.settings import ConnectionFields
+from airflow_provider_cio.hooks.connection import ConnectionFields
 
 if TYPE_CHECKING:
-    from airflow_provider_cio.clients.segment import SegmentClient
-    from airflow_provider_cio.clients.transport import Retries
+    from airflow_provider_cio.http.transport import Retries
+    from airflow_provider_cio.segment.client import SegmentClient
 
 
 class SegmentSettings(NamedTuple):
@@ -68,7 +68,7 @@ class SegmentHook(BaseHook):
     @cached_property
     def settings(self) -> SegmentSettings:
         """:raises ConfigurationError: naming the connection, the field and the fix."""
-        from airflow_provider_cio.clients.segment import DEFAULT_PATH, REGIONS
+        from airflow_provider_cio.segment.client import DEFAULT_PATH, REGIONS
 
         fields = self._fields
         write_key = fields.secret("the write key of the source (its Overview page shows it)", fallback="write_key")
@@ -95,7 +95,7 @@ class SegmentHook(BaseHook):
 
         :param retries: other than for ten minutes.
         """
-        from airflow_provider_cio.clients.segment import SegmentClient
+        from airflow_provider_cio.segment.client import SegmentClient
 
         return SegmentClient(
             **self.settings._asdict(), name=f"Segment (connection {self.segment_conn_id!r})", retries=retries
@@ -112,7 +112,7 @@ class SegmentHook(BaseHook):
             the earlier ones may be sent, and all can be given again.
         :raises EventsRefusedError: Segment refused events, all others were sent; the message names reasons and ids.
         """
-        from airflow_provider_cio.sinks.plain import send_plain
+        from airflow_provider_cio.segment.calls import send_plain
 
         with self.get_conn() as client:
             return send_plain(client, events)
@@ -123,7 +123,7 @@ class SegmentHook(BaseHook):
         Segment's Tracking API does not check write keys (it answers 200 to unknown ones), and the one
         address that may know them has the key in its URL. Receivers such as RudderStack do check.
         """
-        from airflow_provider_cio.clients.transport import Retries
+        from airflow_provider_cio.http.transport import Retries
 
         try:
             with self.get_conn(retries=Retries(attempts=1)) as client:

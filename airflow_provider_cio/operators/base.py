@@ -13,30 +13,30 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow.sdk import BaseOperator
 
+from airflow_provider_cio.events.interval import Interval, resolve_interval, whole_seconds
 from airflow_provider_cio.exceptions import (
     ConfigurationError,
     CustomerIOToSegmentError,
     EventsRefusedError,
     TryAgainLaterError,
 )
-from airflow_provider_cio.interval import Interval, resolve_interval, whole_seconds
-from airflow_provider_cio.operators.messages import connecting, log_findings, log_progress, log_sample
+from airflow_provider_cio.observability.logs import connecting, log_findings, log_progress, log_sample
 from airflow_provider_cio.operators.options import Options, check_what_is_known, read_options
 from airflow_provider_cio.operators.source import mode_of, source_of
-from airflow_provider_cio.operators.store import CheckpointStore
 from airflow_provider_cio.operators.waiting import as_asked, until_settled
+from airflow_provider_cio.pipeline.checkpoint import CheckpointStore
 
 if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
     from airflow.sdk import Context
 
-    from airflow_provider_cio.clients.customerio import CustomerIOClient
-    from airflow_provider_cio.line import Callbacks
+    from airflow_provider_cio.customerio.client import CustomerIOClient
+    from airflow_provider_cio.observability.lineage import Ends
     from airflow_provider_cio.operators.destination import Connected, Destination
-    from airflow_provider_cio.operators.outcome import Ends
-    from airflow_provider_cio.report import Report
-    from airflow_provider_cio.sinks.dead_letters import DeadLetters
-    from airflow_provider_cio.sinks.sink import Sink
+    from airflow_provider_cio.pipeline.dead_letters import DeadLetters
+    from airflow_provider_cio.pipeline.ends import Sink
+    from airflow_provider_cio.pipeline.pipeline import Callbacks
+    from airflow_provider_cio.pipeline.result import Report
 
 
 class ParameterError(ConfigurationError, AirflowFailException):
@@ -153,7 +153,7 @@ class CustomerIOOperator(BaseOperator):
         raise NotImplementedError
 
     def execute(self, context: Context) -> dict[str, Any]:
-        from airflow_provider_cio.operators.outcome import describe_outlets
+        from airflow_provider_cio.observability.assets import describe_outlets
 
         try:
             options = read_options(self)
@@ -185,16 +185,17 @@ class CustomerIOOperator(BaseOperator):
 
     def _run(self, interval: Interval, options: Options, context: Context) -> tuple[Report, DeadLetters | None]:
         """Wire source, mapper and sink together; returns the report, and where dead letters would be."""
+        from airflow_provider_cio.customerio.names import Names
+        from airflow_provider_cio.customerio.reader import Reader
         from airflow_provider_cio.events.mapping import Mapper
         from airflow_provider_cio.hooks.customerio import CustomerIOHook
-        from airflow_provider_cio.line import Line
+        from airflow_provider_cio.observability.lineage import ends_of
+        from airflow_provider_cio.observability.metrics import count_run
         from airflow_provider_cio.operators.destination import fingerprint
-        from airflow_provider_cio.operators.outcome import count_run, ends_of
-        from airflow_provider_cio.report import Report
-        from airflow_provider_cio.sinks.preview import PreviewSink
-        from airflow_provider_cio.sources.checkpoint import Tally
-        from airflow_provider_cio.sources.names import Names
-        from airflow_provider_cio.sources.reader import Reader
+        from airflow_provider_cio.pipeline.checkpoint import Tally
+        from airflow_provider_cio.pipeline.pipeline import Line
+        from airflow_provider_cio.pipeline.preview import PreviewSink
+        from airflow_provider_cio.pipeline.result import Report
 
         began = time.monotonic()
         customerio = CustomerIOHook(customerio_conn_id=options.customerio_conn_id)
@@ -261,7 +262,7 @@ class CustomerIOOperator(BaseOperator):
         client: CustomerIOClient,
         connection: Connected,
     ) -> Callbacks:
-        from airflow_provider_cio.line import Callbacks
+        from airflow_provider_cio.pipeline.pipeline import Callbacks
 
         def progress() -> None:
             waits = [wait for wait in (client.waiting(), connection.waiting()) if wait]
@@ -272,14 +273,14 @@ class CustomerIOOperator(BaseOperator):
         return Callbacks(
             progress,
             refused_event=dead_letters.write,
-            refused_row=lambda row: dead_letters.write_row("misshapen", row.raw, row.problem),
+            refused_row=lambda row: dead_letters.write_row("malformed", row.raw, row.problem),
             save=store.save,
         )
 
     def _dead_letters(self, options: Options, context: Context) -> DeadLetters | None:
         if options.dead_letter_path is None or options.preview:
             return None
-        from airflow_provider_cio.sinks.dead_letters import DeadLetters
+        from airflow_provider_cio.pipeline.dead_letters import DeadLetters
 
         dead_letters = DeadLetters(options.dead_letter_path, context)
         dead_letters.check()
@@ -308,7 +309,7 @@ class CustomerIOOperator(BaseOperator):
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any]:
         """What was read and written, for OpenLineage's provider, which calls this if it is installed."""
-        from airflow_provider_cio.operators.outcome import lineage
+        from airflow_provider_cio.observability.lineage import lineage
 
         return lineage(*self._ends)
 

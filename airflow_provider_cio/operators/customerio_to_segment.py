@@ -75,9 +75,9 @@ class CustomerIOToSegmentOperator(CustomerIOOperator):
 
     def _destination(self, options: Options) -> Destination:
         from airflow_provider_cio.hooks.segment import SegmentHook
+        from airflow_provider_cio.observability.lineage import Dataset, namespace
         from airflow_provider_cio.operators.destination import Destination
-        from airflow_provider_cio.operators.outcome import Dataset, namespace
-        from airflow_provider_cio.sinks.segment import SegmentSink
+        from airflow_provider_cio.segment.sink import SegmentSink
 
         hook = SegmentHook(segment_conn_id=options.segment_conn_id)
         settings = hook.settings

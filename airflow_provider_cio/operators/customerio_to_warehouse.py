@@ -83,16 +83,16 @@ class CustomerIOToWarehouseOperator(CustomerIOOperator):
         )
 
     def _of_an_asset(self, result: dict[str, Any], options: Options) -> dict[str, Any]:
-        from airflow_provider_cio.sinks.warehouse.tables import TRACKS
+        from airflow_provider_cio.warehouse.tables import TRACKS
 
         tables = [*(one.table for one in options.collections), TRACKS]
         return result | {"tables": [f"{options.schema}.{table}" for table in tables]}
 
     def _destination(self, options: Options) -> Destination:
         from airflow_provider_cio.operators.destination import Destination
-        from airflow_provider_cio.operators.warehouse import datasets_of, open_warehouse, place_of
-        from airflow_provider_cio.report import Delivered
-        from airflow_provider_cio.sinks.warehouse.sink import WarehouseSink, rule_of_tables_broken
+        from airflow_provider_cio.pipeline.result import Delivered
+        from airflow_provider_cio.warehouse.connection import datasets_of, open_warehouse, place_of
+        from airflow_provider_cio.warehouse.sink import WarehouseSink, rule_of_tables_broken
 
         names = [one.name for one in options.collections]
         place = place_of(options.warehouse_conn_id)

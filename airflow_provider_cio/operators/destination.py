@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow_provider_cio.events.event import Event, rule_broken
-from airflow_provider_cio.interval import Interval, whole_seconds
+from airflow_provider_cio.events.interval import Interval, whole_seconds
 from airflow_provider_cio.operators.options import Options
-from airflow_provider_cio.report import SENT, Delivered
+from airflow_provider_cio.pipeline.result import SENT, Delivered
 
 if TYPE_CHECKING:
-    from airflow_provider_cio.operators.outcome import Dataset
-    from airflow_provider_cio.report import Report
-    from airflow_provider_cio.sinks.sink import Sink
+    from airflow_provider_cio.observability.lineage import Dataset
+    from airflow_provider_cio.pipeline.ends import Sink
+    from airflow_provider_cio.pipeline.result import Report
 
 
 class Connected(Protocol):

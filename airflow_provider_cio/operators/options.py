@@ -11,8 +11,8 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from airflow_provider_cio.events.catalog import Collection, resolve_collections
+from airflow_provider_cio.events.interval import check_bounds
 from airflow_provider_cio.exceptions import ConfigurationError
-from airflow_provider_cio.interval import check_bounds
 
 MAX_LOOKBACK = timedelta(days=180)
 MAX_SETTLING_TIME = timedelta(days=7)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from airflow.exceptions import AirflowRescheduleException
 
+from airflow_provider_cio.events.interval import Interval, iso
 from airflow_provider_cio.exceptions import TryAgainLaterError
-from airflow_provider_cio.interval import Interval, iso
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

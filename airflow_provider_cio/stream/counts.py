@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from concurrent.futures import Executor
 
-from airflow_provider_cio.metrics import count
+from airflow_provider_cio.observability.metrics import count
 
 log = logging.getLogger("airflow_provider_cio.stream")
 

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
-from airflow_provider_cio.clients.customerio import NAME_LISTS, CustomerIOClient, parent_of
-from airflow_provider_cio.clients.transport import Retries
+from airflow_provider_cio.customerio.client import NAME_LISTS, CustomerIOClient, parent_of
+from airflow_provider_cio.customerio.rows import Delivery
 from airflow_provider_cio.exceptions import CustomerIOToSegmentError
-from airflow_provider_cio.records import Delivery
+from airflow_provider_cio.http.transport import Retries
 from airflow_provider_cio.stream.intake import said_by
 from airflow_provider_cio.stream.kept import Kept, NotFoundYet
 

@@ -11,11 +11,19 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from airflow_provider_cio.clients.decoding import UNDECODABLE, mended
+from airflow_provider_cio.customerio.decoding import UNDECODABLE, mended
+from airflow_provider_cio.customerio.rows import (
+    EARLIEST_TIME,
+    LATEST_TIME,
+    Activity,
+    Delivery,
+    Id,
+    Identifiers,
+    Malformed,
+)
 from airflow_provider_cio.events.catalog import CATALOG, CHANNELS, Collection
 from airflow_provider_cio.events.event import MAX_EVENT_BYTES
 from airflow_provider_cio.events.mapping import Occurrence
-from airflow_provider_cio.records import EARLIEST_TIME, LATEST_TIME, Activity, Delivery, Id, Identifiers, Misshapen
 
 #: Metrics of a person, not of a message. Their `object_type` is the channel that caused them.
 _CUSTOMER_METRICS = frozenset(
@@ -104,7 +112,7 @@ class Ignored(NamedTuple):
 _decode = msgspec.json.Decoder(Report).decode
 
 
-def read_report(body: bytes) -> Report | Misshapen:
+def read_report(body: bytes) -> Report | Malformed:
     """The report in the body of a request, or what is wrong with it."""
     try:
         return _decode(body)
@@ -113,7 +121,7 @@ def read_report(body: bytes) -> Report | Misshapen:
     try:
         return _decode(mended(body))
     except UNDECODABLE as error:
-        return Misshapen(body, str(error))
+        return Malformed(body, str(error))
 
 
 class Wanted:
@@ -130,20 +138,20 @@ class Wanted:
         self._full_resolution = full_resolution
         self._message_content = message_content
 
-    def occurrence(self, report: Report) -> Occurrence | Ignored | Misshapen:
-        """What the report tells of. `Misshapen` has no raw body here: the caller knows it."""
+    def occurrence(self, report: Report) -> Occurrence | Ignored | Malformed:
+        """What the report tells of. `Malformed` has no raw body here: the caller knows it."""
         if report.is_of_customer:
             return Ignored("customer_event")
         if not report.object_type:
-            return Misshapen(b"", "Object missing required field `object_type`")
+            return Malformed(b"", "Object missing required field `object_type`")
         channel, metric, data = report.channel, report.metric, report.data
         collection = self._collections.get((channel, metric))
         if collection is None:
             return Ignored("not_asked_for" if (channel, metric) in _KNOWN else "unknown_metric")
         if not data.delivery_id:
-            return Misshapen(b"", "Object missing required field `delivery_id` - at `$.data`")
+            return Malformed(b"", "Object missing required field `delivery_id` - at `$.data`")
         if not EARLIEST_TIME <= report.timestamp < LATEST_TIME:
-            return Misshapen(b"", "Expected Unix seconds - at `$.timestamp`")
+            return Malformed(b"", "Expected Unix seconds - at `$.timestamp`")
         details = {name: value for name in _DETAILS if (value := getattr(data, name)) is not None}
         further = self._full_resolution and metric in _REPEATING_METRICS and bool(report.event_id)
         activity = None

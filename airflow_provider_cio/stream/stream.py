@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 import msgspec
 
-from airflow_provider_cio.clients.segment import SegmentClient
-from airflow_provider_cio.clients.transport import Retries
+from airflow_provider_cio.customerio.rows import Malformed
 from airflow_provider_cio.events.event import encode, rule_broken
 from airflow_provider_cio.events.mapping import Mapper, Occurrence
 from airflow_provider_cio.exceptions import EventsRefusedError, TryAgainLaterError
-from airflow_provider_cio.records import Misshapen
+from airflow_provider_cio.http.transport import Retries
+from airflow_provider_cio.segment.client import SegmentClient
 from airflow_provider_cio.stream.counts import Counts
 from airflow_provider_cio.stream.intake import Intake, Unavailable, said_by
 from airflow_provider_cio.stream.kept import Kept, NotFoundYet
@@ -111,11 +111,11 @@ class Stream:
         try:
             made = self._event(body, connections.mapper)
         except Exception as error:  # it would come again for days, and hold up all that follows
-            made = Misshapen(body, f"can't be mapped: {type(error).__name__}")
+            made = Malformed(body, f"can't be mapped: {type(error).__name__}")
         if isinstance(made, str):
             return made
-        if isinstance(made, Misshapen):
-            return await self._kept_aside("misshapen", body=body, problem=made.problem)
+        if isinstance(made, Malformed):
+            return await self._kept_aside("malformed", body=body, problem=made.problem)
         if isinstance(made, TooLong):
             return await self._kept_aside(
                 "event_too_large", body=body, problem=f"its {made.field} alone is longer than an event may be"
@@ -140,15 +140,15 @@ class Stream:
         connections = self._connections.value
         return connections and connections.intake.reached
 
-    def _event(self, body: bytes, mapper: Mapper) -> tuple[bytes, str | None] | Misshapen | TooLong | str:
+    def _event(self, body: bytes, mapper: Mapper) -> tuple[bytes, str | None] | Malformed | TooLong | str:
         """The event, encoded, and why it can't be sent; what is wrong with the report; or why nobody wants it."""
         report = read_report(body)
-        if isinstance(report, Misshapen):
+        if isinstance(report, Malformed):
             return report
         occurrence = self._wanted.occurrence(report)
         if isinstance(occurrence, Ignored):
             return f"ignored.{occurrence.reason}"
-        if isinstance(occurrence, Misshapen):
+        if isinstance(occurrence, Malformed):
             return occurrence
         if self.options.pii != "keep" and (field := too_long_to_treat(occurrence)):
             return TooLong(field)
@@ -173,7 +173,7 @@ class Stream:
     async def _kept_aside(self, reason: str, *, event: bytes = b"", body: bytes = b"", problem: str = "") -> str:
         self.counts.problem(f"refused.{reason}", f"a report can't be sent ({reason}). {problem}".rstrip())
         if self.options.dead_letter_path is not None:
-            from airflow_provider_cio.sinks.dead_letters import event_letter, row_letter
+            from airflow_provider_cio.pipeline.dead_letters import event_letter, row_letter
 
             try:
                 await self._letters.put(event_letter(reason, event) if event else row_letter(reason, body, problem))
@@ -182,7 +182,7 @@ class Stream:
         return f"refused.{reason}"
 
     def _write_letters(self, letters: list[bytes]) -> None:
-        from airflow_provider_cio.sinks.dead_letters import write_letters
+        from airflow_provider_cio.pipeline.dead_letters import write_letters
 
         folder = self.options.dead_letter_path
         assert folder is not None
@@ -204,7 +204,7 @@ class Stream:
 
         options = self.options
         if options.dead_letter_path is not None:
-            from airflow_provider_cio.sinks.dead_letters import check_location
+            from airflow_provider_cio.pipeline.dead_letters import check_location
 
             check_location(options.dead_letter_path)  # the first report that can't be sent would hold up all others
         secrets = CustomerIOHook(customerio_conn_id=options.customerio_conn_id).webhook_signing_secrets

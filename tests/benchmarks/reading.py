@@ -10,11 +10,11 @@ from contextlib import AbstractContextManager, ExitStack
 from statistics import median
 from typing import Any, NamedTuple
 
-from airflow_provider_cio.clients.customerio import CustomerIOClient
+from airflow_provider_cio.customerio.client import CustomerIOClient
+from airflow_provider_cio.customerio.windows import Window
 from airflow_provider_cio.events.event import Event
-from airflow_provider_cio.interval import Interval
-from airflow_provider_cio.sinks.preview import PreviewSink
-from airflow_provider_cio.sources.windows import Window
+from airflow_provider_cio.events.interval import Interval
+from airflow_provider_cio.pipeline.preview import PreviewSink
 from tests.benchmarks.figures import Figure
 from tests.benchmarks.run_line import line
 from tests.benchmarks.world import DAY, END, EVERYTHING, START, Served, serving

@@ -10,19 +10,19 @@ from pathlib import Path
 
 import requests
 
-from airflow_provider_cio.clients.customerio import CustomerIOClient
-from airflow_provider_cio.clients.segment import SegmentClient
+from airflow_provider_cio.customerio.client import CustomerIOClient
+from airflow_provider_cio.customerio.deliveries import Deliveries
+from airflow_provider_cio.customerio.names import Names
+from airflow_provider_cio.customerio.reader import Reader
 from airflow_provider_cio.events.catalog import DEFAULT_COLLECTIONS, resolve_collections
+from airflow_provider_cio.events.interval import Interval
 from airflow_provider_cio.events.mapping import Mapper
-from airflow_provider_cio.interval import Interval
-from airflow_provider_cio.line import Line
-from airflow_provider_cio.report import Report
-from airflow_provider_cio.sinks.segment import SegmentSink
-from airflow_provider_cio.sinks.sink import Sink
-from airflow_provider_cio.sources.checkpoint import Tally
-from airflow_provider_cio.sources.deliveries import Deliveries
-from airflow_provider_cio.sources.names import Names
-from airflow_provider_cio.sources.reader import Reader
+from airflow_provider_cio.pipeline.checkpoint import Tally
+from airflow_provider_cio.pipeline.ends import Sink
+from airflow_provider_cio.pipeline.pipeline import Line
+from airflow_provider_cio.pipeline.result import Report
+from airflow_provider_cio.segment.client import SegmentClient
+from airflow_provider_cio.segment.sink import SegmentSink
 
 
 def line(source: CustomerIOClient, sink: Sink, interval: Interval, namespace: str, *, lookback: int = 0) -> Report:

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from airflow_provider_cio.events.catalog import CATALOG
-from airflow_provider_cio.sinks.warehouse import database_for
-from airflow_provider_cio.sinks.warehouse.loading import Warehouse
-from airflow_provider_cio.sinks.warehouse.sink import WarehouseSink
-from airflow_provider_cio.sinks.warehouse.tables import (
+from airflow_provider_cio.warehouse import database_for
+from airflow_provider_cio.warehouse.loading import Warehouse
+from airflow_provider_cio.warehouse.sink import WarehouseSink
+from airflow_provider_cio.warehouse.tables import (
     MADE_BY,
     OF_THE_LOAD,
     SPOOLED,
@@ -26,8 +26,8 @@ from airflow_provider_cio.sinks.warehouse.tables import (
     csv_lines,
     values_of,
 )
-from tests.unit.sinks.warehouse.events import NAMES, events
-from tests.unit.sinks.warehouse.load import hook
+from tests.unit.warehouse.events import NAMES, events
+from tests.unit.warehouse.load import hook
 
 PIECE = 2000
 

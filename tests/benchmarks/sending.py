@@ -11,13 +11,13 @@ from statistics import median
 from threading import Lock, Thread
 from typing import Any, NamedTuple
 
-from airflow_provider_cio.clients.customerio import CustomerIOClient, Page
-from airflow_provider_cio.clients.segment import SegmentClient
-from airflow_provider_cio.interval import Interval
-from airflow_provider_cio.records import Delivery
-from airflow_provider_cio.sinks import segment as sending
-from airflow_provider_cio.sinks.segment import SegmentSink
-from airflow_provider_cio.sources import reader as reading
+from airflow_provider_cio.customerio import reader as reading
+from airflow_provider_cio.customerio.client import CustomerIOClient, Page
+from airflow_provider_cio.customerio.rows import Delivery
+from airflow_provider_cio.events.interval import Interval
+from airflow_provider_cio.segment import batches as sending
+from airflow_provider_cio.segment.client import SegmentClient
+from airflow_provider_cio.segment.sink import SegmentSink
 from tests.benchmarks.figures import Figure
 from tests.benchmarks.run_line import line
 from tests.benchmarks.world import EVERYTHING, PEER_PYTHON, Served, run, serving

@@ -18,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from airflow_provider_cio import __version__
-from airflow_provider_cio.interval import Interval
+from airflow_provider_cio.events.interval import Interval
 from tests.e2e.compare import COLLECTIONS, differences, moment
 from tests.matrix.environment import Environment, StepError, UnavailableError, build_wheel, run
 from tests.matrix.targets import EARLY_RUN, REPOSITORY, TARGETS

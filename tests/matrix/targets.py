@@ -39,12 +39,12 @@ _YOUNGER = {
 _TESTS = (
     "tests/unit/hooks",
     "tests/unit/operators",
-    "tests/unit/sinks/test_dead_letters.py",
+    "tests/unit/pipeline/test_dead_letters.py",
     "tests/unit/test_dags.py",
     "tests/unit/test_imports.py",
-    "tests/unit/test_metrics.py",
+    "tests/unit/observability/test_metrics.py",
     "tests/unit/test_provider_info.py",
-    "tests/unit/test_resume.py",
+    "tests/unit/pipeline/test_resume.py",
     "tests/unit/test_versions.py",
 )
 
@@ -52,7 +52,7 @@ _TESTS = (
 EARLY_RUN = ("tests/e2e/test_settling.py",)
 
 # What meets the other dependencies.
-_MORE_TESTS = ("tests/unit/clients", "tests/unit/events", "tests/unit/sources", "tests/unit/test_interval.py")
+_MORE_TESTS = ("tests/unit/http", "tests/unit/events", "tests/unit/customerio", "tests/unit/segment/test_client.py")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +114,7 @@ TARGETS = {
             until="2026-09-24",
             extras=("duckdb", "postgres", "redshift", "bigquery"),
             more_tools=("pytest-xdist", "sqlglot"),
-            tests=("--numprocesses=2", "-k", "bigquery", "tests/unit/sinks/warehouse"),
+            tests=("--numprocesses=2", "-k", "bigquery", "tests/unit/warehouse"),
             dags=False,
         ),
     )

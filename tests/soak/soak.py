@@ -20,8 +20,8 @@ import pendulum
 import psutil
 import requests
 
-from airflow_provider_cio.clients.transport import Retries
 from airflow_provider_cio.exceptions import TryAgainLaterError
+from airflow_provider_cio.http.transport import Retries
 from airflow_provider_cio.operators.customerio_to_segment import CustomerIOToSegmentOperator
 from tests.e2e.compare import COLLECTIONS, differences
 from tests.e2e.processes import Processes
@@ -172,12 +172,12 @@ def small() -> Iterator[None]:
     """Many pages and batches in each hour, checkpoints all the time, short waits: more happens in less time."""
     quick = partial(Retries, first=0.01, longest=0.1)
     with (
-        patch("airflow_provider_cio.sources.windows.PAGE_SIZE", 200),
-        patch("airflow_provider_cio.sources.schedule.PAGE_SIZE", 200),
-        patch("airflow_provider_cio.sinks.segment.MAX_BATCH_EVENTS", 50),
-        patch("airflow_provider_cio.line.CHECKPOINT_EVERY", 0.02),
-        patch("airflow_provider_cio.clients.customerio.Retries", quick),
-        patch("airflow_provider_cio.clients.segment.Retries", quick),
+        patch("airflow_provider_cio.customerio.windows.PAGE_SIZE", 200),
+        patch("airflow_provider_cio.customerio.schedule.PAGE_SIZE", 200),
+        patch("airflow_provider_cio.segment.sink.MAX_BATCH_EVENTS", 50),
+        patch("airflow_provider_cio.pipeline.pipeline.CHECKPOINT_EVERY", 0.02),
+        patch("airflow_provider_cio.customerio.client.Retries", quick),
+        patch("airflow_provider_cio.segment.client.Retries", quick),
     ):
         yield
 

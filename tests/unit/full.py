@@ -9,8 +9,8 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from airflow_provider_cio.events.catalog import resolve_collections
-from airflow_provider_cio.interval import Interval
-from airflow_provider_cio.report import Report
+from airflow_provider_cio.events.interval import Interval
+from airflow_provider_cio.pipeline.result import Report
 from tests.sandbox import History, Sandbox
 from tests.sandbox.catalog import DOCUMENTED_ACTIVITY_TYPES
 from tests.sandbox.delivery import REPEATED, Truth

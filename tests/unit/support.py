@@ -14,22 +14,21 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_cio.clients.customerio import CustomerIOClient
-from airflow_provider_cio.clients.segment import SegmentClient
-from airflow_provider_cio.clients.transport import Retries
+from airflow_provider_cio.customerio.activities import EveryOpenAndClick
+from airflow_provider_cio.customerio.client import CustomerIOClient
+from airflow_provider_cio.customerio.deliveries import Deliveries
+from airflow_provider_cio.customerio.names import Names
+from airflow_provider_cio.customerio.reader import Reader
 from airflow_provider_cio.events.catalog import DEFAULT_COLLECTIONS, GROUPS, resolve_collections
+from airflow_provider_cio.events.interval import Interval
 from airflow_provider_cio.events.mapping import Mapper
-from airflow_provider_cio.interval import Interval
-from airflow_provider_cio.line import Callbacks, Line
-from airflow_provider_cio.report import Report
-from airflow_provider_cio.sinks.segment import SegmentSink
-from airflow_provider_cio.sinks.sink import Sink
-from airflow_provider_cio.sources.activities import EveryOpenAndClick
-from airflow_provider_cio.sources.checkpoint import Checkpoint, Tally
-from airflow_provider_cio.sources.deliveries import Deliveries
-from airflow_provider_cio.sources.names import Names
-from airflow_provider_cio.sources.reader import Reader
-from airflow_provider_cio.sources.source import Source
+from airflow_provider_cio.http.transport import Retries
+from airflow_provider_cio.pipeline.checkpoint import Checkpoint, Tally
+from airflow_provider_cio.pipeline.ends import Sink, Source
+from airflow_provider_cio.pipeline.pipeline import Callbacks, Line
+from airflow_provider_cio.pipeline.result import Report
+from airflow_provider_cio.segment.client import SegmentClient
+from airflow_provider_cio.segment.sink import SegmentSink
 from tests.e2e.compare import differences
 from tests.sandbox import History, Sandbox
 

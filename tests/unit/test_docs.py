@@ -21,16 +21,16 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 import airflow_provider_cio
+from airflow_provider_cio.customerio.rows import Delivery, Identifiers
 from airflow_provider_cio.events.catalog import CATALOG, DEFAULT_COLLECTIONS
 from airflow_provider_cio.events.event import encode
 from airflow_provider_cio.events.mapping import Mapper, Occurrence, Properties
 from airflow_provider_cio.get_provider_info import get_provider_info
 from airflow_provider_cio.operators.customerio_to_segment import CustomerIOToSegmentOperator
 from airflow_provider_cio.operators.customerio_to_warehouse import CustomerIOToWarehouseOperator
-from airflow_provider_cio.records import Delivery, Identifiers
-from airflow_provider_cio.sinks.warehouse import DATABASES, database_for
-from airflow_provider_cio.sinks.warehouse.postgres import Postgres
-from airflow_provider_cio.sinks.warehouse.tables import columns_of
+from airflow_provider_cio.warehouse import DATABASES, database_for
+from airflow_provider_cio.warehouse.postgres import Postgres
+from airflow_provider_cio.warehouse.tables import columns_of
 
 REPOSITORY = Path(__file__).parents[2]
 PACKAGE = Path(str(airflow_provider_cio.__file__)).parent

@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airflow_provider_cio.clients.transport import Retries
+from airflow_provider_cio.customerio import reader, schedule, windows
+from airflow_provider_cio.customerio.rows import Malformed
+from airflow_provider_cio.events.interval import Interval
 from airflow_provider_cio.events.mapping import Mapper
-from airflow_provider_cio.interval import Interval
-from airflow_provider_cio.line import Callbacks
-from airflow_provider_cio.records import Misshapen
-from airflow_provider_cio.report import Report
-from airflow_provider_cio.sources import reader, schedule, windows
+from airflow_provider_cio.http.transport import Retries
+from airflow_provider_cio.pipeline.pipeline import Callbacks
+from airflow_provider_cio.pipeline.result import Report
 from tests.sandbox import History, Sandbox, Settings
 from tests.sandbox.delivery import Truth
 from tests.sandbox.odd import ODDITIES, Odd
@@ -270,7 +270,7 @@ def test_odd_rows_are_refused_alone(
     world.history = history
     world.reset()
     reports = [run_line(world, one, names="all", mode=mode) for one in cuts(data, history)]
-    assert set(itertools.chain(*(report.refused for report in reports))) <= {"misshapen"}
+    assert set(itertools.chain(*(report.refused for report in reports))) <= {"malformed"}
     expected = world.expected(*STRETCH, drafts=True, every=mode != "first")
     everything = keys(itertools.chain(*expected))
     found = Counter(map(key, kept(world.segment.kept).elements()))
@@ -293,13 +293,13 @@ def many() -> History:
 DAYS = [Interval(STRETCH.start + number * DAY, STRETCH.start + (number + 1) * DAY) for number in range(3)]
 
 
-def run_days(world: Sandbox, mode: str) -> list[tuple[Report, list[Misshapen]]]:
+def run_days(world: Sandbox, mode: str) -> list[tuple[Report, list[Malformed]]]:
     """The report of each day, and the rows that it refused."""
     found = []
     for day in DAYS:
-        rows: list[Misshapen] = []
+        rows: list[Malformed] = []
         report = run_line(world, day, names="all", mode=mode, callbacks=Callbacks(refused_row=rows.append))
-        assert report.refused == ({"misshapen": len(rows)} if rows else {})
+        assert report.refused == ({"malformed": len(rows)} if rows else {})
         found.append((report, rows))
     return found
 
@@ -329,9 +329,9 @@ def test_an_odd_delivery_is_refused_on_the_day_of_its_creation_and_passed_over_l
         assert {row.raw for row in refused if row.created is not None} <= own
         # A window that has to be asked anew brings its odd rows once more.
         earlier = sum(at < day.start for at, _ in of_kind)
-        assert report.skipped["misshapen"] >= earlier
+        assert report.skipped["malformed"] >= earlier
         assert bool(earlier) == (day != DAYS[0])
-        assert bool(report.skipped["misshapen"]) == bool(earlier or near)
+        assert bool(report.skipped["malformed"]) == bool(earlier or near)
     # All that is not refused is sent, and nothing else.
     gone = {id for _, id, _, one in rows if one.kind.name in unreadable}
     expected = world.expected(*STRETCH)

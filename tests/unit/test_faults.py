@@ -16,10 +16,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airflow_provider_cio import line
-from airflow_provider_cio.clients.customerio import NAME_LISTS
-from airflow_provider_cio.clients.transport import Retries
+from airflow_provider_cio.customerio import reader as reading
+from airflow_provider_cio.customerio import schedule
+from airflow_provider_cio.customerio import windows as extract
+from airflow_provider_cio.customerio.client import NAME_LISTS
 from airflow_provider_cio.events.catalog import DEFAULT_COLLECTIONS
+from airflow_provider_cio.events.interval import Interval
 from airflow_provider_cio.exceptions import (
     ConfigurationError,
     CustomerIOToSegmentError,
@@ -27,13 +29,11 @@ from airflow_provider_cio.exceptions import (
     TryAgainLaterError,
     UnexpectedDataError,
 )
-from airflow_provider_cio.interval import Interval
-from airflow_provider_cio.line import Callbacks
-from airflow_provider_cio.sinks import segment as sending
-from airflow_provider_cio.sources import reader as reading
-from airflow_provider_cio.sources import schedule
-from airflow_provider_cio.sources import windows as extract
-from airflow_provider_cio.sources.checkpoint import Checkpoint, State
+from airflow_provider_cio.http.transport import Retries
+from airflow_provider_cio.pipeline import pipeline as line
+from airflow_provider_cio.pipeline.checkpoint import Checkpoint, State
+from airflow_provider_cio.pipeline.pipeline import Callbacks
+from airflow_provider_cio.segment import batches as sending
 from tests.sandbox import Fault, History, Sandbox, Settings
 from tests.sandbox.faults import Kind, Side
 from tests.sandbox.settings import Asked
@@ -484,14 +484,14 @@ def test_whatever_the_services_are_like_nothing_is_lost_and_nothing_untrue_is_se
     assert world.segment.dropped == []
     assert report.events == calm.events
     assert found.total() == report.events.total()
-    assert set(report.refused) <= {"misshapen"}
+    assert set(report.refused) <= {"malformed"}
     if not resumed:
         assert report.work["events"] == report.events.total()
         spoiled = sum(asked.fault in SPOILING for asked in world.segment.requests)
         assert len(world.segment.duplicates) <= spoiled * BATCH
         assert report.refused.keys() == calm.refused.keys()
     for one in (report, calm):
-        del one.skipped["misshapen"]  # an odd row that comes twice is counted twice
+        del one.skipped["malformed"]  # an odd row that comes twice is counted twice
         if every:
             del one.skipped["not_a_time"]  # so is an activity whose time is none
     assert report.skipped == calm.skipped

@@ -65,7 +65,8 @@ def test_importing_the_operator_costs_a_dag_file_next_to_nothing(name: str) -> N
     assert module in added
     assert [name for name in added if name.partition(".")[0] in HEAVY] == []
     assert "airflow.settings" not in added
-    heavy = tuple(f"airflow_provider_cio.{name}" for name in ("clients", "sources", "sinks", "events.mapping", "line"))
+    rooms = ("http", "customerio", "segment", "warehouse", "pipeline", "events.mapping")
+    heavy = tuple(f"airflow_provider_cio.{name}" for name in rooms)
     assert [name for name in added if name.startswith(heavy)] == []
     assert found["times_argparse"] < BUDGET
 
@@ -83,7 +84,7 @@ def imports(module: str) -> Iterator[str]:
 
 
 def room(module: str) -> str:
-    """`clients`, `hooks`, `operators`, or the module itself."""
+    """`events`, `hooks`, `operators`, or the module itself."""
     parts = module.split(".")
     return parts[1] if len(parts) > 1 else parts[0]
 
@@ -93,28 +94,35 @@ def ours(module: str) -> set[str]:
 
 
 def test_there_is_something_to_look_at() -> None:
-    assert {"clients", "events", "sources", "sinks", "hooks", "operators", "line", "records", "stream"} <= {
-        room(module) for module in MODULES
-    }
-    assert {"sources", "sinks", "events"} <= ours("airflow_provider_cio.line")
+    assert set(ALLOWED) == {room(module) for module in MODULES}
+    assert {"events", "exceptions"} <= ours("airflow_provider_cio.pipeline.pipeline")
     assert "airflow.sdk" in set(imports("airflow_provider_cio.operators.base"))
 
 
 #: Beside `airflow.sdk`: where every version of Airflow has names that were moved after 3.0, and what an extra brings.
 ELSEWHERE = {"airflow.providers.common.compat.sdk", "airflow.exceptions", "airflow.providers.openlineage.extractors"}
+#: Rooms, and single modules, that know Airflow.
+KNOW_AIRFLOW = {
+    "operators",
+    "hooks",
+    "observability",
+    "airflow_provider_cio.pipeline.checkpoint",
+    "airflow_provider_cio.pipeline.dead_letters",
+    "airflow_provider_cio.warehouse.connection",
+}
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_only_operators_and_hooks_import_airflow(module: str) -> None:
+def test_few_modules_import_airflow(module: str) -> None:
     airflow = [name for name in imports(module) if name.partition(".")[0] == "airflow"]
-    if module == "airflow_provider_cio.stream.plugin":
+    if module == "airflow_provider_cio.plugin":
         assert set(airflow) == {"airflow.sdk.plugins_manager", "airflow.plugins_manager"}  # the latter before 3.2
         return
     if room(module) == "stream":  # inside functions only
         assert [name for name in module_level_imports(module) if name.partition(".")[0] == "airflow"] == []
         assert set(airflow) <= {"airflow.providers.common.compat.sdk"}
         return
-    if room(module) not in ("operators", "hooks", "metrics") and module != "airflow_provider_cio.sinks.dead_letters":
+    if not {room(module), module} & KNOW_AIRFLOW:
         assert airflow == []
     assert all(name in ELSEWHERE or f"{name}.".startswith("airflow.sdk.") for name in airflow)
 
@@ -129,29 +137,30 @@ def module_level_imports(module: str) -> Iterator[str]:
 
 @pytest.mark.parametrize("module", [name for name in MODULES if room(name) == "stream"])
 def test_what_imports_airflow_is_itself_imported_inside_functions_by_the_stream(module: str) -> None:
-    heavy = ("airflow_provider_cio.hooks", "airflow_provider_cio.sinks.dead_letters")
+    heavy = ("airflow_provider_cio.hooks", "airflow_provider_cio.pipeline")
     assert [name for name in module_level_imports(module) if name.startswith(heavy)] == []
 
 
-LEAVES = {"exceptions", "addresses", "records"}
-#: What each room may import besides itself.
+#: Each room, and the rooms that it may import.
+LEAVES = {"exceptions", "addresses"}
 ALLOWED: dict[str, set[str]] = {
     "airflow_provider_cio": set(),
     "exceptions": set(),
     "addresses": set(),
-    "records": set(),
-    "metrics": set(),
     "get_provider_info": set(),
-    "interval": {"exceptions"},
-    "clients": LEAVES,
-    "events": LEAVES | {"airflow_provider_cio"},  # its version
-    "sources": {*LEAVES, "clients", "events", "interval"},
-    "sinks": {*LEAVES, "clients", "events"},
-    "report": {"interval", "sources"},
-    "line": {*LEAVES, "clients", "events", "sources", "sinks", "report"},
-    "hooks": {*LEAVES, "get_provider_info", "clients", "events", "sources", "sinks", "interval", "line"},
-    "stream": {*LEAVES, "clients", "events", "sinks", "hooks", "metrics"},
-    "operators": {*LEAVES, "clients", "events", "sources", "sinks", "interval", "report", "line", "hooks", "metrics"},
+    "http": LEAVES,
+    "events": {*LEAVES, "airflow_provider_cio"},  # its version
+    "customerio": {*LEAVES, "http", "events"},
+    "segment": {*LEAVES, "http", "events"},
+    "warehouse": {*LEAVES, "http", "events"},
+    "pipeline": {*LEAVES, "http", "events"},
+    "observability": {*LEAVES, "events", "pipeline"},
+    "hooks": {*LEAVES, "get_provider_info", "http", "events", "customerio", "segment", "pipeline"},
+    "stream": {*LEAVES, "http", "events", "customerio", "segment", "pipeline", "observability", "hooks"},
+    "plugin": {"stream"},
+    "operators": {
+        *(LEAVES | {"http", "events", "customerio", "segment", "warehouse", "pipeline", "observability", "hooks"}),
+    },
 }
 
 
@@ -161,9 +170,9 @@ def test_nothing_imports_upwards(module: str) -> None:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_only_clients_speak_http(module: str) -> None:
+def test_few_rooms_speak_http(module: str) -> None:
     spoken = {name.partition(".")[0] for name in imports(module)} & {"requests", "urllib3", "http", "socket"}
-    assert room(module) == "clients" or spoken == set()
+    assert room(module) in ("http", "customerio", "segment") or spoken == set()
 
 
 def test_no_room_leads_back_to_itself() -> None:

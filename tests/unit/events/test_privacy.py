@@ -16,14 +16,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from airflow_provider_cio.customerio import reader as reading
+from airflow_provider_cio.customerio import windows as extract
+from airflow_provider_cio.customerio.rows import Activity, Delivery
 from airflow_provider_cio.events.catalog import CATALOG
 from airflow_provider_cio.events.event import encode
+from airflow_provider_cio.events.interval import Interval
 from airflow_provider_cio.events.mapping import Mapper, Occurrence
 from airflow_provider_cio.events.privacy import Privacy, hashed, masked
-from airflow_provider_cio.interval import Interval
-from airflow_provider_cio.records import Activity, Delivery
-from airflow_provider_cio.sources import reader as reading
-from airflow_provider_cio.sources import windows as extract
 from tests.sandbox import History, Sandbox, Settings
 from tests.unit.full import Told, held, kept, raw, run_full, to_send, told
 from tests.unit.support import DAY, NOVEMBER

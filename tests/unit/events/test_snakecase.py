@@ -7,8 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from airflow_provider_cio.events.catalog import CATALOG
-from airflow_provider_cio.events.snakecase import snakecase
+from airflow_provider_cio.events.catalog import CATALOG, snakecase
 
 #: The cases of go-snakecase's own test (snake_test.go at 6f94919300736c3044cfb8ab4a958058c272ff22).
 CASES = json.loads((Path(__file__).parent / "go_snakecase.json").read_text())

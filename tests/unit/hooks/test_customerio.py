@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airflow_provider_cio.clients.customerio import CustomerIOClient
+from airflow_provider_cio.customerio.client import CustomerIOClient
 from airflow_provider_cio.exceptions import ConfigurationError
 from airflow_provider_cio.hooks.customerio import CustomerIOHook, CustomerIOSettings
 from tests.airflow_names import AIRFLOW, redact

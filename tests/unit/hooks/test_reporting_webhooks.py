@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from airflow_provider_cio.customerio.webhooks import wanted_webhook
 from airflow_provider_cio.events.catalog import CATALOG
 from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError
 from airflow_provider_cio.hooks.customerio import CustomerIOHook
-from airflow_provider_cio.hooks.reporting_webhooks import wanted_webhook
 from tests.sandbox import Fault, Sandbox, Settings
 from tests.sandbox.reports import CUSTOMER_EVENTS, EVENTS, Subscription
 

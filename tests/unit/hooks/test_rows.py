@@ -19,11 +19,11 @@ import msgspec
 import psutil
 import pytest
 
-from airflow_provider_cio import line
-from airflow_provider_cio.clients.customerio import CustomerIOClient
+from airflow_provider_cio.customerio.client import CustomerIOClient
+from airflow_provider_cio.customerio.rows import Activity, Delivery, Malformed
 from airflow_provider_cio.exceptions import ConfigurationError, UnexpectedDataError
 from airflow_provider_cio.hooks.customerio import CustomerIOHook
-from airflow_provider_cio.records import Activity, Delivery, Misshapen
+from airflow_provider_cio.pipeline import pipeline as line
 from tests.sandbox import Fault, History, Sandbox, Settings
 
 DAY = 86_400
@@ -244,16 +244,16 @@ def test_odd_rows_are_an_error_at_the_end_which_says_which_and_why(
     assert sum(id in said for id in odd) == 5
     assert "Expected `object`, got `null`" in said
     assert "; ..." in said
-    assert "on_misshapen" in said
+    assert "on_malformed" in said
     assert "@" not in said
 
 
 @pytest.mark.parametrize("kind", ["deliveries", "activities"])
 def test_odd_rows_go_where_one_says(hook: CustomerIOHook, sandbox: Sandbox, history: History, kind: str) -> None:
     sandbox.settings = Settings(now=START + 30 * DAY, odd_deliveries=0.05, odd_activities=0.05)
-    odd: list[Misshapen] = []
+    odd: list[Malformed] = []
     read: Call = getattr(hook, kind)
-    found = [row.id for row in read(at(FROM), at(UNTIL), on_misshapen=odd.append)]
+    found = [row.id for row in read(at(FROM), at(UNTIL), on_malformed=odd.append)]
     expected = rows_of(history, "email") if kind == "deliveries" else activities_of(history)
     assert len(odd) > 10
     assert len(found) == len(set(found))

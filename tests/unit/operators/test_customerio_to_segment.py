@@ -14,8 +14,8 @@ from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTas
 from airflow.sdk import DAG
 from airflow.sdk.execution_time.context import MacrosAccessor
 
+from airflow_provider_cio.events.interval import Interval
 from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError
-from airflow_provider_cio.interval import Interval
 from airflow_provider_cio.operators.customerio_to_segment import CustomerIOToSegmentOperator
 from tests.airflow_names import timeout
 from tests.sandbox import Fault, History, Sandbox, Settings

@@ -18,12 +18,12 @@ from airflow.sdk import Asset
 from airflow.sdk.execution_time.context import OutletEventAccessors
 
 from airflow_provider_cio.events.catalog import GROUPS
+from airflow_provider_cio.events.interval import Interval
 from airflow_provider_cio.exceptions import ConfigurationError
-from airflow_provider_cio.interval import Interval
 from airflow_provider_cio.operators.customerio_to_segment import CustomerIOToSegmentOperator
 from airflow_provider_cio.operators.customerio_to_warehouse import CustomerIOToWarehouseOperator
-from airflow_provider_cio.operators.store import CHECKPOINT_KEY
-from airflow_provider_cio.sinks.warehouse.sink import WarehouseSink
+from airflow_provider_cio.pipeline.checkpoint import CHECKPOINT_KEY
+from airflow_provider_cio.warehouse.sink import WarehouseSink
 from tests.sandbox import History, Sandbox, Settings
 from tests.unit.support import DAY, NOVEMBER, connect
 
@@ -153,9 +153,9 @@ class Store:
 
 
 def test_a_retry_does_the_rest(sandbox: Sandbox, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("airflow_provider_cio.line.CHECKPOINT_EVERY", 0.0)
-    monkeypatch.setattr("airflow_provider_cio.sources.windows.PAGE_SIZE", 10)
-    monkeypatch.setattr("airflow_provider_cio.sources.schedule.PAGE_SIZE", 10)
+    monkeypatch.setattr("airflow_provider_cio.pipeline.pipeline.CHECKPOINT_EVERY", 0.0)
+    monkeypatch.setattr("airflow_provider_cio.customerio.windows.PAGE_SIZE", 10)
+    monkeypatch.setattr("airflow_provider_cio.customerio.schedule.PAGE_SIZE", 10)
     store = Store()
     context = RUN | {"task_state_store": store}
     fault = Interrupted(after=3)

@@ -17,8 +17,8 @@ import pytest
 from airflow.exceptions import AirflowRescheduleException
 from airflow.providers.common.compat.sdk import AirflowFailException
 
+from airflow_provider_cio.events.interval import Interval
 from airflow_provider_cio.exceptions import TryAgainLaterError
-from airflow_provider_cio.interval import Interval
 from airflow_provider_cio.operators.customerio_to_segment import CustomerIOToSegmentOperator
 from tests.sandbox import Fault, History, Sandbox, Settings
 from tests.unit.full import held, kept, raw, to_send
@@ -381,8 +381,8 @@ class Store:
 def test_another_try_of_every_open_and_click_loses_nothing(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
-    from airflow_provider_cio import line
-    from airflow_provider_cio.sources import windows as extract
+    from airflow_provider_cio.customerio import windows as extract
+    from airflow_provider_cio.pipeline import pipeline as line
 
     monkeypatch.setattr(extract, "PAGE_SIZE", 50)
     monkeypatch.setattr(line, "CHECKPOINT_EVERY", 0.0)
@@ -401,9 +401,9 @@ def test_a_checkpoint_of_first_occurrences_is_not_taken_for_one_of_every(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever changes the parameter between two tries gets all opens and clicks of the whole interval."""
-    from airflow_provider_cio import line
-    from airflow_provider_cio.sinks import segment
-    from airflow_provider_cio.sources import windows as extract
+    from airflow_provider_cio.customerio import windows as extract
+    from airflow_provider_cio.pipeline import pipeline as line
+    from airflow_provider_cio.segment import batches as segment
 
     monkeypatch.setattr(extract, "PAGE_SIZE", 20)
     monkeypatch.setattr(segment, "MAX_BATCH_EVENTS", 10)

@@ -15,13 +15,13 @@ from typing import Any
 import pendulum
 import pytest
 
-from airflow_provider_cio import line
-from airflow_provider_cio.interval import Interval
+from airflow_provider_cio.customerio import schedule
+from airflow_provider_cio.customerio import windows as extract
+from airflow_provider_cio.events.interval import Interval
 from airflow_provider_cio.operators.customerio_to_segment import CustomerIOToSegmentOperator
-from airflow_provider_cio.operators.store import CheckpointStore
-from airflow_provider_cio.sinks import segment
-from airflow_provider_cio.sources import schedule
-from airflow_provider_cio.sources import windows as extract
+from airflow_provider_cio.pipeline import pipeline as line
+from airflow_provider_cio.pipeline.checkpoint import CheckpointStore
+from airflow_provider_cio.segment import batches as segment
 from tests.sandbox import History, Sandbox, Settings
 from tests.unit.support import DAY, NOVEMBER, assert_kept_is_truth, connect
 

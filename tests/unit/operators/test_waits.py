@@ -21,11 +21,11 @@ import duckdb
 import pendulum
 import pytest
 
-from airflow_provider_cio import line
 from airflow_provider_cio.operators.base import CustomerIOOperator
 from airflow_provider_cio.operators.customerio_to_segment import CustomerIOToSegmentOperator
 from airflow_provider_cio.operators.customerio_to_warehouse import CustomerIOToWarehouseOperator
-from airflow_provider_cio.operators.warehouse import open_warehouse
+from airflow_provider_cio.pipeline import pipeline as line
+from airflow_provider_cio.warehouse.connection import open_warehouse
 from tests.sandbox import Fault, History, Sandbox
 from tests.unit.support import DAY, NOVEMBER, connect, kill_in_execution
 

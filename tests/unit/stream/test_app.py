@@ -18,7 +18,7 @@ from airflow_provider_cio.stream import counts, intake, kept
 from airflow_provider_cio.stream import stream as stream_module
 from airflow_provider_cio.stream.app import MAX_BODY, MAX_BODY_WITH_CONTENT, StreamApp
 from tests.sandbox import Fault, Sandbox
-from tests.unit.clients import Loopback, Say
+from tests.unit.http import Loopback, Say
 from tests.unit.stream.support import (
     ADDRESS,
     KEY,
@@ -117,11 +117,11 @@ def test_the_namespace_and_the_loop_guard_are_those_of_the_pull_road(
         (report("teleported"), "ignored.unknown_metric"),
         (report("unsubscribed", delivery_id=None, email_address=ADDRESS), "ignored.customer_event"),
         (report(identifiers=None, customer_id=None, recipient=None), "skipped.unidentified"),
-        (report(delivery_id=None), "refused.misshapen"),
-        (report() | {"timestamp": 1}, "refused.misshapen"),
-        ({"test": True}, "refused.misshapen"),
-        (b"not JSON", "refused.misshapen"),
-        (b"", "refused.misshapen"),
+        (report(delivery_id=None), "refused.malformed"),
+        (report() | {"timestamp": 1}, "refused.malformed"),
+        ({"test": True}, "refused.malformed"),
+        (b"not JSON", "refused.malformed"),
+        (b"", "refused.malformed"),
         (report(subject="x" * 33_000), "refused.event_too_large"),
     ],
 )
@@ -146,11 +146,11 @@ def test_it_is_kept_aside_if_there_is_a_place(
         assert stream.post(report(delivery_id="good")).status_code == 204
     found = {letter["reason"]: letter for letter in letters(tmp_path)}
     assert sorted(letter["reason"] for letter in letters(tmp_path)) == sorted(
-        ["unidentified", "misshapen", "misshapen", "event_too_large", "refused_400"]
+        ["unidentified", "malformed", "malformed", "event_too_large", "refused_400"]
     )
     assert found["unidentified"]["event"]["event"] == "Email Delivered"
     assert found["refused_400"]["event"]["properties"]["subject"] == "poison"
-    rows = [letter["row"] for letter in letters(tmp_path) if letter["reason"] == "misshapen"]
+    rows = [letter["row"] for letter in letters(tmp_path) if letter["reason"] == "malformed"]
     assert sorted(rows, key=str) == sorted([{"test": True}, "not JSON"], key=str)
     assert [event["properties"]["delivery_id"] for event in sandbox.segment.kept] == ["good"]
 
@@ -652,7 +652,7 @@ def test_a_report_that_trips_the_mapper_does_not_hold_up_the_others(
 
     monkeypatch.setattr("airflow_provider_cio.events.mapping.Mapper.event", fails)
     assert stream.post(report()).status_code == 204
-    assert counted(stream) == {"refused.misshapen": 1}
+    assert counted(stream) == {"refused.malformed": 1}
 
 
 def test_the_log_has_counts_and_no_line_for_each_report(

@@ -18,14 +18,14 @@ def test_counts_reach_airflows_metrics_with_stream_and_reason() -> None:
     code = """
 from collections import Counter
 from airflow_provider_cio.stream.counts import send_metrics
-send_metrics("main", Counter({"sent": 12, "refused.misshapen": 2, "unavailable.paused": 7, "rate_limited": 3}))
+send_metrics("main", Counter({"sent": 12, "refused.malformed": 2, "unavailable.paused": 7, "rate_limited": 3}))
 """
     with listening() as listener:
         run(code, listener)
         received = listener.received()
     assert [line.partition(".")[2] for line in received] == [
         "customerio.stream.sent,stream=main:12|c",
-        "customerio.stream.refused,stream=main,reason=misshapen:2|c",
+        "customerio.stream.refused,stream=main,reason=malformed:2|c",
         "customerio.stream.unavailable,stream=main,reason=paused:7|c",
         "customerio.stream.rate_limited,stream=main:3|c",
     ]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_provider_cio.interval import Interval
+from airflow_provider_cio.events.interval import Interval
 from airflow_provider_cio.stream import intake
 from tests.e2e.compare import differences
 from tests.sandbox import Fault, History, Sandbox
@@ -75,7 +75,7 @@ def test_every_report_of_every_channel_is_taken(
     }
     sender = push(sandbox, found, calling(in_flight=16), **options)
     assert Counter(call.status for call in sender.calls) == {204: len(found)}
-    assert list(tmp_path.iterdir()) == [], "none of them is misshapen"
+    assert list(tmp_path.iterdir()) == [], "none of them is malformed"
     assert sandbox.segment.dropped == []
     events = Counter((event["properties"]["delivery_id"], event["event"]) for event in sandbox.segment.kept)
     repeated = sum(count - 1 for count in events.values())

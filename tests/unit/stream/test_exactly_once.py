@@ -15,7 +15,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_cio.events.catalog import GROUPS
-from airflow_provider_cio.interval import Interval
+from airflow_provider_cio.events.interval import Interval
 from airflow_provider_cio.stream import intake
 from tests.e2e.compare import differences
 from tests.ports import free_port

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_provider_cio.customerio.rows import Activity, Delivery, Identifiers, Malformed
 from airflow_provider_cio.events.catalog import CATALOG, resolve_collections
 from airflow_provider_cio.events.event import Event, encode, rule_broken
 from airflow_provider_cio.events.mapping import Mapper, Occurrence
-from airflow_provider_cio.records import Activity, Delivery, Identifiers, Misshapen
 from airflow_provider_cio.stream.reports import Ignored, Report, Wanted, read_report
 from tests.unit.stream.support import ADDRESS, report
 
@@ -194,14 +194,14 @@ def test_only_what_is_asked_for_is_taken() -> None:
 @pytest.mark.parametrize("timestamp", [0, -1, 12, 1613063089000, 10**18])
 def test_a_time_that_can_be_none(timestamp: int) -> None:
     found = Wanted(ALL).occurrence(read(report() | {"timestamp": timestamp}))
-    assert isinstance(found, Misshapen)
+    assert isinstance(found, Malformed)
     assert "timestamp" in found.problem
 
 
-def test_a_report_without_a_delivery_is_misshapen() -> None:
+def test_a_report_without_a_delivery_is_malformed() -> None:
     for missing in (None, ""):
         found = Wanted(ALL).occurrence(read(report(delivery_id=missing)))
-        assert isinstance(found, Misshapen)
+        assert isinstance(found, Malformed)
         assert "delivery_id" in found.problem
 
 
@@ -230,17 +230,17 @@ SECRET = "do-not-show-me"
 )
 def test_a_body_of_another_shape_is_kept_as_it_came(body: bytes) -> None:
     found = read_report(body)
-    assert isinstance(found, Misshapen)
+    assert isinstance(found, Malformed)
     assert found.raw == body
     assert found.problem
     assert SECRET not in found.problem
 
 
-def test_a_report_without_a_type_is_misshapen() -> None:
+def test_a_report_without_a_type_is_malformed() -> None:
     one = report()
     del one["object_type"]
     found = Wanted(ALL).occurrence(read(one))
-    assert isinstance(found, Misshapen)
+    assert isinstance(found, Malformed)
     assert "object_type" in found.problem
 
 

@@ -1,0 +1,1 @@
+"""Customer.io's App API: its client, its rows, and the occurrences read from them."""

@@ -1,0 +1,257 @@
+"""Every open and click, from `/v1/activities`, joined with its delivery.
+
+An activity has the link and the time of one open or click; its delivery has the subject, the campaign and the rest,
+and says which open or click was the first. So activities are read first, and wait in a temporary file; then the same
+windows are read as for first occurrences; what still waits then belongs to deliveries from before the look-back, which
+are asked for by id.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Self
+
+import msgspec
+
+from airflow_provider_cio.customerio.client import Page
+from airflow_provider_cio.customerio.deliveries import (
+    created_of,
+    occurrences,
+    piece_of,
+    time_of,
+)
+from airflow_provider_cio.customerio.names import Names
+from airflow_provider_cio.customerio.reader import Read, Reader
+from airflow_provider_cio.customerio.rows import EARLIEST_TIME, LATEST_TIME, Activity, Delivery, Malformed
+from airflow_provider_cio.customerio.windows import plan
+from airflow_provider_cio.events.catalog import CATALOG, Collection
+from airflow_provider_cio.events.interval import Interval
+from airflow_provider_cio.events.mapping import Occurrence, is_machine
+from airflow_provider_cio.pipeline.checkpoint import Checkpoint
+from airflow_provider_cio.pipeline.ends import Piece
+
+#: (channel, metric) of which a delivery shows one time only, and activities every one. Among the types of activity that
+#: the App API's specification lists are no Slack click, no WhatsApp open or click: there the delivery's time is all.
+REPEATING = {
+    ("email", "opened"),
+    ("email", "clicked"),
+    ("push", "opened"),
+    ("push", "clicked"),
+    ("in_app", "opened"),
+    ("in_app", "clicked"),
+    ("twilio", "clicked"),
+    ("webhook", "clicked"),
+}
+#: Days for which Customer.io guarantees activities.
+GUARANTEED_DAYS = 30
+#: Deliveries asked for by id before the next are looked up.
+_IDS_AT_ONCE = 200
+#: Variables in one statement: SQLite before 3.32 takes 999.
+_MOST_VARIABLES = 500
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Activity).decode
+
+#: By collection.
+Activities = dict[Collection, list[Activity]]
+
+
+class EveryOpenAndClick:
+    """The occurrences of `Deliveries`, and each further open and click.
+
+    The open or click whose time is the delivery's own time of that metric is its first; of several in that second, the
+    one with the smallest activity id. It is the same occurrence that `Deliveries` finds. If no activity has that time,
+    the delivery alone tells of it.
+
+    A retry reads everything again, since which activities wait for which window is lost with the worker; but it passes
+    on only what is not done.
+
+    :param lookback: seconds before the interval in which a delivery may have been created. It limits other collections
+        only: an activity's delivery may be of any age.
+    :param humans_only: skip opens and clicks that no person made.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        names: Names,
+        *,
+        collections: Sequence[Collection],
+        interval: Interval,
+        lookback: int,
+        humans_only: bool = False,
+    ) -> None:
+        self._reader = reader
+        self._names = names
+        self._repeating = [one for one in collections if (one.channel, one.metric) in REPEATING]
+        self._others = [one for one in collections if one not in self._repeating]
+        self._interval = interval
+        self._windows = plan(interval, lookback, collections)
+        self._humans_only = humans_only
+
+    def pieces(self, done: Checkpoint) -> Iterator[Piece]:
+        with PendingActivities() as pending:
+            yield from self._gathered(pending)
+            reads = self._reader.deliveries(self._windows)
+            yield from self._names.ahead_of(self._joined(read, pending, done) for read in reads)
+            yield from self._names.ahead_of(self._by_id(pending))
+
+    def _gathered(self, pending: PendingActivities) -> Iterator[Piece]:
+        """Read activities; the pieces have none of their occurrences, only what is skipped or can't be read."""
+        start, end = self._interval
+        by_type = {f"{one.metric}_{one.channel}": one for one in self._repeating}
+        for kind, page in self._reader.activities(list(by_type), start):
+            piece = Piece(malformed=[row for row in page.malformed if _may_be_in(self._interval, row, page)])
+            found = []
+            for activity in page.rows:
+                if start <= activity.timestamp < end:
+                    delivery_id = _delivery_id(activity)
+                    if delivery_id:
+                        found.append((delivery_id, activity))
+                    else:
+                        piece.skipped["activity_without_delivery"] += 1
+                elif not EARLIEST_TIME <= activity.timestamp < LATEST_TIME:
+                    piece.skipped["not_a_time"] += 1
+            piece.read["activities"] = pending.add(by_type[kind], found)
+            yield piece
+
+    def _joined(self, read: Read, pending: PendingActivities, done: Checkpoint) -> Piece:
+        waiting = pending.take([delivery.id for delivery in read.deliveries])
+        if done:
+            read = read._replace(
+                deliveries=[row for row in read.deliveries if not done.covers(read.window, row.created)],
+                malformed=[row for row in read.malformed if not done.covers(read.window, created_of(row, read))],
+            )
+        piece = piece_of(read, self._interval)
+        piece.occurrences = list(occurrences(read.deliveries, self._others, self._interval, piece.skipped))
+        for delivery in read.deliveries:
+            piece.occurrences += self._opens_and_clicks(delivery, waiting.get(delivery.id, {}), piece)
+        return piece
+
+    def _by_id(self, pending: PendingActivities) -> Iterator[Piece]:
+        while ids := pending.delivery_ids(_IDS_AT_ONCE):
+            waiting = pending.take(ids)
+            for delivery_id, found in self._reader.deliveries_by_id(ids):
+                piece = Piece(read=Counter(deliveries=int(found is not None)))
+                piece.occurrences = [
+                    occurrence
+                    for collection, activities in waiting[delivery_id].items()
+                    for occurrence in (
+                        self._of_collection(found, collection, activities, piece)
+                        if isinstance(found, Delivery)
+                        else self._without_delivery(delivery_id, collection, activities, piece)
+                    )
+                ]
+                yield piece
+
+    def _opens_and_clicks(self, delivery: Delivery, waiting: Activities, piece: Piece) -> Iterator[Occurrence]:
+        start, end = self._interval
+        for collection in self._repeating:
+            if collection.channel != delivery.type:
+                continue
+            activities = waiting.get(collection, [])
+            yield from self._of_collection(delivery, collection, activities, piece)
+            time = time_of(delivery, collection.metric, piece.skipped)
+            if time and start <= time < end and all(activity.timestamp != time for activity in activities):
+                piece.read["opens_and_clicks_without_activity"] += 1
+                yield Occurrence(delivery, collection, time)
+
+    def _of_collection(
+        self, delivery: Delivery, collection: Collection, activities: Sequence[Activity], piece: Piece
+    ) -> Iterator[Occurrence]:
+        time = delivery.metrics.get(collection.metric)
+        first = min((one.id for one in activities if one.timestamp == time), default=None)
+        for activity in activities:
+            if self._humans_only and is_machine(activity):
+                piece.skipped["machine"] += 1
+            else:
+                yield Occurrence(delivery, collection, activity.timestamp, activity, activity.id != first)
+
+    def _without_delivery(
+        self, delivery_id: str, collection: Collection, activities: Sequence[Activity], piece: Piece
+    ) -> Iterator[Occurrence]:
+        """Which of them was the first is not known, so each has an id of its own."""
+        for one in activities:
+            yield from self._of_collection(_delivery_from(one, delivery_id, collection), collection, [one], piece)
+
+
+class PendingActivities:
+    """Activities that wait for their deliveries, in a temporary file: a day of them may not fit into memory.
+
+    An activity that comes twice (rows shift while they are read) is kept once. A delivery that comes twice (in both
+    lists, of drafts and of what was sent) gets the same both times: else its first open would seem to have no activity.
+    """
+
+    def __init__(self) -> None:
+        self._rows = sqlite3.connect("", isolation_level=None)  # a file without a name: even a killed task leaves none
+        self._rows.executescript(
+            "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF;"
+            "CREATE TABLE waiting (id TEXT PRIMARY KEY, delivery TEXT, collection TEXT, activity BLOB, taken INT)"
+            " WITHOUT ROWID;"
+            "CREATE INDEX by_delivery ON waiting (delivery);"
+            "CREATE INDEX not_taken ON waiting (delivery) WHERE taken = 0;"
+        )
+
+    def add(self, collection: Collection, activities: Iterable[tuple[str, Activity]]) -> int:
+        """Pairs of delivery id and activity; returns how many were new."""
+        before = self._rows.total_changes
+        self._rows.executemany(
+            "INSERT OR IGNORE INTO waiting VALUES (?, ?, ?, ?, 0)",
+            ((activity.id, delivery, collection.name, _encode(activity)) for delivery, activity in activities),
+        )
+        return self._rows.total_changes - before
+
+    def take(self, delivery_ids: Sequence[str]) -> dict[str, Activities]:
+        """What belongs to these deliveries; it waits no longer."""
+        found: dict[str, Activities] = {}
+        for at in range(0, len(delivery_ids), _MOST_VARIABLES):
+            ids = delivery_ids[at : at + _MOST_VARIABLES]
+            marks = ",".join("?" * len(ids))
+            rows = self._rows.execute(
+                f"SELECT delivery, collection, activity FROM waiting WHERE delivery IN ({marks})", ids
+            ).fetchall()
+            if rows:
+                self._rows.execute(f"UPDATE waiting SET taken = 1 WHERE taken = 0 AND delivery IN ({marks})", ids)
+            for delivery, collection, activity in rows:
+                found.setdefault(delivery, {}).setdefault(CATALOG[collection], []).append(_decode(activity))
+        return found
+
+    def delivery_ids(self, most: int) -> list[str]:
+        """Some that are waited for; an empty list if none is."""
+        return [
+            row[0]
+            for row in self._rows.execute("SELECT DISTINCT delivery FROM waiting WHERE taken = 0 LIMIT ?", (most,))
+        ]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._rows.close()
+
+
+def _delivery_id(activity: Activity) -> str | None:
+    inside = (activity.data or {}).get("delivery_id")
+    return activity.delivery_id or (inside if isinstance(inside, str) and inside else None)
+
+
+def _delivery_from(activity: Activity, delivery_id: str, collection: Collection) -> Delivery:
+    """What an activity tells of a delivery that Customer.io has no more, or whose row can't be read."""
+    return Delivery(
+        id=delivery_id,
+        type=collection.channel,
+        created=0,
+        metrics={},
+        customer_identifiers=activity.customer_identifiers,
+        customer_id=activity.customer_id,
+    )
+
+
+def _may_be_in(interval: Interval, row: Malformed, page: Page[Activity]) -> bool:
+    """An odd row without a time is as old as those around it."""
+    if row.created is not None:
+        return interval.start <= row.created < interval.end
+    times = [activity.timestamp for activity in page.rows]
+    return not times or (min(times) < interval.end and max(times) >= interval.start)

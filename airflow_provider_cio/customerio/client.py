@@ -1,0 +1,285 @@
+"""Customer.io's App API: deliveries, activities and lists of names, page by page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import msgspec
+import requests
+
+from airflow_provider_cio.customerio.decoding import UNDECODABLE, PageDecoder, mended
+from airflow_provider_cio.customerio.decoding import Page as Page
+from airflow_provider_cio.customerio.rows import Activity, Delivery, Malformed, ReportingWebhook
+from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError, UnexpectedDataError
+from airflow_provider_cio.http.client import Client
+from airflow_provider_cio.http.rate_limit import RateLimiter
+from airflow_provider_cio.http.transport import Answer, Retries, StatusError, Transport, UnreadableBody
+
+T = TypeVar("T")
+
+REGIONS = {"us": "https://api.customer.io", "eu": "https://api-eu.customer.io"}
+#: The most that `/v1/messages` gives at once.
+PAGE_SIZE = 1000
+#: The most that `/v1/activities` gives at once.
+ACTIVITY_PAGE_SIZE = 100
+_NEWSLETTERS = "/v1/newsletters"
+#: For each field of a delivery that names a parent: the list that has the parents' names, and the list's key.
+NAME_LISTS = {
+    "campaign_id": ("/v1/campaigns", "campaigns"),
+    "newsletter_id": (_NEWSLETTERS, "newsletters"),
+    "broadcast_id": ("/v1/broadcasts", "broadcasts"),
+    "transactional_message_id": ("/v1/transactional", "messages"),
+}
+WEBHOOKS = "/v1/reporting_webhooks"
+#: The `limit` of newsletters, the one list of names that has pages. Its maximum is not documented: where this is
+#: refused, they are asked for without it.
+_NEWSLETTERS_AT_ONCE = 100
+#: Where a list of names is cut off: one that is longer has a cursor that does not end.
+_MOST_PAGES_OF_NAMES = 1000
+#: Seconds that a list of names is retried.
+_PATIENCE_FOR_NAMES = 60.0
+
+
+_deliveries = PageDecoder("messages", Delivery, created="created")
+_activities = PageDecoder("activities", Activity, created="timestamp")
+_decode_object = msgspec.json.Decoder(dict[str, Any]).decode
+_decode_raw_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_webhook = msgspec.json.Decoder(ReportingWebhook).decode
+_decode_webhooks = msgspec.json.Decoder(
+    msgspec.defstruct("Webhooks", [("reporting_webhooks", list[ReportingWebhook] | None)])
+).decode
+
+
+class CustomerIOClient(Client):
+    """Reads one workspace.
+
+    :param region: only for the advice that an error gives; `base_url` says where to ask.
+    """
+
+    def __init__(
+        self,
+        api_key: str,
+        *,
+        base_url: str = REGIONS["us"],
+        region: str = "us",
+        requests_per_second: float = 8,
+        timeout: float = 60,
+        name: str = "Customer.io",
+        retries: Retries | None = None,
+    ) -> None:
+        def bearer(request: requests.PreparedRequest) -> requests.PreparedRequest:
+            request.headers["Authorization"] = f"Bearer {api_key}"
+            return request
+
+        self._region = region
+        super().__init__(
+            Transport(
+                base_url,
+                name=name,
+                auth=bearer,
+                timeout=timeout,
+                limiter=RateLimiter(requests_per_second, bursts=True),
+                retries=retries or Retries(),
+                secrets=(api_key,),
+            )
+        )
+
+    def wanted_in_flight(self) -> int:
+        """How many requests at once use up the allowed rate, at the latency seen so far."""
+        return self._transport.wanted_in_flight()
+
+    def page(self, query: Mapping[str, str | int]) -> Page[Delivery]:
+        """One page of `/v1/messages`. Every value is percent-encoded: unencoded ones give an empty list.
+
+        :raises TryAgainLaterError: out of reach for too long, 403, or a cursor that is no longer valid.
+        :raises ConfigurationError: 401, 404, or what `Transport.request` says.
+        :raises UnexpectedDataError: another refusal, or an answer that is no page.
+        """
+        return self._get("/v1/messages", query, _deliveries.page)
+
+    def activity_page(self, query: Mapping[str, str | int]) -> Page[Activity]:
+        """One page of `/v1/activities`, at most 100 rows, newest first but for a few. Raises as `page` does."""
+        return self._get("/v1/activities", query, _activities.page)
+
+    def delivery(self, delivery_id: str) -> Delivery | Malformed | None:
+        """One delivery, or None if Customer.io has it no more. Raises as `page` does."""
+
+        def decode(body: bytes) -> Delivery | Malformed:
+            fields = _decode_raw_fields(mended(body))
+            if "message" not in fields:
+                raise msgspec.ValidationError("Object missing required field `message`")
+            return _deliveries.row(bytes(fields["message"]))
+
+        try:
+            return self._ask(f"/v1/messages/{quote(delivery_id, safe='')}", {}, decode)
+        except StatusError as error:
+            if error.status == 404:
+                return None
+            raise self._explained(error, "/v1/messages") from None
+
+    def names(self, path: str, key: str) -> dict[str, str]:
+        """Names by id, of all pages of one of `NAME_LISTS`. A nameless or odd item is left out.
+
+        :raises ConfigurationError: the key may not read the list.
+        :raises TryAgainLaterError: out of reach for a minute, or 403 or 400 to a page after the first.
+        :raises UnexpectedDataError: what is there is no such list.
+        """
+        patience = replace(self._transport.retries, total=min(self._transport.retries.total, _PATIENCE_FOR_NAMES))
+        found: dict[str, str] = {}
+        query: dict[str, str | int] = {"limit": _NEWSLETTERS_AT_ONCE} if path == _NEWSLETTERS else {}
+        for _ in range(_MOST_PAGES_OF_NAMES):
+            try:
+                answer = self._ask(path, query, lambda body: _decode_object(mended(body)), patience)
+            except StatusError as error:
+                later = "start" in query
+                if error.status == 400 and not later and query.pop("limit", 0):
+                    continue
+                raise self._explained(error, path, cursor=later, optional=not later) from None
+            found |= self._names_in(answer, path, key)
+            following = answer.get("next")
+            if not following or not isinstance(following, str | int) or str(following) == query.get("start"):
+                return found
+            query["start"] = str(following)
+        return found
+
+    def _names_in(self, answer: dict[str, Any], path: str, key: str) -> dict[str, str]:
+        items = answer.get(key, "missing")
+        if items is None:
+            return {}
+        named = [one for one in items if _is_named(one)] if isinstance(items, list) else []
+        if not isinstance(items, list) or (items and not named):
+            raise UnexpectedDataError(
+                f"{self.name}: the answer to {path} does not have the documented shape: no list of ids and names "
+                f"under {key!r}."
+            )
+        return {str(one["id"]): one["name"] for one in named if one.get("name")}
+
+    def reporting_webhooks(self) -> list[ReportingWebhook]:
+        """All of the workspace. Raises as `names` does."""
+        try:
+            found: Any = self._ask(WEBHOOKS, {}, _decode_webhooks)
+        except StatusError as error:
+            raise self._explained(error, WEBHOOKS, optional=True) from None
+        return found.reporting_webhooks or []
+
+    def save_reporting_webhook(self, webhook: ReportingWebhook) -> ReportingWebhook:
+        """Create one that has no id, which is tried once: a try whose answer is lost may have created it. Else update.
+
+        :raises ConfigurationError: the key may not do it, or Customer.io does not take name, endpoint or events.
+        """
+        fields = msgspec.structs.asdict(webhook)
+        webhook_id = fields.pop("id")
+        creates = webhook_id is None
+        try:
+            return self._ask(
+                WEBHOOKS if creates else f"{WEBHOOKS}/{webhook_id}",
+                {},
+                _decode_webhook,
+                replace(self._transport.retries, attempts=1) if creates else None,
+                method="POST" if creates else "PUT",
+                body=msgspec.json.encode(fields),
+            )
+        except StatusError as error:
+            if error.status in (400, 422):
+                raise ConfigurationError(
+                    f"{self.name} does not take the reporting webhook, it answered {error}. Check name, URL and events."
+                ) from None
+            raise self._explained(error, WEBHOOKS, optional=True) from None
+
+    def check_access(self, path: str) -> None:
+        """Ask once for a list, whose content does not matter. Raises as `names` does."""
+        try:
+            self._ask(path, {}, _decode_object, replace(self._transport.retries, attempts=1))
+        except StatusError as error:
+            raise self._explained(error, path, optional=True) from None
+
+    def _get(self, path: str, query: Mapping[str, str | int], decode: Callable[[bytes], T]) -> T:
+        try:
+            return self._ask(path, query, decode)
+        except StatusError as error:
+            raise self._explained(error, path, cursor="start" in query) from None
+
+    def _ask(
+        self,
+        path: str,
+        query: Mapping[str, str | int],
+        decode: Callable[[bytes], T],
+        retries: Retries | None = None,
+        *,
+        method: str = "GET",
+        body: bytes | None = None,
+    ) -> T:
+        def read(answer: Answer) -> T:
+            try:
+                return decode(answer.body)
+            except msgspec.ValidationError as error:
+                raise UnexpectedDataError(
+                    f"{self.name}: the answer to {path} does not have the documented shape: {error}. "
+                    "Please report it with this message."
+                ) from None
+            except UNDECODABLE:
+                kind = answer.headers.get("Content-Type", "unknown type")
+                raise UnreadableBody(f"{len(answer.body)} bytes of {kind} that are not whole JSON") from None
+
+        return self._transport.request(
+            method,
+            path,
+            params=query,
+            read=read,
+            retries=retries,
+            headers={"Content-Type": "application/json"} if body else None,
+            body=(lambda: body) if body else None,
+        )
+
+    def _explained(self, error: StatusError, path: str, *, cursor: bool = False, optional: bool = False) -> Exception:
+        """The error to raise.
+
+        :param cursor: the request had a cursor.
+        :param optional: not every key needs to read this list, so one that may not is a matter of its scope.
+        """
+        transport = self._transport
+        answered = f"{transport.name} answered {error}."
+        if error.status == 401:
+            other = "eu" if self._region == "us" else "us"
+            return ConfigurationError(
+                f"{answered} Check that password holds an App API key (not a Track API key) of this workspace, and the "
+                f"region: {transport.base_url} was asked as region {self._region!r}, is the account in {other!r}?"
+            )
+        if error.status in (403, 404) and optional:
+            return ConfigurationError(f"{answered} The key may not read {path}: give it that scope.")
+        if error.status == 403:
+            return TryAgainLaterError(
+                f"{answered} This worker may not read {path} with this key: check the key's scope, and its IP "
+                "allow-list against the address of this worker. A retry may run on another worker."
+            )
+        if error.status == 404:
+            return ConfigurationError(f"{answered} Check host: {transport.base_url} has no App API at {path}.")
+        if error.status == 400 and cursor:
+            return TryAgainLaterError(f"{answered} The cursor is no longer valid; a retry asks anew.")
+        return UnexpectedDataError(answered)
+
+
+def _is_named(item: Any) -> bool:
+    """Whether it is an object with an id, and with a name that is text or missing."""
+    return (
+        isinstance(item, dict)
+        and type(item.get("id")) in (str, int)
+        and (item.get("name") is None or isinstance(item["name"], str))
+    )
+
+
+def parent_of(delivery: Delivery) -> str | None:
+    """The field of `NAME_LISTS` that names its parent, if it has one.
+
+    Written out: this is one of the line's hottest spots.
+    """
+    if delivery.campaign_id is not None:
+        return "campaign_id"
+    if delivery.newsletter_id is not None:
+        return "newsletter_id"
+    if delivery.broadcast_id is not None:
+        return "broadcast_id"
+    return "transactional_message_id" if delivery.transactional_message_id is not None else None

@@ -1,0 +1,64 @@
+"""Which creation times to read for an interval, as windows. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+from airflow_provider_cio.customerio.client import PAGE_SIZE
+from airflow_provider_cio.events.catalog import Collection
+from airflow_provider_cio.events.interval import Interval
+
+#: Seconds. The API silently cuts a request at six months (reference: customerio.md 1.2).
+LONGEST_WINDOW = 90 * 86_400
+#: Seconds by which a delivery's `created` may be later than its own first metric: another clock may stamp it.
+CREATED_LATE = 60
+
+
+class Window(NamedTuple):
+    """Deliveries of one channel created in ``[start, end)``, Unix seconds; drafts are a list of their own."""
+
+    channel: str
+    start: int
+    end: int
+    drafts: bool = False
+
+    def query(self) -> dict[str, str | int]:
+        """For `/v1/messages`, whose bounds are both inclusive."""
+        query: dict[str, str | int] = {"type": self.channel, "start_ts": self.start, "end_ts": self.end - 1}
+        return query | {"limit": PAGE_SIZE} | ({"drafts": "true"} if self.drafts else {})
+
+
+def plan(interval: Interval, lookback: int, collections: Sequence[Collection]) -> list[Window]:
+    """The windows that hold every delivery an occurrence in the interval can belong to.
+
+    They cover ``[start - lookback, end + 60 s)`` without gap or overlap, since a delivery is found by when it was
+    created, not by when something happened to it. One bound is the interval's start: so an odd row that does not
+    say when it was created is known to be this interval's own, or an earlier one's.
+
+    Drafts are listed apart from what was sent, so they are read too if their collection is wanted.
+
+    :param lookback: seconds.
+    """
+    first = max(0, interval.start - lookback)
+    bounds = [*_even(first, interval.start), *_even(interval.start, interval.end + CREATED_LATE)]
+    channels = dict.fromkeys(collection.channel for collection in collections)
+    with_drafts = {collection.channel for collection in collections if collection.metric == "drafted"}
+    return [
+        Window(channel, start, end, drafts)
+        for channel in channels
+        for drafts in ((True, False) if channel in with_drafts else (False,))
+        for start, end in bounds
+    ]
+
+
+def created_between(interval: Interval, channel: str, *, drafts: bool = False) -> list[Window]:
+    """The windows of the deliveries that were created in the interval, without gap or overlap."""
+    return [Window(channel, start, end, drafts) for start, end in _even(*interval)]
+
+
+def _even(start: int, end: int) -> list[tuple[int, int]]:
+    """Equal parts of ``[start, end)`` that the API does not cut."""
+    count = -(-(end - start) // LONGEST_WINDOW)
+    return list(pairwise(start + (end - start) * part // count for part in range(count + 1))) if count else []

@@ -1,0 +1,1 @@
+"""HTTP for all clients: retries, rate limit, errors that may be shown."""

@@ -1,0 +1,302 @@
+"""One HTTP session to one service: time-outs, retries, rate limit. Knows neither service.
+
+Safe to share between threads. Nothing here logs, and no error shows a secret or an e-mail address.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import NamedTuple, Self, TypeVar
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+
+from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError
+from airflow_provider_cio.http.errors import Fault, asked_wait, error_text, fault_or_error, presentable
+from airflow_provider_cio.http.rate_limit import Grant, RateLimiter
+
+T = TypeVar("T")
+
+#: Seconds for a connection, if the time-out is longer: a host that does not answer for so long is down.
+_CONNECT_TIMEOUT = 10.0
+#: Bytes of an answer that are read at once; requests by itself reads 10 KiB at a time, which costs more than decoding.
+_CHUNK = 2**20
+#: Connections that are kept open; no fewer than the threads that share the session.
+_CONNECTIONS = 16
+#: Weight of the newest request in the smoothed latency.
+_NEWEST = 0.2
+
+
+@dataclass(frozen=True)
+class Retries:
+    """How long to go on: no attempt begins later than `total` seconds after the request was made.
+
+    Unless the service asks for another wait, waits start at `first` seconds and double up to `longest`; each is then
+    shortened by up to half, at random.
+
+    :param attempts: a further limit; None is any number.
+    """
+
+    attempts: int | None = None
+    total: float = 600.0
+    first: float = 0.5
+    longest: float = 60.0
+
+    def wait(self, failures: int) -> float:
+        """Seconds to wait after that many failures in a row."""
+        ceiling = min(self.longest, self.first * 2.0 ** min(failures - 1, 99))
+        return ceiling * random.uniform(0.5, 1.0)
+
+
+class Answer(NamedTuple):
+    """What the service answered, read whole."""
+
+    status: int
+    reason: str
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class StatusError(Exception):
+    """The service refused the request with a status that a retry won't change."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(f"{status}: {text}")
+        self.status = status
+        self.text = text
+
+
+class UnreadableBody(Exception):
+    """A good status with a body that is not what the service sends: cut off, or a gateway's page."""
+
+
+class ClosedError(Exception):
+    """The client was closed while it was at work."""
+
+
+class Transport:
+    """A session with retries, for requests that may be repeated.
+
+    :param name: how errors call the service, e.g. ``Customer.io (connection 'customerio_default')``.
+    :param timeout: seconds to wait for a connection (10 at most), and for each read.
+    :param secrets: texts that no error may show.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        name: str,
+        auth: Callable[[requests.PreparedRequest], requests.PreparedRequest],
+        timeout: float,
+        limiter: RateLimiter,
+        retries: Retries,
+        secrets: tuple[str, ...],
+    ) -> None:
+        self.base_url = base_url.rstrip("/")
+        self.name = name
+        self.retries = retries
+        #: Requests sent, those among them that repeat another, and the answers 429 so far.
+        self.attempts = self.retried = self.rate_limited = 0
+        self._auth = auth
+        self._timeout = (min(timeout, _CONNECT_TIMEOUT), timeout)
+        self._limiter = limiter
+        self._secrets = secrets
+        self._latency = 0.0  # seconds from a request to its whole answer, smoothed
+        self._answered = False
+        self._wait_ends = -math.inf  # the longest of the waits that were begun
+        self._waits_for = ("", 0)  # its problem, and which attempt follows it
+        self._lock = threading.Lock()  # of the counts and of the wait
+        self._closed = threading.Event()
+        self._this_thread = threading.local()
+        self._session = _session(self.base_url)
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        read: Callable[[Answer], T],
+        params: Mapping[str, str | int] | None = None,
+        headers: Mapping[str, str] | None = None,
+        body: Callable[[], bytes] | None = None,
+        units: float = 1,
+        retries: Retries | None = None,
+    ) -> T:
+        """Send until an answer can be read, for as long as `Retries` allows.
+
+        :param read: turns a 2xx answer into the result; an `UnreadableBody` from it is retried.
+        :param body: makes the body anew for every attempt.
+        :param units: what one attempt takes from the rate limiter.
+        :param retries: other than those of the session.
+        :raises StatusError: 4xx other than 408 and 429.
+        :raises ConfigurationError: a redirect, a certificate that can't be verified, an unknown host, or a URL that
+            can't be asked.
+        :raises TryAgainLaterError: attempts or time are used up.
+        :raises ClosedError: the client was closed.
+        """
+        retries = retries or self.retries
+        failures = 0
+        give_up_at = time.monotonic() + retries.total
+        while True:
+            grant = self._limiter.acquire(units, self._sleep)
+            self._count_attempt(repeated=failures > 0)
+            try:
+                answer = self._exchange(method, path, params, headers, body() if body else None, grant)
+                return self._result(answer, read)
+            except Fault as error:
+                fault = error
+            failures += 1
+            wait = fault.asked_wait or retries.wait(failures)
+            used_up = retries.attempts is not None and failures >= retries.attempts
+            if used_up or time.monotonic() + wait > give_up_at:
+                asked = f", and asks to wait {fault.asked_wait:.0f} s" if fault.asked_wait else ""
+                times = "1 attempt" if failures == 1 else f"{failures} attempts"
+                raise TryAgainLaterError(
+                    f"{self.name} {fault}{asked}. Gave up after {times}; a retry of the task may help.",
+                    # A shorter wait that comes again and again has to use up tries some day.
+                    after=fault.asked_wait if fault.asked_wait and fault.asked_wait > retries.total else None,
+                )
+            self._note_wait(wait, str(fault), failures + 1)
+            if fault.rate_limited or fault.asked_wait is not None:
+                self._limiter.slow_down(wait, grant)
+            else:
+                self._sleep(wait)
+
+    def _exchange(
+        self,
+        method: str,
+        path: str,
+        params: Mapping[str, str | int] | None,
+        headers: Mapping[str, str] | None,
+        body: bytes | None,
+        grant: Grant,
+    ) -> Answer:
+        """One request and its answer, of whatever status."""
+        sent_at = time.monotonic()
+        try:
+            with self._session.request(
+                method,
+                self.base_url + path,
+                params=params,
+                data=body,
+                headers=headers,
+                auth=self._auth,
+                timeout=self._timeout,
+                allow_redirects=False,
+                stream=True,
+            ) as response:
+                content = b"".join(response.iter_content(_CHUNK))
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+            if self._closed.is_set():
+                raise self._closed_error() from None
+            raise fault_or_error(
+                error,
+                name=self.name,
+                base_url=self.base_url,
+                answered_before=self._answered,
+                secrets=self._secrets,
+            ) from None
+        finally:
+            if self._closed.is_set():  # while this request was about to begin: its connection came after `close`
+                self._session.close()
+        self._answered = True
+        if not hasattr(self._this_thread, "connected"):  # its first request, which most likely opened a connection
+            self._this_thread.connected = True
+            if self.base_url.startswith("https:"):
+                self._limiter.sent_late(grant, (time.monotonic() - sent_at) / 2)
+        if 200 <= response.status_code < 300:
+            taken = time.monotonic() - sent_at
+            self._latency += (taken - self._latency) * (_NEWEST if self._latency else 1)
+        return Answer(response.status_code, response.reason or "", response.headers, content)
+
+    def _result(self, answer: Answer, read: Callable[[Answer], T]) -> T:
+        if 200 <= answer.status < 300:
+            try:
+                return read(answer)
+            except UnreadableBody as error:
+                raise Fault(f"sent an answer that can't be read: {error}") from None
+        status, text = answer.status, self.error_text(answer)
+        if status < 400:
+            raise ConfigurationError(
+                f"{self.name} answered {status}: {text}. {self.base_url} redirects: put the final address into host"
+            )
+        if status < 500 and status not in (408, 429):
+            raise StatusError(status, text)
+        if status == 429:
+            with self._lock:
+                self.rate_limited += 1
+        raise Fault(f"answered {status}: {text}", asked_wait(answer.headers), rate_limited=status == 429)
+
+    def error_text(self, answer: Answer) -> str:
+        """What the service says is wrong, in one short line that may be shown."""
+        text = presentable(error_text(answer.body), self._secrets)
+        return text or presentable(answer.reason, self._secrets) or "no further text"
+
+    def wanted_in_flight(self) -> int:
+        """How many requests at once use up the allowed rate, at the latency seen so far; at least one."""
+        return max(1, math.ceil(min(self._limiter.rate, 1e6) * self._latency))
+
+    def waiting(self) -> str | None:
+        """What a thread waits for before it repeats its request, in one sentence, or None if none does.
+
+        Of several it is the one that waits longest. Waiting for the rate limiter is no such wait.
+        """
+        with self._lock:
+            problem, attempt = self._waits_for
+            left = self._wait_ends - time.monotonic()
+        if left <= 0 or self._closed.is_set():
+            return None
+        return f"{self.name} {problem}; waits {math.ceil(left)} s before attempt {attempt}"
+
+    def _note_wait(self, seconds: float, problem: str, attempt: int) -> None:
+        ends = time.monotonic() + seconds
+        with self._lock:
+            if ends > self._wait_ends:
+                self._wait_ends, self._waits_for = ends, (problem, attempt)
+
+    def _count_attempt(self, *, repeated: bool) -> None:
+        if self._closed.is_set():
+            raise self._closed_error()
+        with self._lock:
+            self.attempts += 1
+            self.retried += repeated
+
+    def _sleep(self, seconds: float) -> None:
+        if self._closed.wait(seconds):
+            raise self._closed_error()
+
+    def _closed_error(self) -> ClosedError:
+        return ClosedError(f"{self.name}: the client is closed")
+
+    def close(self) -> None:
+        """End every sleep at once with `ClosedError`, and let no further attempt begin.
+
+        A thread that is reading an answer goes on until it has it, or until its time-out.
+        """
+        self._closed.set()
+        self._session.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _session(url: str) -> requests.Session:
+    """One that has read the environment (proxies, certificates) once for this URL; by itself each request would."""
+    session = requests.Session()
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, HTTPAdapter(pool_maxsize=_CONNECTIONS))
+    with suppress(ValueError):  # a URL that can't be asked: the first request says so
+        settings = session.merge_environment_settings(url, {}, None, None, None)
+        session.proxies, session.verify, session.trust_env = settings["proxies"], settings["verify"], False
+    return session

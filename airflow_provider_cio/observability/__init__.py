@@ -1,0 +1,1 @@
+"""Logs, metrics, asset events and lineage of a run."""

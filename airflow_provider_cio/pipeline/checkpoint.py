@@ -1,0 +1,161 @@
+"""What earlier tries of a run have done: windows whose events are all acknowledged, and counts. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self
+
+from airflow.sdk.exceptions import AirflowRuntimeError
+
+from airflow_provider_cio.customerio.windows import Window
+from airflow_provider_cio.exceptions import TryAgainLaterError
+
+if TYPE_CHECKING:
+    from airflow.sdk.types import Logger
+
+#: Changes with the form of the state: one of another form is not used.
+VERSION = 2
+
+State = dict[str, Any]
+
+
+@dataclass
+class Tally:
+    """Counts of what was read, by kind; of events, by collection; of what was skipped, by reason."""
+
+    read: Counter[str] = field(default_factory=Counter)
+    events: Counter[str] = field(default_factory=Counter)
+    skipped: Counter[str] = field(default_factory=Counter)
+
+    def add(self, other: Tally) -> None:
+        self.read.update(other.read)
+        self.events.update(other.events)
+        self.skipped.update(other.skipped)
+
+    def as_dict(self) -> dict[str, dict[str, int]]:
+        return {"read": dict(self.read), "events": dict(self.events), "skipped": dict(self.skipped)}
+
+    @classmethod
+    def from_dict(cls, counts: Mapping[str, Mapping[str, int]]) -> Self:
+        return cls(Counter(counts["read"]), Counter(counts["events"]), Counter(counts["skipped"]))
+
+
+class Checkpoint:
+    """Belongs to one interval and one configuration, which `fingerprint` stands for.
+
+    :param state: as an earlier try stored it; one of another fingerprint or form counts as none.
+    """
+
+    def __init__(self, fingerprint: str = "", state: object = None) -> None:
+        self._fingerprint = fingerprint
+        self._done: list[Window] = []
+        #: Of the windows that are done.
+        self.tally = Tally()
+        #: What all tries have cost so far: requests, batches, bytes.
+        self.work: Counter[str] = Counter()
+        if isinstance(state, dict) and (state.get("version"), state.get("fingerprint")) == (VERSION, fingerprint):
+            self._done = [Window(*window) for window in state["done"]]
+            self.tally = Tally.from_dict(state["tally"])
+            self.work = Counter(state["work"])
+
+    def __bool__(self) -> bool:
+        return bool(self._done)
+
+    def add(self, window: Window, tally: Tally) -> None:
+        """Windows that meet become one, so it stays as small as the work was orderly."""
+        merged: list[Window] = []
+        for one in sorted([*self._done, window], key=lambda one: (one.channel, one.drafts, one.start)):
+            last = merged[-1] if merged else None
+            if last and (last.channel, last.drafts) == (one.channel, one.drafts) and one.start <= last.end:
+                merged[-1] = last._replace(end=max(last.end, one.end))
+            else:
+                merged.append(one)
+        self._done = merged
+        self.tally.add(tally)
+
+    def rest(self, windows: Iterable[Window]) -> list[Window]:
+        """What of these windows is not done yet."""
+        return [piece for window in windows for piece in self._without_done(window)]
+
+    def covers(self, window: Window, created: int) -> bool:
+        """Is a delivery of that list and creation time in a window that is done?"""
+        return any(
+            done.start <= created < done.end and (done.channel, done.drafts) == (window.channel, window.drafts)
+            for done in self._done
+        )
+
+    def state(self, work: Mapping[str, int]) -> State:
+        """Plain JSON.
+
+        :param work: of all tries so far.
+        """
+        return {
+            "version": VERSION,
+            "fingerprint": self._fingerprint,
+            "done": [list(window) for window in self._done],
+            "tally": self.tally.as_dict(),
+            "work": dict(work),
+        }
+
+    def _without_done(self, window: Window) -> Sequence[Window]:
+        pieces = []
+        for done in self._done:  # in order of start
+            if (done.channel, done.drafts) == (window.channel, window.drafts) and done.start < window.end:
+                if done.start > window.start:
+                    pieces.append(window._replace(end=done.start))
+                window = window._replace(start=max(window.start, min(done.end, window.end)))
+        return [piece for piece in [*pieces, window] if piece.start < piece.end]
+
+
+CHECKPOINT_KEY = "customerio_to_segment"
+
+
+class CheckpointStore:
+    """:param store: Airflow's, or None if there is none: then nothing is loaded or saved.
+    :param delivered: what became of the events of a finished run.
+    """
+
+    def __init__(self, store: Any, log: Logger, delivered: str = "sent") -> None:
+        self._store = store
+        self._log = log
+        self._delivered = delivered
+
+    def load(self, fingerprint: str) -> Checkpoint:
+        """What earlier tries with this fingerprint have done."""
+        state = None
+        if self._store:
+            try:
+                state = self._store.get(CHECKPOINT_KEY)
+            except AirflowRuntimeError as error:
+                self._log.warning("The checkpoint can't be read, so this try begins anew: %s", error)
+        checkpoint = Checkpoint(fingerprint, state)
+        if checkpoint:
+            self._log.info("An earlier try has done part of this interval: this one does the rest. Counts are of both.")
+        return checkpoint
+
+    @property
+    def save(self) -> Callable[[dict[str, Any]], None] | None:
+        """Stores a state; None if nothing can be stored."""
+        return self._save if self._store else None
+
+    def forget(self) -> None:
+        """Remove the checkpoint of a finished run; otherwise clearing the task would send nothing.
+
+        :raises TryAgainLaterError: it stays. A retry is short, since all is done.
+        """
+        if not self._store:
+            return
+        try:
+            self._store.delete(CHECKPOINT_KEY)
+        except AirflowRuntimeError as error:
+            raise TryAgainLaterError(
+                f"All was {self._delivered}, but the checkpoint could not be removed: {error}. A retry removes it."
+            ) from error
+
+    def _save(self, state: dict[str, Any]) -> None:
+        try:
+            self._store.set(CHECKPOINT_KEY, state)
+        except AirflowRuntimeError as error:  # Airflow's API is away: a retry would repeat more, no harm
+            self._log.warning("The checkpoint could not be stored: %s", error)

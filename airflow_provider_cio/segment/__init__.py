@@ -1,0 +1,1 @@
+"""Segment's Tracking API: its client, batches, and the sink of a run."""

@@ -1,0 +1,100 @@
+"""Segment's HTTP Tracking API: events are encoded once, packed into batches, posted."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from base64 import b64encode
+from datetime import UTC, datetime
+
+from requests.auth import HTTPBasicAuth
+
+from airflow_provider_cio.exceptions import ConfigurationError, EventsRefusedError
+from airflow_provider_cio.http.client import Client
+from airflow_provider_cio.http.rate_limit import RateLimiter
+from airflow_provider_cio.http.transport import Answer, Retries, StatusError, Transport, UnreadableBody
+
+REGIONS = {"us": "https://api.segment.io", "eu": "https://events.eu1.segmentapis.com"}
+DEFAULT_PATH = "/v1/batch"
+
+
+class SegmentClient(Client):
+    """Sends to one source. Also fits receivers of the same shape, through `base_url` and `path`."""
+
+    def __init__(
+        self,
+        write_key: str,
+        *,
+        base_url: str = REGIONS["us"],
+        path: str = DEFAULT_PATH,
+        compress: bool = False,
+        events_per_second: float = 1000,
+        timeout: float = 60,
+        name: str = "Segment",
+        retries: Retries | None = None,
+    ) -> None:
+        self._path = path
+        self._key = json.dumps(write_key).encode()
+        self._headers = {"Content-Type": "application/json"} | ({"Content-Encoding": "gzip"} if compress else {})
+        self._compress = compress
+        super().__init__(
+            Transport(
+                base_url,
+                name=name,
+                auth=HTTPBasicAuth(write_key, ""),
+                timeout=timeout,
+                limiter=RateLimiter(events_per_second),
+                retries=retries or Retries(),
+                secrets=(write_key, b64encode(f"{write_key}:".encode()).decode()),
+            )
+        )
+        self.envelope = len(self._body([]))
+
+    def send(self, batch: list[bytes]) -> int:
+        """Post one batch of encoded events, and return the bytes of its body before compression.
+
+        A 200 is no proof that Segment keeps an event, so each has to be checked before.
+
+        :raises EventsRefusedError: 4xx that is about the events.
+        :raises ConfigurationError: 4xx that is about the key, the source or the path.
+        """
+        try:
+            return self._transport.request(
+                "POST",
+                self._path,
+                body=lambda: self._compressed(self._body(batch)),
+                headers=self._headers,
+                read=lambda answer: self._accepted(answer, batch),
+                units=len(batch),
+            )
+        except StatusError as error:
+            raise self._explained(error, len(batch)) from None
+
+    def _accepted(self, answer: Answer, batch: list[bytes]) -> int:
+        """Segment says ``{"success": true}``, others ``OK`` or nothing. A page of HTML is a gateway's, no success."""
+        body = answer.body[:1000].lstrip()
+        if body.startswith(b"<"):
+            raise UnreadableBody("a page of HTML or XML instead of an acknowledgement")
+        if b'"success":false' in body.replace(b" ", b""):
+            raise StatusError(answer.status, self._transport.error_text(answer))
+        return self.envelope + sum(map(len, batch)) + max(0, len(batch) - 1)
+
+    def _body(self, batch: list[bytes]) -> bytes:
+        """`sentAt` is the time of this attempt: Segment shifts each event's time by what passed since it."""
+        sent_at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z").encode()
+        return b'{"batch":[%b],"sentAt":"%b","writeKey":%b}' % (b",".join(batch), sent_at, self._key)
+
+    def _compressed(self, body: bytes) -> bytes:
+        return gzip.compress(body, compresslevel=6) if self._compress else body
+
+    def _explained(self, error: StatusError, events: int) -> Exception:
+        transport = self._transport
+        answered = f"{transport.name} answered {error}."
+        if error.status in (401, 403) or "write key" in error.text.lower():
+            return ConfigurationError(
+                f"{answered} Check that password holds the write key of the source, and the region."
+            )
+        if error.status in (404, 405):
+            asked = f"{transport.base_url}{self._path}"
+            return ConfigurationError(f"{answered} Check host, path and that the source is enabled: {asked} was asked.")
+        return EventsRefusedError(f"{answered} A batch of {events} events was not taken.", f"refused_{error.status}")

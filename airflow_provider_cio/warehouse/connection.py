@@ -1,0 +1,86 @@
+"""An Airflow connection to a database -> the warehouse in it."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from airflow.providers.common.compat.sdk import AirflowException, AirflowNotFoundException, BaseHook
+
+from airflow_provider_cio.events.catalog import CATALOG
+from airflow_provider_cio.exceptions import ConfigurationError
+
+if TYPE_CHECKING:
+    from airflow.sdk import Connection
+
+    from airflow_provider_cio.observability.lineage import Dataset
+    from airflow_provider_cio.pipeline.result import Report
+    from airflow_provider_cio.warehouse.loading import Warehouse
+
+
+class Place(NamedTuple):
+    """Which database a connection is to, without who connects."""
+
+    conn_type: str
+    host: str
+    port: int | None
+    database: str
+
+
+def place_of(conn_id: str) -> Place:
+    """:raises ConfigurationError: there is no such connection, or it is of a type that nothing is known of."""
+    from airflow_provider_cio.warehouse import database_for
+
+    connection = _connection(conn_id)
+    conn_type = str(connection.conn_type)
+    return Place(conn_type, connection.host or "", connection.port, database_for(conn_type).database_of(connection))
+
+
+def datasets_of(place: Place, schema: str, report: Report) -> list[Dataset]:
+    """The tables that a run has loaded into, as OpenLineage names them: those that got rows, and `tracks`."""
+    from airflow_provider_cio.observability.lineage import Dataset
+    from airflow_provider_cio.warehouse import database_for
+
+    namespace = database_for(place.conn_type).namespace(place.host, place.port)
+    rows = {CATALOG[name].table: count for name, count in report.events.items() if count}
+    return [
+        Dataset(namespace, ".".join(filter(None, (place.database, schema, table))), count)
+        for table, count in ({"tracks": sum(rows.values())} | rows).items()
+    ]
+
+
+def open_warehouse(conn_id: str, schema: str) -> Warehouse:
+    """Through the hook of the database's own Airflow provider.
+
+    :raises ConfigurationError: naming the connection and the fix.
+    """
+    from airflow_provider_cio.warehouse import database_for
+    from airflow_provider_cio.warehouse.loading import Warehouse
+
+    connection = _connection(conn_id)
+    database = database_for(str(connection.conn_type))
+    try:
+        hook: Any = connection.get_hook()  # type: ignore[no-untyped-call]
+    except (AirflowException, ImportError) as error:
+        raise ConfigurationError(
+            f"Connection {conn_id!r}: Airflow's provider for {database.name} is not installed: "
+            f"pip install 'airflow-provider-cio[{database.extra}]'."
+        ) from error
+    return Warehouse(f"{database.name} (connection {conn_id!r})", partial(database, hook), schema)
+
+
+def _connection(conn_id: str) -> Connection:
+    from airflow_provider_cio.warehouse import DATABASES
+
+    try:
+        connection = BaseHook.get_connection(conn_id)
+    except AirflowNotFoundException:
+        raise ConfigurationError(
+            f"There is no connection {conn_id!r}: make one of type {', '.join(DATABASES)}, or set warehouse_conn_id."
+        ) from None
+    if connection.conn_type not in DATABASES:
+        raise ConfigurationError(
+            f"Connection {conn_id!r} is of type {connection.conn_type}: warehouse_conn_id needs one of "
+            f"{', '.join(DATABASES)}."
+        )
+    return connection

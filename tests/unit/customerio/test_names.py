@@ -1,0 +1,363 @@
+"""`campaign_name`: whatever the parent is, read beside the pages, once per run and only when needed."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import tracemalloc
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+import pytest
+
+from airflow_provider_cio.customerio import client as customerio
+from airflow_provider_cio.customerio.client import CustomerIOClient
+from airflow_provider_cio.customerio.names import Names
+from airflow_provider_cio.customerio.reader import Reader
+from airflow_provider_cio.customerio.rows import Delivery
+from airflow_provider_cio.events.catalog import CATALOG
+from airflow_provider_cio.events.interval import Interval
+from airflow_provider_cio.events.mapping import Occurrence
+from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError
+from airflow_provider_cio.pipeline.ends import Piece
+from airflow_provider_cio.pipeline.result import Report
+from tests.sandbox import Fault, History, Sandbox, Settings
+from tests.sandbox.parents import Names as GivenNames
+from tests.unit.full import held, kept, run_full, to_send
+from tests.unit.support import DAY, NOVEMBER, clients
+
+INTERVAL = Interval(NOVEMBER, NOVEMBER + DAY)
+KINDS = ("campaign_id", "newsletter_id", "broadcast_id", "transactional_message_id")
+LISTS = ("/v1/campaigns", "/v1/newsletters", "/v1/broadcasts", "/v1/transactional")
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[Sandbox]:
+    with Sandbox() as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def sandbox(world: Sandbox) -> Sandbox:
+    world.settings = Settings()
+    world.history = History()
+    world.reset()
+    return world
+
+
+def workspace(*parents: Mapping[str, int], names: GivenNames | None = None, sent: int = NOVEMBER) -> History:
+    """A delivery for each of these parents, sent then."""
+    shared = {"type": "email", "created": NOVEMBER, "metrics": {"sent": sent}, "customer_id": "1"}
+    return History(deliveries=[{"id": f"d{n}", **shared, **parent} for n, parent in enumerate(parents)], names=names)
+
+
+def run(sandbox: Sandbox) -> tuple[Report, list[str]]:
+    """A run, and its warnings."""
+    warnings: list[str] = []
+    report = run_full(sandbox, INTERVAL, ["Email Sent"], every=False, warn=warnings.append)
+    return report, warnings
+
+
+def lists_asked(sandbox: Sandbox) -> Counter[str]:
+    return Counter(asked.path for asked in sandbox.customerio.requests if asked.path != "/v1/messages")
+
+
+def names_sent(sandbox: Sandbox) -> dict[str, str | None]:
+    return {
+        event["properties"]["delivery_id"]: event["properties"].get("campaign_name") for event in sandbox.segment.kept
+    }
+
+
+def test_the_parent_of_each_kind_names_the_event(sandbox: Sandbox) -> None:
+    sandbox.history = workspace(
+        *({kind: 7} for kind in KINDS),
+        {},
+        names={("campaign", 7): "C 🌞", ("newsletter", 7): "N", ("broadcast", 7): 'B "x"', ("transactional", 7): "T"},
+    )
+    _, warnings = run(sandbox)
+    assert names_sent(sandbox) == {"d0": "C 🌞", "d1": "N", "d2": 'B "x"', "d3": "T", "d4": None}
+    assert warnings == []
+    assert lists_asked(sandbox) == dict.fromkeys(LISTS, 1)
+
+
+def test_names_are_those_of_the_workspace(sandbox: Sandbox) -> None:
+    sandbox.history = History.generate(seed=2, deliveries=800, start=NOVEMBER - DAY, end=NOVEMBER + DAY)
+    names = ["Email Sent", "Push Sent", "SMS Sent", "Email Opened"]
+    run_full(sandbox, INTERVAL, names)
+    truth = held(sandbox.history, [INTERVAL], names)
+    assert kept(sandbox.segment.kept) == to_send(truth)
+    assert {one.parent_kind for one in truth} == {"campaign", "newsletter", "broadcast", "transactional"}
+    assert any(one.parent_kind and one.campaign_name is None for one in truth)  # it was deleted
+
+
+def test_each_list_is_read_once_per_run(sandbox: Sandbox) -> None:
+    sandbox.history = History.generate(seed=2, deliveries=4000, start=NOVEMBER - DAY, end=NOVEMBER + DAY)
+    run_full(sandbox, INTERVAL)
+    asked = Counter(one.path for one in sandbox.customerio.requests)
+    assert [asked[path] for path in LISTS] == [1, 1, 1, 1]
+    run_full(sandbox, INTERVAL)
+    asked = Counter(one.path for one in sandbox.customerio.requests)
+    assert [asked[path] for path in LISTS] == [2, 2, 2, 2]  # a campaign may have been renamed since
+
+
+@pytest.mark.parametrize(
+    ("history", "expected"),
+    [
+        (workspace({}, {}), set()),
+        (workspace({"campaign_id": 1}, {"campaign_id": 2}), {"/v1/campaigns"}),
+        (workspace({"transactional_message_id": 1}, {}), {"/v1/transactional"}),
+        (workspace({"campaign_id": 1, "newsletter_id": 2}), {"/v1/campaigns"}),
+        (workspace({"campaign_id": 1}, sent=NOVEMBER + 2 * DAY), set()),  # nothing of it happened in the interval
+    ],
+    ids=["no parents", "campaigns", "transactional", "the first of two parents", "another interval"],
+)
+def test_only_the_lists_that_are_needed_are_read(sandbox: Sandbox, history: History, expected: set[str]) -> None:
+    sandbox.history = history
+    run(sandbox)
+    assert set(lists_asked(sandbox)) == expected
+
+
+def test_newsletters_come_in_pages(sandbox: Sandbox) -> None:
+    sandbox.history = workspace(*({"newsletter_id": number} for number in range(1, 361)))
+    run(sandbox)
+    found = names_sent(sandbox)
+    assert len(found) == 360
+    assert all(name and name.endswith(f" {int(each[1:]) + 1}") for each, name in found.items())
+    assert lists_asked(sandbox) == {"/v1/newsletters": 4}
+    cursors = [one.params.get("start") for one in sandbox.customerio.requests if one.path == "/v1/newsletters"]
+    assert cursors[0] is None
+    assert len(set(cursors)) == 4
+
+
+def test_a_list_that_would_never_end_ends(sandbox: Sandbox) -> None:
+    sandbox.history = workspace(*({"newsletter_id": number} for number in range(1, 361)))
+    sandbox.faults.add(Fault(side="customerio", kind="repeat_cursor", path="/v1/newsletters", times=1000))
+    _, warnings = run(sandbox)
+    assert warnings == []
+    assert sum(name is not None for name in names_sent(sandbox).values()) == 200
+
+
+@pytest.mark.parametrize("form", ["int", "string", "mixed"])
+@pytest.mark.parametrize("text", [False, True])
+def test_ids_are_matched_as_text(sandbox: Sandbox, form: Any, text: bool) -> None:
+    """Integers in the specification, and strings now and then in life, on either side."""
+    sandbox.settings = Settings(parent_ids=form)
+    sandbox.history = workspace(*({kind: number} for kind in KINDS for number in (3, 4, 5)))
+    source, _ = clients(sandbox)
+    warnings: list[str] = []
+    with source, Reader(source) as reader:
+        names = Names(reader, warnings.append)
+        for kind in KINDS:
+            for number in (3, 4, 5):
+                row = {"id": "d", "type": "email", "created": 1, "metrics": {}, kind: str(number) if text else number}
+                found = names.of(msgspec.convert(row, Delivery))
+                assert found is not None
+                assert found.endswith(f" {number}")
+    assert warnings == []
+
+
+def test_a_deleted_parent_leaves_its_id_and_no_warning(sandbox: Sandbox) -> None:
+    sandbox.history = workspace(
+        {"campaign_id": 1},
+        {"campaign_id": 2},
+        {"newsletter_id": 3},
+        names={("campaign", 2): None, ("newsletter", 3): None},
+    )
+    _, warnings = run(sandbox)
+    found = names_sent(sandbox)
+    assert found["d0"] is not None
+    assert found["d1"] is found["d2"] is None
+    by_id = {event["properties"]["delivery_id"]: event["properties"] for event in sandbox.segment.kept}
+    assert by_id["d1"]["campaign_id"] == "2"
+    assert by_id["d2"]["newsletter_id"] == "3"
+    assert warnings == []
+
+
+@pytest.mark.parametrize("null", [False, True])
+def test_an_empty_list_is_no_trouble(sandbox: Sandbox, null: bool) -> None:
+    sandbox.settings = Settings(null_when_empty=null)
+    sandbox.history = workspace({"campaign_id": 1}, names={("campaign", 1): None})
+    assert run(sandbox)[1] == []
+    assert names_sent(sandbox) == {"d0": None}
+
+
+# What can't be read
+
+
+def test_a_missing_scope_costs_one_warning_for_each_kind(sandbox: Sandbox) -> None:
+    sandbox.settings = Settings(scopes=("messages", "activities", "broadcasts"))
+    sandbox.history = workspace(*({kind: number} for number in range(1, 40) for kind in KINDS))
+    report, warnings = run(sandbox)
+    assert report.events["Email Sent"] == len(sandbox.segment.kept) == 39 * 4
+    assert lists_asked(sandbox) == dict.fromkeys(LISTS, 1)  # a 403 is not asked again
+    assert len(warnings) == 3
+    for path, kind in zip(LISTS, KINDS, strict=True):
+        about = [text for text in warnings if path in text]
+        assert len(about) == (path != "/v1/broadcasts")
+        assert all(kind in text and "403" in text and "scope" in text for text in about)
+    named = {
+        event["properties"].get("broadcast_id")
+        for event in sandbox.segment.kept
+        if "campaign_name" in event["properties"]
+    }
+    assert named == {str(number) for number in range(1, 40)}
+    assert sandbox.settings.app_key not in "".join(warnings)
+
+
+@pytest.mark.parametrize("kind", ["500", "html200", "truncated_json", "reset"])
+def test_a_list_that_is_away_is_left_to_a_retry(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, kind: Any) -> None:
+    """An event that was sent without a name never gets one: Segment drops the same messageId."""
+    monkeypatch.setattr(customerio, "_PATIENCE_FOR_NAMES", 0.2)
+    sandbox.history = workspace({"campaign_id": 1}, {"transactional_message_id": 1})
+    for path in LISTS:
+        sandbox.faults.add(Fault(side="customerio", kind=kind, path=path, times=10_000))
+    with pytest.raises(TryAgainLaterError):
+        run(sandbox)
+    assert sandbox.segment.kept == []
+    sandbox.faults.clear()
+    assert run(sandbox)[1] == []
+    assert None not in names_sent(sandbox).values()
+
+
+def test_reading_goes_on_while_a_list_is_slow(sandbox: Sandbox) -> None:
+    sandbox.history = History(
+        deliveries=[
+            {
+                "id": f"d{n}",
+                "type": "email",
+                "created": NOVEMBER + n,
+                "metrics": {"sent": NOVEMBER + n},
+                "campaign_id": 1,
+            }
+            for n in range(4000)
+        ]
+    )
+    sandbox.faults.add(Fault(side="customerio", kind="timeout", path="/v1/campaigns", seconds=0.5))
+    run(sandbox)
+    paths = {one.path: one for one in sandbox.customerio.requests}
+    answered = paths["/v1/campaigns"].time + paths["/v1/campaigns"].seconds
+    beside = [one for one in sandbox.customerio.requests if one.path == "/v1/messages" and one.time < answered]
+    assert len(beside) >= 3  # two of them were there before
+
+
+def test_few_pieces_wait_for_a_slow_list_and_come_in_their_order() -> None:
+    arrived = threading.Event()
+
+    class Slow(CustomerIOClient):
+        def names(self, path: str, key: str) -> dict[str, str]:
+            arrived.wait(10)
+            return {"1": "it"}
+
+    def pieces() -> Iterator[Piece]:
+        for part in range(40):
+            drawn.append(part)
+            row = {"id": "d", "type": "email", "created": 1, "metrics": {}, "campaign_id": 1 if part >= 3 else None}
+            yield Piece([Occurrence(msgspec.convert(row, Delivery), CATALOG["Email Sent"], 1)], part=part)
+
+    drawn: list[int] = []
+    with Slow("key") as client, Reader(client) as reader:
+        names = Names(reader, print)
+        found = names.ahead_of(pieces())
+        for part in range(3):  # none of these needs the list
+            assert next(found).part == part
+            assert len(drawn) == part + 1
+        assert next(found).part == 3
+        assert len(drawn) == 20  # 16 wait behind it
+        arrived.set()
+        rest = list(found)
+        assert [piece.part for piece in rest] == list(range(4, 40))
+        assert names.of(rest[0].occurrences[0].delivery) == "it"
+
+
+def test_a_fault_that_passes_costs_nothing(sandbox: Sandbox) -> None:
+    sandbox.history = workspace({"campaign_id": 1})
+    sandbox.faults.add(Fault(side="customerio", kinds=("502", "429"), path="/v1/campaigns", times=2))
+    _, warnings = run(sandbox)
+    assert warnings == []
+    assert names_sent(sandbox)["d0"] is not None
+
+
+def test_where_no_more_than_fifty_at_once_are_allowed_newsletters_are_read_too(sandbox: Sandbox) -> None:
+    sandbox.settings = Settings(most_newsletters=50)
+    sandbox.history = workspace(*({"newsletter_id": number} for number in range(1, 161)))
+    _, warnings = run(sandbox)
+    assert warnings == []
+    assert all(names_sent(sandbox).values())
+    assert lists_asked(sandbox) == {"/v1/newsletters": 5}  # the first with a limit, which is refused
+
+
+@pytest.mark.parametrize("status", ["400", "403"])
+def test_a_refused_later_page_is_worth_a_retry(sandbox: Sandbox, status: Any) -> None:
+    """The cursor may have expired, or another worker may read on; names can't be added to events later."""
+    sandbox.history = workspace(*({"newsletter_id": number} for number in range(1, 161)))
+    sandbox.faults.add(Fault(side="customerio", kind=status, path="/v1/newsletters", at=1))
+    with pytest.raises(TryAgainLaterError):
+        run(sandbox)
+    run(sandbox)
+    assert all(names_sent(sandbox).values())
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"campaigns":"many"}',
+        '{"campaigns":[{"name":"no id"}]}',
+        '{"campaigns":{}}',
+        "[]",
+        '{"campaigns":[{"id":[1]}]}',
+    ],
+)
+def test_a_list_of_another_shape_costs_a_warning_and_not_the_run(sandbox: Sandbox, body: str) -> None:
+    sandbox.history = workspace({"campaign_id": 1})
+    sandbox.faults.add(Fault(side="customerio", kind="html200", path="/v1/campaigns", body=body))
+    report, warnings = run(sandbox)
+    assert report.events["Email Sent"] == 1
+    assert names_sent(sandbox) == {"d0": None}
+    assert len(warnings) == 1
+
+
+@pytest.mark.parametrize("name", ['""', "null"])
+def test_a_parent_without_a_name_has_none(sandbox: Sandbox, name: str) -> None:
+    sandbox.history = workspace({"campaign_id": 1})
+    body = f'{{"campaigns":[{{"id":1,"name":{name}}},{{"id":2}}],"next":null}}'
+    sandbox.faults.add(Fault(side="customerio", kind="html200", path="/v1/campaigns", body=body))
+    assert run(sandbox)[1] == []
+    assert names_sent(sandbox) == {"d0": None}
+
+
+@pytest.mark.parametrize("readable", [True, False])
+def test_nothing_is_kept_of_what_was_passed_on_but_the_lists(readable: bool) -> None:
+    """Each piece is made when it is drawn, and its events are named, so only what is kept can add up."""
+
+    class Lists(CustomerIOClient):
+        def names(self, path: str, key: str) -> dict[str, str]:
+            if not readable:
+                raise ConfigurationError("403")
+            return {str(number): f"{path} {number}" for number in range(20)}
+
+    def pieces() -> Iterator[Piece]:
+        for part in range(220):
+            yield Piece([sent(part * 50 + number) for number in range(50)], part=part)
+
+    def sent(number: int) -> Occurrence:
+        row = {"id": f"d{number}", "type": "email", "created": 1, "metrics": {}, KINDS[number % 4]: number % 30}
+        return Occurrence(msgspec.convert(row, Delivery), CATALOG["Email Sent"], 1)
+
+    held: list[int] = []
+    warnings: list[str] = []
+    found = Counter[bool]()
+    tracemalloc.start()
+    with Lists("key") as client, Reader(client) as reader:
+        names = Names(reader, warnings.append)
+        for piece in names.ahead_of(pieces()):
+            found.update(names.of(one.delivery) is not None for one in piece.occurrences)
+            if piece.part in (19, 219):
+                gc.collect()
+                held.append(tracemalloc.get_traced_memory()[0])
+    tracemalloc.stop()
+    assert found.total() == 11_000
+    assert (found[True] > 7_000) if readable else (found[True] == 0)
+    assert len(warnings) == (0 if readable else len(KINDS))
+    assert held[1] - held[0] < 20_000

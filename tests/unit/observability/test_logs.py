@@ -1,0 +1,186 @@
+"""What a finished run says of what it met: in the log, in the result, in the dead letters."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pendulum
+import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException
+
+from airflow_provider_cio.customerio import schedule
+from airflow_provider_cio.customerio import windows as extract
+from airflow_provider_cio.events.interval import Interval
+from airflow_provider_cio.exceptions import CustomerIOToSegmentError, TryAgainLaterError, UnexpectedDataError
+from airflow_provider_cio.operators.customerio_to_segment import CustomerIOToSegmentOperator
+from airflow_provider_cio.pipeline.dead_letters import events_in
+from tests.sandbox import History, Sandbox, Settings
+from tests.unit.support import DAY, NOVEMBER, assert_kept_is_truth, connect
+
+INTERVAL = Interval(NOVEMBER, NOVEMBER + DAY)
+HISTORY = History.generate(seed=8, deliveries=300, start=NOVEMBER, end=INTERVAL.end)
+
+
+@pytest.fixture
+def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
+    with Sandbox(HISTORY) as sandbox:
+        connect(monkeypatch, sandbox)
+        yield sandbox
+
+
+def run(interval: Interval = INTERVAL, **parameters: Any) -> dict[str, Any]:
+    context: Any = {
+        "ti": SimpleNamespace(dag_id="d", run_id="r", task_id="t", map_index=-1, try_number=1),
+        "data_interval_start": pendulum.from_timestamp(interval.start),
+        "data_interval_end": pendulum.from_timestamp(interval.end),
+    }
+    return CustomerIOToSegmentOperator(task_id="send", **parameters).execute(context)
+
+
+def warnings(capfd: pytest.CaptureFixture[str]) -> list[str]:
+    lines = "\n".join(capfd.readouterr()).splitlines()
+    # Airflow before 3.2 warns of every connection type with an underscore that it reads from the environment.
+    return [line for line in lines if re.search(r"\bwarning\b", line, re.IGNORECASE) and "RFC3986" not in line]
+
+
+def row(name: str, **fields: Any) -> dict[str, Any]:
+    return {
+        "id": name,
+        "type": "email",
+        "created": NOVEMBER,
+        "metrics": {"opened": NOVEMBER + 5},
+        "customer_id": "1",
+    } | fields
+
+
+def test_a_run_that_meets_nothing_of_note_warns_of_nothing(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
+    result = run()
+    assert warnings(capfd) == []
+    assert set(result["read"]) == {"requests", "deliveries"}
+
+
+def test_a_list_that_is_out_of_order(
+    sandbox: Sandbox, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extract, "PAGE_SIZE", 20)
+    monkeypatch.setattr(schedule, "PAGE_SIZE", 20)
+    sandbox.settings = Settings(order="shuffled")
+    result = run()
+    (warning,) = warnings(capfd)
+    assert f"{result['read']['out_of_order']} pages of deliveries were not newest first: nothing is missed" in warning
+    assert_kept_is_truth(sandbox, INTERVAL)
+
+
+def test_a_run_that_is_shown_no_delivery(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
+    sandbox.history = History(deliveries=[])
+    result = run()
+    (warning,) = warnings(capfd)
+    assert "Customer.io showed no delivery at all: check collections, lookback and the workspace." in warning
+    assert result["read"]["deliveries"] == result["sent"]["events"] == 0
+    assert set(result["events"].values()) == {0}
+
+
+def test_rows_that_can_not_be_read_fail_the_task_after_all_else_was_sent(sandbox: Sandbox) -> None:
+    sandbox.history = History(deliveries=[row("odd", subject=7), row("fine")])
+    with pytest.raises(AirflowFailException, match=r"1 events or rows.*malformed: 1 \(first ids: odd\).*subject"):
+        run()
+    assert [event["properties"]["delivery_id"] for event in sandbox.segment.kept] == ["fine"]
+
+
+def test_rows_that_can_not_be_read_are_kept_aside_beside_events_that_can_not_be_sent(
+    sandbox: Sandbox, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    big = row("big", subject="x" * 40_000)
+    sandbox.history = History(deliveries=[row("odd", subject=7), row("fine"), big, row("nobody", customer_id=None)])
+    result = run(dead_letter_path=str(tmp_path), on_unidentified="dead_letter")
+    (file,) = tmp_path.rglob("*.jsonl")
+    assert result["dead_letters"]["path"].endswith(str(file))
+    assert result["dead_letters"]["events"] == {"malformed": 1, "event_too_large": 1, "unidentified": 1}
+    letters = {letter["reason"]: letter for letter in map(json.loads, file.read_text().splitlines())}
+    assert set(letters) == {"malformed", "event_too_large", "unidentified"}
+    assert (letters["malformed"]["row"]["id"], letters["malformed"]["row"]["subject"]) == ("odd", 7)
+    assert "subject" in letters["malformed"]["problem"]
+    assert letters["event_too_large"]["event"]["properties"]["delivery_id"] == "big"
+    assert any(str(file) in warning for warning in warnings(capfd))
+    events = events_in(str(file))
+    assert (len(list(events)), events.rows, events.unreadable) == (2, 1, 0)
+
+
+def test_a_dead_letter_path_that_takes_nothing_is_found_before_the_first_request(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """Also by a run that refuses nothing: the next one would find it when some of its events are sent already."""
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(AirflowFailException, match="dead_letter_path .*file/letters can't be written to"):
+        run(dead_letter_path=str(file / "letters"))
+    assert sandbox.customerio.requests == sandbox.segment.requests == []
+    assert run(dead_letter_path=str(tmp_path / "letters")).get("dead_letters") is None
+
+
+def test_rows_that_earlier_runs_refused_are_only_warned_of(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
+    sandbox.history = History(deliveries=[row("odd", subject=7), row("fine")])
+    result = run(Interval(NOVEMBER + DAY, NOVEMBER + 2 * DAY))
+    assert result["skipped"] == {"malformed": 1}
+    (warning,) = warnings(capfd)
+    assert "1 rows of another shape than documented" in warning
+
+
+def test_opens_that_no_activity_is_listed_of(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
+    """Within the 30 days, and yet not there: the first open is sent from the delivery, without a link."""
+    day = int(time.time()) // DAY * DAY - 2 * DAY
+    sandbox.history = History(deliveries=[row("d", created=day, metrics={"opened": day + 5, "clicked": day + 6})])
+    sandbox.settings = Settings(activities_days=0.5)
+    result = run(Interval(day, day + DAY), opens_and_clicks="every")
+    assert result["sent"]["events"] == 2
+    assert result["read"]["opens_and_clicks_without_activity"] == 2
+    (warning,) = warnings(capfd)
+    assert "2 opens and clicks were sent without a link: no activity has their time." in warning
+
+
+def test_lists_of_activities_that_do_not_end(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
+    day = int(time.time()) // DAY * DAY - 2 * DAY
+    sandbox.history = History(deliveries=[row("d", created=day, metrics={"delivered": day + 5})])
+    sandbox.settings = Settings(activities_end="new_cursor")
+    result = run(Interval(day, day + DAY), opens_and_clicks="every")
+    assert result["read"]["cut_short"] == 2  # of opens and of clicks
+    (warning,) = warnings(capfd)
+    assert "2 lists of activities were taken to have ended, after several empty pages" in warning
+
+
+def test_a_preview_counts_rows_that_can_not_be_read(sandbox: Sandbox) -> None:
+    sandbox.history = History(deliveries=[row("odd", subject=7), row("fine")])
+    result = run(preview=True)
+    assert result["refused"] == {"malformed": 1}
+    assert result["events"]["Email Opened"] == 1
+    assert sandbox.segment.requests == []
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (TryAgainLaterError("later"), TryAgainLaterError),
+        (TryAgainLaterError("after days", after=86_401), TryAgainLaterError),
+        (UnexpectedDataError("odd"), AirflowFailException),
+        (CustomerIOToSegmentError("any"), AirflowFailException),
+        (OSError("not one of ours"), OSError),
+    ],
+)
+def test_what_becomes_of_an_error(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, error: Exception, raised: type[Exception]
+) -> None:
+    """Airflow retries an ordinary exception, and no `AirflowFailException`."""
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(CustomerIOToSegmentOperator, "_run", fail)
+    with pytest.raises(raised, match=str(error)) as caught:
+        run()
+    assert isinstance(caught.value, AirflowFailException) == (raised is AirflowFailException)

@@ -1,0 +1,383 @@
+"""The line against the sandbox: what must always hold (design.md 1 to 4)."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import json
+import re
+import threading
+import time
+import tracemalloc
+from collections import Counter
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from airflow_provider_cio.customerio.client import CustomerIOClient
+from airflow_provider_cio.customerio.reader import Reader
+from airflow_provider_cio.customerio.rows import Delivery, Malformed
+from airflow_provider_cio.customerio.windows import Window
+from airflow_provider_cio.events.catalog import CATALOG
+from airflow_provider_cio.events.event import MAX_EVENT_BYTES
+from airflow_provider_cio.events.interval import Interval
+from airflow_provider_cio.events.mapping import Mapper, Occurrence
+from airflow_provider_cio.pipeline import pipeline as line
+from airflow_provider_cio.pipeline.checkpoint import Checkpoint, Tally
+from airflow_provider_cio.pipeline.ends import Piece
+from airflow_provider_cio.pipeline.pipeline import Callbacks, Line
+from airflow_provider_cio.pipeline.preview import PreviewSink
+from airflow_provider_cio.pipeline.result import Report
+from tests.sandbox import Fault, History, Sandbox, Settings
+from tests.unit import support
+from tests.unit.support import DAY, EVERY_NAME, NOVEMBER, assert_kept_is_truth, run_line, truth_of
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[Sandbox]:
+    with Sandbox(History()) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def sandbox(world: Sandbox) -> Sandbox:
+    world.settings = Settings()
+    world.history = History.generate(seed=5, deliveries=5000, start=NOVEMBER - 9 * DAY, end=NOVEMBER + 2 * DAY)
+    world.reset()
+    return world
+
+
+STRETCH = Interval(NOVEMBER, NOVEMBER + 3 * DAY)
+
+
+@st.composite
+def stretches(draw: st.DrawFn) -> tuple[History, list[Interval]]:
+    """A history, and its days cut anywhere into adjacent intervals, some bounds on occurrences themselves."""
+    history = History.generate(
+        seed=draw(st.integers(0, 10**6)),
+        deliveries=draw(st.integers(0, 120)),
+        start=NOVEMBER - 4 * DAY,
+        end=NOVEMBER + 3 * DAY,
+        burst=draw(st.sampled_from([0.0, 0.5, 1.0])),
+        on_bounds=draw(st.sampled_from([0.0, 0.5])),
+        drafts=draw(st.sampled_from([0.0, 0.2])),
+        longest_lag=draw(st.sampled_from([3600, 2 * DAY, 28 * DAY])),
+    )
+    times = [row["time"] for row in truth_of(history, STRETCH, EVERY_NAME)]
+    anywhere = st.integers(STRETCH.start + 1, STRETCH.end - 1)
+    inside = [time for time in times if STRETCH.start < time < STRETCH.end]
+    cut = st.one_of(anywhere, st.sampled_from(inside)) if inside else anywhere
+    bounds = [STRETCH.start, *sorted(draw(st.sets(cut, max_size=6))), STRETCH.end]
+    return history, [Interval(*pair) for pair in itertools.pairwise(bounds)]
+
+
+@settings(max_examples=60)
+@given(
+    stretch=stretches(),
+    names=st.sampled_from([EVERY_NAME, ("Email Opened", "Email Link Clicked"), ("Email Drafted", "Email Sent")]),
+    awkward=st.fixed_dictionaries(
+        {
+            "null_when_empty": st.booleans(),
+            "empty_page_every": st.sampled_from([0, 1]),
+            "last_next": st.sampled_from(["empty", "null", "absent"]),
+            "trailing_page": st.booleans(),
+            "drafts_wording": st.sampled_from(["instead", "both"]),
+        }
+    ),
+    data=st.data(),
+)
+def test_adjacent_intervals_send_each_occurrence_exactly_once(
+    world: Sandbox,
+    stretch: tuple[History, list[Interval]],
+    names: tuple[str, ...],
+    awkward: dict[str, Any],
+    data: st.DataObject,
+) -> None:
+    """Any cut, any order, some runs repeated: Segment keeps each occurrence once, and a repeat adds nothing."""
+    history, intervals = stretch
+    world.settings = Settings(**awkward)
+    world.history = history
+    world.reset()
+    order = data.draw(st.permutations(intervals))
+    for interval in order:
+        run_line(world, interval, names=names)
+    # The older wording lists what was dropped before it was sent among the drafts too; the ids are the same.
+    both = awkward["drafts_wording"] == "both" and "Email Drafted" in names
+    assert_kept_is_truth(world, STRETCH, names, duplicates=None if both else 0)
+    kept = len(world.segment.kept)
+    for interval in data.draw(st.lists(st.sampled_from(intervals), max_size=2)):
+        run_line(world, interval, names=names)
+    assert len(world.segment.kept) == kept
+
+
+def test_a_look_back_that_is_too_short_misses_only_what_lies_further_back(sandbox: Sandbox) -> None:
+    interval = Interval(NOVEMBER, NOVEMBER + DAY)
+    report = run_line(sandbox, interval, lookback=2 * DAY)
+    near = [row for row in truth_of(sandbox.history, interval) if row["created"] >= interval.start - 2 * DAY]
+    far = len(truth_of(sandbox.history, interval)) - len(near)
+    assert far > 0
+    assert report.events.total() + report.skipped["unidentified"] == len(near)
+
+
+def test_the_report_counts_what_was_done(sandbox: Sandbox) -> None:
+    interval = Interval(NOVEMBER, NOVEMBER + DAY)
+    report = run_line(sandbox, interval).as_dict()
+    truth = truth_of(sandbox.history, interval)
+    named = [row for row in truth if row["user_id"] or row["anonymous_id"]]
+    assert report["interval"] == {"start": "2026-11-01T00:00:00Z", "end": "2026-11-02T00:00:00Z"}
+    assert report["read"]["requests"] == len(sandbox.customerio.requests)
+    assert {name: count for name, count in report["events"].items() if count} == Counter(
+        row["collection"] for row in named
+    )
+    assert list(report["events"]) == [
+        "Email Delivered",
+        "Email Opened",
+        "Email Link Clicked",
+        "Email Unsubscribed",
+        "Email Bounced",
+        "Email Marked as Spam",
+    ]
+    assert report["sent"]["events"] == len(named)
+    assert report["sent"]["batches"] == len(sandbox.segment.requests)
+    assert report["skipped"].pop("unidentified") == len(truth) - len(named) > 0
+    assert all(reason.startswith("unknown_metric email.") for reason in report["skipped"])
+
+
+def test_an_event_too_large_for_segment_is_counted_and_the_others_are_sent(sandbox: Sandbox) -> None:
+    def row(name: str, subject: str) -> dict[str, Any]:
+        opened = {"opened": NOVEMBER + 5}
+        return {
+            "id": name,
+            "type": "email",
+            "created": NOVEMBER,
+            "metrics": opened,
+            "customer_id": "1",
+            "subject": subject,
+        }
+
+    sandbox.history = History(deliveries=[row("big", "x" * 20_000), row("small", "x" * 10_000)])
+    report = run_line(sandbox, Interval(NOVEMBER, NOVEMBER + 60))
+    assert dict(report.refused) == {"event_too_large": 1}
+    assert report.refusals() == "event_too_large: 1 (first ids: big)."
+    assert [event["properties"]["delivery_id"] for event in sandbox.segment.kept] == ["small"]
+    assert report.events["Email Opened"] == 1
+
+
+def test_a_row_of_another_shape_is_refused_alone_by_the_interval_it_was_created_in(sandbox: Sandbox) -> None:
+    odd = {"id": "odd=", "type": "email", "created": NOVEMBER, "metrics": {"opened": NOVEMBER + 5}, "subject": 7}
+    odd["customer_id"] = "1"
+    sandbox.history = History(deliveries=[odd, odd | {"id": "fine", "subject": "s"}])
+    rows: list[Malformed] = []
+    callbacks = Callbacks(refused_row=rows.append)
+    report = run_line(sandbox, Interval(NOVEMBER, NOVEMBER + 60), callbacks=callbacks)
+    assert [event["properties"]["delivery_id"] for event in sandbox.segment.kept] == ["fine"]
+    assert dict(report.refused) == {"malformed": 1}
+    assert re.search(r"malformed: 1 \(first ids: odd=\).*got `int`.*subject", report.refusals())
+    assert [(row.id, b'"subject":7' in row.raw) for row in rows] == [("odd=", True)]
+    later = run_line(sandbox, Interval(NOVEMBER + 60, NOVEMBER + 120))
+    assert dict(later.refused) == {}
+    assert later.skipped["malformed"] == 1
+
+
+def test_an_odd_row_that_does_not_say_its_id_is_refused_too(sandbox: Sandbox) -> None:
+    sandbox.history = History(deliveries=[simple("fine")])
+    sandbox.settings = Settings(odd_rows={"fine": "delivery.id:missing"})
+    report = run_line(sandbox, MINUTE)
+    assert report.refused_ids == {"malformed": ["without an id"]}
+    assert report.tally.read["deliveries"] == 1
+    assert report.events.total() == 0
+
+
+# People who can't be named
+
+
+MINUTE = Interval(NOVEMBER, NOVEMBER + 60)
+
+
+def simple(name: str, **changes: Any) -> dict[str, Any]:
+    opened = {"id": name, "type": "email", "created": NOVEMBER, "metrics": {"opened": NOVEMBER + 5}}
+    return opened | {"customer_id": "1", "subject": "s"} | changes
+
+
+def nobody(name: str, cio_id: str | None) -> dict[str, Any]:
+    return simple(name, customer_id=cio_id, customer_identifiers={"id": None, "email": None, "cio_id": cio_id})
+
+
+@pytest.mark.parametrize(
+    ("options", "sent", "skipped", "refused"),
+    [
+        ({}, {"named"}, 2, 0),
+        ({"cio_id": True}, {"named", "cio_id"}, 1, 0),
+        ({"skip_unidentified": False}, {"named"}, 0, 2),
+        ({"cio_id": True, "skip_unidentified": False}, {"named", "cio_id"}, 0, 1),
+    ],
+    ids=["skip", "cio_id", "dead_letter", "cio_id, else dead_letter"],
+)
+def test_people_who_can_not_be_named(
+    sandbox: Sandbox, options: dict[str, Any], sent: set[str], skipped: int, refused: int
+) -> None:
+    sandbox.history = History(deliveries=[simple("named"), nobody("cio_id", "c1"), nobody("nobody", None)])
+    given: list[tuple[str, bytes]] = []
+    callbacks = Callbacks(refused_event=lambda reason, event: given.append((reason, event)))
+    report = run_line(sandbox, MINUTE, callbacks=callbacks, **options)
+    assert {event["properties"]["delivery_id"] for event in sandbox.segment.kept} == sent
+    assert report.events == Counter({"Email Opened": len(sent)})
+    assert report.work["events"] == len(sent)
+    assert report.skipped == Counter(unidentified=skipped)
+    assert report.refused == Counter(unidentified=refused)
+    told = [json.loads(event) for _, event in given]
+    assert [reason for reason, _ in given] == ["unidentified"] * refused
+    assert {event["properties"]["delivery_id"] for event in told} == set(report.refused_ids.get("unidentified", []))
+    assert not any("userId" in event or "anonymousId" in event for event in told)
+    if "cio_id" in sent:
+        (event,) = (one for one in sandbox.segment.kept if one["properties"]["delivery_id"] == "cio_id")
+        assert (event["anonymousId"], event.get("userId")) == ("c1", None)
+
+
+def test_all_refusals_of_a_run_are_told_by_reason_with_their_first_deliveries(sandbox: Sandbox) -> None:
+    rows = [simple(f"odd{n}", subject=7) for n in range(7)]
+    rows += [simple("big", subject="x" * 40_000), simple("bad", subject="POISON"), nobody("nobody", None)]
+    sandbox.history = History(deliveries=[*rows, *(simple(f"fine{n}") for n in range(20))])
+    sandbox.settings = Settings(refuse_containing="POISON")
+    given: list[str] = []
+    read: list[Malformed] = []
+    callbacks = Callbacks(refused_event=lambda reason, event: given.append(reason), refused_row=read.append)
+    report = run_line(sandbox, MINUTE, callbacks=callbacks, skip_unidentified=False)
+    assert dict(report.refused) == {"malformed": 7, "unidentified": 1, "event_too_large": 1, "refused_400": 1}
+    assert sorted(given) == ["event_too_large", "refused_400", "unidentified"]
+    assert len(read) == 7
+    assert len(report.refused_ids["malformed"]) == 5
+    assert "refused_400: 1 (first ids: bad)" in report.refusals()
+    assert report.events == Counter({"Email Opened": 20})
+    assert report.work["events"] == len(sandbox.segment.kept) == 20
+    assert report.tally.read["deliveries"] == len(rows) + 20
+
+
+def test_the_report_tells_of_retries_and_of_the_rate_limit_if_there_were_any(sandbox: Sandbox) -> None:
+    assert not {"retried", "rate_limited"} & set(run_line(sandbox, MINUTE).as_dict()["read"])
+    sandbox.reset()
+    sandbox.faults.add(Fault(side="customerio", kinds=("503", "429"), at=0, times=4))
+    read = run_line(sandbox, MINUTE).as_dict()["read"]
+    assert (read["retried"], read["rate_limited"]) == (4, 2)
+    assert read["requests"] == len(sandbox.customerio.requests)
+
+
+# Whoever waits says so
+
+
+@pytest.mark.parametrize("fault", [{"kind": "timeout", "seconds": 1.0}, {"kind": "503", "retry_after": 1.0}])
+@pytest.mark.parametrize("side", ["customerio", "segment"])
+def test_whoever_waits_says_so(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, side: Any, fault: dict[str, Any]
+) -> None:
+    """A line in the log comes while nothing else does: here, while a service does not answer."""
+    monkeypatch.setattr(line, "PROGRESS_EVERY", 0.05)
+    reports: list[Report] = []
+
+    def noted(*arguments: Any) -> Report:
+        reports.append(Report(*arguments))
+        return reports[-1]
+
+    monkeypatch.setattr(support, "Report", noted)
+    sandbox.faults.add(Fault(side=side, at=0, **fault))
+    calls: list[float] = []
+    requests: list[int] = []
+
+    def call() -> None:
+        assert threading.current_thread() is not main
+        calls.append(time.monotonic())
+        requests.append(reports[0].work["requests"])
+
+    main = threading.current_thread()
+    run_line(sandbox, Interval(NOVEMBER, NOVEMBER + DAY), callbacks=Callbacks(call))
+    assert len(calls) >= 10
+    assert max(later - earlier for earlier, later in pairwise(calls)) < 0.5
+    assert requests[5] >= 1  # the counts are those of now
+    time.sleep(0.15)
+    assert len(calls) == len(requests)
+    assert calls[-1] <= time.monotonic() - 0.15  # none comes after the end
+
+
+def test_a_call_that_is_under_way_at_the_end_is_waited_for() -> None:
+    """Else "So far" could be logged after "Done", and older counts could replace the last ones."""
+    begun, ended = threading.Event(), threading.Event()
+
+    def slow() -> None:
+        begun.set()
+        time.sleep(0.2)
+        ended.set()
+
+    with line.every(0.01, slow):
+        assert begun.wait(5)
+    assert ended.is_set()
+
+
+# Memory
+
+
+class Pieces:
+    """A source that makes each piece when it is drawn, and notes what memory is in use at two of them."""
+
+    def __init__(self, *, with_odd_ones: bool) -> None:
+        self.held: list[int] = []
+        self._with_odd_ones = with_odd_ones
+
+    def pieces(self, done: Checkpoint) -> Iterator[Piece]:
+        for part in range(120):
+            if part in (19, 119):
+                gc.collect()
+                self.held.append(tracemalloc.get_traced_memory()[0])
+            window = Window("email", NOVEMBER + part, NOVEMBER + part + 1)
+            yield Piece(
+                [opened(f"{part}.{number}") for number in range(50)],
+                read=Counter(deliveries=50),
+                part=part,
+                finished=window,
+            )
+            if self._with_odd_ones:
+                large = opened(f"large {part}", subject="x" * MAX_EVENT_BYTES)
+                odd = Malformed(b"x" * 10_000, f"odd {part}", f"odd {part}", NOVEMBER + part)
+                yield Piece([large, opened(f"nobody {part}", customer_id=None)], [odd])
+
+
+def opened(name: str, **fields: Any) -> Occurrence:
+    row = simple(name, subject=f"The subject of {name}") | fields
+    return Occurrence(msgspec.convert(row, Delivery), CATALOG["Email Opened"], NOVEMBER + 5)
+
+
+@pytest.mark.parametrize("with_odd_ones", [False, True])
+def test_nothing_is_kept_of_what_was_passed_on(monkeypatch: pytest.MonkeyPatch, with_odd_ones: bool) -> None:
+    """Neither events, nor what was refused, nor windows, which a checkpoint joins. Here the sink keeps nothing."""
+    monkeypatch.setattr(line, "CHECKPOINT_EVERY", 0.0)
+    source = Pieces(with_odd_ones=with_odd_ones)
+    told: Counter[str] = Counter()
+    callbacks = Callbacks(
+        refused_event=lambda reason, event: told.update([reason]),
+        refused_row=lambda row: told.update(["malformed"]),
+        save=lambda state: told.update(["saved"]),
+    )
+    report = Report(MINUTE, Tally(events=Counter({"Email Opened": 0})))
+    with CustomerIOClient("key") as client:
+        run = Line(
+            Reader(client),
+            source,
+            Mapper("test"),
+            PreviewSink(lambda event: None),
+            report,
+            skip_unidentified=False,
+            callbacks=callbacks,
+        )
+        tracemalloc.start()
+        run.run()
+        tracemalloc.stop()
+    assert report.events == {"Email Opened": 6000}
+    # What is refused ends the saving.
+    reasons = dict.fromkeys(["event_too_large", "unidentified", "malformed"], 120)
+    assert told == (reasons | {"saved": 1} if with_odd_ones else {"saved": 120})
+    early, late = source.held
+    assert late - early < 20_000

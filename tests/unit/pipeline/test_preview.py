@@ -1,0 +1,82 @@
+"""A sink that delivers nothing: it checks each event, and shows the first of each collection."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import msgspec
+
+from airflow_provider_cio.events.event import MAX_EVENT_BYTES, Event
+from airflow_provider_cio.pipeline.preview import PreviewSink
+
+
+class Properties(msgspec.Struct):
+    delivery_id: str
+
+
+def event(number: int, name: str = "Email Opened", *, text: str = "") -> Event:
+    properties = Properties(f"d{number}{text}")
+    return Event(name, f"m{number}", datetime(2026, 11, 1, tzinfo=UTC), properties, Properties(""), "1")
+
+
+def ids(encoded: list[bytes]) -> list[str]:
+    return [msgspec.json.decode(one)["messageId"] for one in encoded]
+
+
+def test_it_shows_the_first_event_of_each_collection_once() -> None:
+    shown: list[bytes] = []
+    with PreviewSink(shown.append) as sink:
+        sink.take([event(1), event(2), event(3, "Email Sent")])
+        sink.take([event(4), event(5, "Email Sent"), event(6, "Push Sent")])
+    assert ids(shown) == ["m1", "m3", "m6"]
+
+
+def test_it_tells_once_of_each_event_that_could_not_be_sent_and_does_not_show_it() -> None:
+    shown: list[bytes] = []
+    with PreviewSink(shown.append) as sink:
+        sink.take([event(1, text="x" * MAX_EVENT_BYTES), event(2)])
+        (refused,) = sink.refused()
+        assert (refused.reason, refused.said) == ("event_too_large", "")
+        assert ids([refused.event]) == ["m1"]
+        assert sink.refused() == []
+    assert ids(shown) == ["m2"]
+
+
+def test_each_piece_is_acknowledged_once_all_of_it_was_looked_at() -> None:
+    looked_at: list[int] = []
+
+    def events() -> Iterator[Event]:
+        for number in range(3):
+            looked_at.append(number)
+            assert sink.acknowledged == 0
+            yield event(number)
+
+    with PreviewSink(lambda event: None) as sink:
+        sink.take(events())
+        assert (looked_at, sink.acknowledged) == ([0, 1, 2], 1)
+        sink.take([])
+        sink.flush()
+        sink.wait()
+        assert sink.acknowledged == 2
+
+
+def test_it_counts_nothing_as_sent() -> None:
+    with PreviewSink(lambda event: None) as sink:
+        sink.take([event(1)])
+        assert sink.counts() == {"events": 0, "batches": 0, "bytes": 0}
+
+
+def test_it_keeps_nothing_of_what_it_was_given() -> None:
+    with PreviewSink(lambda event: None) as sink:
+        sink.take(map(event, range(100)))
+        tracemalloc.start()
+        before = tracemalloc.get_traced_memory()[0]
+        sink.take(map(event, range(10_000)))
+        for number in range(200):
+            sink.take([event(number, text="x" * MAX_EVENT_BYTES)])
+            assert len(sink.refused()) == 1
+        grown = tracemalloc.get_traced_memory()[0] - before
+        tracemalloc.stop()
+    assert grown < 100_000

@@ -1,0 +1,601 @@
+"""A try that fails leaves a checkpoint: the next one reads and sends only the rest, and nothing is lost."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pendulum
+import pytest
+from airflow.sdk.exceptions import AirflowRuntimeError
+from airflow.sdk.execution_time.comms import ErrorResponse
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec import structs
+
+from airflow_provider_cio.customerio import reader as reading
+from airflow_provider_cio.customerio import schedule
+from airflow_provider_cio.customerio import windows as extract
+from airflow_provider_cio.customerio.windows import plan
+from airflow_provider_cio.events.catalog import resolve_collections
+from airflow_provider_cio.events.interval import Interval
+from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError
+from airflow_provider_cio.operators.customerio_to_segment import CustomerIOToSegmentOperator
+from airflow_provider_cio.pipeline import pipeline as line
+from airflow_provider_cio.pipeline.checkpoint import CHECKPOINT_KEY, Checkpoint, State
+from airflow_provider_cio.pipeline.pipeline import Callbacks
+from airflow_provider_cio.pipeline.result import Report
+from airflow_provider_cio.segment import batches as segment
+from airflow_provider_cio.segment.sink import SegmentSink
+from tests.sandbox import Fault, History, Sandbox, Settings
+from tests.sandbox.faults import Side
+from tests.sandbox.settings import Asked
+from tests.unit.full import held, kept, to_send
+from tests.unit.support import DAY, EVERY_NAME, NOVEMBER, assert_kept_is_truth, connect, run_line
+
+INTERVAL = Interval(NOVEMBER, NOVEMBER + 3 * DAY)
+HISTORY = History.generate(seed=6, deliveries=900, start=NOVEMBER, end=INTERVAL.end, drafts=0.1)
+CREATED = {delivery.id: delivery for delivery in HISTORY.deliveries}
+NAMES = (*EVERY_NAME[:3], "Email Opened", "Email Link Clicked")
+RUN: Any = {
+    "data_interval_start": pendulum.from_timestamp(INTERVAL.start),
+    "data_interval_end": pendulum.from_timestamp(INTERVAL.end),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small() -> Iterator[None]:
+    """A small history has many pages and batches, and a checkpoint comes as often as it can."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(extract, "PAGE_SIZE", 20)
+        patch.setattr(schedule, "PAGE_SIZE", 20)
+        patch.setattr(segment, "MAX_BATCH_EVENTS", 50)
+        patch.setattr(line, "CHECKPOINT_EVERY", 0.0)
+        yield
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[Sandbox]:
+    with Sandbox(HISTORY) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def sandbox(world: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
+    world.settings = Settings()
+    world.history = HISTORY
+    world.reset()
+    connect(monkeypatch, world)
+    return world
+
+
+class Store:
+    """As Airflow's TaskStateStoreAccessor, which keeps JSON values by key."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, str] = {}
+        self.states: list[State] = []
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return json.loads(self.values[key]) if key in self.values else default
+
+    def set(self, key: str, value: Any, *, retention: timedelta | None = None) -> None:
+        assert value is not None
+        self.values[key] = json.dumps(value)
+        assert len(self.values[key]) < 4000
+        self.states.append(self.get(key))
+
+    def delete(self, key: str) -> None:
+        self.values.pop(key, None)
+
+
+def attempt(sandbox: Sandbox, states: list[State], interval: Interval = INTERVAL, **options: Any) -> Report:
+    """One try of the line, which knows the last of the states and adds to them."""
+    return run_line(
+        sandbox,
+        interval,
+        lookback=0,
+        checkpoint=Checkpoint("fingerprint", states[-1] if states else None),
+        callbacks=Callbacks(save=lambda state: states.append(json.loads(json.dumps(state)))),
+        **options,
+    )
+
+
+def covers(state: State, drafts: bool, created: int) -> bool:
+    return any(done[3] is drafts and done[1] <= created < done[2] for done in state["done"])
+
+
+def assert_only_the_rest_was_asked(state: State, requests: list[Asked]) -> None:
+    for asked in (one for one in requests if one.path == "/v1/messages"):
+        for _, start, end, drafts in state["done"]:
+            if drafts is ("drafts" in asked.params):
+                assert int(asked.params["end_ts"]) < start or end <= int(asked.params["start_ts"])
+
+
+# Through the line
+
+
+@settings(max_examples=15)
+@given(
+    failures=st.lists(
+        st.tuples(st.sampled_from(["customerio", "segment"]), st.integers(0, 45)), min_size=1, max_size=3
+    ),
+    in_flight=st.sampled_from([1, 2, 5, 12]),
+    latency=st.sampled_from([0.0, 0.001]),
+)
+def test_a_later_try_reads_and_sends_only_the_rest(
+    world: Sandbox, failures: list[tuple[Side, int]], in_flight: int, latency: float
+) -> None:
+    world.settings = Settings(latency=latency, segment_latency=latency)
+    world.history = HISTORY
+    world.reset()
+    states: list[State] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reading, "MAX_REQUESTS", in_flight)
+        for side, at in failures:
+            before = states[-1] if states else {"done": []}
+            repeated = len(world.segment.duplicates)
+            made = len(world.customerio.requests if side == "customerio" else world.segment.requests)
+            world.faults.clear()
+            world.faults.add(Fault(side=side, kind="401", at=made + at, times=10_000))
+            try:
+                attempt(world, states, names=NAMES)
+            except ConfigurationError:
+                pass
+            else:
+                break
+            assert_repeats_only_the_rest(world, before, repeated)
+        world.faults.clear()
+        before = states[-1] if states else {"done": []}
+        repeated = len(world.segment.duplicates)
+        report = attempt(world, states, names=NAMES)
+    assert_repeats_only_the_rest(world, before, repeated)
+    assert_kept_is_truth(world, INTERVAL, NAMES, duplicates=None)
+    # After a resume the counts are those of all tries.
+    assert report.tally.read["deliveries"] == sum(d.channel == "email" for d in HISTORY.deliveries)
+    assert report.events.total() == report.work["events"] == len(world.segment.kept)
+    assert report.work["requests"] >= len(states[-1]["done"])
+    for earlier, later in itertools.pairwise(states):  # what is done stays done
+        done = [extract.Window(*window) for window in earlier["done"]]
+        assert Checkpoint("fingerprint", later).rest(done) == []
+
+
+def assert_repeats_only_the_rest(world: Sandbox, before: State, already: int) -> None:
+    for event in world.segment.duplicates[already:]:
+        delivery = CREATED[event["properties"]["delivery_id"]]
+        assert not covers(before, delivery.draft, delivery.created)
+
+
+@pytest.mark.parametrize("in_flight", [1, 4, 12])
+def test_what_was_done_before_a_failure_near_the_end_is_mostly_not_done_again(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, in_flight: int
+) -> None:
+    monkeypatch.setattr(reading, "MAX_REQUESTS", in_flight)
+    monkeypatch.setattr(extract, "PAGE_SIZE", 10)
+    sandbox.settings = Settings(latency=0.002)
+    whole = attempt(sandbox, [])
+    sandbox.reset()
+    # With several in flight, one run needs some requests more than another.
+    sandbox.faults.add(Fault(side="customerio", kind="401", at=whole.work["requests"] * 9 // 10, times=10_000))
+    states: list[State] = []
+    with pytest.raises(ConfigurationError):
+        attempt(sandbox, states)
+    sandbox.faults.clear()
+    asked = len(sandbox.customerio.requests)
+    report = attempt(sandbox, states)
+    assert_kept_is_truth(sandbox, INTERVAL, duplicates=None)
+    assert report.events == whole.events
+    assert report.skipped == whole.skipped
+    assert report.tally.read == whole.tally.read
+    assert len(sandbox.customerio.requests) - asked < whole.work["requests"] * 0.8
+    assert len(sandbox.segment.duplicates) < whole.work["events"] * 0.8
+
+
+def test_a_run_that_meets_no_fault_ends_with_everything_noted_but_what_came_last(sandbox: Sandbox) -> None:
+    states: list[State] = []
+    attempt(sandbox, states)
+    assert states
+    assert all(set(state) == {"version", "fingerprint", "done", "tally", "work"} for state in states)
+    assert max(len(json.dumps(state)) for state in states) < 3000
+    planned = plan(INTERVAL, 0, resolve_collections(["Email Opened"]))
+    rest = Checkpoint("fingerprint", states[-1]).rest(planned)
+    assert sum(window.end - window.start for window in rest) < (INTERVAL.end - INTERVAL.start)
+
+
+def test_a_batch_that_fills_slowly_does_not_hold_the_checkpoint_up(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segment, "MAX_BATCH_EVENTS", 10_000)
+    monkeypatch.setattr(segment, "MAX_BATCH_BYTES", 10**9)
+    sandbox.settings = Settings(latency=0.005)
+    states: list[State] = []
+    report = attempt(sandbox, states)
+    assert len(states) > 1
+    assert 1 < report.work["batches"] <= report.work["requests"]
+
+
+def test_a_refused_event_is_met_again_by_the_next_try(sandbox: Sandbox) -> None:
+    """No checkpoint covers it, nor anything that was acknowledged after it."""
+    shared: Any = {"type": "email", "metrics": {"opened": NOVEMBER + 9000}, "customer_id": "1"}
+    rows = [
+        {"id": f"d{n}", "created": NOVEMBER + n, "subject": "POISON" if n == 400 else "fine"} | shared
+        for n in range(1000)
+    ]
+    sandbox.history = History(deliveries=rows)
+    sandbox.settings = Settings(refuse_containing="POISON", latency=0.001)
+    sandbox.faults.add(Fault(side="customerio", kind="401", at=45))
+    states: list[State] = []
+    interval = Interval(NOVEMBER, NOVEMBER + 10_000)
+    with pytest.raises(ConfigurationError):
+        attempt(sandbox, states, interval)
+    assert not any(covers(state, False, NOVEMBER + 400) for state in states)
+    count = len(states)
+    report = attempt(sandbox, states, interval)
+    assert dict(report.refused) == {"refused_400": 1}
+    assert report.refused_ids == {"refused_400": ["d400"]}
+    assert not any(covers(state, False, NOVEMBER + 400) for state in states[count:])
+    assert len({event["messageId"] for event in sandbox.segment.kept}) == 999
+
+
+def test_an_event_that_can_not_be_sent_blocks_later_checkpoints_too(sandbox: Sandbox) -> None:
+    """What is refused before it is sent, because of its size, is not covered either."""
+    shared: Any = {"type": "email", "metrics": {"opened": NOVEMBER + 9000}, "customer_id": "1"}
+    rows = [
+        {"id": f"d{n}", "created": NOVEMBER + n, "subject": "x" * 40_000 if n == 999 else "fine"} | shared
+        for n in range(1000)
+    ]
+    sandbox.history = History(deliveries=rows)
+    states: list[State] = []
+    report = attempt(sandbox, states, Interval(NOVEMBER, NOVEMBER + 10_000))
+    assert dict(report.refused) == {"event_too_large": 1}
+    assert states == []  # the newest comes first
+
+
+def test_a_row_that_can_not_be_read_is_met_again_by_the_next_try(sandbox: Sandbox) -> None:
+    shared: Any = {"type": "email", "metrics": {"opened": NOVEMBER + 9000}, "customer_id": "1"}
+    rows = [
+        {"id": f"d{n}", "created": NOVEMBER + n, "subject": 7 if n == 999 else "fine"} | shared for n in range(1000)
+    ]
+    sandbox.history = History(deliveries=rows)
+    states: list[State] = []
+    for _ in range(2):
+        report = attempt(sandbox, states, Interval(NOVEMBER, NOVEMBER + 10_000))
+        assert report.refused_ids == {"malformed": ["d999"]}
+    assert states == []  # the newest comes first
+
+
+class Killed(BaseException):
+    """The worker is gone: nothing catches it."""
+
+
+@contextmanager
+def killed(place: str, at: int) -> Iterator[None]:
+    """The n-th time that the line comes by that place, the worker is killed."""
+    calls = itertools.count()
+    known: Any = {
+        "take": SegmentSink.take,
+        "wait": SegmentSink.wait,
+        "add": Checkpoint.add,
+        "flush": SegmentSink.flush,
+    }[place]
+
+    def method(*arguments: Any) -> None:
+        if next(calls) == at:
+            raise Killed
+        known(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checkpoint if place == "add" else SegmentSink, place, method)
+        yield
+
+
+def requests_have_ended() -> None:
+    """The threads of a try that was killed end with the answers that they wait for."""
+    until = time.monotonic() + 10
+    while any(thread.name.startswith(("customerio", "segment")) for thread in threading.enumerate()):
+        assert time.monotonic() < until
+        time.sleep(0.002)
+
+
+def tries(world: Sandbox, kills: Sequence[tuple[str, int]], mode: str) -> Report:
+    """Tries that are killed one after the other, then one that is not; checks what each repeats."""
+    states: list[State] = []
+    for place, at in kills:
+        before, repeated = states[-1] if states else {"done": []}, len(world.segment.duplicates)
+        with suppress(Killed), killed(place, at):
+            attempt(world, states, LATER, names=NAMES, mode=mode)
+        requests_have_ended()
+        assert_repeats_only_the_rest(world, before, repeated)
+    before, repeated = states[-1] if states else {"done": []}, len(world.segment.duplicates)
+    asked = len(world.customerio.requests)
+    report = attempt(world, states, LATER, names=NAMES, mode=mode)
+    assert_repeats_only_the_rest(world, before, repeated)
+    earlier = before["work"]["requests"] if before["done"] else 0
+    assert report.work["requests"] == earlier + len(world.customerio.requests) - asked
+    assert report.resumed is bool(before["done"])
+    return report
+
+
+#: With deliveries from before it and opens and clicks of them: in the mode "every" those are asked for by id.
+LATER = Interval(NOVEMBER + DAY, INTERVAL.end)
+KILLS = st.lists(
+    st.one_of(
+        st.tuples(st.just("take"), st.integers(0, 90)),
+        st.tuples(st.sampled_from(["wait", "add"]), st.integers(0, 20)),
+        st.tuples(st.just("flush"), st.integers(0, 8)),
+    ),
+    min_size=1,
+    max_size=3,
+)
+
+
+@settings(max_examples=25)
+@given(
+    kills=KILLS,
+    mode=st.sampled_from(["first", "every", "every_human"]),
+    order=st.sampled_from(["newest", "nearly", "shuffled"]),
+    in_flight=st.sampled_from([1, 4]),
+)
+def test_tries_that_are_killed_anywhere_lose_nothing_and_count_as_one(
+    world: Sandbox, kills: list[tuple[str, int]], mode: str, order: Any, in_flight: int
+) -> None:
+    world.history = HISTORY
+    world.settings = Settings(order=order, displaced=0.1, displaced_by=3600, now=INTERVAL.end + 40 * DAY)
+    world.reset()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reading, "MAX_REQUESTS", in_flight)
+        whole = attempt(world, [], LATER, names=NAMES, mode=mode)
+        sent = {event["messageId"] for event in world.segment.kept}
+        world.reset()
+        report = tries(world, kills, mode)
+    assert {event["messageId"] for event in world.segment.kept} == sent
+    assert len(world.segment.kept) == len(sent) == whole.work["events"]
+    assert report.events == whole.events
+    assert report.skipped == whole.skipped
+    assert report.tally.read == whole.tally.read
+    assert report.work["events"] == whole.work["events"]
+
+
+def test_a_second_try_with_every_open_and_click_sends_only_the_rest(sandbox: Sandbox) -> None:
+    sandbox.settings = Settings(now=INTERVAL.end + 40 * DAY)
+    whole = attempt(sandbox, [], LATER, names=NAMES, mode="every")
+    expected = kept(sandbox.segment.kept)
+    assert expected == to_send(held(HISTORY, [LATER], NAMES, lookback=0))
+    sandbox.reset()
+    states: list[State] = []
+    with pytest.raises(Killed), killed("take", whole.work["requests"] // 2):
+        attempt(sandbox, states, LATER, names=NAMES, mode="every")
+    requests_have_ended()
+    batches = sandbox.segment.received_count
+    first_try = len(sandbox.segment.kept)
+    assert states
+    assert first_try > 0
+    report = attempt(sandbox, states, LATER, names=NAMES, mode="every")
+    assert kept(sandbox.segment.kept) == expected
+    assert sandbox.segment.received_count - batches < whole.work["events"]
+    assert report.work["events"] == whole.work["events"]
+
+
+def test_a_list_that_is_nearly_newest_first_loses_nothing_wherever_a_try_ends(sandbox: Sandbox) -> None:
+    """A row that comes a page late is not taken for done because the rows about it are."""
+    rows = [
+        {"id": f"d{n}", "type": "email", "created": NOVEMBER + n, "metrics": {"opened": NOVEMBER + 9000}}
+        | {"customer_id": "1", "subject": "s"}
+        for n in range(200)
+    ]
+    interval = Interval(NOVEMBER, NOVEMBER + 10_000)
+    sandbox.history = History(deliveries=rows)
+    sandbox.settings = Settings(order="nearly", displaced=0.2, displaced_by=60)
+    resumed = 0
+    for at in range(14):
+        sandbox.reset()
+        states: list[State] = []
+        with suppress(Killed), killed("take", at):
+            attempt(sandbox, states, interval)
+        requests_have_ended()
+        resumed += bool(states)
+        attempt(sandbox, states, interval)
+        assert len(sandbox.segment.kept) == 200
+    assert resumed > 0
+
+
+# Through the operator
+
+
+def operator(**parameters: Any) -> CustomerIOToSegmentOperator:
+    return CustomerIOToSegmentOperator(task_id="send", **({"lookback": timedelta(0)} | parameters))
+
+
+def fail(sandbox: Sandbox, store: Store | None, at: int = 42, **parameters: Any) -> None:
+    """A try that Airflow would repeat: Customer.io asks for more patience than the client has.
+
+    The reader may meet the fault before Segment has acknowledged anything; such a try leaves no checkpoint, so
+    there is another one, with more time between the pages.
+    """
+    settings = sandbox.settings
+    for latency in (0.003, 0.01, 0.03, 0.1):
+        sandbox.settings = structs.replace(settings, latency=latency)
+        sandbox.faults.add(Fault(side="customerio", kind="429", at=at, times=10_000, retry_after=100_000))
+        with pytest.raises(TryAgainLaterError):
+            operator(**parameters).execute(RUN | ({"task_state_store": store} if store is not None else {}))
+        sandbox.faults.clear()
+        wait_until_nothing_arrives(sandbox)
+        if store is None or store.values:
+            break
+        sandbox.reset()
+    else:
+        raise AssertionError("no try left a checkpoint")
+    sandbox.settings = settings
+
+
+def wait_until_nothing_arrives(sandbox: Sandbox) -> None:
+    """What was in flight when a try failed may still arrive."""
+    seen = -1
+    while seen != (now := len(sandbox.customerio.requests) + sandbox.segment.received_count):
+        seen = now
+        time.sleep(0.05)
+
+
+def whole_run(sandbox: Sandbox, **parameters: Any) -> dict[str, Any]:
+    """The result of a run without a fault, forgotten by the sandbox."""
+    result = operator(**parameters).execute(RUN)
+    sandbox.reset()
+    return result
+
+
+def test_a_retry_goes_on_from_the_checkpoint(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
+    sandbox.settings = Settings(latency=0.003)
+    whole = whole_run(sandbox)
+    store = Store()
+    fail(sandbox, store)
+    assert list(store.values) == [CHECKPOINT_KEY]
+    asked = len(sandbox.customerio.requests)
+    state = store.states[-1]
+    result = operator().execute(RUN | {"task_state_store": store})
+    assert "An earlier try has done part of this interval" in "".join(capfd.readouterr())
+    assert_only_the_rest_was_asked(state, sandbox.customerio.requests[asked:])
+    assert_repeats_only_the_rest(sandbox, state, 0)
+    assert_kept_is_truth(sandbox, INTERVAL, duplicates=None)
+    assert result["resumed"] is True
+    for same in ("events", "skipped"):
+        assert result[same] == whole[same]
+    assert result["read"]["deliveries"] == whole["read"]["deliveries"]
+    assert result["sent"]["events"] == whole["sent"]["events"]
+    assert len(sandbox.segment.duplicates) < whole["sent"]["events"]
+    assert result["read"]["requests"] <= len(sandbox.customerio.requests)
+    assert store.values == {}
+
+
+def test_a_task_that_is_cleared_runs_in_full(sandbox: Sandbox) -> None:
+    store = Store()
+    first = operator().execute(RUN | {"task_state_store": store})
+    assert store.states
+    assert store.values == {}
+    second = operator().execute(RUN | {"task_state_store": store})
+    assert second["sent"]["events"] == first["sent"]["events"]
+    assert_kept_is_truth(sandbox, INTERVAL, duplicates=first["sent"]["events"])
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"lookback": timedelta(days=1)},
+        {"collections": ["Email Opened"]},
+        {"send_to_customerio_destinations": True},
+        {"pii": "hash"},
+        {"opens_and_clicks": "every", "collections": ["Email Opened"]},
+        {"interval_start": "2026-11-01", "interval_end": "2026-11-03"},
+        {"on_unidentified": "dead_letter", "dead_letter_path": "PATH"},
+        {"segment_conn_id": "other"},
+        {"customerio_conn_id": "other"},
+        {"message_id_namespace": "other"},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_another_configuration_ignores_the_checkpoint(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, changed: dict[str, Any]
+) -> None:
+    store = Store()
+    fail(sandbox, store)
+    assert store.values
+    if changed.get("dead_letter_path"):
+        changed = changed | {"dead_letter_path": str(tmp_path)}
+    for side in ("customerio", "segment"):
+        if f"{side}_conn_id" in changed:
+            monkeypatch.setenv("AIRFLOW_CONN_OTHER", os.environ[f"AIRFLOW_CONN_{side.upper()}_DEFAULT"])
+    if namespace := changed.get("message_id_namespace"):
+        changed = {}
+        connection = json.loads(os.environ["AIRFLOW_CONN_SEGMENT_DEFAULT"])
+        connection["extra"]["message_id_namespace"] = namespace
+        monkeypatch.setenv("AIRFLOW_CONN_SEGMENT_DEFAULT", json.dumps(connection))
+    context = RUN | {"ti": SimpleNamespace(dag_id="d", run_id="r", task_id="t", map_index=-1, try_number=2)}
+    whole = operator(**changed).execute(context)
+    result = operator(**changed).execute(context | {"task_state_store": store})
+    assert result["read"]["deliveries"] == whole["read"]["deliveries"]
+    assert result["events"] == whole["events"]
+    assert store.values == {}
+
+
+def test_a_checkpoint_survives_a_change_of_key_rate_and_time_out(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store()
+    fail(sandbox, store)
+    sandbox.settings.app_key = "another-key-of-the-same-workspace"
+    connection = json.loads(os.environ["AIRFLOW_CONN_CUSTOMERIO_DEFAULT"])
+    connection |= {"password": sandbox.settings.app_key, "extra": {"requests_per_second": 500, "timeout": 7}}
+    monkeypatch.setenv("AIRFLOW_CONN_CUSTOMERIO_DEFAULT", json.dumps(connection))
+    assert operator().execute(RUN | {"task_state_store": store})["resumed"] is True
+    assert_kept_is_truth(sandbox, INTERVAL, duplicates=None)
+
+
+def test_a_store_that_can_not_be_read_costs_a_warning(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
+    class Away(Store):
+        def get(self, key: str, default: Any = None) -> Any:
+            raise AirflowRuntimeError(ErrorResponse(detail={"status_code": 503}))
+
+    operator().execute(RUN | {"task_state_store": Away()})
+    assert "this try begins anew" in "".join(capfd.readouterr())
+    assert_kept_is_truth(sandbox, INTERVAL)
+
+
+def test_a_checkpoint_that_can_not_be_removed_is_left_to_a_retry(sandbox: Sandbox) -> None:
+    """A cleared task would do nothing otherwise."""
+
+    class Away(Store):
+        def delete(self, key: str) -> None:
+            raise AirflowRuntimeError(ErrorResponse(detail={"status_code": 503}))
+
+    store = Away()
+    with pytest.raises(TryAgainLaterError, match="All was sent"):
+        operator().execute(RUN | {"task_state_store": store})
+    assert_kept_is_truth(sandbox, INTERVAL)
+    working = Store()
+    working.values = store.values
+    operator().execute(RUN | {"task_state_store": working})
+    assert working.values == {}
+
+
+def test_without_a_store_a_retry_starts_over(sandbox: Sandbox) -> None:
+    whole = whole_run(sandbox)
+    fail(sandbox, None)
+    result = operator().execute(RUN)
+    assert result["sent"]["events"] == whole["sent"]["events"]
+    assert_kept_is_truth(sandbox, INTERVAL, duplicates=None)
+
+
+def test_a_store_that_is_away_for_a_while_does_not_fail_the_task(sandbox: Sandbox) -> None:
+    class Away(Store):
+        def set(self, key: str, value: Any, *, retention: timedelta | None = None) -> None:
+            super().set(key, value, retention=retention)
+            if len(self.states) % 2:
+                raise AirflowRuntimeError(ErrorResponse(detail={"status_code": 503}))
+
+    store = Away()
+    operator().execute(RUN | {"task_state_store": store})
+    assert len(store.states) > 1
+    assert_kept_is_truth(sandbox, INTERVAL)
+
+
+def test_a_run_of_another_interval_shares_nothing(sandbox: Sandbox) -> None:
+    """Airflow keeps one store for each task instance; a checkpoint that lands in another's is still no harm."""
+    store = Store()
+    fail(sandbox, store)
+    later = Interval(NOVEMBER + DAY, NOVEMBER + 2 * DAY)
+    sandbox.reset()
+    context: Any = {
+        "data_interval_start": pendulum.from_timestamp(later.start),
+        "data_interval_end": pendulum.from_timestamp(later.end),
+        "task_state_store": store,
+    }
+    operator(lookback=timedelta(days=30)).execute(context)
+    assert_kept_is_truth(sandbox, later)

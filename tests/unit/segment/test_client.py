@@ -1,0 +1,376 @@
+from __future__ import annotations
+
+import gzip
+import json
+import time
+from base64 import b64encode
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from airflow_provider_cio.events.event import MAX_EVENT_BYTES, Event, encode, rule_broken
+from airflow_provider_cio.exceptions import ConfigurationError, EventsRefusedError, TryAgainLaterError
+from airflow_provider_cio.http.transport import Retries
+from airflow_provider_cio.segment.batches import MAX_BATCH_BYTES, MAX_BATCH_EVENTS, Packer
+from airflow_provider_cio.segment.client import SegmentClient
+from tests.sandbox import Fault, Sandbox, Settings
+from tests.sandbox.settings import WRITE_KEY
+from tests.unit.http import Loopback, Say
+
+NAME = "Segment (connection 'its_id')"
+QUICK = Retries(attempts=3, total=10, first=0.01, longest=0.02)
+MOMENT = datetime(2026, 11, 1, 12, 30, 15, tzinfo=UTC)
+BATCH = [b'{"messageId":"a"}', b'{"messageId":"b"}']
+
+
+class Properties(msgspec.Struct):
+    subject: str = ""
+
+
+def event(**fields: Any) -> Event:
+    filled: dict[str, Any] = {
+        "event": "Email Opened",
+        "message_id": "cio-1",
+        "timestamp": MOMENT,
+        "properties": Properties(),
+        "context": Properties(),
+        "user_id": "42",
+    }
+    return Event(**(filled | fields))
+
+
+def client_of(url: str, key: str = WRITE_KEY, **options: Any) -> SegmentClient:
+    defaults: dict[str, Any] = {"name": NAME, "retries": QUICK, "events_per_second": 0}
+    return SegmentClient(key, base_url=url, **defaults | options)
+
+
+def send(url: str, batch: list[bytes] = BATCH, **options: Any) -> int:
+    with client_of(url, **options) as client:
+        return client.send(batch)
+
+
+def error_of(url: str, **options: Any) -> Exception:
+    with pytest.raises((ConfigurationError, EventsRefusedError, TryAgainLaterError)) as caught:
+        send(url, **options)
+    assert str(caught.value).startswith(NAME)
+    return caught.value
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Loopback]:
+    with Loopback() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def running_sandbox() -> Iterator[Sandbox]:
+    with Sandbox() as running:
+        yield running
+
+
+@pytest.fixture
+def sandbox(running_sandbox: Sandbox) -> Sandbox:
+    running_sandbox.reset()
+    running_sandbox.settings = Settings()
+    return running_sandbox
+
+
+# --- batches ----------------------------------------------------------------------------------------------------
+
+
+def batches(events: Iterable[bytes], envelope: int) -> Iterator[list[bytes]]:
+    packer = Packer(envelope)
+    for one in events:
+        if batch := packer.add(one):
+            yield batch
+        assert packer
+    if batch := packer.flush():
+        yield batch
+    assert not packer
+    assert packer.flush() == []
+
+
+SIZES = st.lists(
+    st.one_of(
+        st.integers(2, MAX_EVENT_BYTES),
+        st.tuples(st.integers(2, 600), st.integers(1, 4000)),  # many of one size
+        st.sampled_from([MAX_EVENT_BYTES, 189, 190, 191]),
+    ),
+    max_size=40,
+)
+
+
+@given(SIZES, st.integers(60, 200))
+@settings(max_examples=150)
+def test_batches_lose_nothing_stay_in_order_within_the_limits_and_are_full(sizes: list[Any], envelope: int) -> None:
+    one_of: dict[int, bytes] = {}
+    events: list[bytes] = []
+    for size in sizes:
+        length, count = size if isinstance(size, tuple) else (size, 1)
+        events += [one_of.setdefault(length, b"x" * length)] * count
+    found = list(batches(iter(events), envelope))
+    assert [one for batch in found for one in batch] == events
+
+    def body(batch: list[bytes]) -> int:
+        return envelope + sum(map(len, batch)) + len(batch) - 1
+
+    for batch in found:
+        assert 0 < len(batch) <= MAX_BATCH_EVENTS
+        assert body(batch) < MAX_BATCH_BYTES
+    for batch, following in pairwise(found):
+        assert len(batch) == MAX_BATCH_EVENTS or body([*batch, following[0]]) >= MAX_BATCH_BYTES - 1
+
+
+@pytest.mark.parametrize("key", [WRITE_KEY, 'a"b\\c', "k" * 200])
+@pytest.mark.parametrize("size", [150, 1000, MAX_EVENT_BYTES])
+def test_the_real_body_is_below_475_000_bytes_and_of_the_size_that_send_tells(
+    server: Loopback, key: str, size: int
+) -> None:
+    server.say(Say())
+    one = encode(event(properties=Properties("x" * (size - len(encode(event()))))))
+    with client_of(server.url, key=key) as client:
+        batch = next(batches(iter([one] * 5000), client.envelope))
+        assert client.send(batch) == len(server.heard[0].body)
+    assert MAX_BATCH_BYTES - size - 2 <= len(server.heard[0].body) < MAX_BATCH_BYTES or len(batch) == MAX_BATCH_EVENTS
+
+
+# --- broken rules -----------------------------------------------------------------------------------------------
+
+
+def sized(size: int, **fields: Any) -> Event:
+    """An event of that many bytes, two of which are one character."""
+    empty = len(encode(event(**fields)))
+    return event(**fields, properties=Properties("é" + "x" * (size - empty - 2)))
+
+
+@pytest.mark.parametrize(
+    ("one", "reason"),
+    [
+        (event(), None),
+        (event(user_id=None, anonymous_id="a@b.c"), None),
+        (event(user_id=None), "unidentified"),
+        (event(user_id="", anonymous_id=""), "unidentified"),
+        (event(user_id=""), "unidentified"),
+        (event(user_id="", anonymous_id="a"), "id_not_string"),
+        (event(user_id="a", anonymous_id=""), "id_not_string"),
+        (event(event=""), "event_not_defined"),
+        (event(message_id=""), "message_id_length"),
+        (event(message_id="x" * 100), None),
+        (event(message_id="x" * 101), "message_id_length"),
+        (sized(MAX_EVENT_BYTES), None),
+        (sized(MAX_EVENT_BYTES + 1), "event_too_large"),
+    ],
+)
+def test_a_broken_rule_has_a_name(one: Event, reason: str | None) -> None:
+    assert rule_broken(one, encode(one)) == reason
+
+
+EDGES = st.fixed_dictionaries(
+    {
+        "size": st.integers(MAX_EVENT_BYTES - 3, MAX_EVENT_BYTES + 3) | st.integers(600, 2000),
+        "event": st.sampled_from(["Email Opened", ""]),
+        "message_id": st.one_of(st.integers(98, 102).map(lambda n: "é" * n), st.uuids().map(str)),
+        "user_id": st.sampled_from([None, "", "0", " ", "42", "ü"]),
+        "anonymous_id": st.sampled_from([None, "", "a@b.c"]),
+    }
+)
+
+
+@given(st.lists(EDGES, min_size=1, max_size=12, unique_by=lambda one: str(one["message_id"])))
+@settings(max_examples=80)
+def test_what_breaks_a_rule_is_what_segment_drops_though_it_answers_200(
+    running_sandbox: Sandbox, edges: list[dict[str, Any]]
+) -> None:
+    """Judged by the sandbox, which has the rules from Segment's pages and not from the code."""
+    events = [sized(**edge) for edge in edges]
+    running_sandbox.reset()
+    running_sandbox.settings = Settings()
+    send(running_sandbox.url, [encode(one) for one in events])
+    fine = [one.message_id for one in events if rule_broken(one, encode(one)) is None]
+    assert [kept["messageId"] for kept in running_sandbox.segment.kept] == fine
+    assert len(running_sandbox.segment.dropped) == len(events) - len(fine)
+
+
+@given(st.datetimes(datetime(2001, 9, 10), datetime(2100, 1, 1)).map(lambda moment: moment.replace(tzinfo=UTC)))
+@example(MOMENT)
+@settings(max_examples=30)
+def test_a_time_is_read_as_the_one_that_was_meant(running_sandbox: Sandbox, moment: datetime) -> None:
+    running_sandbox.reset()
+    send(running_sandbox.url, [encode(event(timestamp=moment))])
+    [kept] = running_sandbox.segment.kept
+    assert datetime.fromisoformat(kept["originalTimestamp"]) == moment
+
+
+# --- what goes over the wire ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("compress", [False, True])
+def test_the_request(server: Loopback, compress: bool) -> None:
+    server.say(Say(body='{"success": true}'))
+    size = send(server.url, key='key"1\\', compress=compress)
+    [heard] = server.heard
+    body = gzip.decompress(heard.body) if compress else heard.body
+    assert heard.headers.get("Content-Encoding") == ("gzip" if compress else None)
+    assert (heard.method, heard.target) == ("POST", "/v1/batch")
+    assert heard.headers["Content-Type"] == "application/json"
+    assert heard.headers["Authorization"] == "Basic " + b64encode(b'key"1\\:').decode()
+    sent = json.loads(body)
+    assert set(sent) == {"batch", "sentAt", "writeKey"}
+    assert sent["writeKey"] == 'key"1\\'
+    assert sent["batch"] == [json.loads(one) for one in BATCH]
+    assert abs(datetime.fromisoformat(sent["sentAt"]) - datetime.now(UTC)) < timedelta(seconds=1)
+    assert sent["sentAt"].endswith("Z")
+    assert size == len(body)
+
+
+def test_another_path_and_a_base_url_with_a_path(server: Loopback) -> None:
+    server.say(Say())
+    send(server.url + "/base/", path="/v2/events")
+    assert server.heard[0].target == "/base/v2/events"
+
+
+@pytest.mark.parametrize("compress", [False, True])
+@pytest.mark.parametrize("success_body", ["segment", "rudderstack"])
+def test_segment_keeps_what_is_sent(sandbox: Sandbox, compress: bool, success_body: Any) -> None:
+    sandbox.settings = Settings(success_body=success_body)
+    events = [event(message_id=f"cio-{n}", properties=Properties("Grüße 😀")) for n in range(3)]
+    send(sandbox.url, [encode(one) for one in events], compress=compress)
+    assert [kept["messageId"] for kept in sandbox.segment.kept] == ["cio-0", "cio-1", "cio-2"]
+    assert {kept["writeKey"] for kept in sandbox.segment.kept} == {WRITE_KEY}
+    assert {kept["properties"]["subject"] for kept in sandbox.segment.kept} == {"Grüße 😀"}
+
+
+@pytest.mark.parametrize("body", ["", "{}", "OK", '{"ok": true}', '{"success": true}'])
+@pytest.mark.parametrize("status", [200, 202])
+def test_receivers_of_the_same_shape_have_other_words_for_yes(server: Loopback, body: str, status: int) -> None:
+    server.say(Say(status, body))
+    assert send(server.url) > 0
+
+
+def test_the_time_of_an_event_does_not_shift_with_a_retry(sandbox: Sandbox) -> None:
+    """Segment corrects each time by receivedAt - sentAt: a `sentAt` from before the wait would shift it by 1.1 s."""
+    sandbox.faults.add(Fault(side="segment", kind="503", retry_after=1.1))
+    began = time.monotonic()
+    send(sandbox.url, [encode(event())])
+    assert time.monotonic() - began >= 1.1
+    [kept] = sandbox.segment.kept
+    assert abs(datetime.fromisoformat(kept["timestamp"]) - MOMENT) < timedelta(seconds=1)
+
+
+def test_the_rate_is_respected_over_several_batches(sandbox: Sandbox) -> None:
+    sandbox.settings = Settings(events_per_second=500)
+    began = time.monotonic()
+    with client_of(sandbox.url, events_per_second=500) as client:
+        for n in range(5):
+            client.send([encode(event(message_id=f"cio-{n}-{m}")) for m in range(100)])
+    assert time.monotonic() - began >= 4 * 100 / 500
+    assert sandbox.segment.rate_limited == 0
+    assert sandbox.segment.kept_count == 500
+
+
+def test_a_429_is_waited_out(sandbox: Sandbox) -> None:
+    sandbox.faults.add(Fault(side="segment", kind="429", times=2, retry_after=0.1))
+    send(sandbox.url, [encode(event())])
+    assert [asked.status for asked in sandbox.segment.requests] == [429, 429, 200]
+    assert sandbox.segment.kept_count == 1
+
+
+@pytest.mark.parametrize("kind", ["500", "502", "503", "html", "html200", "reset", "reset_after", "truncated"])
+def test_a_fault_that_passes_costs_no_event_and_sends_none_twice(sandbox: Sandbox, kind: Any) -> None:
+    """`html200` is the page of a gateway, or of the wrong host: the service never saw the batch."""
+    sandbox.faults.add(Fault(side="segment", kind=kind))
+    events = [event(message_id=f"cio-{n}") for n in range(3)]
+    send(sandbox.url, [encode(one) for one in events])
+    assert [kept["messageId"] for kept in sandbox.segment.kept] == ["cio-0", "cio-1", "cio-2"]
+
+
+# --- refused ----------------------------------------------------------------------------------------------------
+
+
+def test_a_page_instead_of_an_answer_is_no_success(sandbox: Sandbox) -> None:
+    sandbox.faults.add(Fault(side="segment", kind="html200", times=99))
+    assert isinstance(error_of(sandbox.url), TryAgainLaterError | ConfigurationError)
+
+
+@pytest.mark.parametrize(
+    "body", ['{"success": false, "message": "no"}', '{\n  "success" : false\n}', '{"success":false}']
+)
+def test_success_false_is_no_success(server: Loopback, body: str) -> None:
+    server.say(Say(200, body))
+    error = error_of(server.url)
+    assert isinstance(error, EventsRefusedError)
+    assert "batch of 2 events was not taken" in str(error)
+    assert len(server.heard) == 1
+
+
+def test_a_400_is_told_in_segments_words(sandbox: Sandbox) -> None:
+    error = error_of(sandbox.url, batch=[b'{"broken'])
+    assert isinstance(error, EventsRefusedError)
+    assert "answered 400: Bad Request." in str(error)
+    assert "batch of 1 events was not taken" in str(error)
+    assert len(sandbox.segment.requests) == 1
+
+
+def test_what_is_too_large_is_refused(sandbox: Sandbox) -> None:
+    sandbox.faults.add(Fault(side="segment", kind="413"))
+    error = error_of(sandbox.url)
+    assert isinstance(error, EventsRefusedError)
+    assert "answered 413: Request Entity Too Large" in str(error)
+    assert len(sandbox.segment.requests) == 1
+
+
+def test_an_unusable_write_key_is_a_matter_of_the_connection(sandbox: Sandbox) -> None:
+    error = error_of(sandbox.url, key="tooshort")
+    assert isinstance(error, ConfigurationError)
+    assert "An invalid write key was provided" in str(error)
+    assert "password" in str(error)
+    assert "tooshort" not in str(error)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        Say(401, "Unauthorized"),
+        Say(403, "Forbidden"),
+        Say(400, "Invalid Write Key"),
+        Say(400, '{"message": "invalid write key"}'),
+        Say(200, '{"success": false, "error": "invalid write key"}'),
+    ],
+)
+def test_a_refused_key_is_a_matter_of_the_connection(server: Loopback, said: Say) -> None:
+    server.say(said)
+    error = error_of(server.url)
+    assert isinstance(error, ConfigurationError)
+    assert "Check that password holds the write key of the source, and the region" in str(error)
+    assert len(server.heard) == 1
+
+
+def test_a_path_that_is_not_there_is_a_matter_of_the_connection(sandbox: Sandbox) -> None:
+    error = error_of(sandbox.url, path="/v1/nowhere")
+    assert isinstance(error, ConfigurationError)
+    assert "answered 404" in str(error)
+    assert f"Check host, path and that the source is enabled: {sandbox.url}/v1/nowhere was asked" in str(error)
+
+
+@pytest.mark.parametrize("status", [400, 429, 200])
+def test_an_answer_that_repeats_the_request_gives_nothing_away(server: Loopback, status: int) -> None:
+    """As a gateway's page for debugging may do, or an echo service that somebody put into host."""
+
+    def echo(heard: Any) -> Say:
+        headers = "\n".join(f"{name}: {value}" for name, value in heard.headers.items() if name == "Authorization")
+        return Say(status, f'{headers}\n{heard.body.decode()}\n"success":false')
+
+    server.say(echo)
+    shown = str(
+        error_of(server.url, batch=[encode(event(user_id="jane.doe@example.com"))], retries=Retries(attempts=1))
+    )
+    assert "Authorization" in shown
+    assert WRITE_KEY not in shown
+    assert b64encode(f"{WRITE_KEY}:".encode()).decode() not in shown
+    assert "jane.doe" not in shown

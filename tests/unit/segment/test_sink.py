@@ -1,0 +1,355 @@
+"""The sender: several batches in flight, outcomes in order, refused batches halved."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+import tracemalloc
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from airflow_provider_cio.events.event import Event
+from airflow_provider_cio.exceptions import ConfigurationError, EventsRefusedError, TryAgainLaterError
+from airflow_provider_cio.segment import batches as segment
+from airflow_provider_cio.segment.batches import MAX_BATCHES, Outcome, Sender
+from airflow_provider_cio.segment.client import SegmentClient
+from airflow_provider_cio.segment.sink import SegmentSink
+from tests.sandbox import Fault, Sandbox, Settings
+from tests.sandbox.faults import Kind
+from tests.unit.support import clients
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[Sandbox]:
+    with Sandbox() as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def sandbox(world: Sandbox) -> Sandbox:
+    world.settings = Settings()
+    world.reset()
+    return world
+
+
+@pytest.fixture
+def client(sandbox: Sandbox) -> Iterator[SegmentClient]:
+    source, destination = clients(sandbox)
+    with source, destination:
+        yield destination
+
+
+def events(count: int, first: int = 0, bad: frozenset[int] = frozenset()) -> list[bytes]:
+    """Encoded events, numbered from `first`; those in `bad` are what the sandbox can be told to refuse."""
+    return [
+        msgspec.json.encode(
+            {
+                "type": "track",
+                "event": "POISON" if number in bad else "Email Opened",
+                "userId": "1",
+                "messageId": f"m{number}",
+                "timestamp": "2026-11-01T00:00:00Z",
+            }
+        )
+        for number in range(first, first + count)
+    ]
+
+
+def send(client: SegmentClient, *batches: list[bytes]) -> list[Outcome]:
+    outcomes: list[Outcome] = []
+    with Sender(client) as sender:
+        for batch in batches:
+            outcomes += sender.send(batch)
+        outcomes += sender.settled(at_most=0)
+    return outcomes
+
+
+def kept(sandbox: Sandbox) -> set[int]:
+    assert sandbox.segment.duplicates == []
+    return {int(event["messageId"][1:]) for event in sandbox.segment.kept}
+
+
+def settle() -> None:
+    """The threads end with the answers that they wait for."""
+    until = time.monotonic() + 10
+    while any(thread.name.startswith("segment") for thread in threading.enumerate()):
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("slow", [0, 2])
+def test_outcomes_come_back_in_the_order_of_the_batches(sandbox: Sandbox, client: SegmentClient, slow: int) -> None:
+    sandbox.faults.add(Fault(side="segment", kind="timeout", at=slow, seconds=0.2))  # it answers late
+    outcomes = send(client, *(events(size, 100 * size) for size in range(1, 11)))
+    assert [outcome.events for outcome in outcomes] == list(range(1, 11))
+    assert [outcome.batches for outcome in outcomes] == [1] * 10
+    assert all(outcome.refused == [] for outcome in outcomes)
+    assert len(kept(sandbox)) == 55
+
+
+def test_an_outcome_counts_the_bytes_of_the_body(sandbox: Sandbox, client: SegmentClient) -> None:
+    batch = events(7)
+    assert send(client, batch) == [Outcome(7, 1, client.envelope + sum(map(len, batch)) + 6)]
+
+
+def test_several_batches_are_in_flight_but_not_too_many(sandbox: Sandbox, client: SegmentClient) -> None:
+    sandbox.settings = Settings(segment_latency=0.03)
+    send(client, *([event] for event in events(20)))
+    asked = [(one.time, one.time + one.seconds) for one in sandbox.segment.requests]
+    most = max(sum(begin <= moment < end for begin, end in asked) for moment, _ in asked)
+    assert most == MAX_BATCHES > 1
+
+
+def test_sending_waits_while_too_many_are_in_flight(sandbox: Sandbox, client: SegmentClient) -> None:
+    """So that a slow Segment holds up the reading, and batches don't pile up in memory."""
+    sandbox.settings = Settings(segment_latency=0.05)
+    outcomes: list[Outcome] = []
+    with Sender(client) as sender:
+        for number, event in enumerate(events(12)):
+            outcomes += sender.send([event])
+            assert number + 1 - len(outcomes) <= MAX_BATCHES
+        assert len(outcomes) >= 12 - MAX_BATCHES
+        outcomes += sender.settled(at_most=2**31)  # what is there already, without a wait
+        outcomes += sender.settled(at_most=0)
+    assert len(outcomes) == 12
+
+
+def test_what_has_come_back_can_be_had_without_a_wait(sandbox: Sandbox, client: SegmentClient) -> None:
+    sandbox.faults.add(Fault(side="segment", kind="timeout", at=2, seconds=0.8))
+    with Sender(client) as sender:
+        outcomes = [outcome for size in (1, 2) for outcome in sender.send(events(size, 10 * size))]
+        give_up_at = time.monotonic() + 2
+        while len(outcomes) < 2 and time.monotonic() < give_up_at:
+            outcomes += sender.settled(at_most=MAX_BATCHES)
+            time.sleep(0.005)
+        assert [outcome.events for outcome in outcomes] == [1, 2]
+        began = time.monotonic()
+        assert sender.send(events(3, 30)) == []
+        assert sender.settled(at_most=MAX_BATCHES) == []
+        assert time.monotonic() - began < 0.6
+        assert [outcome.events for outcome in sender.settled(at_most=0)] == [3]
+
+
+# Refusals
+
+
+@settings(max_examples=40)
+@given(
+    sizes=st.lists(st.integers(1, 70), min_size=1, max_size=6),
+    status=st.sampled_from([400, 413]),
+    data=st.data(),
+)
+def test_events_at_fault_end_alone_and_all_others_are_taken(
+    world: Sandbox, sizes: list[int], status: Any, data: st.DataObject
+) -> None:
+    total = sum(sizes)
+    bad = frozenset(data.draw(st.sets(st.integers(0, total - 1), max_size=8)))
+    world.settings = Settings(refuse_containing="POISON", refuse_with=status)
+    world.reset()
+    batches, first = [], 0
+    for size in sizes:
+        batches.append(events(size, first, bad))
+        first += size
+    source, client = clients(world)
+    with source, client:
+        outcomes = send(client, *batches)
+    assert len(outcomes) == len(batches)
+    for batch, outcome in zip(batches, outcomes, strict=True):
+        refused = [one.event for one in outcome.refused]
+        assert sorted(refused) == sorted(event for event in batch if b"POISON" in event)
+        assert outcome.events == len(batch) - len(refused)
+        assert {one.reason for one in outcome.refused} <= {f"refused_{status}"}
+    assert kept(world) == set(range(total)) - bad
+
+
+@pytest.mark.parametrize(
+    "share",
+    [
+        pytest.param(lambda n: n < 12, id="some at the front"),
+        pytest.param(lambda n: n < 100, id="many at the front"),
+        pytest.param(lambda n: n % 10 == 0, id="every tenth"),
+        pytest.param(lambda n: n >= 250, id="half of it"),
+    ],
+)
+def test_a_batch_of_which_much_is_refused_is_not_given_up(sandbox: Sandbox, client: SegmentClient, share: Any) -> None:
+    sandbox.settings = Settings(refuse_containing="POISON")
+    bad = frozenset(number for number in range(500) if share(number))
+    outcomes = send(client, events(500, 0, bad))
+    assert len(outcomes[0].refused) == len(bad)
+    assert kept(sandbox) == set(range(500)) - bad
+
+
+def test_batches_in_flight_that_all_begin_badly_are_not_given_up(sandbox: Sandbox, client: SegmentClient) -> None:
+    sandbox.settings = Settings(refuse_containing="POISON", segment_latency=0.002)
+    bad = frozenset(range(0, 4000, 500)) | frozenset(range(1, 4000, 500))
+    outcomes = send(client, *(events(500, first, bad) for first in range(0, 4000, 500)))
+    assert [len(outcome.refused) for outcome in outcomes] == [2] * 8
+    assert len(kept(sandbox)) == 4000 - 16
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9])
+def test_batches_in_flight_that_are_mostly_refused_are_not_given_up(
+    sandbox: Sandbox, client: SegmentClient, share: float
+) -> None:
+    """Together they are refused more often than there are samples in one, before anything was taken."""
+    sandbox.settings = Settings(refuse_containing="POISON", segment_latency=0.005)
+    bad = frozenset(first + number for first in range(0, 240, 60) for number in range(int(60 * share)))
+    outcomes = send(client, *(events(60, first, bad) for first in range(0, 240, 60)))
+    assert [len(outcome.refused) for outcome in outcomes] == [int(60 * share)] * 4
+    assert kept(sandbox) == set(range(240)) - bad
+
+
+@pytest.mark.parametrize(("batches", "size"), [(1, 60), (3, 20), (40, 1)])
+def test_if_nothing_is_taken_small_batches_are_given_up_too(
+    sandbox: Sandbox, client: SegmentClient, batches: int, size: int
+) -> None:
+    sandbox.settings = Settings(refuse_containing="track")
+    with pytest.raises(EventsRefusedError, match="answered 400") as caught:
+        send(client, *(events(size, size * number) for number in range(batches)))
+    assert caught.value.reason == "refused_400"
+    settle()
+
+
+def test_a_run_of_few_events_that_are_all_refused_tells_of_each(sandbox: Sandbox, client: SegmentClient) -> None:
+    sandbox.settings = Settings(refuse_containing="track")
+    (outcome,) = send(client, events(31))
+    assert sorted(one.event for one in outcome.refused) == sorted(events(31))
+
+
+@pytest.mark.parametrize("good", [0, 250, 499])
+def test_the_few_of_a_batch_that_are_taken_are_found(sandbox: Sandbox, client: SegmentClient, good: int) -> None:
+    """The samples span the batch, from its first event to its last."""
+    sandbox.settings = Settings(refuse_containing="POISON")
+    taken = {0: [0], 250: range(241, 257), 499: [499]}[good]  # of 500 events every 16th or 17th is a sample
+    outcomes = send(client, events(500, 0, frozenset(range(500)) - frozenset(taken)))
+    assert outcomes[0].events == len(taken)
+    assert kept(sandbox) == set(taken)
+
+
+@pytest.mark.parametrize("batches", [1, 8])
+def test_if_nothing_at_all_is_taken_it_stops_early(sandbox: Sandbox, client: SegmentClient, batches: int) -> None:
+    sandbox.settings = Settings(refuse_containing="track", refuse_with=413)
+    with pytest.raises(EventsRefusedError, match="answered 413"):
+        send(client, *(events(500, 500 * number) for number in range(batches)))
+    assert sandbox.segment.kept == []
+    # Each batch, and its 32 samples. One more than can be in flight may have begun when the first error comes out.
+    assert len(sandbox.segment.requests) <= 33 * min(batches, MAX_BATCHES + 1)
+    settle()
+
+
+def test_what_was_taken_before_keeps_it_from_stopping(sandbox: Sandbox, client: SegmentClient) -> None:
+    sandbox.settings = Settings(refuse_containing="POISON")
+    outcomes = send(client, events(5), *([event] for event in events(80, 100, frozenset(range(100, 180)))))
+    assert sum(len(outcome.refused) for outcome in outcomes) == 80
+
+
+# Ends
+
+
+@pytest.mark.parametrize(
+    ("kind", "error"), [("401", ConfigurationError), ("403", ConfigurationError), ("503", TryAgainLaterError)]
+)
+def test_an_error_comes_out_where_the_next_outcome_would(
+    sandbox: Sandbox, client: SegmentClient, kind: Kind, error: type[Exception]
+) -> None:
+    sandbox.faults.add(Fault(side="segment", kind=kind, at=3, times=10_000))
+    with pytest.raises(error, match=f"answered {kind}"):
+        send(client, *([event] for event in events(50)))
+    settle()
+    assert len(kept(sandbox)) <= 3 + MAX_BATCHES  # what was in flight
+
+
+def test_an_exception_in_the_caller_ends_the_requests_in_flight_at_once(
+    sandbox: Sandbox, client: SegmentClient
+) -> None:
+    sandbox.faults.add(Fault(side="segment", kind="timeout", at=0, times=10_000, seconds=3.0))
+    began = time.monotonic()
+    with pytest.raises(ZeroDivisionError), Sender(client) as sender:  # noqa: PT012
+        for event in events(MAX_BATCHES):
+            sender.send([event])
+        time.sleep(0.1)
+        _ = 1 // 0
+    assert time.monotonic() - began < 2.0
+
+
+# The sink
+
+
+def made(event: bytes) -> Event:
+    plain = msgspec.json.decode(event)
+    return Event(plain["event"], plain["messageId"], datetime(2026, 11, 1, tzinfo=UTC), Empty(), Empty(), "1")
+
+
+class Empty(msgspec.Struct):
+    delivery_id: str = "d"
+
+
+def test_a_sink_acknowledges_pieces_in_order_and_tells_each_refusal_once(sandbox: Sandbox) -> None:
+    sandbox.settings = Settings(refuse_containing="POISON")
+    _, client = clients(sandbox)
+    with client, SegmentSink(client) as sink:
+        sink.take(map(made, events(10, 0, frozenset({3}))))
+        sink.take([])
+        assert sink.acknowledged == 0
+        sink.flush()
+        while sink.acknowledged < 2:
+            sink.wait()
+        (refused,) = sink.refused()
+        assert refused.reason == "refused_400"
+        assert msgspec.json.decode(refused.event)["messageId"] == "m3"
+        assert sink.refused() == []
+        assert sink.counts()["events"] == 9
+    assert kept(sandbox) == set(range(10)) - {3}
+
+
+@pytest.mark.parametrize(("total", "bad"), [(60, 32), (60, 59), (40, 32), (33, 32)])
+def test_a_small_batch_that_begins_badly_is_not_given_up(
+    sandbox: Sandbox, client: SegmentClient, total: int, bad: int
+) -> None:
+    sandbox.settings = Settings(refuse_containing="POISON")
+    (outcome,) = send(client, events(total, 0, frozenset(range(bad))))
+    assert len(outcome.refused) == bad
+    assert kept(sandbox) == set(range(bad, total))
+
+
+def test_a_sink_keeps_nothing_of_what_it_has_sent(sandbox: Sandbox) -> None:
+    sandbox.settings = Settings(remember="counts")
+    _, client = clients(sandbox)
+    peaks = []
+    with client, SegmentSink(client) as sink:
+        tracemalloc.start()
+        for piece in range(60):
+            sink.take(map(made, events(2000, piece * 2000)))
+            while sink.acknowledged < piece - 3:
+                sink.wait()
+            peaks.append(tracemalloc.get_traced_memory()[0])
+        tracemalloc.stop()
+    # The sandbox, in the same process, remembers a little of each event; the sink's 300 bytes an event would show.
+    assert (peaks[-1] - peaks[20]) / (39 * 2000) < 200
+
+
+def test_a_sink_keeps_neither_outcomes_nor_what_was_refused(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segment, "MAX_BATCH_EVENTS", 1)
+    sandbox.settings = Settings(remember="counts", refuse_containing="POISON")
+    _, client = clients(sandbox)
+    with client, SegmentSink(client) as sink:
+        for piece in range(200):
+            sink.take(map(made, events(1, piece, frozenset({piece} if piece % 2 else ()))))
+            sink.refused()
+        sink.flush()
+        while sink.acknowledged < 200:
+            sink.wait()
+        sink.refused()
+        gc.collect()
+        # Not isinstance: it makes Airflow's lazy objects import what is not installed.
+        outcomes = [one for one in gc.get_objects() if type(one) is Outcome]
+    assert sink.counts()["events"] == 100
+    assert len(outcomes) <= 1 + MAX_BATCHES
+    assert sum(len(one.refused) for one in outcomes) <= MAX_BATCHES

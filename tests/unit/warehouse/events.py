@@ -1,0 +1,29 @@
+"""Events to load, made by the mapper."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from airflow_provider_cio.customerio.rows import Activity, Delivery, Identifiers
+from airflow_provider_cio.events.catalog import CATALOG
+from airflow_provider_cio.events.event import Event
+from airflow_provider_cio.events.mapping import Mapper, Occurrence
+from tests.unit.support import NOVEMBER
+
+NAMES = ("Email Delivered", "Email Opened", "Email Link Clicked")
+
+
+def event(number: int = 0, name: str = "Email Opened", data: dict[str, Any] | None = None, **fields: Any) -> Event:
+    """:param data: of an activity; `fields` are the delivery's."""
+    person = Identifiers(id=f"person {number % 50}", email=f"p{number % 50}@example.com")
+    known: dict[str, Any] = {"type": "email", "created": NOVEMBER, "metrics": {}, "customer_identifiers": person}
+    delivery = Delivery(**{"id": f"delivery {number}"} | known | fields)
+    activity = None if data is None else Activity("activity", NOVEMBER, data=data)
+    collection = CATALOG[name]
+    return Mapper("test").event(Occurrence(delivery, collection, NOVEMBER + number, activity))
+
+
+def events(first: int, last: int) -> Iterator[Event]:
+    """Of the deliveries with these numbers, `last` not among them, one of each of the three `NAMES` in turn."""
+    return (event(number, NAMES[number % 3], subject=f"Subject {number}") for number in range(first, last))

@@ -1,0 +1,70 @@
+"""Loads numbered events from a process of its own: `python -m tests.unit.warehouse.load CONNECTION FIRST LAST`,
+CONNECTION the fields of an Airflow connection as JSON. It says "loading" once all is read and the load begins."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+from airflow_provider_cio.warehouse import database_for
+from airflow_provider_cio.warehouse.loading import Warehouse
+from airflow_provider_cio.warehouse.sink import WarehouseSink
+from tests.unit.warehouse.events import NAMES, events
+
+
+def hook(fields: dict[str, Any]) -> Any:
+    """What a `Database` needs of a hook, without Airflow, which takes seconds to start."""
+    if fields["conn_type"] == "duckdb":
+        return File(fields["host"])
+    if fields["conn_type"] == "gcpbigquery":
+        from google.auth.credentials import AnonymousCredentials
+
+        project = fields["extra"]["project"]
+        return SimpleNamespace(get_credentials_and_project_id=lambda: (AnonymousCredentials(), project))
+    return SimpleNamespace(get_conn=opener(fields))
+
+
+class File:
+    """As DuckDB's hook."""
+
+    def __init__(self, database: str) -> None:
+        self.database = database
+
+    def get_database(self) -> str:
+        return self.database
+
+    def get_conn(self) -> Any:
+        import duckdb
+
+        return duckdb.connect(self.database)
+
+
+def opener(fields: dict[str, Any]) -> Callable[[], Any]:
+    if fields["conn_type"] == "redshift":
+        import redshift_connector
+
+        where = {"host": fields["host"], "port": fields["port"], "database": fields["schema"]}
+        return partial(redshift_connector.connect, user=fields["login"], **where, **fields["extra"])
+    import psycopg
+
+    return partial(
+        psycopg.connect, host=fields["host"], port=fields["port"], user=fields["login"], dbname=fields["schema"]
+    )
+
+
+def main(connection: str, first: str, last: str) -> None:
+    fields = json.loads(connection)
+    database = partial(database_for(fields["conn_type"]), hook(fields))
+    with WarehouseSink(Warehouse("the warehouse", database, "customerio"), NAMES) as sink:
+        sink.take(events(int(first), int(last)))
+        print("loading", flush=True)
+        sink.flush()
+    print(json.dumps(sink.counts()), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,122 @@
+"""The tables hold what Segment keeps, whichever way and however often the intervals are run."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from airflow_provider_cio.customerio import reader, schedule, windows
+from airflow_provider_cio.events.catalog import resolve_collections
+from airflow_provider_cio.events.interval import Interval
+from airflow_provider_cio.warehouse.loading import Warehouse
+from airflow_provider_cio.warehouse.sink import WarehouseSink
+from tests.sandbox import History, Sandbox, Settings
+from tests.unit.support import DAY, NOVEMBER, run_line
+from tests.unit.warehouse.places import Place, all_rows, assert_tracks_is_the_union
+from tests.unit.warehouse.test_tables import flattened
+
+#: They have servers and processes of their own, which take long on a busy machine.
+pytestmark = pytest.mark.timeout(400)
+
+STRETCH = Interval(NOVEMBER, NOVEMBER + 3 * DAY)
+OF_THE_LOAD = {"received_at", "sent_at", "uuid_ts"}
+SCHEMAS = itertools.count()
+
+HISTORIES = st.builds(
+    History.generate,
+    seed=st.integers(0, 10**6),
+    deliveries=st.integers(0, 120),
+    start=st.just(NOVEMBER - 4 * DAY),
+    end=st.just(STRETCH.end),
+    burst=st.sampled_from([0.0, 0.5]),
+    on_bounds=st.sampled_from([0.0, 0.5]),
+    rare_identities=st.sampled_from([0.0, 0.3]),
+    same_second=st.sampled_from([0.0, 0.7]),
+)
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox() as made:
+        yield made
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_pages_and_loads() -> Iterator[None]:
+    """Many pieces, and many loads of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(windows, "PAGE_SIZE", 12)
+        patch.setattr(schedule, "PAGE_SIZE", 12)
+        patch.setattr(reader, "ACTIVITY_PAGE_SIZE", 15)
+        patch.setattr(Warehouse, "spool_bytes", 60_000)
+        yield
+
+
+@settings(max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    history=HISTORIES,
+    cuts=st.sets(st.integers(STRETCH.start + 1, STRETCH.end - 1), max_size=3),
+    order=st.randoms(use_true_random=False),
+    again=st.integers(0, 2),
+    mode=st.sampled_from(["first", "every", "every_human"]),
+    names=st.sampled_from(["email", "email", "all", ["Email Opened", "SMS Link Clicked"]]),
+    pii=st.sampled_from(["keep", "hash", "drop"]),
+    cio_id=st.booleans(),
+)
+def test_the_tables_hold_what_segment_keeps(
+    shared_database: Place,
+    sandbox: Sandbox,
+    history: History,
+    cuts: set[int],
+    order: Any,
+    again: int,
+    mode: str,
+    names: Any,
+    pii: str,
+    cio_id: bool,
+) -> None:
+    sandbox.segment.reset()
+    sandbox.history, sandbox.settings = history, Settings(now=STRETCH.end + 5 * DAY)
+    schema = f"schema{next(SCHEMAS)}"
+    warehouse = shared_database.warehouse(schema)
+    collections = [one.name for one in resolve_collections(names)]
+    bounds = [STRETCH.start, *sorted(cuts), STRETCH.end]
+    intervals = [Interval(*pair) for pair in itertools.pairwise(bounds)]
+    repeated = intervals[:again]
+    order.shuffle(intervals)
+    loaded = new = 0
+    options: dict[str, Any] = {"names": names, "pii": pii, "cio_id": cio_id, "mode": mode, "warn": lambda text: None}
+    for interval in [*intervals, *repeated]:
+        run_line(sandbox, interval, **options)
+        report = run_line(sandbox, interval, **options, sink=WarehouseSink(warehouse, collections))
+        loaded, new = loaded + report.work["events"], new + report.work["new"]
+        assert report.work["events"] == report.events.total()
+
+    kept = {event["messageId"]: expected(event) for event in sandbox.segment.kept}
+    assert sandbox.segment.dropped == []
+    rows = all_rows(shared_database, schema)
+    assert {row["id"]: without_load(row) for row in rows} == kept
+    assert len(rows) == len(kept) == new
+    assert loaded == len(sandbox.segment.kept) + len(sandbox.segment.duplicates)
+    assert_tracks_is_the_union(shared_database, schema)
+
+
+def expected(event: dict[str, Any]) -> dict[str, Any]:
+    """A row's columns that are not NULL, but for those of the load, of an event as Segment kept it."""
+    moment = int(datetime.fromisoformat(event["originalTimestamp"]).timestamp())
+    row = flattened(event["properties"]) | flattened(event["context"], "context_")
+    row |= {"id": event["messageId"], "event_text": event["event"], "original_timestamp": moment, "timestamp": moment}
+    row |= {"event": "_".join(event["event"].replace("-", " ").replace("WhatsApp", "Whats App").lower().split())}
+    row |= {"user_id": event.get("userId"), "anonymous_id": event.get("anonymousId")}
+    return {name: value for name, value in row.items() if value is not None}
+
+
+def without_load(row: dict[str, Any]) -> dict[str, Any]:
+    assert row["received_at"] == row["sent_at"] == row["uuid_ts"] > 0
+    return {name: value for name, value in row.items() if value is not None and name not in {*OF_THE_LOAD, "loaded_at"}}

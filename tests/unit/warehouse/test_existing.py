@@ -1,0 +1,424 @@
+"""What is in the database already: it is completed where something is missing, and never changed; what is in the way is
+named before anything is read."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.providers.amazon.aws.hooks.redshift_sql import RedshiftSQLHook
+from tenacity import wait_none
+
+from airflow_provider_cio.exceptions import ConfigurationError, CustomerIOToSegmentError, TryAgainLaterError
+from airflow_provider_cio.warehouse import database_for
+from airflow_provider_cio.warehouse import duckdb as duckdb_module
+from airflow_provider_cio.warehouse.connection import open_warehouse
+from airflow_provider_cio.warehouse.sink import WarehouseSink
+from tests.unit.warehouse.events import NAMES, event, events
+from tests.unit.warehouse.load import File
+from tests.unit.warehouse.places import Place, all_rows, assert_tracks_is_the_union, connected
+
+#: They have servers and processes of their own, which take long on a busy machine.
+pytestmark = pytest.mark.timeout(400)
+
+#: As Segment left it: with a column that we do not know, without those that no event has filled yet, a key.
+SEGMENTS = (
+    "CREATE TABLE customerio.email_opened (id varchar(1024) NOT NULL PRIMARY KEY, received_at timestamptz, "
+    "uuid_ts timestamptz, event text, event_text text, subject text, our_own bigint)"
+)
+#: As Segment has them on Redshift, once the texts were made long enough.
+ON_REDSHIFT = {"timestamptz": "timestamp", " text": " varchar(65535)", "varchar(1024)": "varchar(512)"}
+
+
+def load(place: Place, schema: str = "customerio") -> dict[str, int]:
+    with place.warehouse(schema) as warehouse, WarehouseSink(warehouse, NAMES) as sink:
+        sink.take(events(0, 9))
+        sink.flush()
+    return sink.counts()
+
+
+def test_each_collection_has_its_table_from_the_start(database: Place) -> None:
+    with WarehouseSink(database.warehouse("its_own"), ["Email Opened", "In-App Clicked"]):
+        assert database.tables("its_own") == {"tracks", "email_opened", "in_app_clicked"}
+    assert database.tables("customerio") == set()
+
+
+def test_types_and_keys_are_segments(postgres_database: Place) -> None:
+    load(postgres_database)
+    kinds = postgres_database.query(
+        "SELECT column_name, data_type, character_maximum_length FROM information_schema.columns "
+        "WHERE table_schema = 'customerio' AND table_name = 'email_opened'"
+    )
+    assert {("id", "character varying", 1024), ("subject", "text", None), ("machine", "boolean", None)} <= set(kinds)
+    assert {("received_at", "timestamp with time zone", None), ("campaign_id", "text", None)} <= set(kinds)
+    keys = postgres_database.query(
+        "SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint WHERE connamespace = 'customerio'::regnamespace"
+    )
+    assert ("email_opened_pkey", "PRIMARY KEY (id)") in keys
+    assert ("tracks_pkey", "PRIMARY KEY (id)") in keys
+
+
+def test_a_table_of_segments_is_completed_and_keeps_what_it_has(database: Place) -> None:
+    known = event(1, "Email Opened").message_id
+    database.query("CREATE SCHEMA customerio")
+    statement = SEGMENTS
+    for there, on_redshift in ON_REDSHIFT.items() if database.kind == "redshift" else ():
+        statement = statement.replace(there, on_redshift)
+    database.query(statement)
+    database.query(f"INSERT INTO customerio.email_opened (id, subject, our_own) VALUES ('{known}', 'Segment''s', 7)")
+    assert load(database) == {"events": 9, "new": 8}
+    rows = {row["id"]: row for row in database.rows("email_opened")}
+    assert (rows[known]["subject"], rows[known]["our_own"]) == ("Segment's", 7)
+    assert rows[event(4, "Email Opened").message_id]["delivery_id"] == "delivery 4"
+
+
+@pytest.mark.parametrize(
+    ("column", "there", "message"),
+    [
+        (
+            "campaign_id",
+            "bigint",
+            r"(?i)column campaign_id of table customerio\.email_opened is \w+, and not \w+(\(32768\))?\. Nothing",
+        ),
+        ("received_at", "timestamp", r"(?i)column received_at of table customerio\.email_opened is (timestamp|date)"),
+        ("machine", "text", r"(?i)column machine .* and not bool"),
+        ("timestamp", "date", r"ALTER TABLE (.)customerio\1\.\1email_opened\1 ALTER COLUMN \1timestamp\1 .*TYPE"),
+    ],
+)
+def test_a_column_of_another_type_is_named_and_left_alone(
+    database: Place, column: str, there: str, message: str
+) -> None:
+    database.query("CREATE SCHEMA customerio")
+    if there == "timestamp":  # which is the right one on Redshift, and DuckDB's is taken for BigQuery's
+        there = {"redshift": "timestamptz", "bigquery": "date"}.get(database.kind, there)
+    database.query(f'CREATE TABLE customerio.email_opened (id varchar(1024) PRIMARY KEY, "{column}" {there})')
+    with pytest.raises(ConfigurationError, match=message):
+        load(database)
+    assert database.tables() == {"email_opened"}  # not even the others were made
+
+
+@pytest.mark.parametrize(("column", "there"), [("subject", "varchar(512)"), ("id", "varchar(20)")])
+def test_a_column_that_is_too_short_is_named(server_database: Place, column: str, there: str) -> None:
+    columns = {"id": "varchar(1024)"} | {column: there}
+    listed = ", ".join(f"{name} {kind}" for name, kind in columns.items())
+    server_database.query("CREATE SCHEMA customerio")
+    server_database.query(f"CREATE TABLE customerio.email_opened ({listed}, PRIMARY KEY (id))")
+    with pytest.raises(ConfigurationError, match=rf"column {column} of .* is character varying\(\d+\), and not"):
+        load(server_database)
+
+
+def test_all_that_is_wrong_is_told_at_once(redshift_database: Place) -> None:
+    """Segment's tables on Redshift have many columns that are too short: it cuts what is longer."""
+    redshift_database.query("CREATE SCHEMA customerio")
+    for table in ("tracks", "email_opened"):
+        redshift_database.query(
+            f"CREATE TABLE customerio.{table} (id varchar(512), event varchar(512), user_id varchar(512))"
+        )
+    with pytest.raises(ConfigurationError) as caught:
+        load(redshift_database)
+    for statement in re.findall(r"ALTER TABLE [^;]+", str(caught.value)):
+        redshift_database.query(statement)
+    assert load(redshift_database) == {"events": 9, "new": 9}
+    assert_tracks_is_the_union(redshift_database)
+
+
+def test_redshift_needs_no_key_and_gives_none_that_holds(redshift_database: Place) -> None:
+    load(redshift_database)
+    kinds = redshift_database.query(
+        "SELECT column_name, data_type, character_maximum_length FROM information_schema.columns "
+        "WHERE table_schema = 'customerio' AND table_name = 'email_opened'"
+    )
+    assert {("id", "character varying", 512), ("subject", "character varying", 32768)} <= set(kinds)
+    assert {("received_at", "timestamp without time zone", None), ("machine", "boolean", None)} <= set(kinds)
+    redshift_database.query("INSERT INTO customerio.email_opened SELECT * FROM customerio.email_opened")  # twice there
+    assert load(redshift_database) == {"events": 9, "new": 0}
+    assert len(all_rows(redshift_database)) == 9 + 3
+    sent = "\n".join(redshift_database.statements)
+    assert sent.count('PRIMARY KEY ("id")) DISTKEY ("id") SORTKEY ("received_at")') == 4
+    assert sent.count('LOCK "customerio"."tracks"') == 3  # not before there is one
+
+
+def test_a_table_without_a_key_is_an_error_before_anything_is_read(postgres_database: Place) -> None:
+    postgres_database.query("CREATE SCHEMA customerio")
+    postgres_database.query("CREATE TABLE customerio.email_opened (id varchar(1024))")
+    with pytest.raises(ConfigurationError, match=r"no primary key: ALTER TABLE .* ADD PRIMARY KEY \(id\)"):
+        load(postgres_database)
+
+
+@pytest.mark.parametrize("key", ["", "PRIMARY KEY"])
+def test_duckdb_needs_no_key_and_minds_none(duckdb_database: Place, key: str) -> None:
+    duckdb_database.query("CREATE SCHEMA customerio")
+    duckdb_database.query(f"CREATE TABLE customerio.email_opened (id varchar {key})")
+    duckdb_database.query("INSERT INTO customerio.email_opened VALUES ('of somebody else')")
+    load(duckdb_database)
+    load(duckdb_database)
+    assert len(all_rows(duckdb_database)) == 9 + 1
+
+
+def test_a_load_that_does_not_fit_into_memory_gets_more_and_then_is_an_error(
+    duckdb_database: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load(duckdb_database)
+    duckdb_database.query("CREATE INDEX of_theirs ON customerio.email_opened (id)")
+    duckdb_database.query("DELETE FROM customerio.email_opened")
+    monkeypatch.setattr(duckdb_module, "MEMORY", "1MB")
+    load(duckdb_database)
+    assert len(all_rows(duckdb_database)) == 9
+    duckdb_database.query("DELETE FROM customerio.email_opened")
+    monkeypatch.setattr(duckdb_module, "MORE_MEMORY", "2MB")
+    with pytest.raises(ConfigurationError, match=r"does not fit into 2MB .* a table without it"):
+        load(duckdb_database)
+
+
+def test_a_rule_that_somebody_added_is_named_and_no_value_shown(server_database: Place) -> None:
+    load(server_database)
+    server_database.query("TRUNCATE customerio.email_opened, customerio.tracks")
+    server_database.query("ALTER TABLE customerio.email_opened ADD CONSTRAINT short CHECK (length(subject) < 3)")
+    with pytest.raises(ConfigurationError, match=r"rule that was added .*\(23514(, email_opened, short)?\)") as caught:
+        load(server_database)
+    assert "Subject" not in str(caught.value)
+    assert "example.com" not in str(caught.value)
+    assert server_database.rows("tracks") == []
+    assert len(all_rows(server_database)) == 6  # of the first load: the others are as they were
+
+
+# Rights and connections
+
+
+@pytest.fixture
+def as_reader(server_database: Place) -> Iterator[Place]:
+    """As a user who may do nothing yet."""
+    name = server_database.connection["schema"]
+    user = f"reader_{name}"
+    server_database.query(f"CREATE USER {user}")
+    with connected(server_database.connection | {"login": user}):
+        yield server_database
+    server_database.query(f"DROP OWNED BY {user}")
+    server_database.query(f"DROP USER {user}")
+
+
+def test_rights_that_are_missing_are_named_one_after_the_other(as_reader: Place) -> None:
+    name = as_reader.connection["schema"]
+    user = f"reader_{name}"
+    with pytest.raises(ConfigurationError, match=r"lacks a right: permission denied for database .* GRANT it"):
+        load(as_reader)
+    as_reader.query("CREATE SCHEMA customerio")
+    as_reader.query(f"GRANT USAGE ON SCHEMA customerio TO {user}")
+    with pytest.raises(ConfigurationError, match="lacks a right: permission denied for schema customerio"):
+        load(as_reader)
+    load_as_owner(as_reader)
+    as_reader.query(f"GRANT SELECT ON ALL TABLES IN SCHEMA customerio TO {user}")
+    with pytest.raises(ConfigurationError, match=r"permission denied for table \w+"):
+        load(as_reader)
+    also = ", UPDATE" if as_reader.kind == "redshift" else ""
+    as_reader.query(f"GRANT INSERT{also} ON ALL TABLES IN SCHEMA customerio TO {user}")
+    assert load(as_reader) == {"events": 9, "new": 0}
+
+
+def load_as_owner(place: Place) -> None:
+    with connected(place.connection):
+        load(place)
+
+
+def test_a_database_that_is_read_only_is_an_error(database: Place) -> None:
+    load(database)
+    extra = {"duckdb": {"read_only": True}, "postgres": {"options": "-c default_transaction_read_only=on"}}
+    if database.kind == "bigquery":
+        pytest.skip("BigQuery has rights instead")
+    if database.kind == "redshift":
+        name = database.connection["schema"]
+        database.query(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+        extra["redshift"] = database.connection["extra"]
+    with (
+        connected(database.connection | {"extra": extra[database.kind]}),
+        pytest.raises(ConfigurationError, match=r"\(connection 'warehouse_default'\): .*read-only"),
+    ):
+        load(database)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"port": 1}, TryAgainLaterError, "(?i)connection refused"),
+        ({"schema": "no_such_database"}, ConfigurationError, r"does not exist.* Correct the connection"),
+        ({"login": "nobody"}, ConfigurationError, r"does not let us in: .* does not exist"),
+    ],
+)
+def test_a_server_that_does_not_let_us_in_is_an_error_before_anything_is_read(
+    server_database: Place,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any],
+    error: type[Exception],
+    message: str,
+) -> None:
+    monkeypatch.setattr(RedshiftSQLHook.get_conn.retry, "wait", wait_none())
+    given = server_database.connection | {"password": "its-password-1234"} | changes
+    with connected(given), pytest.raises(error, match=message) as caught, server_database.warehouse():
+        pass
+    assert re.match(r"(PostgreSQL|Redshift) \(connection 'warehouse_default'\): ", str(caught.value))
+    assert "its-password" not in str(caught.value)
+
+
+def test_who_gets_no_password_from_aws_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_DEFAULT_REGION", "AWS_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    given = {"conn_type": "redshift", "host": "127.0.0.1", "login": "me", "schema": "dev", "extra": {"iam": True}}
+    with (
+        connected(given),
+        pytest.raises(ConfigurationError, match=r"Redshift .*AWS gives no password for it: You must specify a region"),
+    ):
+        open_warehouse("warehouse_default", "customerio").check()
+
+
+@pytest.mark.parametrize(
+    ("host", "message"),
+    [
+        ("", "it is in memory, and gone when it is closed"),
+        (":memory:", "it is in memory, and gone when it is closed"),
+        ("/no/such/folder/file.duckdb", "The folder must be there, and this worker may write to it"),
+    ],
+)
+def test_a_duckdb_that_would_keep_nothing_is_an_error(host: str, message: str) -> None:
+    with connected({"conn_type": "duckdb", "host": host}), pytest.raises(ConfigurationError, match=message):
+        open_warehouse("warehouse_default", "customerio").check()
+
+
+@pytest.mark.parametrize("another", [False, True])
+def test_a_new_duckdb_has_its_name_once_it_is_whole(tmp_path: Path, another: bool) -> None:
+    """DuckDB would make an empty file first, which nobody can open, as long as it stays empty."""
+    file = tmp_path / "new.duckdb"
+    there = []
+
+    class Watched(File):
+        def get_conn(self) -> Any:
+            there.append(file.exists())
+            connection = super().get_conn()
+            if another and len(there) == 1:  # another process was faster
+                File(str(file)).get_conn().execute("CREATE TABLE theirs AS SELECT 7").close()
+            return connection
+
+    connection, _ = database_for("duckdb")(Watched(str(file)), "customerio", lambda text: None).connect()
+    assert there == [False, True]
+    assert len(connection.execute("SHOW ALL TABLES").fetchall()) == another
+    connection.close()
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_duckdb_is_made_where_there_are_no_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(PermissionError()))
+    connection, _ = database_for("duckdb")(File(str(tmp_path / "new")), "customerio", lambda text: None).connect()
+    connection.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+
+
+def test_a_file_that_is_no_duckdb_is_an_error_and_stays_as_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_text("These are notes. " * 1000)
+    with (
+        connected({"conn_type": "duckdb", "host": str(file)}),
+        pytest.raises(ConfigurationError, match="not a valid DuckDB database file"),
+    ):
+        open_warehouse("warehouse_default", "customerio").check()
+    assert file.read_text() == "These are notes. " * 1000
+
+
+def test_who_waits_for_the_duckdb_file_says_so_and_gives_up_in_the_end(
+    duckdb_database: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(duckdb_module, "PATIENCE", 1.0)
+    program = "import duckdb, sys; held = duckdb.connect(sys.argv[1]); print(1, flush=True); input()"
+    command = [sys.executable, "-c", program, duckdb_database.connection["host"]]
+    holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with holder:
+        assert holder.stdout
+        assert holder.stdin
+        holder.stdout.readline()
+        warehouse = duckdb_database.warehouse()
+        failures: list[CustomerIOToSegmentError] = []
+
+        def check() -> None:
+            try:
+                warehouse.check()
+            except CustomerIOToSegmentError as error:
+                failures.append(error)
+
+        thread = threading.Thread(target=check)
+        thread.start()
+        said = set()
+        while thread.is_alive():
+            said.add(warehouse.waiting())
+        assert "Waiting for another process to close the DuckDB file" in said
+        assert warehouse.waiting() is None
+        (failure,) = failures
+        assert isinstance(failure, TryAgainLaterError)
+        assert "another process has it open" in str(failure)
+        holder.stdin.write("\n")
+        holder.stdin.flush()
+        holder.wait()
+    warehouse.check()
+
+
+def test_a_missing_connection_and_one_of_another_type_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigurationError, match=r"no connection 'elsewhere': make one of type postgres, duckdb, red"):
+        open_warehouse("elsewhere", "customerio")
+    monkeypatch.setenv("AIRFLOW_CONN_ELSEWHERE", json.dumps({"conn_type": "mysql", "host": "h"}))
+    with pytest.raises(ConfigurationError, match=r"'elsewhere' is of type mysql: .* one of postgres, duckdb, redshift"):
+        open_warehouse("elsewhere", "customerio")
+
+
+@pytest.mark.parametrize(
+    ("conn_type", "host", "port", "namespace"),
+    [
+        ("postgres", "db.example.com", 5432, "postgres://db.example.com:5432"),
+        ("postgres", "db.example.com", None, "postgres://db.example.com"),
+        ("redshift", "a-cluster.c0ffee.eu-west-1.redshift.amazonaws.com", None, "redshift://a-cluster.eu-west-1:5439"),
+        ("redshift", "wg.012345678901.us-east-2.redshift-serverless.amazonaws.com", 1, "redshift://wg.us-east-2:1"),
+        ("redshift", "through.a.tunnel", 5439, "redshift://through.a.tunnel:5439"),
+    ],
+)
+def test_openlineage_knows_the_server(conn_type: str, host: str, port: int | None, namespace: str) -> None:
+    assert database_for(conn_type).namespace(host, port) == namespace
+
+
+def take_and_flush(sink: WarehouseSink, rows: int) -> None:
+    sink.take(events(0, rows))
+    sink.flush()
+
+
+@pytest.mark.parametrize("rows", [9, 3000])
+def test_a_disk_that_is_full_is_an_error_to_be_retried(
+    duckdb_database: Place, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    """/dev/full takes nothing, as a disk without room."""
+    with WarehouseSink(duckdb_database.warehouse(), NAMES) as sink:
+        monkeypatch.setattr(tempfile, "TemporaryFile", partial(open, "/dev/full", "w+b"))
+        with pytest.raises(TryAgainLaterError, match=r"can't be written to .*: No space left on device.* set TMPDIR"):
+            take_and_flush(sink, rows)
+        assert sink.counts() == {"events": 0, "new": 0}
+    assert all_rows(duckdb_database) == []
+
+
+def test_nothing_of_the_spool_is_left_on_disk(
+    duckdb_database: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "spool"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    with WarehouseSink(duckdb_database.warehouse(), NAMES) as sink:
+        sink.take(events(0, 3000))
+        assert list(folder.iterdir()) == []  # it has no name from the start, so a killed process leaves nothing
+        sink.flush()
+    assert len(all_rows(duckdb_database)) == 3000
+    assert_tracks_is_the_union(duckdb_database)
