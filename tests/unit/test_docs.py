@@ -157,7 +157,7 @@ def test_a_command_is_one(block: Block) -> None:
                 value = assignment.partition("=")[2]
                 assert json.loads(value) if value.startswith("{") else value
             case ["pip", "install", *_] | ["RUN", "pip", "install", *_]:
-                assert words[-1] == "airflow-provider-cio"
+                assert words[-1] in ("airflow-provider-cio", ".")
             case [".venv/bin/pytest", path, *_] if not path.startswith("-"):
                 assert (REPOSITORY / path.partition("::")[0]).exists()
             case [".venv/bin/python", "-m", module, *_]:
@@ -265,8 +265,10 @@ def test_the_properties_are_those_of_the_mapping() -> None:
     assert sorted(names) == sorted(Properties.__struct_fields__)
 
 
-def test_the_event_that_is_shown_is_made_of_such_a_delivery() -> None:
-    (shown,) = [json.loads(block.code) for block in BLOCKS if block.code.startswith('{\n  "type": "track"')]
+@pytest.mark.parametrize("page", ["README.md", "events.md"])
+def test_the_event_that_is_shown_is_made_of_such_a_delivery(page: str) -> None:
+    on_page = [block for block in BLOCKS if block.page.name == page]
+    (shown,) = [json.loads(block.code) for block in on_page if re.match(r'\{\s*"type": "track"', block.code)]
     jane = Identifiers(42, "jane@example.com")
     told = {"recipient": "jane@example.com", "subject": "Hi Jane", "campaign_id": 9, "action_id": 11}
     delivery = Delivery("RPILAgUBcRhIBqSfeiIwdIYJKxTY", "email", 0, {}, jane, 42, **told)  # type: ignore[arg-type]
