@@ -24,13 +24,11 @@ from airflow_provider_cio.customerio.deliveries import (
 )
 from airflow_provider_cio.customerio.names import Names
 from airflow_provider_cio.customerio.reader import Read, Reader
-from airflow_provider_cio.customerio.rows import EARLIEST_TIME, LATEST_TIME, Activity, Delivery, Malformed
-from airflow_provider_cio.customerio.windows import plan
+from airflow_provider_cio.customerio.rows import Activity, Delivery
+from airflow_provider_cio.customerio.windows import Done, plan
 from airflow_provider_cio.events.catalog import CATALOG, Collection
-from airflow_provider_cio.events.interval import Interval
-from airflow_provider_cio.events.mapping import Occurrence, is_machine
-from airflow_provider_cio.pipeline.checkpoint import Checkpoint
-from airflow_provider_cio.pipeline.ends import Piece
+from airflow_provider_cio.events.interval import Interval, is_time
+from airflow_provider_cio.events.occurrence import Malformed, Message, Occurrence, Piece, engagement_in
 
 #: (channel, metric) of which a delivery shows one time only, and activities every one. Among the types of activity that
 #: the App API's specification lists are no Slack click, no WhatsApp open or click: there the delivery's time is all.
@@ -91,7 +89,7 @@ class EveryOpenAndClick:
         self._windows = plan(interval, lookback, collections)
         self._humans_only = humans_only
 
-    def pieces(self, done: Checkpoint) -> Iterator[Piece]:
+    def pieces(self, done: Done) -> Iterator[Piece]:
         with PendingActivities() as pending:
             yield from self._gathered(pending)
             reads = self._reader.deliveries(self._windows)
@@ -112,12 +110,12 @@ class EveryOpenAndClick:
                         found.append((delivery_id, activity))
                     else:
                         piece.skipped["activity_without_delivery"] += 1
-                elif not EARLIEST_TIME <= activity.timestamp < LATEST_TIME:
+                elif not is_time(activity.timestamp):
                     piece.skipped["not_a_time"] += 1
             piece.read["activities"] = pending.add(by_type[kind], found)
             yield piece
 
-    def _joined(self, read: Read, pending: PendingActivities, done: Checkpoint) -> Piece:
+    def _joined(self, read: Read, pending: PendingActivities, done: Done) -> Piece:
         waiting = pending.take([delivery.id for delivery in read.deliveries])
         if done:
             read = read._replace(
@@ -164,17 +162,33 @@ class EveryOpenAndClick:
         time = delivery.metrics.get(collection.metric)
         first = min((one.id for one in activities if one.timestamp == time), default=None)
         for activity in activities:
-            if self._humans_only and is_machine(activity):
-                piece.skipped["machine"] += 1
-            else:
-                yield Occurrence(delivery, collection, activity.timestamp, activity, activity.id != first)
+            key = None if activity.id == first else activity.id
+            yield from self._occurrence(delivery, collection, activity, key, piece)
 
     def _without_delivery(
         self, delivery_id: str, collection: Collection, activities: Sequence[Activity], piece: Piece
     ) -> Iterator[Occurrence]:
-        """Which of them was the first is not known, so each has an id of its own."""
-        for one in activities:
-            yield from self._of_collection(_delivery_from(one, delivery_id, collection), collection, [one], piece)
+        """Customer.io has the delivery no more, or its row can't be read: the activities tell of the person.
+
+        Nobody knows then which of them was the first, so each has an id of its own.
+        """
+        for activity in activities:
+            message = Message(
+                id=delivery_id,
+                type=collection.channel,
+                customer_identifiers=activity.customer_identifiers,
+                customer_id=activity.customer_id,
+            )
+            yield from self._occurrence(message, collection, activity, activity.id, piece)
+
+    def _occurrence(
+        self, message: Message, collection: Collection, activity: Activity, key: str | None, piece: Piece
+    ) -> Iterator[Occurrence]:
+        engagement = engagement_in(activity.data or {})
+        if self._humans_only and engagement.is_of_machine:
+            piece.skipped["machine"] += 1
+        else:
+            yield Occurrence(message, collection, activity.timestamp, engagement, key)
 
 
 class PendingActivities:
@@ -235,18 +249,6 @@ class PendingActivities:
 def _delivery_id(activity: Activity) -> str | None:
     inside = (activity.data or {}).get("delivery_id")
     return activity.delivery_id or (inside if isinstance(inside, str) and inside else None)
-
-
-def _delivery_from(activity: Activity, delivery_id: str, collection: Collection) -> Delivery:
-    """What an activity tells of a delivery that Customer.io has no more, or whose row can't be read."""
-    return Delivery(
-        id=delivery_id,
-        type=collection.channel,
-        created=0,
-        metrics={},
-        customer_identifiers=activity.customer_identifiers,
-        customer_id=activity.customer_id,
-    )
 
 
 def _may_be_in(interval: Interval, row: Malformed, page: Page[Activity]) -> bool:

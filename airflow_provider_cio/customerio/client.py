@@ -12,7 +12,8 @@ import requests
 
 from airflow_provider_cio.customerio.decoding import UNDECODABLE, PageDecoder, mended
 from airflow_provider_cio.customerio.decoding import Page as Page
-from airflow_provider_cio.customerio.rows import Activity, Delivery, Malformed, ReportingWebhook
+from airflow_provider_cio.customerio.rows import Activity, Delivery, ReportingWebhook
+from airflow_provider_cio.events.occurrence import Malformed, Message
 from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError, UnexpectedDataError
 from airflow_provider_cio.http.client import Client
 from airflow_provider_cio.http.rate_limit import RateLimiter
@@ -271,15 +272,15 @@ def _is_named(item: Any) -> bool:
     )
 
 
-def parent_of(delivery: Delivery) -> str | None:
+def parent_of(message: Message) -> str | None:
     """The field of `NAME_LISTS` that names its parent, if it has one.
 
     Written out: this is one of the line's hottest spots.
     """
-    if delivery.campaign_id is not None:
+    if message.campaign_id is not None:
         return "campaign_id"
-    if delivery.newsletter_id is not None:
+    if message.newsletter_id is not None:
         return "newsletter_id"
-    if delivery.broadcast_id is not None:
+    if message.broadcast_id is not None:
         return "broadcast_id"
-    return "transactional_message_id" if delivery.transactional_message_id is not None else None
+    return "transactional_message_id" if message.transactional_message_id is not None else None

@@ -8,7 +8,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
-from airflow_provider_cio.customerio.rows import Malformed
+from airflow_provider_cio.events.occurrence import Malformed
 
 T = TypeVar("T")
 

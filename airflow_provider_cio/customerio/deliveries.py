@@ -7,13 +7,11 @@ from collections.abc import Iterator, Sequence
 
 from airflow_provider_cio.customerio.names import Names
 from airflow_provider_cio.customerio.reader import Read, Reader
-from airflow_provider_cio.customerio.rows import EARLIEST_TIME, LATEST_TIME, Delivery, Malformed
-from airflow_provider_cio.customerio.windows import plan
+from airflow_provider_cio.customerio.rows import Delivery
+from airflow_provider_cio.customerio.windows import Done, plan
 from airflow_provider_cio.events.catalog import CATALOG, Collection
-from airflow_provider_cio.events.interval import Interval
-from airflow_provider_cio.events.mapping import Occurrence
-from airflow_provider_cio.pipeline.checkpoint import Checkpoint
-from airflow_provider_cio.pipeline.ends import Piece
+from airflow_provider_cio.events.interval import Interval, is_time
+from airflow_provider_cio.events.occurrence import Malformed, Occurrence, Piece
 
 #: What begins so repeats another metric.
 _REPEATS = ("human_", "prefetch_")
@@ -39,7 +37,7 @@ class Deliveries:
         self._interval = interval
         self._windows = plan(interval, lookback, collections)
 
-    def pieces(self, done: Checkpoint) -> Iterator[Piece]:
+    def pieces(self, done: Done) -> Iterator[Piece]:
         reads = self._reader.deliveries(done.rest(self._windows))
         return self._names.ahead_of(self._piece(read) for read in reads)
 
@@ -59,8 +57,8 @@ def piece_of(read: Read, interval: Interval) -> Piece:
     piece = Piece(
         malformed=own,
         read=Counter(deliveries=len(read.deliveries) + len(read.malformed)),
-        part=read.part,
-        finished=read.window if read.last else None,
+        window=read.window,
+        last=read.last,
     )
     if others := len(read.malformed) - len(own):
         piece.skipped["malformed"] = others
@@ -92,11 +90,11 @@ def occurrences(
         for metric, time in delivery.metrics.items():
             found = by_metric.get(metric)
             if found is not None:
-                if type(time) is int and EARLIEST_TIME <= time < LATEST_TIME:
+                if is_time(time):
                     if start <= time < end:
                         yield Occurrence(delivery, found, time)
-                else:
-                    time_of(delivery, metric, skipped)
+                elif time is not None:
+                    skipped["not_a_time"] += 1
             elif metric not in known and type(time) is int and start <= time < end and not metric.startswith(_REPEATS):
                 skipped[f"unknown_metric {delivery.type}.{metric}"] += 1
 
@@ -104,7 +102,7 @@ def occurrences(
 def time_of(delivery: Delivery, metric: str, skipped: Counter[str]) -> int | None:
     """When the metric happened, in Unix seconds, if it did."""
     time = delivery.metrics.get(metric)
-    if type(time) is int and EARLIEST_TIME <= time < LATEST_TIME:
+    if is_time(time):
         return time
     if time is not None:
         skipped["not_a_time"] += 1

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from airflow_provider_cio.customerio.reader import Reader
-from airflow_provider_cio.customerio.rows import Activity, Delivery, Malformed
-from airflow_provider_cio.customerio.windows import Window
-from airflow_provider_cio.events.interval import Interval
+from airflow_provider_cio.customerio.rows import Activity, Delivery
+from airflow_provider_cio.events.interval import Interval, Window
+from airflow_provider_cio.events.occurrence import Malformed
 from airflow_provider_cio.exceptions import UnexpectedDataError
 
 T = TypeVar("T", Delivery, Activity)

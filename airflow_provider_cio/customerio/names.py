@@ -8,9 +8,8 @@ from concurrent.futures import Future
 
 from airflow_provider_cio.customerio.client import NAME_LISTS, parent_of
 from airflow_provider_cio.customerio.reader import Reader
-from airflow_provider_cio.customerio.rows import Delivery
+from airflow_provider_cio.events.occurrence import Message, Piece
 from airflow_provider_cio.exceptions import ConfigurationError, UnexpectedDataError
-from airflow_provider_cio.pipeline.ends import Piece
 
 #: Pieces that wait for a list of names; then reading waits, too.
 _MOST_HELD = 16
@@ -29,7 +28,7 @@ class Names:
         self._asked: dict[str, Future[dict[str, str]]] = {}
         self._lists: dict[str, dict[str, str]] = {}
 
-    def of(self, delivery: Delivery) -> str | None:
+    def of(self, delivery: Message) -> str | None:
         """:raises TryAgainLaterError: its list can't be read now."""
         kind = parent_of(delivery)
         if kind is None:
@@ -52,7 +51,7 @@ class Names:
 
     def _ask_for(self, piece: Piece) -> None:
         for occurrence in piece.occurrences:
-            kind = parent_of(occurrence.delivery)
+            kind = parent_of(occurrence.message)
             if kind and kind not in self._asked:
                 self._ask(kind)
 

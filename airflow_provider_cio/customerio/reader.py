@@ -10,9 +10,10 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import NamedTuple, Self, TypeVar
 
 from airflow_provider_cio.customerio.client import ACTIVITY_PAGE_SIZE, CustomerIOClient, Page
-from airflow_provider_cio.customerio.rows import Activity, Delivery, Malformed
+from airflow_provider_cio.customerio.rows import Activity, Delivery
 from airflow_provider_cio.customerio.schedule import Chain, Schedule
-from airflow_provider_cio.customerio.windows import Window
+from airflow_provider_cio.events.interval import Window
+from airflow_provider_cio.events.occurrence import Malformed
 from airflow_provider_cio.exceptions import TryAgainLaterError
 
 Row = TypeVar("Row", Delivery, Malformed)
@@ -32,15 +33,13 @@ _REMEMBERED = 20_000
 class Read(NamedTuple):
     """A page of deliveries.
 
-    :param window: of which it is a page.
-    :param part: the same for all pages of a window, even if that is asked anew in between.
+    :param window: the window that it is a page of.
     :param last: with this page the window has been read to its end.
     """
 
     deliveries: Sequence[Delivery]
     malformed: Sequence[Malformed]
     window: Window
-    part: int
     last: bool
 
 
@@ -93,7 +92,7 @@ class Reader:
             return None
         last = page.next is None
         rows, malformed = passed_on.new(chain, page, last=last)
-        return Read(rows, malformed, chain.window, chain.part, last)
+        return Read(rows, malformed, chain.window, last)
 
     def activities(self, types: Sequence[str], since: int) -> Iterator[tuple[str, Page[Activity]]]:
         """Pages of activities of these types with theirs, each type from its newest back to that time.

@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from math import ceil, sqrt
 
 from airflow_provider_cio.customerio.client import PAGE_SIZE
-from airflow_provider_cio.customerio.windows import Window
+from airflow_provider_cio.customerio.windows import query_of
+from airflow_provider_cio.events.interval import Window
 from airflow_provider_cio.exceptions import TryAgainLaterError
 
 #: Empty pages in a row, each with a `next`, before a chain counts as stuck.
@@ -54,7 +55,7 @@ class Chain:
         self.part = part
         self.expected = expected  # pages
         self.read = 0  # pages
-        self.query: dict[str, str | int] = window.query()
+        self.query: dict[str, str | int] = query_of(window)
         self.in_flight = False
         self._cursors: set[str] = set()
         self._empty = 0

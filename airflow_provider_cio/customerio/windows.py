@@ -1,14 +1,14 @@
-"""Which creation times to read for an interval, as windows. Pure."""
+"""The windows of creation times that a run reads, and their queries. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Protocol
 
 from airflow_provider_cio.customerio.client import PAGE_SIZE
 from airflow_provider_cio.events.catalog import Collection
-from airflow_provider_cio.events.interval import Interval
+from airflow_provider_cio.events.interval import Interval, Window
 
 #: Seconds. The API silently cuts a request at six months (reference: customerio.md 1.2).
 LONGEST_WINDOW = 90 * 86_400
@@ -16,18 +16,22 @@ LONGEST_WINDOW = 90 * 86_400
 CREATED_LATE = 60
 
 
-class Window(NamedTuple):
-    """Deliveries of one channel created in ``[start, end)``, Unix seconds; drafts are a list of their own."""
+class Done(Protocol):
+    """The windows whose events earlier tries of the run have delivered."""
 
-    channel: str
-    start: int
-    end: int
-    drafts: bool = False
+    def __bool__(self) -> bool: ...
 
-    def query(self) -> dict[str, str | int]:
-        """For `/v1/messages`, whose bounds are both inclusive."""
-        query: dict[str, str | int] = {"type": self.channel, "start_ts": self.start, "end_ts": self.end - 1}
-        return query | {"limit": PAGE_SIZE} | ({"drafts": "true"} if self.drafts else {})
+    def rest(self, windows: Iterable[Window]) -> list[Window]:
+        """Return the parts of these windows that are not done."""
+
+    def covers(self, window: Window, created: int) -> bool:
+        """Return whether a delivery of that window's list, created then, is in a window that is done."""
+
+
+def query_of(window: Window) -> dict[str, str | int]:
+    """Return the query of a window's first page, for `/v1/messages`, whose bounds are both inclusive."""
+    query: dict[str, str | int] = {"type": window.channel, "start_ts": window.start, "end_ts": window.end - 1}
+    return query | {"limit": PAGE_SIZE} | ({"drafts": "true"} if window.drafts else {})
 
 
 def plan(interval: Interval, lookback: int, collections: Sequence[Collection]) -> list[Window]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import NamedTuple
 
 import msgspec
 
@@ -22,6 +23,19 @@ class Event(msgspec.Struct, tag="track", tag_field="type", rename="camel", omit_
     user_id: str | None = None
     anonymous_id: str | None = None
     integrations: msgspec.Raw | None = None
+
+
+class Refused(NamedTuple):
+    """An event that can't be delivered.
+
+    :param reason: a short name to count by, such as ``refused_413``.
+    :param event: encoded.
+    :param said: the other side's explanation, if it gave one.
+    """
+
+    reason: str
+    event: bytes
+    said: str = ""
 
 
 encode = msgspec.json.Encoder().encode

@@ -1,4 +1,4 @@
-"""The run's data interval in whole Unix seconds, half-open: ``[start, end)``."""
+"""The data interval of a run and windows of creation times, in whole Unix seconds, half-open: ``[start, end)``. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from calendar import timegm
 from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
 from math import ceil
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import pendulum
 
@@ -18,6 +18,12 @@ _WHAT_TO_DO = (
 )
 
 
+#: Unix seconds, in the year 2001. A smaller number in `metrics` is a count.
+EARLIEST_TIME = 1_000_000_000
+#: Unix seconds, in the year 5138. Milliseconds are more.
+LATEST_TIME = 100_000_000_000
+
+
 class Interval(NamedTuple):
     """``[start, end)`` in Unix seconds: `start` belongs to it, `end` to the next one."""
 
@@ -26,6 +32,20 @@ class Interval(NamedTuple):
 
     def __str__(self) -> str:
         return f"[{iso(self.start)}, {iso(self.end)})"
+
+
+class Window(NamedTuple):
+    """Deliveries of one channel created in ``[start, end)``, Unix seconds; drafts are a list of their own."""
+
+    channel: str
+    start: int
+    end: int
+    drafts: bool = False
+
+
+def is_time(value: object) -> TypeGuard[int]:
+    """Whether a value can be Unix seconds: an integer that is neither a count nor milliseconds."""
+    return type(value) is int and EARLIEST_TIME <= value < LATEST_TIME
 
 
 def iso(seconds: int) -> str:

@@ -15,7 +15,8 @@ from airflow_provider_cio.hooks.connection import ConnectionFields
 if TYPE_CHECKING:
     from airflow_provider_cio.customerio.client import CustomerIOClient
     from airflow_provider_cio.customerio.reader import Reader
-    from airflow_provider_cio.customerio.rows import Activity, Delivery, Malformed
+    from airflow_provider_cio.customerio.rows import Activity, Delivery
+    from airflow_provider_cio.events.occurrence import Malformed
     from airflow_provider_cio.http.transport import Retries
 
 T = TypeVar("T")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from airflow.sdk.exceptions import AirflowRuntimeError
 
-from airflow_provider_cio.customerio.windows import Window
+from airflow_provider_cio.events.interval import Window
 from airflow_provider_cio.exceptions import TryAgainLaterError
 
 if TYPE_CHECKING:

@@ -14,12 +14,12 @@ import msgspec
 
 from airflow_provider_cio.customerio.client import CustomerIOClient
 from airflow_provider_cio.customerio.reader import Reader
-from airflow_provider_cio.customerio.rows import Malformed
-from airflow_provider_cio.customerio.windows import Window
 from airflow_provider_cio.events.event import Event, encode
+from airflow_provider_cio.events.interval import Window
 from airflow_provider_cio.events.mapping import Mapper
+from airflow_provider_cio.events.occurrence import Malformed, Piece
 from airflow_provider_cio.pipeline.checkpoint import Checkpoint, State, Tally
-from airflow_provider_cio.pipeline.ends import Piece, Sink, Source
+from airflow_provider_cio.pipeline.ends import Sink, Source
 from airflow_provider_cio.pipeline.result import Report
 
 #: Seconds between two lines in the log.

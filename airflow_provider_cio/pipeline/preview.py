@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Self
 
-from airflow_provider_cio.events.event import Event, encode, rule_broken
-from airflow_provider_cio.pipeline.ends import Refused
+from airflow_provider_cio.events.event import Event, Refused, encode, rule_broken
 
 
 class PreviewSink:

@@ -7,8 +7,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Self
 
+from airflow_provider_cio.events.event import Refused
 from airflow_provider_cio.exceptions import EventsRefusedError
-from airflow_provider_cio.pipeline.ends import Refused
 from airflow_provider_cio.segment.client import SegmentClient
 
 #: In flight; each is up to half a megabyte.

@@ -6,8 +6,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Self
 
-from airflow_provider_cio.events.event import Event, encode, rule_broken
-from airflow_provider_cio.pipeline.ends import Refused
+from airflow_provider_cio.events.event import Event, Refused, encode, rule_broken
 from airflow_provider_cio.segment.batches import MAX_BATCHES, Outcome, Packer, Sender
 from airflow_provider_cio.segment.client import SegmentClient
 

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 from airflow_provider_cio.customerio.client import NAME_LISTS, CustomerIOClient, parent_of
-from airflow_provider_cio.customerio.rows import Delivery
+from airflow_provider_cio.events.occurrence import Message
 from airflow_provider_cio.exceptions import CustomerIOToSegmentError
 from airflow_provider_cio.http.transport import Retries
 from airflow_provider_cio.stream.intake import said_by
@@ -48,7 +48,7 @@ class CampaignNames:
         else:
             self._kept.begin_if_older_than(FRESH)
 
-    def of(self, delivery: Delivery) -> str | None:
+    def of(self, delivery: Message) -> str | None:
         """The name, if it is in the lists."""
         kind = parent_of(delivery)
         lists = self._kept.value

@@ -12,18 +12,18 @@ from typing import Any, NamedTuple
 import msgspec
 
 from airflow_provider_cio.customerio.decoding import UNDECODABLE, mended
-from airflow_provider_cio.customerio.rows import (
-    EARLIEST_TIME,
-    LATEST_TIME,
-    Activity,
-    Delivery,
+from airflow_provider_cio.events.catalog import CATALOG, CHANNELS, Collection
+from airflow_provider_cio.events.event import MAX_EVENT_BYTES
+from airflow_provider_cio.events.interval import is_time
+from airflow_provider_cio.events.occurrence import (
+    Engagement,
     Id,
     Identifiers,
     Malformed,
+    Message,
+    Occurrence,
+    engagement_in,
 )
-from airflow_provider_cio.events.catalog import CATALOG, CHANNELS, Collection
-from airflow_provider_cio.events.event import MAX_EVENT_BYTES
-from airflow_provider_cio.events.mapping import Occurrence
 
 #: Metrics of a person, not of a message. Their `object_type` is the channel that caused them.
 _CUSTOMER_METRICS = frozenset(
@@ -150,20 +150,16 @@ class Wanted:
             return Ignored("not_asked_for" if (channel, metric) in _KNOWN else "unknown_metric")
         if not data.delivery_id:
             return Malformed(b"", "Object missing required field `delivery_id` - at `$.data`")
-        if not EARLIEST_TIME <= report.timestamp < LATEST_TIME:
+        if not is_time(report.timestamp):
             return Malformed(b"", "Expected Unix seconds - at `$.timestamp`")
-        details = {name: value for name in _DETAILS if (value := getattr(data, name)) is not None}
-        further = self._full_resolution and metric in _REPEATING_METRICS and bool(report.event_id)
-        activity = None
-        if details or further:
-            activity = Activity(id=report.event_id or "-", timestamp=report.timestamp, data=details)
+        engagement = _engagement(data)
+        further = self._full_resolution and metric in _REPEATING_METRICS
         return Occurrence(
-            _delivery(channel, data.delivery_id, data),
+            _message(channel, data.delivery_id, data, self._content(report) if self._message_content else None),
             collection,
             report.timestamp,
-            activity,
-            further,
-            self._content(report) if self._message_content else None,
+            engagement,
+            (report.event_id or None) if further else None,
         )
 
     def _content(self, report: Report) -> str | None:
@@ -181,29 +177,35 @@ def too_long_to_treat(occurrence: Occurrence) -> str | None:
 
     A failure message is none of them: no more than a leading code stays of it, of whatever length it is.
     """
-    delivery, details = occurrence.delivery, occurrence.activity.data or {} if occurrence.activity else {}
+    message, engagement = occurrence.message, occurrence.engagement or Engagement()
     texts = {
-        "subject": delivery.subject,
-        "recipient": delivery.recipient,
-        "id": delivery.customer_identifiers and delivery.customer_identifiers.id,
-        "customer_id": delivery.customer_id,
-        **details,
+        "subject": message.subject,
+        "recipient": message.recipient,
+        "id": message.customer_identifiers and message.customer_identifiers.id,
+        "customer_id": message.customer_id,
+        "href": engagement.href,
+        "link_id": engagement.link_id,
+        "tracked_response": engagement.tracked_response,
     }
     return next((name for name, text in texts.items() if is_too_long(text)), None)
 
 
-def _delivery(channel: str, delivery_id: str, data: Data) -> Delivery:
-    """What a report tells of its delivery, as a row of the App API would show it."""
+def _engagement(data: Data) -> Engagement | None:
+    """Return the link and the client that a report tells of, if it tells of any."""
+    details = {name: value for name in _DETAILS if (value := getattr(data, name)) is not None}
+    return engagement_in(details) if details else None
+
+
+def _message(channel: str, delivery_id: str, data: Data, content: str | None) -> Message:
+    """Return the message that a report is about, as far as it tells of it."""
     recipient, failure_message = data.recipient, data.failure_message
     if data.recipients:  # of a push: its devices
         recipient = recipient or ",".join(one.device_id for one in data.recipients if one.device_id) or None
         failures = (one.failure_message for one in data.recipients if one.failure_message)
         failure_message = failure_message or next(failures, None)
-    return Delivery(
+    return Message(
         id=delivery_id,
         type=channel,
-        created=0,
-        metrics={},
         customer_identifiers=data.identifiers,
         customer_id=data.customer_id,
         recipient=recipient,
@@ -219,4 +221,5 @@ def _delivery(channel: str, delivery_id: str, data: Data) -> Delivery:
         trigger_event_id=data.trigger_event_id,
         journey_id=data.journey_id,
         trigger_id=data.trigger_id,
+        content=content,
     )

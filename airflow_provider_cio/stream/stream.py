@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from airflow_provider_cio.customerio.rows import Malformed
 from airflow_provider_cio.events.event import encode, rule_broken
-from airflow_provider_cio.events.mapping import Mapper, Occurrence
+from airflow_provider_cio.events.mapping import Mapper
+from airflow_provider_cio.events.occurrence import Malformed, Occurrence
 from airflow_provider_cio.exceptions import EventsRefusedError, TryAgainLaterError
 from airflow_provider_cio.http.transport import Retries
 from airflow_provider_cio.segment.client import SegmentClient
@@ -155,15 +155,15 @@ class Stream:
         return self._encoded(occurrence, mapper)
 
     def _encoded(self, occurrence: Occurrence, mapper: Mapper) -> tuple[bytes, str | None]:
-        left_out = is_too_long(occurrence.content)
+        left_out = is_too_long(occurrence.message.content)
         if left_out:
-            occurrence = msgspec.structs.replace(occurrence, content=None)
+            occurrence = _without_content(occurrence)
         event = mapper.event(occurrence)
         encoded = encode(event)
         reason = rule_broken(event, encoded)
-        if reason == "event_too_large" and occurrence.content:
+        if reason == "event_too_large" and occurrence.message.content:
             left_out = True
-            event = mapper.event(msgspec.structs.replace(occurrence, content=None))
+            event = mapper.event(_without_content(occurrence))
             encoded = encode(event)
             reason = rule_broken(event, encoded)
         if left_out:
@@ -228,6 +228,10 @@ class Stream:
 
     def _look_up_failed(self, error: BaseException) -> None:
         self.counts.problem("connections", f"it can't be set up: {said_by(error)}")
+
+
+def _without_content(occurrence: Occurrence) -> Occurrence:
+    return msgspec.structs.replace(occurrence, message=msgspec.structs.replace(occurrence.message, content=None))
 
 
 class Batches:

@@ -6,8 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Self
 
 from airflow_provider_cio.events.catalog import CATALOG
-from airflow_provider_cio.events.event import Event, encode, rule_broken
-from airflow_provider_cio.pipeline.ends import Refused
+from airflow_provider_cio.events.event import Event, Refused, encode, rule_broken
 from airflow_provider_cio.warehouse.loading import Warehouse
 from airflow_provider_cio.warehouse.spool import Spool
 from airflow_provider_cio.warehouse.tables import Value, csv_lines, unstorable, values_of

@@ -11,9 +11,8 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from airflow_provider_cio.customerio.client import CustomerIOClient
-from airflow_provider_cio.customerio.windows import Window
 from airflow_provider_cio.events.event import Event
-from airflow_provider_cio.events.interval import Interval
+from airflow_provider_cio.events.interval import Interval, Window
 from airflow_provider_cio.pipeline.preview import PreviewSink
 from tests.benchmarks.figures import Figure
 from tests.benchmarks.run_line import line

@@ -21,10 +21,11 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 import airflow_provider_cio
-from airflow_provider_cio.customerio.rows import Delivery, Identifiers
+from airflow_provider_cio.customerio.rows import Delivery
 from airflow_provider_cio.events.catalog import CATALOG, DEFAULT_COLLECTIONS
 from airflow_provider_cio.events.event import encode
-from airflow_provider_cio.events.mapping import Mapper, Occurrence, Properties
+from airflow_provider_cio.events.mapping import Mapper, Properties
+from airflow_provider_cio.events.occurrence import Identifiers, Occurrence
 from airflow_provider_cio.get_provider_info import get_provider_info
 from airflow_provider_cio.operators.customerio_to_segment import CustomerIOToSegmentOperator
 from airflow_provider_cio.operators.customerio_to_warehouse import CustomerIOToWarehouseOperator

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_cio.customerio import reader, schedule, windows
-from airflow_provider_cio.customerio.rows import Malformed
 from airflow_provider_cio.events.interval import Interval
 from airflow_provider_cio.events.mapping import Mapper
+from airflow_provider_cio.events.occurrence import Malformed
 from airflow_provider_cio.http.transport import Retries
 from airflow_provider_cio.pipeline.pipeline import Callbacks
 from airflow_provider_cio.pipeline.result import Report

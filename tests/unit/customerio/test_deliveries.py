@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from airflow_provider_cio.customerio.deliveries import occurrences, piece_of
 from airflow_provider_cio.customerio.reader import Read
-from airflow_provider_cio.customerio.rows import Delivery, Malformed
-from airflow_provider_cio.customerio.windows import Window
+from airflow_provider_cio.customerio.rows import Delivery
 from airflow_provider_cio.events.catalog import CATALOG, DEFAULT_COLLECTIONS, resolve_collections
-from airflow_provider_cio.events.interval import Interval
+from airflow_provider_cio.events.interval import Interval, Window
+from airflow_provider_cio.events.occurrence import Malformed
 
 SIX = resolve_collections(DEFAULT_COLLECTIONS)
 

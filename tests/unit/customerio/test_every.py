@@ -25,7 +25,8 @@ from airflow_provider_cio.customerio.client import CustomerIOClient, Page
 from airflow_provider_cio.customerio.rows import Activity, Delivery
 from airflow_provider_cio.events.catalog import CATALOG, GROUPS
 from airflow_provider_cio.events.interval import Interval
-from airflow_provider_cio.events.mapping import Mapper, Occurrence
+from airflow_provider_cio.events.mapping import Mapper
+from airflow_provider_cio.events.occurrence import Occurrence
 from airflow_provider_cio.exceptions import TryAgainLaterError
 from tests.sandbox import History, Sandbox, Settings
 from tests.sandbox.delivery import identity

@@ -19,9 +19,8 @@ from airflow_provider_cio.customerio.reader import Reader
 from airflow_provider_cio.customerio.rows import Delivery
 from airflow_provider_cio.events.catalog import CATALOG
 from airflow_provider_cio.events.interval import Interval
-from airflow_provider_cio.events.mapping import Occurrence
+from airflow_provider_cio.events.occurrence import Occurrence, Piece
 from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError
-from airflow_provider_cio.pipeline.ends import Piece
 from airflow_provider_cio.pipeline.result import Report
 from tests.sandbox import Fault, History, Sandbox, Settings
 from tests.sandbox.parents import Names as GivenNames

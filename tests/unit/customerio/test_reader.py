@@ -19,7 +19,7 @@ from airflow_provider_cio.customerio import windows as extract
 from airflow_provider_cio.customerio.client import CustomerIOClient, Page
 from airflow_provider_cio.customerio.reader import MAX_REQUESTS, Read, Reader
 from airflow_provider_cio.customerio.rows import Delivery
-from airflow_provider_cio.customerio.windows import Window
+from airflow_provider_cio.events.interval import Window
 from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError
 from airflow_provider_cio.http.transport import ClosedError
 from tests.sandbox import Fault, History, Sandbox, Settings

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from airflow_provider_cio.customerio import schedule
 from airflow_provider_cio.customerio.schedule import Chain, Schedule, is_newest_first
-from airflow_provider_cio.customerio.windows import Window
+from airflow_provider_cio.events.interval import Window
 from airflow_provider_cio.exceptions import TryAgainLaterError
 
 PAGE = 50

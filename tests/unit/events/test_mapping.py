@@ -13,7 +13,8 @@ from airflow_provider_cio import __version__
 from airflow_provider_cio.customerio.rows import Delivery
 from airflow_provider_cio.events.catalog import CATALOG
 from airflow_provider_cio.events.event import encode, rule_broken
-from airflow_provider_cio.events.mapping import Mapper, Occurrence, email_of
+from airflow_provider_cio.events.mapping import Mapper, email_of
+from airflow_provider_cio.events.occurrence import Occurrence
 
 CLICKED = CATALOG["Email Link Clicked"]
 ADDRESS = st.from_regex(r"[a-z0-9.+-]{1,12}@[a-z0-9-]{1,12}\.(com|example)", fullmatch=True)

@@ -22,7 +22,8 @@ from airflow_provider_cio.customerio.rows import Activity, Delivery
 from airflow_provider_cio.events.catalog import CATALOG
 from airflow_provider_cio.events.event import encode
 from airflow_provider_cio.events.interval import Interval
-from airflow_provider_cio.events.mapping import Mapper, Occurrence
+from airflow_provider_cio.events.mapping import Mapper
+from airflow_provider_cio.events.occurrence import Occurrence
 from airflow_provider_cio.events.privacy import Privacy, hashed, masked
 from tests.sandbox import History, Sandbox, Settings
 from tests.unit.full import Told, held, kept, raw, run_full, to_send, told

@@ -20,7 +20,8 @@ import psutil
 import pytest
 
 from airflow_provider_cio.customerio.client import CustomerIOClient
-from airflow_provider_cio.customerio.rows import Activity, Delivery, Malformed
+from airflow_provider_cio.customerio.rows import Activity, Delivery
+from airflow_provider_cio.events.occurrence import Malformed
 from airflow_provider_cio.exceptions import ConfigurationError, UnexpectedDataError
 from airflow_provider_cio.hooks.customerio import CustomerIOHook
 from airflow_provider_cio.pipeline import pipeline as line

@@ -9,7 +9,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_cio.customerio.windows import Window
+from airflow_provider_cio.events.interval import Window
 from airflow_provider_cio.pipeline.checkpoint import Checkpoint, State, Tally
 
 Second = tuple[str, bool, int]

@@ -21,15 +21,14 @@ from hypothesis import strategies as st
 
 from airflow_provider_cio.customerio.client import CustomerIOClient
 from airflow_provider_cio.customerio.reader import Reader
-from airflow_provider_cio.customerio.rows import Delivery, Malformed
-from airflow_provider_cio.customerio.windows import Window
+from airflow_provider_cio.customerio.rows import Delivery
 from airflow_provider_cio.events.catalog import CATALOG
 from airflow_provider_cio.events.event import MAX_EVENT_BYTES
-from airflow_provider_cio.events.interval import Interval
-from airflow_provider_cio.events.mapping import Mapper, Occurrence
+from airflow_provider_cio.events.interval import Interval, Window
+from airflow_provider_cio.events.mapping import Mapper
+from airflow_provider_cio.events.occurrence import Malformed, Occurrence, Piece
 from airflow_provider_cio.pipeline import pipeline as line
 from airflow_provider_cio.pipeline.checkpoint import Checkpoint, Tally
-from airflow_provider_cio.pipeline.ends import Piece
 from airflow_provider_cio.pipeline.pipeline import Callbacks, Line
 from airflow_provider_cio.pipeline.preview import PreviewSink
 from airflow_provider_cio.pipeline.result import Report

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_cio.customerio.rows import Activity, Delivery, Identifiers, Malformed
+from airflow_provider_cio.customerio.rows import Activity, Delivery
 from airflow_provider_cio.events.catalog import CATALOG, resolve_collections
 from airflow_provider_cio.events.event import Event, encode, rule_broken
-from airflow_provider_cio.events.mapping import Mapper, Occurrence
+from airflow_provider_cio.events.mapping import Mapper
+from airflow_provider_cio.events.occurrence import Identifiers, Malformed, Occurrence
 from airflow_provider_cio.stream.reports import Ignored, Report, Wanted, read_report
 from tests.unit.stream.support import ADDRESS, report
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from airflow_provider_cio.customerio.rows import Activity, Delivery, Identifiers
+from airflow_provider_cio.customerio.rows import Activity, Delivery
 from airflow_provider_cio.events.catalog import CATALOG
 from airflow_provider_cio.events.event import Event
-from airflow_provider_cio.events.mapping import Mapper, Occurrence
+from airflow_provider_cio.events.mapping import Mapper
+from airflow_provider_cio.events.occurrence import Identifiers, Occurrence
 from tests.unit.support import NOVEMBER
 
 NAMES = ("Email Delivered", "Email Opened", "Email Link Clicked")

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_cio.customerio.rows import Delivery, Identifiers
+from airflow_provider_cio.customerio.rows import Delivery
 from airflow_provider_cio.events.catalog import CATALOG, DEFAULT_COLLECTIONS
 from airflow_provider_cio.events.event import Event
-from airflow_provider_cio.events.mapping import Mapper, Occurrence
+from airflow_provider_cio.events.mapping import Mapper
+from airflow_provider_cio.events.occurrence import Identifiers, Occurrence
 from airflow_provider_cio.warehouse.sink import WarehouseSink
 from tests.redshift import assert_redshift_knows
 from tests.sql_examples import sql_examples
