@@ -17,6 +17,7 @@ import msgspec
 
 from airflow_provider_cio.customerio.client import Page
 from airflow_provider_cio.customerio.deliveries import (
+    Deliveries,
     created_of,
     occurrences,
     piece_of,
@@ -25,7 +26,7 @@ from airflow_provider_cio.customerio.deliveries import (
 from airflow_provider_cio.customerio.names import Names
 from airflow_provider_cio.customerio.reader import Read, Reader
 from airflow_provider_cio.customerio.rows import Activity, Delivery
-from airflow_provider_cio.customerio.windows import Done, plan
+from airflow_provider_cio.customerio.windows import Done
 from airflow_provider_cio.events.catalog import CATALOG, Collection
 from airflow_provider_cio.events.interval import Interval, is_time
 from airflow_provider_cio.events.occurrence import Malformed, Message, Occurrence, Piece, engagement_in
@@ -56,7 +57,7 @@ _decode = msgspec.json.Decoder(Activity).decode
 Activities = dict[Collection, list[Activity]]
 
 
-class EveryOpenAndClick:
+class EveryOpenAndClick(Deliveries):
     """The occurrences of `Deliveries`, and each further open and click.
 
     The open or click whose time is the delivery's own time of that metric is its first; of several in that second, the
@@ -81,12 +82,9 @@ class EveryOpenAndClick:
         lookback: int,
         humans_only: bool = False,
     ) -> None:
-        self._reader = reader
-        self._names = names
+        super().__init__(reader, names, collections=collections, interval=interval, lookback=lookback)
         self._repeating = [one for one in collections if (one.channel, one.metric) in REPEATING]
         self._others = [one for one in collections if one not in self._repeating]
-        self._interval = interval
-        self._windows = plan(interval, lookback, collections)
         self._humans_only = humans_only
 
     def pieces(self, done: Done) -> Iterator[Piece]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import Any, Self
 
 from airflow_provider_cio.customerio.names import Names
 from airflow_provider_cio.customerio.reader import Read, Reader
@@ -23,8 +24,9 @@ for _collection in CATALOG.values():
 
 
 class Deliveries:
-    """Reads each window of the interval and its look-back once.
+    """Source of the occurrences that deliveries show. It reads each window of the interval and its look-back once.
 
+    :param reader: entered and left with the source.
     :param lookback: seconds before the interval in which a delivery may have been created.
     """
 
@@ -36,6 +38,21 @@ class Deliveries:
         self._collections = collections
         self._interval = interval
         self._windows = plan(interval, lookback, collections)
+
+    def counts(self) -> dict[str, int]:
+        """Return the work of the reader so far."""
+        return self._reader.counts()
+
+    def waiting(self) -> str | None:
+        """Return in one sentence what the reader waits for; None if it does not wait."""
+        return self._reader.waiting()
+
+    def __enter__(self) -> Self:
+        self._reader.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
+        self._reader.__exit__(kind, *rest)
 
     def pieces(self, done: Done) -> Iterator[Piece]:
         reads = self._reader.deliveries(done.rest(self._windows))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from typing import NamedTuple, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 from airflow_provider_cio.customerio.client import ACTIVITY_PAGE_SIZE, CustomerIOClient, Page
 from airflow_provider_cio.customerio.rows import Activity, Delivery
@@ -122,6 +122,22 @@ class Reader:
         for delivery_id, future in futures:
             yield delivery_id, future.result()
 
+    def submit(self, call: Any, *args: Any) -> Any:
+        return self.pool.submit(call, *args)
+
+    def counts(self) -> dict[str, int]:
+        client = self.client
+        return {
+            "requests": client.requests_made,
+            "retried": client.retried,
+            "rate_limited": client.rate_limited,
+            "out_of_order": self.out_of_order,
+            "cut_short": self.cut_short,
+        }
+
+    def waiting(self) -> str | None:
+        return self.client.waiting()
+
     def __enter__(self) -> Self:
         return self
 
@@ -129,6 +145,7 @@ class Reader:
         if kind:
             self.client.close()
         self.pool.shutdown(wait=not kind, cancel_futures=True)
+        self.client.close()
 
 
 class _PassedOn:

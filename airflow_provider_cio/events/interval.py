@@ -1,4 +1,4 @@
-"""The data interval of a run and windows of creation times, in whole Unix seconds, half-open: ``[start, end)``. Pure."""
+"""The data interval of a run, and windows of creation times: whole Unix seconds, half-open ``[start, end)``. Pure."""
 
 from __future__ import annotations
 

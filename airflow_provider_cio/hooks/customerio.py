@@ -176,7 +176,7 @@ class CustomerIOHook(BaseHook):
     def _rows(self, read: Callable[[Reader], Iterator[T]]) -> Generator[T]:
         """With a client of its own, so that any number of them may be open."""
         from airflow_provider_cio.customerio.reader import Reader
-        from airflow_provider_cio.pipeline.pipeline import PROGRESS_EVERY, every
+        from airflow_provider_cio.pipeline.ticker import ticking
 
         with self.get_conn() as client:
 
@@ -184,7 +184,7 @@ class CustomerIOHook(BaseHook):
                 if wait := client.waiting():
                     self.log.info("%s", wait)
 
-            with every(PROGRESS_EVERY, say_what_it_waits_for), Reader(client) as reader:
+            with ticking(say_what_it_waits_for), Reader(client) as reader:
                 yield from read(reader)
 
     def ensure_reporting_webhook(

@@ -1,4 +1,4 @@
-"""The two ends of a run as datasets of OpenLineage."""
+"""Lineage of a run: its two ends as datasets of OpenLineage."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from urllib.parse import urlsplit
 if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
 
-    from airflow_provider_cio.operators.destination import Destination
-    from airflow_provider_cio.pipeline.result import Report
+    from airflow_provider_cio.pipeline.result import Result
 
 
 class Dataset(NamedTuple):
@@ -25,28 +24,23 @@ class Dataset(NamedTuple):
     size: int | None = None
 
 
-#: What was read, and what was written.
-Ends = tuple[Sequence[Dataset], Sequence[Dataset]]
-
-
 def namespace(scheme: str, base_url: str) -> str:
-    """Of what is behind a URL: ``customerio://api.customer.io``."""
+    """Return the namespace of the service behind a URL: ``customerio://api.customer.io``."""
     return f"{scheme}://{urlsplit(base_url).netloc}"
 
 
-def ends_of(origin: tuple[str, str], destination: Destination, report: Report) -> Ends:
-    """The two ends of a run that is done.
+def customerio_datasets(conn_id: str, base_url: str, result: Result) -> list[Dataset]:
+    """Return the lists that a run has read.
 
-    :param origin: id of the Customer.io connection, which stands for the workspace, and base URL.
+    :param conn_id: id of the Customer.io connection, which stands for the workspace.
     """
-    conn_id, base_url = origin
-    lists = [kind for kind in ("deliveries", "activities") if report.tally.read[kind]]
-    read = [Dataset(namespace("customerio", base_url), f"{conn_id}.{kind}", report.tally.read[kind]) for kind in lists]
-    return read, destination.datasets(report)
+    counts = {kind: result.tally.read[kind] for kind in ("deliveries", "activities")}
+    namespaced = namespace("customerio", base_url)
+    return [Dataset(namespaced, f"{conn_id}.{kind}", rows) for kind, rows in counts.items() if rows]
 
 
 def lineage(inputs: Sequence[Dataset], outputs: Sequence[Dataset]) -> OperatorLineage[Any, Any]:
-    """For OpenLineage's provider, which is there when it asks."""
+    """Return both ends for OpenLineage's provider, which is installed if it asks."""
     from airflow.providers.openlineage.extractors import OperatorLineage
     from openlineage.client.event_v2 import InputDataset, OutputDataset
     from openlineage.client.facet_v2 import input_statistics_input_dataset as read

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_cio.events.catalog import CATALOG
 
 if TYPE_CHECKING:
-    from airflow_provider_cio.pipeline.result import Report
+    from airflow_provider_cio.pipeline.result import Result
 
 log = logging.getLogger(__name__)
 
@@ -73,16 +73,16 @@ def _set_up(stats: Any) -> None:
         stats.initialize(factory=get_stats_factory(), export_legacy_names=legacy)
 
 
-def count_run(report: Report, seconds: float, tags: Mapping[str, str]) -> None:
-    """Report a run's counts as metrics, once, for all its tries. `docs/operator.md` lists them.
+def count_run(result: Result, seconds: float, tags: Mapping[str, str]) -> None:
+    """Report the counts of a run as metrics, once for all its tries. `docs/operator.md` lists them.
 
-    :param seconds: that this try took.
+    :param seconds: duration of this try.
     """
-    for collection, n in report.events.items():
+    for collection, n in result.events.items():
         count("events", n, {**tags, "collection": CATALOG[collection].table})
-    for name, counts in (("skipped", report.skipped), ("refused", report.refused)):
+    for name, counts in (("skipped", result.skipped), ("refused", result.refused)):
         for reason, n in counts.items():
             count(name, n, {**tags, "reason": reason})
     for name in ("requests", "retried", "rate_limited"):
-        count(name, report.work[name], tags)
+        count(name, result.work[name], tags)
     took("duration", seconds, tags)

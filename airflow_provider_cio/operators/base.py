@@ -1,11 +1,10 @@
-"""What the operators share: all but where the events go."""
+"""Base class of both operators: parameters, waiting, running, telling."""
 
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -20,23 +19,18 @@ from airflow_provider_cio.exceptions import (
     EventsRefusedError,
     TryAgainLaterError,
 )
-from airflow_provider_cio.observability.logs import connecting, log_findings, log_progress, log_sample
 from airflow_provider_cio.operators.options import Options, check_what_is_known, read_options
-from airflow_provider_cio.operators.source import mode_of, source_of
-from airflow_provider_cio.operators.waiting import as_asked, until_settled
-from airflow_provider_cio.pipeline.checkpoint import CheckpointStore
+from airflow_provider_cio.operators.waiting import wait_as_asked, wait_until_settled
 
 if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
     from airflow.sdk import Context
 
-    from airflow_provider_cio.customerio.client import CustomerIOClient
-    from airflow_provider_cio.observability.lineage import Ends
-    from airflow_provider_cio.operators.destination import Connected, Destination
+    from airflow_provider_cio.observability.lineage import Dataset
+    from airflow_provider_cio.operators.destination import Destination
     from airflow_provider_cio.pipeline.dead_letters import DeadLetters
-    from airflow_provider_cio.pipeline.ends import Sink
     from airflow_provider_cio.pipeline.pipeline import Callbacks
-    from airflow_provider_cio.pipeline.result import Report
+    from airflow_provider_cio.pipeline.result import Result
 
 
 class ParameterError(ConfigurationError, AirflowFailException):
@@ -139,66 +133,51 @@ class CustomerIOOperator(BaseOperator):
         self.dead_letter_path = dead_letter_path
         self.preview = preview
         self._running = False
-        self._ends: Ends = ([], [])
+        self._inputs: Sequence[Dataset] = ()
+        self._outputs: Sequence[Dataset] = ()
         try:
             check_what_is_known(self)
         except ConfigurationError as error:
             raise ParameterError(str(error)) from None
 
     def _destination(self, options: Options) -> Destination:
-        """Where the events go. Nothing is asked of it yet.
+        """Return the destination of the events.
 
         :raises ConfigurationError: its connection lacks something.
         """
         raise NotImplementedError
 
     def execute(self, context: Context) -> dict[str, Any]:
-        from airflow_provider_cio.observability.assets import describe_outlets
-
+        """Wait until the interval is settled, run the pipeline over it, and tell Airflow the result."""
         try:
             options = read_options(self)
             interval = resolve_interval(self.interval_start, self.interval_end, context)
             settled = interval.end + whole_seconds(options.settling_time)
-            until_settled(interval, settled, self.log)
-            report, dead_letters = self._run(interval, options, context)
-            log_findings(self.log, report)
-            if options.preview:
-                self.log.info(
-                    "This was a preview: nothing was %s. It could not have %s: %s",
-                    report.delivered.word,
-                    report.delivered.word,
-                    dict(report.refused),
-                )
-            self._fail_if_refused(report, dead_letters, options)
+            wait_until_settled(interval, settled, self.log)
+            dead_letters = self._dead_letters(options, context)
+            result = self._run(options, interval, dead_letters, context)
+            self._fail_if_refused(result, dead_letters, options)
         except TryAgainLaterError as error:
-            as_asked(error, settled, context, self.log)
+            wait_as_asked(error, settled, context, self.log)
             raise
         except CustomerIOToSegmentError as error:  # a retry would end the same way
             raise AirflowFailException(str(error)) from error
-        result = self._result(report, dead_letters, options)
-        describe_outlets(self.outlets, self._of_an_asset(result, options), context)
-        return result
+        return self._told(result, dead_letters, options, context)
 
-    def _of_an_asset(self, result: dict[str, Any], options: Options) -> dict[str, Any]:
-        """What the event of an asset gets."""
-        return result
-
-    def _run(self, interval: Interval, options: Options, context: Context) -> tuple[Report, DeadLetters | None]:
-        """Wire source, mapper and sink together; returns the report, and where dead letters would be."""
-        from airflow_provider_cio.customerio.names import Names
-        from airflow_provider_cio.customerio.reader import Reader
-        from airflow_provider_cio.events.mapping import Mapper
+    def _run(self, options: Options, interval: Interval, dead_letters: DeadLetters | None, context: Context) -> Result:
+        """Build source, mapper and sink from the options, and run them over the interval."""
         from airflow_provider_cio.hooks.customerio import CustomerIOHook
-        from airflow_provider_cio.observability.lineage import ends_of
+        from airflow_provider_cio.observability.lineage import customerio_datasets
+        from airflow_provider_cio.observability.logs import log_findings, log_progress, log_sample
         from airflow_provider_cio.observability.metrics import count_run
-        from airflow_provider_cio.operators.destination import fingerprint
-        from airflow_provider_cio.pipeline.checkpoint import Tally
-        from airflow_provider_cio.pipeline.pipeline import Line
+        from airflow_provider_cio.operators.assembly import build_pipeline, mode_of
+        from airflow_provider_cio.pipeline.checkpoint import CheckpointStore, fingerprint
         from airflow_provider_cio.pipeline.preview import PreviewSink
-        from airflow_provider_cio.pipeline.result import Report
 
         began = time.monotonic()
         customerio = CustomerIOHook(customerio_conn_id=options.customerio_conn_id)
+        origin = (options.customerio_conn_id, customerio.settings.base_url)
+        destination = self._destination(options)
         mode = mode_of(interval, options, self.log)
         self.log.info(
             "Interval %s, look-back %g days, opens and clicks %s: %s",
@@ -207,77 +186,58 @@ class CustomerIOOperator(BaseOperator):
             mode,
             ", ".join(one.name for one in options.collections),
         )
-        origin = (options.customerio_conn_id, customerio.settings.base_url)
-        destination = self._destination(options)
-        task_state_store = None if options.preview else context.get("task_state_store")
-        store = CheckpointStore(task_state_store, self.log, destination.delivered.word)
-        checkpoint = store.load(fingerprint(interval, options, mode, origin, destination))
-        none_yet = Tally(events=Counter({one.name: 0 for one in options.collections}))
-        fell_back = mode != options.opens_and_clicks
-        report = Report(interval, none_yet, fell_back=fell_back, delivered=destination.delivered)
-        dead_letters = self._dead_letters(options, context)
-        with ExitStack() as stack:
-            stack.enter_context(dead_letters or nullcontext())
-            client = stack.enter_context(customerio.get_conn())
-            stack.enter_context(self._killable())
-            connection: Any = destination.connect()
-            with connecting(self.log, connection.waiting):
-                stack.enter_context(connection)
-            reader = Reader(client)
-            names = Names(reader, self.log.warning)
-            mapper = Mapper(
+        store = CheckpointStore(None if options.preview else context.get("task_state_store"), self.log)
+        checkpoint = store.load(
+            fingerprint(
+                interval,
+                mode,
+                options.decisive,
+                origin,
+                destination.identity,
                 destination.message_id_namespace,
-                send_to_customerio_destinations=destination.send_to_customerio_destinations,
-                pii=options.pii,
-                cio_id_as_last_resort=options.on_unidentified == "cio_id",
-                name_of=names.of,
             )
-            sink: Sink = (
-                PreviewSink(partial(log_sample, self.log), destination.rule)
-                if options.preview
-                else destination.sink(connection)
-            )
-            Line(
-                reader,
-                source_of(reader, names, interval, options, mode),
-                mapper,
-                sink,
-                report,
-                skip_unidentified=options.on_unidentified in ("skip", "cio_id"),
-                checkpoint=checkpoint,
-                callbacks=self._callbacks(report, dead_letters, store, client, connection),
-            ).run()
-        log_progress(self.log, "Done", report)
+        )
+        sink = destination.sink()
+        pipeline = build_pipeline(
+            customerio.get_conn(),
+            PreviewSink(sink, partial(log_sample, self.log)) if options.preview else sink,
+            options,
+            interval,
+            mode=mode,
+            message_id_namespace=destination.message_id_namespace,
+            send_to_customerio_destinations=destination.send_to_customerio_destinations,
+            wording=destination.wording,
+            warn=self.log.warning,
+            checkpoint=checkpoint,
+            callbacks=partial(self._callbacks, dead_letters, store.save),
+        )
+        with dead_letters or nullcontext(), self._killable():
+            result = pipeline.run()
+        log_progress(self.log, "Done", result)
         store.forget()
+        log_findings(self.log, result)
         if not options.preview:
-            self._ends = ends_of(origin, destination, report)
-            count_run(report, time.monotonic() - began, {"dag_id": self.dag_id, "task_id": self.task_id})
-        return report, dead_letters
+            self._inputs = customerio_datasets(*origin, result)
+            self._outputs = destination.datasets(result)
+            count_run(result, time.monotonic() - began, {"dag_id": self.dag_id, "task_id": self.task_id})
+        return result
 
-    def _callbacks(
-        self,
-        report: Report,
-        dead_letters: DeadLetters | None,
-        store: CheckpointStore,
-        client: CustomerIOClient,
-        connection: Connected,
-    ) -> Callbacks:
+    def _callbacks(self, dead_letters: DeadLetters | None, save: Any, result: Result) -> Callbacks:
+        from airflow_provider_cio.observability.logs import log_progress
         from airflow_provider_cio.pipeline.pipeline import Callbacks
 
-        def progress() -> None:
-            waits = [wait for wait in (client.waiting(), connection.waiting()) if wait]
-            log_progress(self.log, "So far", report, "; ".join(waits))
-
+        progress = partial(log_progress, self.log, "So far", result)
         if dead_letters is None:
-            return Callbacks(progress, save=store.save)
+            return Callbacks(progress, save=save)
         return Callbacks(
             progress,
             refused_event=dead_letters.write,
             refused_row=lambda row: dead_letters.write_row("malformed", row.raw, row.problem),
-            save=store.save,
+            save=save,
         )
 
     def _dead_letters(self, options: Options, context: Context) -> DeadLetters | None:
+        """Return the file for events that can't be sent, if one is wanted and can be written."""
         if options.dead_letter_path is None or options.preview:
             return None
         from airflow_provider_cio.pipeline.dead_letters import DeadLetters
@@ -286,32 +246,47 @@ class CustomerIOOperator(BaseOperator):
         dead_letters.check()
         return dead_letters
 
-    def _fail_if_refused(self, report: Report, dead_letters: DeadLetters | None, options: Options) -> None:
+    def _fail_if_refused(self, result: Result, dead_letters: DeadLetters | None, options: Options) -> None:
         """:raises EventsRefusedError: naming reasons and deliveries."""
-        word = report.delivered.word
-        if report.refused and dead_letters:
-            self.log.warning("What can't be %s is in %s: %s", word, dead_letters.path, report.refusals())
-        unidentified = report.refused["unidentified"] if options.on_unidentified == "fail" else 0
-        if options.preview or not report.refused or (dead_letters and not unidentified):
+        done = result.wording.done
+        if options.preview:
+            self.log.info(
+                "This was a preview: nothing was %s. It could not have %s: %s", done, done, dict(result.refused)
+            )
+            return
+        if result.refused and dead_letters:
+            self.log.warning("Events that can't be %s are in %s: %s", done, dead_letters.path, result.refusals())
+        unidentified = result.refused["unidentified"] if options.on_unidentified == "fail" else 0
+        if not result.refused or (dead_letters and not unidentified):
             return
         kept = f"They are in {dead_letters.path}." if dead_letters else "Set dead_letter_path to have them kept aside."
         raise EventsRefusedError(
-            f"{report.refused.total()} events or rows can't be {word}, all others were: {report.refusals()} {kept}"
+            f"{result.refused.total()} events or rows can't be {done}, all others were: {result.refusals()} {kept}"
         )
 
-    def _result(self, report: Report, dead_letters: DeadLetters | None, options: Options) -> dict[str, Any]:
-        result = report.as_dict()
+    def _told(
+        self, result: Result, dead_letters: DeadLetters | None, options: Options, context: Context
+    ) -> dict[str, Any]:
+        """Return the result for XCom, and put it into the events of the task's assets."""
+        from airflow_provider_cio.observability.assets import describe_outlets
+
+        told = result.as_dict()
         if options.preview:
-            return result | {"preview": True, "refused": dict(report.refused)}
-        if report.refused and dead_letters:
-            result["dead_letters"] = {"path": str(dead_letters.path), "events": dict(report.refused)}
-        return result
+            told |= {"preview": True, "refused": dict(result.refused)}
+        elif result.refused and dead_letters:
+            told["dead_letters"] = {"path": str(dead_letters.path), "events": dict(result.refused)}
+        describe_outlets(self.outlets, told | self._asset_extra(options), context)
+        return told
+
+    def _asset_extra(self, options: Options) -> dict[str, Any]:
+        """Return the fields that the event of an asset has besides the result."""
+        return {}
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any]:
-        """What was read and written, for OpenLineage's provider, which calls this if it is installed."""
+        """Return the datasets of the run. OpenLineage's provider calls this if it is installed."""
         from airflow_provider_cio.observability.lineage import lineage
 
-        return lineage(*self._ends)
+        return lineage(self._inputs, self._outputs)
 
     def on_kill(self) -> None:
         """End the running `execute`, which then closes what it opened.

@@ -74,23 +74,6 @@ class CustomerIOToSegmentOperator(CustomerIOOperator):
         )
 
     def _destination(self, options: Options) -> Destination:
-        from airflow_provider_cio.hooks.segment import SegmentHook
-        from airflow_provider_cio.observability.lineage import Dataset, namespace
-        from airflow_provider_cio.operators.destination import Destination
-        from airflow_provider_cio.segment.sink import SegmentSink
+        from airflow_provider_cio.operators.destination import SegmentDestination
 
-        hook = SegmentHook(segment_conn_id=options.segment_conn_id)
-        settings = hook.settings
-        return Destination(
-            identity=(options.segment_conn_id, settings.base_url, settings.path, settings.write_key),
-            message_id_namespace=hook.message_id_namespace,
-            connect=hook.get_conn,
-            sink=SegmentSink,
-            send_to_customerio_destinations=options.send_to_customerio_destinations,
-            datasets=lambda report: [
-                Dataset(
-                    *(namespace("segment", settings.base_url), options.segment_conn_id),
-                    *(report.work["events"], report.work["bytes"]),
-                )
-            ],
-        )
+        return SegmentDestination(options)

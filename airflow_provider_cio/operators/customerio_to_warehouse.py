@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from airflow_provider_cio.events.catalog import DEFAULT_COLLECTIONS
@@ -82,26 +81,13 @@ class CustomerIOToWarehouseOperator(CustomerIOOperator):
             **kwargs,
         )
 
-    def _of_an_asset(self, result: dict[str, Any], options: Options) -> dict[str, Any]:
+    def _destination(self, options: Options) -> Destination:
+        from airflow_provider_cio.operators.destination import WarehouseDestination
+
+        return WarehouseDestination(options)
+
+    def _asset_extra(self, options: Options) -> dict[str, Any]:
         from airflow_provider_cio.warehouse.tables import TRACKS
 
         tables = [*(one.table for one in options.collections), TRACKS]
-        return result | {"tables": [f"{options.schema}.{table}" for table in tables]}
-
-    def _destination(self, options: Options) -> Destination:
-        from airflow_provider_cio.operators.destination import Destination
-        from airflow_provider_cio.pipeline.result import Delivered
-        from airflow_provider_cio.warehouse.connection import datasets_of, open_warehouse, place_of
-        from airflow_provider_cio.warehouse.sink import WarehouseSink, rule_of_tables_broken
-
-        names = [one.name for one in options.collections]
-        place = place_of(options.warehouse_conn_id)
-        return Destination(
-            identity=(options.warehouse_conn_id, *place, options.schema),
-            message_id_namespace=options.message_id_namespace,
-            connect=partial(open_warehouse, options.warehouse_conn_id, options.schema),
-            sink=partial(WarehouseSink, collections=names),
-            rule=rule_of_tables_broken,
-            datasets=partial(datasets_of, place, options.schema),
-            delivered=Delivered("loaded", ("events", "new"), "{events} events loaded, {new} of them new"),
-        )
+        return {"tables": [f"{options.schema}.{table}" for table in tables]}

@@ -1,70 +1,104 @@
-"""Where the events of a run go, and what a checkpoint of it belongs to."""
+"""Destinations of events: Segment, or a warehouse. Nothing is asked of either before the pipeline runs."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
 
-from airflow_provider_cio.events.event import Event, rule_broken
-from airflow_provider_cio.events.interval import Interval, whole_seconds
+from airflow_provider_cio.events.catalog import CATALOG
+from airflow_provider_cio.hooks.segment import SegmentHook
+from airflow_provider_cio.observability.lineage import Dataset, namespace
 from airflow_provider_cio.operators.options import Options
-from airflow_provider_cio.pipeline.result import SENT, Delivered
-
-if TYPE_CHECKING:
-    from airflow_provider_cio.observability.lineage import Dataset
-    from airflow_provider_cio.pipeline.ends import Sink
-    from airflow_provider_cio.pipeline.result import Report
-
-
-class Connected(Protocol):
-    """A connection that may have to wait for the other side."""
-
-    def waiting(self) -> str | None:
-        """What it waits for, in one sentence; None if it does not."""
+from airflow_provider_cio.pipeline.ends import Sink
+from airflow_provider_cio.pipeline.result import LOADED, SENT, Result, Wording
+from airflow_provider_cio.segment.sink import SegmentSink
+from airflow_provider_cio.warehouse import database_for
+from airflow_provider_cio.warehouse.connection import open_warehouse, place_of
+from airflow_provider_cio.warehouse.sink import WarehouseSink
+from airflow_provider_cio.warehouse.tables import TRACKS
 
 
-@dataclass(frozen=True)
-class Destination:
-    """Where the events of a run go.
+class Destination(ABC):
+    """One place for the events of a run.
 
-    :param identity: all that tells it from another one, but for what may be rotated or tuned.
-    :param message_id_namespace: of the `messageId` of its events.
-    :param connect: makes a `Connected` that is closed when it is left.
-    :param sink: makes the sink over one.
-    :param rule: names the rule that an event breaks which it could not take.
-    :param send_to_customerio_destinations: its events may come back to Customer.io.
-    :param datasets: what a run has written, for lineage.
-    :param delivered: what log and result call what became of the events.
+    :raises ConfigurationError: from the constructor, the connection lacks something.
     """
 
-    identity: tuple[object, ...]
+    #: Words of log and result.
+    wording: ClassVar[Wording]
+    #: Namespace of the `messageId` of its events.
     message_id_namespace: str
-    connect: Callable[[], AbstractContextManager[Any]]
-    sink: Callable[[Any], Sink]
-    rule: Callable[[Event, bytes], str | None] = rule_broken
-    send_to_customerio_destinations: bool = False
-    datasets: Callable[[Report], Sequence[Dataset]] = lambda _: ()
-    delivered: Delivered = SENT
+    #: Whether Segment may pass the events on to Customer.io.
+    send_to_customerio_destinations = False
+
+    @property
+    @abstractmethod
+    def identity(self) -> tuple[object, ...]:
+        """Everything that tells this destination from another one. A checkpoint holds only for the same."""
+
+    @abstractmethod
+    def sink(self) -> Sink:
+        """Return a new sink."""
+
+    @abstractmethod
+    def datasets(self, result: Result) -> Sequence[Dataset]:
+        """Return the datasets that a finished run has written."""
 
 
-def fingerprint(
-    interval: Interval, options: Options, mode: str, origin: tuple[str, str], destination: Destination
-) -> str:
-    """Of all that decides which events are sent, from where and where to; not of keys that may be rotated, rates
-    and time-outs."""
-    configuration = (
-        interval,
-        whole_seconds(options.lookback),
-        sorted(one.name for one in options.collections),
-        origin,
-        destination.identity,
-        destination.message_id_namespace,
-        mode,
-        destination.send_to_customerio_destinations,
-        options.on_unidentified,
-        options.pii,
-    )
-    return hashlib.sha256(repr(configuration).encode()).hexdigest()[:32]
+class SegmentDestination(Destination):
+    """A Segment source.
+
+    The write key is part of the identity, because another key may be another source, which has none of the events.
+    """
+
+    wording = SENT
+
+    def __init__(self, options: Options) -> None:
+        self._conn_id = options.segment_conn_id
+        self._hook = SegmentHook(segment_conn_id=self._conn_id)
+        self._settings = self._hook.settings
+        self.message_id_namespace = self._hook.message_id_namespace
+        self.send_to_customerio_destinations = options.send_to_customerio_destinations
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        settings = self._settings
+        return self._conn_id, settings.base_url, settings.path, settings.write_key
+
+    def sink(self) -> Sink:
+        return SegmentSink(self._hook.get_conn())
+
+    def datasets(self, result: Result) -> Sequence[Dataset]:
+        where = namespace("segment", self._settings.base_url)
+        return [Dataset(where, self._conn_id, result.work["events"], result.work["bytes"])]
+
+
+class WarehouseDestination(Destination):
+    """Segment's tables in one schema of a database."""
+
+    wording = LOADED
+
+    def __init__(self, options: Options) -> None:
+        self._conn_id = options.warehouse_conn_id
+        self._schema = options.schema
+        self._collections = [one.name for one in options.collections]
+        self._place = place_of(self._conn_id)
+        self.message_id_namespace = options.message_id_namespace
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        return self._conn_id, *self._place, self._schema
+
+    def sink(self) -> Sink:
+        return WarehouseSink(open_warehouse(self._conn_id, self._schema), self._collections)
+
+    def datasets(self, result: Result) -> Sequence[Dataset]:
+        """Return the tables that got rows, and `tracks`."""
+        place = self._place
+        where = database_for(place.conn_type).namespace(place.host, place.port)
+        rows = {CATALOG[name].table: count for name, count in result.events.items() if count}
+        return [
+            Dataset(where, ".".join(filter(None, (place.database, self._schema, table))), count)
+            for table, count in ({TRACKS: sum(rows.values())} | rows).items()
+        ]

@@ -42,6 +42,17 @@ class Options(NamedTuple):
     schema: str = ""
     message_id_namespace: str = ""
 
+    @property
+    def decisive(self) -> tuple[object, ...]:
+        """The options that decide which events are sent, for the fingerprint of a checkpoint."""
+        return (
+            self.lookback,
+            sorted(one.name for one in self.collections),
+            self.send_to_customerio_destinations,
+            self.on_unidentified,
+            self.pii,
+        )
+
 
 def read_options(operator: Any) -> Options:
     """:raises ConfigurationError: naming the parameter, the kind of its value, and the fix."""

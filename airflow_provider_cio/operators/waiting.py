@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
     from airflow.sdk.types import Logger
 
-#: Seconds that one try may wait outside its slot, as it is told to by either side, all its waits together. Then it
-#: fails, rather than sleep for days.
+#: Longest total time, in seconds, for which one try may be rescheduled because a service asked it to wait.
 _LONGEST = 86_400
 
 
-def until_settled(interval: Interval, settled: int, log: Logger) -> None:
-    """:param settled: end of the settling time, in Unix seconds.
+def wait_until_settled(interval: Interval, settled: int, log: Logger) -> None:
+    """Reschedule the task to the end of the settling time, if that has not come yet.
 
-    :raises AirflowRescheduleException: it has not come yet.
+    :param settled: end of the settling time, in Unix seconds.
+    :raises AirflowRescheduleException: to wait.
     """
     if time.time() < settled:
         log.info(
@@ -35,10 +35,10 @@ def until_settled(interval: Interval, settled: int, log: Logger) -> None:
         raise _reschedule(datetime.fromtimestamp(settled, UTC))
 
 
-def as_asked(error: TryAgainLaterError, settled: int, context: Context, log: Logger) -> None:
-    """Wait as long as the service asks, if it does and the try has not waited for a day yet.
+def wait_as_asked(error: TryAgainLaterError, settled: int, context: Context, log: Logger) -> None:
+    """Reschedule the task as far as the service asks, unless the try has waited for a day already.
 
-    :raises AirflowRescheduleException: it waits.
+    :raises AirflowRescheduleException: to wait.
     """
     if error.after is not None and _waited(context, settled) + error.after <= _LONGEST:
         log.warning("%s This run goes on in %d s, and takes no slot meanwhile.", error, error.after)

@@ -1,16 +1,17 @@
-"""What earlier tries of a run have done: windows whose events are all acknowledged, and counts. Pure."""
+"""The checkpoint of a run: the windows whose events earlier tries have delivered, and their counts."""
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowRuntimeError
 
 from airflow_provider_cio.events.interval import Window
 from airflow_provider_cio.exceptions import TryAgainLaterError
+from airflow_provider_cio.pipeline.result import Tally
 
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
@@ -21,39 +22,23 @@ VERSION = 2
 State = dict[str, Any]
 
 
-@dataclass
-class Tally:
-    """Counts of what was read, by kind; of events, by collection; of what was skipped, by reason."""
-
-    read: Counter[str] = field(default_factory=Counter)
-    events: Counter[str] = field(default_factory=Counter)
-    skipped: Counter[str] = field(default_factory=Counter)
-
-    def add(self, other: Tally) -> None:
-        self.read.update(other.read)
-        self.events.update(other.events)
-        self.skipped.update(other.skipped)
-
-    def as_dict(self) -> dict[str, dict[str, int]]:
-        return {"read": dict(self.read), "events": dict(self.events), "skipped": dict(self.skipped)}
-
-    @classmethod
-    def from_dict(cls, counts: Mapping[str, Mapping[str, int]]) -> Self:
-        return cls(Counter(counts["read"]), Counter(counts["events"]), Counter(counts["skipped"]))
+def fingerprint(*configuration: object) -> str:
+    """Hash every setting that decides which events are sent, from where and where to."""
+    return hashlib.sha256(repr(configuration).encode()).hexdigest()[:32]
 
 
 class Checkpoint:
-    """Belongs to one interval and one configuration, which `fingerprint` stands for.
+    """The checkpoint of one interval and one configuration, which `fingerprint` stands for.
 
-    :param state: as an earlier try stored it; one of another fingerprint or form counts as none.
+    :param state: the state that an earlier try saved; one of another fingerprint or form counts as none.
     """
 
     def __init__(self, fingerprint: str = "", state: object = None) -> None:
         self._fingerprint = fingerprint
         self._done: list[Window] = []
-        #: Of the windows that are done.
+        #: Counts of the windows that are done.
         self.tally = Tally()
-        #: What all tries have cost so far: requests, batches, bytes.
+        #: Work of all tries so far: requests, batches, bytes.
         self.work: Counter[str] = Counter()
         if isinstance(state, dict) and (state.get("version"), state.get("fingerprint")) == (VERSION, fingerprint):
             self._done = [Window(*window) for window in state["done"]]
@@ -64,7 +49,7 @@ class Checkpoint:
         return bool(self._done)
 
     def add(self, window: Window, tally: Tally) -> None:
-        """Windows that meet become one, so it stays as small as the work was orderly."""
+        """Add a window that is done. Windows that meet become one, so that the state stays small."""
         merged: list[Window] = []
         for one in sorted([*self._done, window], key=lambda one: (one.channel, one.drafts, one.start)):
             last = merged[-1] if merged else None
@@ -76,20 +61,20 @@ class Checkpoint:
         self.tally.add(tally)
 
     def rest(self, windows: Iterable[Window]) -> list[Window]:
-        """What of these windows is not done yet."""
+        """Return the parts of these windows that are not done yet."""
         return [piece for window in windows for piece in self._without_done(window)]
 
     def covers(self, window: Window, created: int) -> bool:
-        """Is a delivery of that list and creation time in a window that is done?"""
+        """Return whether a delivery of that window's list, created then, is in a window that is done."""
         return any(
             done.start <= created < done.end and (done.channel, done.drafts) == (window.channel, window.drafts)
             for done in self._done
         )
 
     def state(self, work: Mapping[str, int]) -> State:
-        """Plain JSON.
+        """Return the state to save, which is plain JSON.
 
-        :param work: of all tries so far.
+        :param work: counts of all tries so far.
         """
         return {
             "version": VERSION,
@@ -109,21 +94,22 @@ class Checkpoint:
         return [piece for piece in [*pieces, window] if piece.start < piece.end]
 
 
+#: Key in the task state store.
 CHECKPOINT_KEY = "customerio_to_segment"
 
 
 class CheckpointStore:
-    """:param store: Airflow's, or None if there is none: then nothing is loaded or saved.
-    :param delivered: what became of the events of a finished run.
+    """Checkpoints in Airflow's task state store, which Airflow has since 3.3.
+
+    :param store: Airflow's store; None if there is none, and nothing is loaded or saved then.
     """
 
-    def __init__(self, store: Any, log: Logger, delivered: str = "sent") -> None:
+    def __init__(self, store: Any, log: Logger) -> None:
         self._store = store
         self._log = log
-        self._delivered = delivered
 
     def load(self, fingerprint: str) -> Checkpoint:
-        """What earlier tries with this fingerprint have done."""
+        """Load the checkpoint that earlier tries with this fingerprint have saved."""
         state = None
         if self._store:
             try:
@@ -137,13 +123,13 @@ class CheckpointStore:
 
     @property
     def save(self) -> Callable[[dict[str, Any]], None] | None:
-        """Stores a state; None if nothing can be stored."""
+        """Function that saves a state; None if nothing can be saved."""
         return self._save if self._store else None
 
     def forget(self) -> None:
         """Remove the checkpoint of a finished run; otherwise clearing the task would send nothing.
 
-        :raises TryAgainLaterError: it stays. A retry is short, since all is done.
+        :raises TryAgainLaterError: it can't be removed. A retry is short, because all is done.
         """
         if not self._store:
             return
@@ -151,7 +137,7 @@ class CheckpointStore:
             self._store.delete(CHECKPOINT_KEY)
         except AirflowRuntimeError as error:
             raise TryAgainLaterError(
-                f"All was {self._delivered}, but the checkpoint could not be removed: {error}. A retry removes it."
+                f"All events were delivered, but the checkpoint could not be removed: {error}. A retry removes it."
             ) from error
 
     def _save(self, state: dict[str, Any]) -> None:

@@ -1,33 +1,38 @@
-"""Deliver nothing: check each event, and show the first of each collection."""
+"""A sink that delivers nothing: it checks each event, and shows the first one of each collection."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Self
 
-from airflow_provider_cio.events.event import Event, Refused, encode, rule_broken
+from airflow_provider_cio.events.event import Event, Refused, encode
+from airflow_provider_cio.pipeline.ends import Sink
 
 
 class PreviewSink:
-    """Checks what it is given.
+    """Stands in for a sink: checks its connection and its rules, and gives it nothing.
 
-    :param sample: gets the first event of each collection that could be sent, encoded.
-    :param rule: names the rule that an event breaks, if any.
+    :param sink: the sink that would deliver. It is never entered.
+    :param sample: gets the first deliverable event of each collection, encoded.
     """
 
-    def __init__(
-        self, sample: Callable[[bytes], None], rule: Callable[[Event, bytes], str | None] = rule_broken
-    ) -> None:
+    def __init__(self, sink: Sink, sample: Callable[[bytes], None]) -> None:
         self.acknowledged = 0
+        self._sink = sink
         self._sample = sample
-        self._rule = rule
         self._shown: set[str] = set()
         self._refused: list[Refused] = []
+
+    def rule_broken(self, event: Event, encoded: bytes) -> str | None:
+        return self._sink.rule_broken(event, encoded)
+
+    def check(self) -> None:
+        self._sink.check()
 
     def take(self, events: Iterable[Event]) -> None:
         for event in events:
             encoded = encode(event)
-            if reason := self._rule(event, encoded):
+            if reason := self.rule_broken(event, encoded):
                 self._refused.append(Refused(reason, encoded))
             elif event.event not in self._shown:
                 self._shown.add(event.event)
@@ -45,10 +50,14 @@ class PreviewSink:
         return refused
 
     def counts(self) -> dict[str, int]:
-        return {"events": 0, "batches": 0, "bytes": 0}
+        return {}
+
+    def waiting(self) -> str | None:
+        return self._sink.waiting()
 
     def __enter__(self) -> Self:
+        self.check()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         pass

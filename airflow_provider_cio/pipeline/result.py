@@ -1,45 +1,75 @@
-"""What a run did: its counts, for the log and for XCom. Pure."""
+"""The result of a run: its counts, for the log and for XCom. Pure."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from airflow_provider_cio.events.interval import Interval, iso
-from airflow_provider_cio.pipeline.checkpoint import Tally
 
 #: Delivery ids that an error names for each reason.
 _NAMED_IDS = 5
-#: Counts of the work that the result shows with those of reading, where they are not zero.
-_OF_READING = ("retried", "rate_limited", "out_of_order", "cut_short")
+#: Counts of the source that the result shows under ``"read"`` where they are not zero.
+_READING = ("retried", "rate_limited", "out_of_order", "cut_short")
 
 
-class Delivered(NamedTuple):
-    """How a run says what became of its events.
+@dataclass
+class Tally:
+    """Counts of rows read, by kind; of events, by collection; of rows and metrics skipped, by reason."""
 
-    :param word: past participle, and key of the result.
-    :param counts: the sink's, as the result shows them.
-    :param progress: of the log's lines, with these counts in braces.
+    read: Counter[str] = field(default_factory=Counter)
+    events: Counter[str] = field(default_factory=Counter)
+    skipped: Counter[str] = field(default_factory=Counter)
+
+    def add(self, other: Tally) -> None:
+        """Add the counts of another one."""
+        self.read.update(other.read)
+        self.events.update(other.events)
+        self.skipped.update(other.skipped)
+
+    def as_dict(self) -> dict[str, dict[str, int]]:
+        """Return plain JSON."""
+        return {"read": dict(self.read), "events": dict(self.events), "skipped": dict(self.skipped)}
+
+    @classmethod
+    def from_dict(cls, counts: Mapping[str, Mapping[str, int]]) -> Self:
+        """Read the dictionary that `as_dict` made."""
+        return cls(Counter(counts["read"]), Counter(counts["events"]), Counter(counts["skipped"]))
+
+    @classmethod
+    def of(cls, collections: Iterable[str]) -> Self:
+        """Return a tally in which each collection has no event yet."""
+        return cls(events=Counter(dict.fromkeys(collections, 0)))
+
+
+class Wording(NamedTuple):
+    """The words in which a run speaks of its events.
+
+    :param done: past participle, and key of the result.
+    :param counts: the sink's counts that the result shows under that key.
+    :param progress: text for the log, with these counts in braces.
     """
 
-    word: str
+    done: str
     counts: tuple[str, ...]
     progress: str
 
 
-SENT = Delivered("sent", ("events", "batches", "bytes"), "{events} events sent in {batches} batches")
+SENT = Wording("sent", ("events", "batches", "bytes"), "{events} events sent in {batches} batches")
+LOADED = Wording("loaded", ("events", "new"), "{events} events loaded, {new} of them new")
 
 
 @dataclass
-class Report:
+class Result:
     """Counts of all tries of a run, as far as they are known.
 
-    :param work: what was asked and sent: ``requests``, ``retried``, ``rate_limited``; ``batches``, ``bytes``.
+    :param work: counts of both ends: ``requests``, ``retried``, ``rate_limited``; ``batches``, ``bytes``.
     :param refused: for each reason, how many events or rows could not be delivered.
-    :param refused_ids: for each reason, the first of their ids: of deliveries, or of odd activities.
-    :param fell_back: first opens and clicks were read, as activities do not reach back that far.
-    :param said: for each reason, what is wrong with the first one, if that is known.
+    :param refused_ids: for each reason, the ids of the first deliveries or malformed rows.
+    :param explanations: for each reason, the explanation of the first refusal that had one.
+    :param fell_back: first opens and clicks were read, because activities do not reach back that far.
     """
 
     interval: Interval
@@ -47,49 +77,50 @@ class Report:
     work: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
     refused_ids: dict[str, list[str]] = field(default_factory=dict)
-    said: dict[str, str] = field(default_factory=dict)
+    explanations: dict[str, str] = field(default_factory=dict)
     resumed: bool = False
     fell_back: bool = False
-    delivered: Delivered = SENT
+    wording: Wording = SENT
 
     @property
     def events(self) -> Counter[str]:
-        """By collection; those that are under way, too."""
+        """Events by collection, those under way included."""
         return self.tally.events
 
     @property
     def skipped(self) -> Counter[str]:
-        """By reason."""
+        """Rows and metrics that made no event, by reason."""
         return self.tally.skipped
 
-    def refuse(self, reason: str, delivery_id: str | None, said: str = "") -> None:
+    def refuse(self, reason: str, delivery_id: str | None, explanation: str = "") -> None:
+        """Count one event or row that can't be delivered."""
         self.refused[reason] += 1
         ids = self.refused_ids.setdefault(reason, [])
         if len(ids) < _NAMED_IDS:
             ids.append(delivery_id or "without an id")
-        if said:
-            self.said.setdefault(reason, said)
+        if explanation:
+            self.explanations.setdefault(reason, explanation)
 
     def refusals(self) -> str:
-        """E.g. ``event_too_large: 2 (first ids: a, b); malformed: 1 (first ids: c): ...``: what is wrong with c."""
+        """Return one sentence, such as ``event_too_large: 2 (first ids: a, b); malformed: 1 (first ids: c): ...``."""
         return "; ".join(map(self._refusal, self.refused)) + "."
 
     def _refusal(self, reason: str) -> str:
         counted = f"{reason}: {self.refused[reason]} (first ids: {', '.join(self.refused_ids[reason])})"
-        said = self.said.get(reason, "").rstrip(".")
-        return f"{counted}: {said}" if said else counted
+        explanation = self.explanations.get(reason, "").rstrip(".")
+        return f"{counted}: {explanation}" if explanation else counted
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain and small."""
+        """Return the result as the operator returns it: plain, small JSON."""
         read = {"requests": self.work["requests"], "deliveries": self.tally.read["deliveries"]}
         optional = Counter(self.tally.read)
         del optional["deliveries"]
-        optional.update({key: self.work[key] for key in _OF_READING if self.work[key]})
+        optional.update({key: self.work[key] for key in _READING if self.work[key]})
         result: dict[str, Any] = {
             "interval": {"start": iso(self.interval.start), "end": iso(self.interval.end)},
             "read": read | {key: count for key, count in optional.items() if count},
             "events": dict(self.tally.events),
-            self.delivered.word: {count: self.work[count] for count in self.delivered.counts},
+            self.wording.done: {count: self.work[count] for count in self.wording.counts},
             "skipped": dict(self.tally.skipped),
         }
         if self.resumed:

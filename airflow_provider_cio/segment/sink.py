@@ -26,6 +26,15 @@ class SegmentSink:
     def acknowledged(self) -> int:
         return self._ledger.acknowledged
 
+    def rule_broken(self, event: Event, encoded: bytes) -> str | None:
+        return rule_broken(event, encoded)
+
+    def check(self) -> None:
+        pass
+
+    def waiting(self) -> str | None:
+        return self._client.waiting()
+
     def take(self, events: Iterable[Event]) -> None:
         add = self._packer.add
         for event in events:
@@ -70,6 +79,7 @@ class SegmentSink:
         if kind:
             self._client.close()
         self._sender.close(wait=not kind)
+        self._client.close()
 
 
 class Ledger:

@@ -1,4 +1,4 @@
-"""An Airflow connection to a database -> the warehouse in it."""
+"""Warehouses behind Airflow connections."""
 
 from __future__ import annotations
 
@@ -7,19 +7,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow.providers.common.compat.sdk import AirflowException, AirflowNotFoundException, BaseHook
 
-from airflow_provider_cio.events.catalog import CATALOG
 from airflow_provider_cio.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
 
-    from airflow_provider_cio.observability.lineage import Dataset
-    from airflow_provider_cio.pipeline.result import Report
     from airflow_provider_cio.warehouse.loading import Warehouse
 
 
 class Place(NamedTuple):
-    """Which database a connection is to, without who connects."""
+    """The database that a connection leads to, without user and password."""
 
     conn_type: str
     host: str
@@ -34,19 +31,6 @@ def place_of(conn_id: str) -> Place:
     connection = _connection(conn_id)
     conn_type = str(connection.conn_type)
     return Place(conn_type, connection.host or "", connection.port, database_for(conn_type).database_of(connection))
-
-
-def datasets_of(place: Place, schema: str, report: Report) -> list[Dataset]:
-    """The tables that a run has loaded into, as OpenLineage names them: those that got rows, and `tracks`."""
-    from airflow_provider_cio.observability.lineage import Dataset
-    from airflow_provider_cio.warehouse import database_for
-
-    namespace = database_for(place.conn_type).namespace(place.host, place.port)
-    rows = {CATALOG[name].table: count for name, count in report.events.items() if count}
-    return [
-        Dataset(namespace, ".".join(filter(None, (place.database, schema, table))), count)
-        for table, count in ({"tracks": sum(rows.values())} | rows).items()
-    ]
 
 
 def open_warehouse(conn_id: str, schema: str) -> Warehouse:

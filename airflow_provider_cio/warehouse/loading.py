@@ -6,7 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 from airflow_provider_cio.events.event import MAX_EVENT_BYTES, MAX_MESSAGE_ID
 from airflow_provider_cio.exceptions import ConfigurationError, CustomerIOToSegmentError
@@ -203,10 +203,3 @@ class Warehouse:
 
     def _wait(self, what: str | None) -> None:
         self._waiting = what
-
-    def __enter__(self) -> Self:
-        self.check()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass

@@ -12,15 +12,6 @@ from airflow_provider_cio.warehouse.spool import Spool
 from airflow_provider_cio.warehouse.tables import Value, csv_lines, unstorable, values_of
 
 
-def rule_of_tables_broken(event: Event, encoded: bytes) -> str | None:
-    """The rule of the Tracking API that the event breaks, or that no text has a NUL character; or None."""
-    reason = rule_broken(event, encoded)
-    # JSON has that character escaped, and few events have anything to escape.
-    if reason is None and b"\\" in encoded and (column := unstorable(values_of(event))):
-        return f"nul_character_in_{column}"
-    return reason
-
-
 class WarehouseSink:
     """Rows wait on disk until they are loaded: at a checkpoint, at the end, or when they are `spool_bytes`.
 
@@ -37,11 +28,26 @@ class WarehouseSink:
         self._taken = self._loaded = self._new = 0
         self._refused: list[Refused] = []
 
+    def rule_broken(self, event: Event, encoded: bytes) -> str | None:
+        """Return the rule that makes the event undeliverable: one of Segment's, or that no text has a NUL character."""
+        reason = rule_broken(event, encoded)
+        # JSON has that character escaped, and few events have anything to escape.
+        if reason is None and b"\\" in encoded and (column := unstorable(values_of(event))):
+            return f"nul_character_in_{column}"
+        return reason
+
+    def check(self) -> None:
+        """Connect once, to find a wrong connection before anything is read."""
+        self._warehouse.check()
+
+    def waiting(self) -> str | None:
+        return self._warehouse.waiting()
+
     def take(self, events: Iterable[Event]) -> None:
         rows: dict[str, list[tuple[Value, ...]]] = {}
         for event in events:
             encoded = encode(event)
-            if reason := rule_of_tables_broken(event, encoded):
+            if reason := self.rule_broken(event, encoded):
                 self._refused.append(Refused(reason, encoded))
             else:
                 rows.setdefault(event.event, []).append(values_of(event))
@@ -72,6 +78,7 @@ class WarehouseSink:
         self.acknowledged = self._taken
 
     def __enter__(self) -> Self:
+        self.check()
         self._warehouse.prepare(list(self._tables.values()))
         return self
 

@@ -14,7 +14,7 @@ from airflow_provider_cio.pipeline.result import Report
 from tests.sandbox import History, Sandbox
 from tests.sandbox.catalog import DOCUMENTED_ACTIVITY_TYPES
 from tests.sandbox.delivery import REPEATED, Truth
-from tests.unit.support import DAY, run_line
+from tests.unit.support import DAY, run_pipeline
 
 #: (channel, metric) of which the API documents activities, so that every one of them can be sent.
 DOCUMENTED = {
@@ -54,7 +54,7 @@ def run_full(
     """One run with every open and click unless `every` is off, and without a warning unless `warn` takes them."""
     warnings: list[str] = []
     mode = "every" if every else "first"
-    report = run_line(sandbox, interval, names=names, mode=mode, warn=warn or warnings.append, **options)
+    report = run_pipeline(sandbox, interval, names=names, mode=mode, warn=warn or warnings.append, **options)
     assert warnings == []
     return report
 

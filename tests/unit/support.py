@@ -1,4 +1,4 @@
-"""What several tests share: clients for a sandbox, and a run of the line against it."""
+"""Helpers of several tests: clients for a sandbox, and a run of the pipeline against it."""
 
 from __future__ import annotations
 
@@ -7,26 +7,23 @@ import os
 import signal
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from airflow_provider_cio.customerio.activities import EveryOpenAndClick
 from airflow_provider_cio.customerio.client import CustomerIOClient
-from airflow_provider_cio.customerio.deliveries import Deliveries
-from airflow_provider_cio.customerio.names import Names
-from airflow_provider_cio.customerio.reader import Reader
 from airflow_provider_cio.events.catalog import DEFAULT_COLLECTIONS, GROUPS, resolve_collections
 from airflow_provider_cio.events.interval import Interval
-from airflow_provider_cio.events.mapping import Mapper
 from airflow_provider_cio.http.transport import Retries
-from airflow_provider_cio.pipeline.checkpoint import Checkpoint, Tally
-from airflow_provider_cio.pipeline.ends import Sink, Source
-from airflow_provider_cio.pipeline.pipeline import Callbacks, Line
-from airflow_provider_cio.pipeline.result import Report
+from airflow_provider_cio.operators.assembly import build_pipeline
+from airflow_provider_cio.operators.options import Options
+from airflow_provider_cio.pipeline.checkpoint import Checkpoint
+from airflow_provider_cio.pipeline.ends import Sink
+from airflow_provider_cio.pipeline.pipeline import Callbacks
+from airflow_provider_cio.pipeline.result import Result
 from airflow_provider_cio.segment.client import SegmentClient
 from airflow_provider_cio.segment.sink import SegmentSink
 from tests.e2e.compare import differences
@@ -69,7 +66,7 @@ def connections(sandbox: Sandbox, **changes: str) -> dict[str, str]:
     }
 
 
-def run_line(
+def run_pipeline(
     sandbox: Sandbox,
     interval: Interval,
     *,
@@ -87,35 +84,38 @@ def run_line(
     checkpoint: Checkpoint | None = None,
     callbacks: Callbacks | None = None,
     sink: Sink | None = None,
-) -> Report:
-    """One run over the interval, with new clients that are closed on every way out.
+    **reading: Any,
+) -> Result:
+    """One run over the interval, with new clients.
 
     :param mode: `opens_and_clicks`.
     :param sink: other than Segment's.
+    :param reading: page sizes.
     """
     client, destination = clients(sandbox, retries, timeout=timeout, per_second=per_second)
-    collections = resolve_collections(names)
-    report = Report(interval, Tally(events=Counter({one.name: 0 for one in collections})))
-    with client, destination:
-        reader = Reader(client)
-        name_list = Names(reader, warn)
-        shared: Any = {"collections": collections, "interval": interval, "lookback": lookback}
-        source: Source = (
-            Deliveries(reader, name_list, **shared)
-            if mode == "first"
-            else EveryOpenAndClick(reader, name_list, humans_only=mode == "every_human", **shared)
-        )
-        mapper = Mapper(namespace, pii=pii, cio_id_as_last_resort=cio_id, name_of=name_list.of)
-        return Line(
-            reader,
-            source,
-            mapper,
-            sink or SegmentSink(destination),
-            report,
-            skip_unidentified=skip_unidentified,
-            checkpoint=checkpoint,
-            callbacks=callbacks,
-        ).run()
+    options = Options(
+        collections=resolve_collections(names),
+        opens_and_clicks=mode,
+        lookback=timedelta(seconds=lookback),
+        settling_time=timedelta(0),
+        pii=pii,
+        on_unidentified="cio_id" if cio_id else "skip" if skip_unidentified else "dead_letter",
+        dead_letter_path=None,
+        preview=False,
+        customerio_conn_id="customerio_default",
+    )
+    return build_pipeline(
+        client,
+        sink or SegmentSink(destination),
+        options,
+        interval,
+        mode=mode,
+        message_id_namespace=namespace,
+        warn=warn,
+        checkpoint=checkpoint,
+        callbacks=lambda result: callbacks or Callbacks(),
+        **reading,
+    ).run()
 
 
 def kill_in_execution(task: Any, context: Any, wait: Callable[[], object]) -> float:

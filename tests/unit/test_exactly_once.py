@@ -23,7 +23,7 @@ from tests.sandbox import History, Sandbox, Settings
 from tests.sandbox.delivery import Truth
 from tests.sandbox.odd import ODDITIES, Odd
 from tests.unit.full import DOCUMENTED, Told, held, kept, to_send
-from tests.unit.support import DAY, NOVEMBER, run_line
+from tests.unit.support import DAY, NOVEMBER, run_pipeline
 
 STRETCH = Interval(NOVEMBER, NOVEMBER + 3 * DAY)
 MODES = ("first", "every", "every_human")
@@ -118,7 +118,7 @@ def bounds_before_creation(history: History) -> list[int]:
 def run_in_time(world: Sandbox, interval: Interval, mode: str) -> Report:
     """A run at the time at which Airflow begins it: what is not visible by then is hidden from it."""
     world.settings.now = interval.end + SETTLING
-    return run_line(world, interval, names="all", mode=mode, retries=PATIENT)
+    return run_pipeline(world, interval, names="all", mode=mode, retries=PATIENT)
 
 
 def of_mode(rows: Iterable[Truth], mode: str) -> list[Truth]:
@@ -242,7 +242,7 @@ def test_deliveries_that_come_in_while_a_list_is_read_move_the_others_and_cost_n
         order=order,
     )
     world.reset()
-    report = run_line(world, interval, names="all", mode=mode)
+    report = run_pipeline(world, interval, names="all", mode=mode)
     assert report.tally.read["deliveries"] > len(dense) + 5  # some came in
     wanted = to_send(of_mode(held(world.history, [interval], every=mode != "first"), mode))
     assert kept(world.segment.kept) == wanted
@@ -269,7 +269,7 @@ def test_odd_rows_are_refused_alone(
     world.settings = Settings(odd_deliveries=share, odd_activities=share, now=STRETCH.end + 40 * DAY)
     world.history = history
     world.reset()
-    reports = [run_line(world, one, names="all", mode=mode) for one in cuts(data, history)]
+    reports = [run_pipeline(world, one, names="all", mode=mode) for one in cuts(data, history)]
     assert set(itertools.chain(*(report.refused for report in reports))) <= {"malformed"}
     expected = world.expected(*STRETCH, drafts=True, every=mode != "first")
     everything = keys(itertools.chain(*expected))
@@ -298,7 +298,7 @@ def run_days(world: Sandbox, mode: str) -> list[tuple[Report, list[Malformed]]]:
     found = []
     for day in DAYS:
         rows: list[Malformed] = []
-        report = run_line(world, day, names="all", mode=mode, callbacks=Callbacks(refused_row=rows.append))
+        report = run_pipeline(world, day, names="all", mode=mode, callbacks=Callbacks(refused_row=rows.append))
         assert report.refused == ({"malformed": len(rows)} if rows else {})
         found.append((report, rows))
     return found

@@ -38,7 +38,7 @@ from tests.sandbox import Fault, History, Sandbox, Settings
 from tests.sandbox.faults import Kind, Side
 from tests.sandbox.settings import Asked
 from tests.unit.full import held, kept, to_send
-from tests.unit.support import DAY, NOVEMBER, assert_kept_is_truth, run_line, truth_of
+from tests.unit.support import DAY, NOVEMBER, assert_kept_is_truth, run_pipeline, truth_of
 from tests.unit.test_exactly_once import MODES, SETTLING, is_told, key, keys, of_mode
 
 INTERVAL = Interval(NOVEMBER, NOVEMBER + 3 * DAY)
@@ -110,7 +110,7 @@ def pages(world: Sandbox) -> int:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reading, "MAX_REQUESTS", 1)
         world.reset()
-        run_line(world, INTERVAL)
+        run_pipeline(world, INTERVAL)
     assert len(world.segment.requests) == BATCHES >= 4
     assert len(world.customerio.requests) >= 8
     return len(world.customerio.requests)
@@ -134,7 +134,7 @@ def test_a_fault_that_passes_costs_one_more_request_and_nothing_else(
     kind = fault["kind"]
     count = pages if side == "customerio" else BATCHES
     sandbox.faults.add(Fault(side=side, at={"first": 0, "middle": count // 2, "last": count - 1}[place], **fault))
-    run_line(sandbox, INTERVAL, timeout=TIMEOUT if kind == "timeout" else 60)
+    run_pipeline(sandbox, INTERVAL, timeout=TIMEOUT if kind == "timeout" else 60)
     assert struck(sandbox.customerio.requests + sandbox.segment.requests) == [kind]
     processed_twice = side == "segment" and kind in SPOILING
     assert_kept_is_truth(sandbox, INTERVAL, duplicates=None if processed_twice else 0)
@@ -172,7 +172,7 @@ def test_faults_at_random_on_both_sides_lose_nothing(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reading, "MAX_REQUESTS", in_flight)
         retries = Retries(attempts=60, total=60.0, first=0.001, longest=0.01)
-        report = run_line(world, INTERVAL, retries=retries, timeout=TIMEOUT)
+        report = run_pipeline(world, INTERVAL, retries=retries, timeout=TIMEOUT)
     spoiled = sum(asked.fault in SPOILING for asked in world.segment.requests)
     assert_kept_is_truth(world, INTERVAL, duplicates=None)
     assert len(world.segment.duplicates) <= spoiled * BATCH
@@ -186,14 +186,14 @@ def test_faults_at_random_on_both_sides_lose_nothing(
 def test_a_fault_that_stays_is_left_to_airflows_retry(sandbox: Sandbox, side: Side) -> None:
     sandbox.faults.add(Fault(side=side, kind="503", at=1, times=10_000))
     with pytest.raises(TryAgainLaterError, match=r"answered 503: .*Gave up after 3 attempts"):
-        run_line(sandbox, INTERVAL, retries=Retries(attempts=3, total=5.0, first=0.001, longest=0.01))
+        run_pipeline(sandbox, INTERVAL, retries=Retries(attempts=3, total=5.0, first=0.001, longest=0.01))
 
 
 def test_a_429_holds_all_readers_back(sandbox: Sandbox) -> None:
     """Nobody asks within the time that one of them was told to wait, but those who were on their way."""
     sandbox.settings = Settings(latency=0.01)
     sandbox.faults.add(Fault(side="customerio", kind="429", at=10, retry_after=0.6))
-    run_line(sandbox, INTERVAL)
+    run_pipeline(sandbox, INTERVAL)
     assert_kept_is_truth(sandbox, INTERVAL)
     asked = sandbox.customerio.requests
     told = next(one.time + one.seconds for one in asked if one.fault)
@@ -223,7 +223,7 @@ def test_a_fault_that_does_not_pass_ends_the_run_at_once(sandbox: Sandbox, name:
     side, kind, error, message = FATAL[name]
     sandbox.faults.add(Fault(side=side, kind=kind, at=at, times=10_000))
     with pytest.raises(error, match=message) as caught:
-        run_line(sandbox, INTERVAL)
+        run_pipeline(sandbox, INTERVAL)
     assert sandbox.settings.app_key not in str(caught.value)
     assert sandbox.settings.write_key not in str(caught.value)
     if kind == "repeat_cursor":  # it shows once the same page was named twice; first pages of other windows come before
@@ -241,7 +241,7 @@ def test_with_several_requests_in_flight_it_ends_as_soon(sandbox: Sandbox, side:
     sandbox.settings = Settings(latency=0.005, segment_latency=0.005)
     sandbox.faults.add(Fault(side=side, kind="401", at=3, times=10_000))
     with pytest.raises(ConfigurationError, match="answered 401"):
-        run_line(sandbox, INTERVAL)
+        run_pipeline(sandbox, INTERVAL)
     asked = sandbox.customerio.requests if side == "customerio" else sandbox.segment.requests
     assert len(asked) <= 3 + (_BESIDE if side == "customerio" else sending.MAX_BATCHES + 1)
 
@@ -250,7 +250,7 @@ def test_a_write_key_that_segment_can_not_use_stops_the_run(sandbox: Sandbox) ->
     """Segment says so with the 400 that it also has for malformed events."""
     sandbox.settings = Settings(write_key="short")
     with pytest.raises(ConfigurationError, match=r"answered 400: An invalid write key.*password"):
-        run_line(sandbox, INTERVAL)
+        run_pipeline(sandbox, INTERVAL)
     assert len(sandbox.segment.requests) <= sending.MAX_BATCHES + 1
 
 
@@ -292,7 +292,7 @@ def test_refused_events_end_alone_and_all_others_are_kept(
     sandbox.history, names = poisoned(300, bad)
     sandbox.settings = Settings(refuse_containing="POISON", refuse_with=status)
     given: list[tuple[str, bytes]] = []
-    report = run_line(
+    report = run_pipeline(
         sandbox,
         Interval(NOVEMBER, NOVEMBER + DAY),
         callbacks=Callbacks(refused_event=lambda reason, event: given.append((reason, event))),
@@ -313,7 +313,7 @@ def test_refused_events_end_alone_and_all_others_are_kept(
 def test_a_refusal_of_everything_stops_the_run_early(sandbox: Sandbox, status: Any) -> None:
     sandbox.settings = Settings(refuse_containing='"type":"track"', refuse_with=status)
     with pytest.raises(EventsRefusedError, match=f"answered {status}: "):
-        run_line(sandbox, INTERVAL)
+        run_pipeline(sandbox, INTERVAL)
     assert sandbox.segment.kept == []
     # For each batch in flight as many samples as it takes to be sure; halving would take some more than all events.
     assert len(sandbox.segment.requests) <= 33 * sending.MAX_BATCHES < EVENTS
@@ -322,7 +322,7 @@ def test_a_refusal_of_everything_stops_the_run_early(sandbox: Sandbox, status: A
 def test_a_400_that_passes_refuses_no_event(sandbox: Sandbox) -> None:
     # Once only: a batch is refused first, and what follows it may be an event alone, whose 400 is final.
     sandbox.faults.add(Fault(side="segment", kind="400", at=1, times=1))
-    report = run_line(sandbox, INTERVAL)
+    report = run_pipeline(sandbox, INTERVAL)
     assert_kept_is_truth(sandbox, INTERVAL)
     assert not report.refused
 
@@ -336,7 +336,7 @@ def test_a_limit_that_others_share_costs_time_and_no_event(sandbox: Sandbox, lim
     sandbox.settings = Settings(
         requests_per_second=20, limiter=limiter, arrival_jitter=0.02, other_client=8, retry_after=retry_after
     )
-    report = run_line(sandbox, INTERVAL, per_second=20, retries=Retries(total=60, first=0.1, longest=1.0))
+    report = run_pipeline(sandbox, INTERVAL, per_second=20, retries=Retries(total=60, first=0.1, longest=1.0))
     assert_kept_is_truth(sandbox, INTERVAL)
     assert report.as_dict()["read"].get("rate_limited", 0) == sandbox.customerio.rate_limited
 
@@ -344,7 +344,7 @@ def test_a_limit_that_others_share_costs_time_and_no_event(sandbox: Sandbox, lim
 @pytest.mark.parametrize("limiter", ["bucket", "fixed_second", "sliding_second"])
 def test_alone_it_hardly_ever_meets_the_limit(sandbox: Sandbox, limiter: Any) -> None:
     sandbox.settings = Settings(requests_per_second=10, limiter=limiter, arrival_jitter=0.02, latency=0.05)
-    run_line(sandbox, INTERVAL, per_second=10)
+    run_pipeline(sandbox, INTERVAL, per_second=10)
     assert_kept_is_truth(sandbox, INTERVAL)
     assert sandbox.customerio.rate_limited <= 1
 
@@ -358,7 +358,7 @@ def test_cursors_that_hold_only_for_their_bounds_and_for_a_while(
     monkeypatch.setattr(schedule, "PAGE_SIZE", 10)
     lifetime = 36
     sandbox.settings = Settings(cursors_bound=True, cursor_lifetime=lifetime, now=INTERVAL.end, now_per_request=1)
-    run_line(sandbox, INTERVAL)
+    run_pipeline(sandbox, INTERVAL)
     assert kept(sandbox.segment.kept) == SENT
     assert {one.status for one in sandbox.customerio.requests} == {200}
     assert len(sandbox.customerio.requests) > 2 * lifetime
@@ -370,7 +370,7 @@ def test_a_cursor_that_has_grown_old_is_left_to_a_retry_which_goes_on(
 ) -> None:
     monkeypatch.setattr(line, "CHECKPOINT_EVERY", 0.0)
     monkeypatch.setattr(reading, "MAX_REQUESTS", 1)
-    whole = run_line(sandbox, INTERVAL)
+    whole = run_pipeline(sandbox, INTERVAL)
     sandbox.reset()
     states: list[State] = []
 
@@ -381,8 +381,8 @@ def test_a_cursor_that_has_grown_old_is_left_to_a_retry_which_goes_on(
 
     sandbox.settings = Settings(cursor_lifetime=HOUR, now=INTERVAL.end)
     with pytest.raises(TryAgainLaterError, match="answered 400"):
-        run_line(sandbox, INTERVAL, checkpoint=Checkpoint("f"), callbacks=Callbacks(save=grow_old))
-    report = run_line(sandbox, INTERVAL, checkpoint=Checkpoint("f", states[-1]))
+        run_pipeline(sandbox, INTERVAL, checkpoint=Checkpoint("f"), callbacks=Callbacks(save=grow_old))
+    report = run_pipeline(sandbox, INTERVAL, checkpoint=Checkpoint("f", states[-1]))
     assert kept(sandbox.segment.kept) == SENT
     assert report.resumed
     assert (report.events, report.skipped, report.tally.read) == (whole.events, whole.skipped, whole.tally.read)
@@ -447,7 +447,7 @@ def test_whatever_the_services_are_like_nothing_is_lost_and_nothing_untrue_is_se
         odd_deliveries=services["odd_deliveries"], odd_activities=services["odd_activities"], now=services["now"]
     )
     world.history = history
-    calm = run_line(world, INTERVAL, mode=mode)
+    calm = run_pipeline(world, INTERVAL, mode=mode)
     world.settings = Settings(**services)
     world.reset()
     kinds = tuple(kind for kind in KINDS if kind != "timeout")
@@ -469,11 +469,11 @@ def test_whatever_the_services_are_like_nothing_is_lost_and_nothing_untrue_is_se
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(line, "CHECKPOINT_EVERY", 0.0)
         try:
-            report = run_line(world, INTERVAL, checkpoint=Checkpoint("f"), **options)
+            report = run_pipeline(world, INTERVAL, checkpoint=Checkpoint("f"), **options)
         except TryAgainLaterError:
             assert services["cursor_lifetime"]
             resumed = True
-            report = run_line(world, INTERVAL, checkpoint=Checkpoint("f", states[-1]), **options)
+            report = run_pipeline(world, INTERVAL, checkpoint=Checkpoint("f", states[-1]), **options)
     every = mode != "first"
     expected = world.expected(*INTERVAL, channels={"email"}, every=every)
     must, may, never = ([one for one in rows if one.collection in DEFAULT_COLLECTIONS] for rows in expected)
@@ -503,7 +503,7 @@ def test_faults_over_https_lose_nothing(sandbox: Sandbox, monkeypatch: pytest.Mo
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(secure.ca_file))
         for side in ("customerio", "segment"):
             secure.faults.add(Fault(side=side, kinds=kinds, at=1, times=len(kinds)))
-        report = run_line(secure, INTERVAL, retries=Retries(attempts=20, total=30.0, first=0.005, longest=0.05))
+        report = run_pipeline(secure, INTERVAL, retries=Retries(attempts=20, total=30.0, first=0.005, longest=0.05))
         assert_kept_is_truth(secure, INTERVAL, duplicates=None)
         assert len(secure.segment.duplicates) <= BATCH * 3
         assert report.work["events"] == EVENTS
@@ -514,8 +514,8 @@ def test_https(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     with Sandbox(sandbox.history, tls=True) as secure:
         assert secure.url.startswith("https://")
         with pytest.raises(ConfigurationError, match="certificate"):
-            run_line(secure, INTERVAL)
+            run_pipeline(secure, INTERVAL)
         assert secure.customerio.requests == secure.segment.requests == []
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(secure.ca_file))
-        run_line(secure, INTERVAL)
+        run_pipeline(secure, INTERVAL)
         assert_kept_is_truth(secure, INTERVAL)

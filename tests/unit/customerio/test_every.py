@@ -31,7 +31,7 @@ from airflow_provider_cio.exceptions import TryAgainLaterError
 from tests.sandbox import History, Sandbox, Settings
 from tests.sandbox.delivery import identity
 from tests.unit.full import DOCUMENTED, Told, held, kept, run_full, to_send
-from tests.unit.support import DAY, NOVEMBER, run_line
+from tests.unit.support import DAY, NOVEMBER, run_pipeline
 
 STRETCH = Interval(NOVEMBER, NOVEMBER + 3 * DAY)
 DAY_ONE = Interval(NOVEMBER, NOVEMBER + DAY)
@@ -428,7 +428,7 @@ def test_an_activity_that_names_its_delivery_nowhere_is_counted(sandbox: Sandbox
 
 def test_machine_opens_and_clicks_can_be_dropped_and_are_counted(sandbox: Sandbox) -> None:
     sandbox.history = History.generate(seed=8, deliveries=900, start=NOVEMBER - 2 * DAY, end=NOVEMBER + DAY)
-    report = run_line(sandbox, DAY_ONE, names=REPEATED, mode="every_human")
+    report = run_pipeline(sandbox, DAY_ONE, names=REPEATED, mode="every_human")
     truth = held(sandbox.history, [DAY_ONE], REPEATED)
     people = [one for one in truth if not (one.machine or one.prefetched)]
     assert_same(kept(sandbox.segment.kept), to_send(people))
@@ -497,7 +497,7 @@ def ids(sandbox: Sandbox) -> dict[int, str]:
 def test_the_first_open_has_the_id_that_it_has_without_activities(sandbox: Sandbox) -> None:
     delivery, acts = opened(1, NOVEMBER + 50, NOVEMBER + 70, NOVEMBER + 90)
     sandbox.history = History(deliveries=[delivery], activities=acts[::-1])
-    run_line(sandbox, DAY_ONE, names=OPENS_AND_CLICKS)
+    run_pipeline(sandbox, DAY_ONE, names=OPENS_AND_CLICKS)
     first = ids(sandbox)
     assert list(first) == [50]
     sandbox.reset()
@@ -540,7 +540,7 @@ def test_a_first_open_by_a_machine_is_left_out_and_the_next_one_keeps_its_id(san
     run_full(sandbox, DAY_ONE, OPENS_AND_CLICKS)
     every = ids(sandbox)
     sandbox.reset()
-    report = run_line(sandbox, DAY_ONE, names=OPENS_AND_CLICKS, mode="every_human")
+    report = run_pipeline(sandbox, DAY_ONE, names=OPENS_AND_CLICKS, mode="every_human")
     assert ids(sandbox) == {70: every[70]}
     assert report.skipped == {"machine": 1}
 
@@ -556,7 +556,7 @@ def test_modes_may_change_between_runs_and_no_occurrence_is_sent_under_two_ids(
     world.reset()
     for interval in intervals:
         for mode in data.draw(st.permutations(["first", "every", "every_human"])):
-            run_line(world, interval, names=REPEATED, mode=mode)
+            run_pipeline(world, interval, names=REPEATED, mode=mode)
     truth = held(history, intervals, REPEATED)
     expected = to_send(truth) + Counter(of_deleted(history, intervals, REPEATED))
     assert len(world.segment.kept) == expected.total()
@@ -684,6 +684,6 @@ def test_a_delivery_in_both_lists_is_joined_both_times(sandbox: Sandbox, mode: s
     delivery, acts = opened(1, NOVEMBER + 50, NOVEMBER + 70)
     acts[0]["data"] |= {"machine": True}
     sandbox.history = History(deliveries=[delivery], activities=acts[::-1])
-    report = run_line(sandbox, DAY_ONE, names=[*OPENS_AND_CLICKS, "Email Drafted"], mode=mode)
+    report = run_pipeline(sandbox, DAY_ONE, names=[*OPENS_AND_CLICKS, "Email Drafted"], mode=mode)
     assert set(ids(sandbox)) == ({50, 70} if mode == "every" else {70})
     assert not report.tally.read["opens_and_clicks_without_activity"]

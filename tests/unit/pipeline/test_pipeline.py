@@ -34,7 +34,7 @@ from airflow_provider_cio.pipeline.preview import PreviewSink
 from airflow_provider_cio.pipeline.result import Report
 from tests.sandbox import Fault, History, Sandbox, Settings
 from tests.unit import support
-from tests.unit.support import DAY, EVERY_NAME, NOVEMBER, assert_kept_is_truth, run_line, truth_of
+from tests.unit.support import DAY, EVERY_NAME, NOVEMBER, assert_kept_is_truth, run_pipeline, truth_of
 
 
 @pytest.fixture(scope="module")
@@ -104,19 +104,19 @@ def test_adjacent_intervals_send_each_occurrence_exactly_once(
     world.reset()
     order = data.draw(st.permutations(intervals))
     for interval in order:
-        run_line(world, interval, names=names)
+        run_pipeline(world, interval, names=names)
     # The older wording lists what was dropped before it was sent among the drafts too; the ids are the same.
     both = awkward["drafts_wording"] == "both" and "Email Drafted" in names
     assert_kept_is_truth(world, STRETCH, names, duplicates=None if both else 0)
     kept = len(world.segment.kept)
     for interval in data.draw(st.lists(st.sampled_from(intervals), max_size=2)):
-        run_line(world, interval, names=names)
+        run_pipeline(world, interval, names=names)
     assert len(world.segment.kept) == kept
 
 
 def test_a_look_back_that_is_too_short_misses_only_what_lies_further_back(sandbox: Sandbox) -> None:
     interval = Interval(NOVEMBER, NOVEMBER + DAY)
-    report = run_line(sandbox, interval, lookback=2 * DAY)
+    report = run_pipeline(sandbox, interval, lookback=2 * DAY)
     near = [row for row in truth_of(sandbox.history, interval) if row["created"] >= interval.start - 2 * DAY]
     far = len(truth_of(sandbox.history, interval)) - len(near)
     assert far > 0
@@ -125,7 +125,7 @@ def test_a_look_back_that_is_too_short_misses_only_what_lies_further_back(sandbo
 
 def test_the_report_counts_what_was_done(sandbox: Sandbox) -> None:
     interval = Interval(NOVEMBER, NOVEMBER + DAY)
-    report = run_line(sandbox, interval).as_dict()
+    report = run_pipeline(sandbox, interval).as_dict()
     truth = truth_of(sandbox.history, interval)
     named = [row for row in truth if row["user_id"] or row["anonymous_id"]]
     assert report["interval"] == {"start": "2026-11-01T00:00:00Z", "end": "2026-11-02T00:00:00Z"}
@@ -160,7 +160,7 @@ def test_an_event_too_large_for_segment_is_counted_and_the_others_are_sent(sandb
         }
 
     sandbox.history = History(deliveries=[row("big", "x" * 20_000), row("small", "x" * 10_000)])
-    report = run_line(sandbox, Interval(NOVEMBER, NOVEMBER + 60))
+    report = run_pipeline(sandbox, Interval(NOVEMBER, NOVEMBER + 60))
     assert dict(report.refused) == {"event_too_large": 1}
     assert report.refusals() == "event_too_large: 1 (first ids: big)."
     assert [event["properties"]["delivery_id"] for event in sandbox.segment.kept] == ["small"]
@@ -173,12 +173,12 @@ def test_a_row_of_another_shape_is_refused_alone_by_the_interval_it_was_created_
     sandbox.history = History(deliveries=[odd, odd | {"id": "fine", "subject": "s"}])
     rows: list[Malformed] = []
     callbacks = Callbacks(refused_row=rows.append)
-    report = run_line(sandbox, Interval(NOVEMBER, NOVEMBER + 60), callbacks=callbacks)
+    report = run_pipeline(sandbox, Interval(NOVEMBER, NOVEMBER + 60), callbacks=callbacks)
     assert [event["properties"]["delivery_id"] for event in sandbox.segment.kept] == ["fine"]
     assert dict(report.refused) == {"malformed": 1}
     assert re.search(r"malformed: 1 \(first ids: odd=\).*got `int`.*subject", report.refusals())
     assert [(row.id, b'"subject":7' in row.raw) for row in rows] == [("odd=", True)]
-    later = run_line(sandbox, Interval(NOVEMBER + 60, NOVEMBER + 120))
+    later = run_pipeline(sandbox, Interval(NOVEMBER + 60, NOVEMBER + 120))
     assert dict(later.refused) == {}
     assert later.skipped["malformed"] == 1
 
@@ -186,7 +186,7 @@ def test_a_row_of_another_shape_is_refused_alone_by_the_interval_it_was_created_
 def test_an_odd_row_that_does_not_say_its_id_is_refused_too(sandbox: Sandbox) -> None:
     sandbox.history = History(deliveries=[simple("fine")])
     sandbox.settings = Settings(odd_rows={"fine": "delivery.id:missing"})
-    report = run_line(sandbox, MINUTE)
+    report = run_pipeline(sandbox, MINUTE)
     assert report.refused_ids == {"malformed": ["without an id"]}
     assert report.tally.read["deliveries"] == 1
     assert report.events.total() == 0
@@ -223,7 +223,7 @@ def test_people_who_can_not_be_named(
     sandbox.history = History(deliveries=[simple("named"), nobody("cio_id", "c1"), nobody("nobody", None)])
     given: list[tuple[str, bytes]] = []
     callbacks = Callbacks(refused_event=lambda reason, event: given.append((reason, event)))
-    report = run_line(sandbox, MINUTE, callbacks=callbacks, **options)
+    report = run_pipeline(sandbox, MINUTE, callbacks=callbacks, **options)
     assert {event["properties"]["delivery_id"] for event in sandbox.segment.kept} == sent
     assert report.events == Counter({"Email Opened": len(sent)})
     assert report.work["events"] == len(sent)
@@ -246,7 +246,7 @@ def test_all_refusals_of_a_run_are_told_by_reason_with_their_first_deliveries(sa
     given: list[str] = []
     read: list[Malformed] = []
     callbacks = Callbacks(refused_event=lambda reason, event: given.append(reason), refused_row=read.append)
-    report = run_line(sandbox, MINUTE, callbacks=callbacks, skip_unidentified=False)
+    report = run_pipeline(sandbox, MINUTE, callbacks=callbacks, skip_unidentified=False)
     assert dict(report.refused) == {"malformed": 7, "unidentified": 1, "event_too_large": 1, "refused_400": 1}
     assert sorted(given) == ["event_too_large", "refused_400", "unidentified"]
     assert len(read) == 7
@@ -258,10 +258,10 @@ def test_all_refusals_of_a_run_are_told_by_reason_with_their_first_deliveries(sa
 
 
 def test_the_report_tells_of_retries_and_of_the_rate_limit_if_there_were_any(sandbox: Sandbox) -> None:
-    assert not {"retried", "rate_limited"} & set(run_line(sandbox, MINUTE).as_dict()["read"])
+    assert not {"retried", "rate_limited"} & set(run_pipeline(sandbox, MINUTE).as_dict()["read"])
     sandbox.reset()
     sandbox.faults.add(Fault(side="customerio", kinds=("503", "429"), at=0, times=4))
-    read = run_line(sandbox, MINUTE).as_dict()["read"]
+    read = run_pipeline(sandbox, MINUTE).as_dict()["read"]
     assert (read["retried"], read["rate_limited"]) == (4, 2)
     assert read["requests"] == len(sandbox.customerio.requests)
 
@@ -293,7 +293,7 @@ def test_whoever_waits_says_so(
         requests.append(reports[0].work["requests"])
 
     main = threading.current_thread()
-    run_line(sandbox, Interval(NOVEMBER, NOVEMBER + DAY), callbacks=Callbacks(call))
+    run_pipeline(sandbox, Interval(NOVEMBER, NOVEMBER + DAY), callbacks=Callbacks(call))
     assert len(calls) >= 10
     assert max(later - earlier for earlier, later in pairwise(calls)) < 0.5
     assert requests[5] >= 1  # the counts are those of now

@@ -40,7 +40,7 @@ from tests.sandbox import Fault, History, Sandbox, Settings
 from tests.sandbox.faults import Side
 from tests.sandbox.settings import Asked
 from tests.unit.full import held, kept, to_send
-from tests.unit.support import DAY, EVERY_NAME, NOVEMBER, assert_kept_is_truth, connect, run_line
+from tests.unit.support import DAY, EVERY_NAME, NOVEMBER, assert_kept_is_truth, connect, run_pipeline
 
 INTERVAL = Interval(NOVEMBER, NOVEMBER + 3 * DAY)
 HISTORY = History.generate(seed=6, deliveries=900, start=NOVEMBER, end=INTERVAL.end, drafts=0.1)
@@ -100,7 +100,7 @@ class Store:
 
 def attempt(sandbox: Sandbox, states: list[State], interval: Interval = INTERVAL, **options: Any) -> Report:
     """One try of the line, which knows the last of the states and adds to them."""
-    return run_line(
+    return run_pipeline(
         sandbox,
         interval,
         lookback=0,

@@ -23,12 +23,12 @@ from tests.sandbox import Fault, History, Sandbox
 from tests.sandbox.reports import EVENTS, Report, Subscription, reports
 from tests.sandbox.webhooks import Call, Calling, Sender
 from tests.unit.stream.support import KEY, Process, Running, connect, encoded, report, signed
-from tests.unit.support import DAY, NOVEMBER, assert_kept_is_truth, run_line, truth_of
+from tests.unit.support import DAY, NOVEMBER, assert_kept_is_truth, run_pipeline, truth_of
 
 STRETCH = Interval(NOVEMBER, NOVEMBER + 2 * DAY)
 #: Reports of the two that are left out have neither recipient nor subject: docs/stream.md.
 NAMES = [name for name in GROUPS["email"] if name not in ("Email Attempted", "Email Deferred")]
-NAMESPACE = "test"  # the one that `run_line` pulls with
+NAMESPACE = "test"  # the one that `run_pipeline` pulls with
 STREAMS = {"main": {"collections": NAMES}}
 SUBSCRIPTION = Subscription(events=[event for event in EVENTS if event.startswith("email_")])
 
@@ -110,7 +110,7 @@ def push_then_pull(
     pushed = [row for row in truth if (row["delivery_id"], row["metric"]) in reported]
     assert differences(pushed, world.segment.kept) == []
     world.faults.clear()
-    run_line(world, STRETCH, names=NAMES, namespace=NAMESPACE)
+    run_pipeline(world, STRETCH, names=NAMES, namespace=NAMESPACE)
     assert_kept_is_truth(world, STRETCH, NAMES, duplicates=None)
 
 
@@ -200,7 +200,7 @@ def test_the_pull_road_adds_nothing_to_what_was_pushed_and_its_ids_are_the_same(
             assert app.post(one.body).status_code == 204
     pushed = {event["messageId"]: event for event in world.segment.kept}
     assert {"Email Opened", "Email Link Clicked", "Email Sent"} <= {event["event"] for event in pushed.values()}
-    run_line(world, STRETCH, names=NAMES, namespace=NAMESPACE)
+    run_pipeline(world, STRETCH, names=NAMES, namespace=NAMESPACE)
     assert len(world.segment.kept) == len(pushed)
     pulled = {event["messageId"]: event for event in world.segment.duplicates}
     assert set(pulled) == set(pushed)

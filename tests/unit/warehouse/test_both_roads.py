@@ -17,7 +17,7 @@ from airflow_provider_cio.events.interval import Interval
 from airflow_provider_cio.warehouse.loading import Warehouse
 from airflow_provider_cio.warehouse.sink import WarehouseSink
 from tests.sandbox import History, Sandbox, Settings
-from tests.unit.support import DAY, NOVEMBER, run_line
+from tests.unit.support import DAY, NOVEMBER, run_pipeline
 from tests.unit.warehouse.places import Place, all_rows, assert_tracks_is_the_union
 from tests.unit.warehouse.test_tables import flattened
 
@@ -93,8 +93,8 @@ def test_the_tables_hold_what_segment_keeps(
     loaded = new = 0
     options: dict[str, Any] = {"names": names, "pii": pii, "cio_id": cio_id, "mode": mode, "warn": lambda text: None}
     for interval in [*intervals, *repeated]:
-        run_line(sandbox, interval, **options)
-        report = run_line(sandbox, interval, **options, sink=WarehouseSink(warehouse, collections))
+        run_pipeline(sandbox, interval, **options)
+        report = run_pipeline(sandbox, interval, **options, sink=WarehouseSink(warehouse, collections))
         loaded, new = loaded + report.work["events"], new + report.work["new"]
         assert report.work["events"] == report.events.total()
 

@@ -1,0 +1,31 @@
+"""A background thread that calls a function every few seconds."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+#: Seconds between two lines in the log of a run.
+PROGRESS_EVERY = 10.0
+
+
+@contextmanager
+def ticking(call: Callable[[], None]) -> Iterator[None]:
+    """Call `call` every ten seconds from a background thread, even while the main thread is blocked.
+
+    A call that is under way at the end is waited for, so that none comes after it.
+    """
+    ended = threading.Event()
+
+    def calls() -> None:
+        while not ended.wait(PROGRESS_EVERY):
+            call()
+
+    thread = threading.Thread(target=calls, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
