@@ -11,9 +11,12 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from airflow_provider_cio.customerio.client import CustomerIOClient
+from airflow_provider_cio.customerio.windows import query_of
 from airflow_provider_cio.events.event import Event
 from airflow_provider_cio.events.interval import Interval, Window
 from airflow_provider_cio.pipeline.preview import PreviewSink
+from airflow_provider_cio.segment.client import SegmentClient
+from airflow_provider_cio.segment.sink import SegmentSink
 from tests.benchmarks.figures import Figure
 from tests.benchmarks.run_line import line
 from tests.benchmarks.world import DAY, END, EVERYTHING, START, Served, serving
@@ -123,7 +126,7 @@ def plain_chain() -> Figure:
         CustomerIOClient(sandbox.app_key, base_url=sandbox.url, requests_per_second=PER_SECOND) as client,
     ):
         began = time.perf_counter()
-        query = Window("email", START, END).query()
+        query = query_of(Window("email", START, END))
         while following := client.page(query).next:
             query = query | {"start": following}
         seconds = time.perf_counter() - began
@@ -186,7 +189,7 @@ class Nowhere(PreviewSink):
     """A sink that counts different events."""
 
     def __init__(self) -> None:
-        super().__init__(sample=lambda event: None)
+        super().__init__(SegmentSink(SegmentClient("key")), sample=lambda event: None)
         self.ids: set[str] = set()
 
     def take(self, events: Iterable[Event]) -> None:

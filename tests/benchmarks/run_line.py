@@ -6,38 +6,32 @@ import json
 import resource
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import requests
 
 from airflow_provider_cio.customerio.client import CustomerIOClient
-from airflow_provider_cio.customerio.deliveries import Deliveries
-from airflow_provider_cio.customerio.names import Names
-from airflow_provider_cio.customerio.reader import Reader
 from airflow_provider_cio.events.catalog import DEFAULT_COLLECTIONS, resolve_collections
 from airflow_provider_cio.events.interval import Interval
-from airflow_provider_cio.events.mapping import Mapper
-from airflow_provider_cio.pipeline.checkpoint import Tally
+from airflow_provider_cio.operators.assembly import build_pipeline
+from airflow_provider_cio.operators.options import Options
 from airflow_provider_cio.pipeline.ends import Sink
-from airflow_provider_cio.pipeline.pipeline import Line
-from airflow_provider_cio.pipeline.result import Report
+from airflow_provider_cio.pipeline.result import Result
 from airflow_provider_cio.segment.client import SegmentClient
 from airflow_provider_cio.segment.sink import SegmentSink
 
 
-def line(source: CustomerIOClient, sink: Sink, interval: Interval, namespace: str, *, lookback: int = 0) -> Report:
+def line(source: CustomerIOClient, sink: Sink, interval: Interval, namespace: str, *, lookback: int = 0) -> Result:
     """Read what was created within the interval and the look-back, and deliver the six default collections."""
     collections = resolve_collections(DEFAULT_COLLECTIONS)
-    reader = Reader(source)
-    names = Names(reader, print)
-    deliveries = Deliveries(reader, names, collections=collections, interval=interval, lookback=lookback)
-    mapper = Mapper(namespace, name_of=names.of)
-    return Line(reader, deliveries, mapper, sink, Report(interval, Tally())).run()
+    options = Options(collections=collections, lookback=timedelta(seconds=lookback))
+    return build_pipeline(source, sink, options, interval, mode="first", message_id_namespace=namespace).run()
 
 
 def once(
     url: str, app_key: str, write_key: str, interval: Interval, namespace: str = "benchmark", per_second: int = 100_000
-) -> Report:
+) -> Result:
     with (
         CustomerIOClient(app_key, base_url=url, requests_per_second=per_second) as source,
         SegmentClient(write_key, base_url=url, events_per_second=0) as destination,

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from airflow_provider_cio.events.catalog import resolve_collections
 from airflow_provider_cio.events.interval import Interval
-from airflow_provider_cio.pipeline.result import Report
+from airflow_provider_cio.pipeline.result import Result
 from tests.sandbox import History, Sandbox
 from tests.sandbox.catalog import DOCUMENTED_ACTIVITY_TYPES
 from tests.sandbox.delivery import REPEATED, Truth
@@ -50,7 +50,7 @@ def run_full(
     every: bool = True,
     warn: Callable[[str], None] | None = None,
     **options: Any,
-) -> Report:
+) -> Result:
     """One run with every open and click unless `every` is off, and without a warning unless `warn` takes them."""
     warnings: list[str] = []
     mode = "every" if every else "first"

@@ -79,27 +79,34 @@ def run_pipeline(
     mode: str = "first",
     warn: Callable[[str], None] = print,
     pii: str = "keep",
-    cio_id: bool = False,
-    skip_unidentified: bool = True,
+    on_unidentified: str = "skip",
     checkpoint: Checkpoint | None = None,
     callbacks: Callbacks | None = None,
     sink: Sink | None = None,
+    results: list[Result] | None = None,
     **reading: Any,
 ) -> Result:
     """One run over the interval, with new clients.
 
     :param mode: `opens_and_clicks`.
     :param sink: other than Segment's.
+    :param results: gets the result before the run begins.
     :param reading: page sizes.
     """
     client, destination = clients(sandbox, retries, timeout=timeout, per_second=per_second)
+
+    def called(result: Result) -> Callbacks:
+        if results is not None:
+            results.append(result)
+        return callbacks or Callbacks()
+
     options = Options(
         collections=resolve_collections(names),
         opens_and_clicks=mode,
         lookback=timedelta(seconds=lookback),
         settling_time=timedelta(0),
         pii=pii,
-        on_unidentified="cio_id" if cio_id else "skip" if skip_unidentified else "dead_letter",
+        on_unidentified=on_unidentified,
         dead_letter_path=None,
         preview=False,
         customerio_conn_id="customerio_default",
@@ -113,7 +120,7 @@ def run_pipeline(
         message_id_namespace=namespace,
         warn=warn,
         checkpoint=checkpoint,
-        callbacks=lambda result: callbacks or Callbacks(),
+        callbacks=called,
         **reading,
     ).run()
 

@@ -18,7 +18,7 @@ from airflow_provider_cio.events.mapping import Mapper
 from airflow_provider_cio.events.occurrence import Malformed
 from airflow_provider_cio.http.transport import Retries
 from airflow_provider_cio.pipeline.pipeline import Callbacks
-from airflow_provider_cio.pipeline.result import Report
+from airflow_provider_cio.pipeline.result import Result
 from tests.sandbox import History, Sandbox, Settings
 from tests.sandbox.delivery import Truth
 from tests.sandbox.odd import ODDITIES, Odd
@@ -115,7 +115,7 @@ def bounds_before_creation(history: History) -> list[int]:
     return sorted(at for at in found if STRETCH.start < at < STRETCH.end)
 
 
-def run_in_time(world: Sandbox, interval: Interval, mode: str) -> Report:
+def run_in_time(world: Sandbox, interval: Interval, mode: str) -> Result:
     """A run at the time at which Airflow begins it: what is not visible by then is hidden from it."""
     world.settings.now = interval.end + SETTLING
     return run_pipeline(world, interval, names="all", mode=mode, retries=PATIENT)
@@ -293,7 +293,7 @@ def many() -> History:
 DAYS = [Interval(STRETCH.start + number * DAY, STRETCH.start + (number + 1) * DAY) for number in range(3)]
 
 
-def run_days(world: Sandbox, mode: str) -> list[tuple[Report, list[Malformed]]]:
+def run_days(world: Sandbox, mode: str) -> list[tuple[Result, list[Malformed]]]:
     """The report of each day, and the rows that it refused."""
     found = []
     for day in DAYS:

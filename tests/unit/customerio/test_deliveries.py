@@ -81,18 +81,17 @@ def test_bounds_are_half_open() -> None:
 @pytest.mark.parametrize("last", [False, True])
 def test_a_piece_tells_of_its_page(last: bool) -> None:
     window = Window("email", 10**9, 10**9 + 100)
-    read = Read([one({"sent": 10**9})] * 3, [Malformed(b"{}", "it", "a", 10**9)], window, 7, last)
+    read = Read([one({"sent": 10**9})] * 3, [Malformed(b"{}", "it", "a", 10**9)], window, last)
     piece = piece_of(read, Interval(10**9, 10**9 + 100))
     assert piece.read == {"deliveries": 4}
-    assert piece.part == 7
-    assert piece.finished == (window if last else None)
+    assert (piece.window, piece.last) == (window, last)
     assert piece.skipped == {}
 
 
 def test_an_odd_row_is_refused_by_the_interval_of_its_creation_and_skipped_by_others() -> None:
     interval = Interval(1000, 1100)
     rows = [Malformed(b"%d" % created, "it", f"{created}", created) for created in (999, 1000, 1099, 1100, 1130)]
-    piece = piece_of(Read([], rows, Window("email", 900, 1160), 1, False), interval)
+    piece = piece_of(Read([], rows, Window("email", 900, 1160), False), interval)
     assert [row.id for row in piece.malformed] == ["1000", "1099"]
     assert piece.skipped == {"malformed": 3}
 
@@ -100,6 +99,6 @@ def test_an_odd_row_is_refused_by_the_interval_of_its_creation_and_skipped_by_ot
 @pytest.mark.parametrize(("window", "own"), [((900, 1000), False), ((1000, 1160), True), ((1050, 1100), True)])
 def test_an_undated_row_is_as_old_as_its_window(window: tuple[int, int], own: bool) -> None:
     undated = Malformed(b"null", "it")
-    piece = piece_of(Read([], [undated], Window("email", *window), 1, False), Interval(1000, 1100))
+    piece = piece_of(Read([], [undated], Window("email", *window), False), Interval(1000, 1100))
     assert piece.malformed == ([undated] if own else [])
     assert piece.skipped == ({} if own else {"malformed": 1})

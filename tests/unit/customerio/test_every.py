@@ -26,7 +26,7 @@ from airflow_provider_cio.customerio.rows import Activity, Delivery
 from airflow_provider_cio.events.catalog import CATALOG, GROUPS
 from airflow_provider_cio.events.interval import Interval
 from airflow_provider_cio.events.mapping import Mapper
-from airflow_provider_cio.events.occurrence import Occurrence
+from airflow_provider_cio.events.occurrence import Occurrence, engagement_in
 from airflow_provider_cio.exceptions import TryAgainLaterError
 from tests.sandbox import History, Sandbox, Settings
 from tests.sandbox.delivery import identity
@@ -285,11 +285,15 @@ def test_the_rule_for_the_message_ids_of_activities_never_changes() -> None:
     """Another rule would send everything anew that is within Segment's memory: this literal is a promise."""
     delivery = Delivery(id="RPILAgUBcRhIBqSfeiIwdIYJKxTY", type="email", created=1, metrics={})
     opened = Activity(id="01E4C4CT6YDC7Y5M7FE1GWWPQJ", timestamp=1_613_063_089)
-    event = Mapper("source-a").event(Occurrence(delivery, CATALOG["Email Opened"], NOVEMBER, opened, True))
+    event = Mapper("source-a").event(
+        Occurrence(delivery, CATALOG["Email Opened"], NOVEMBER, engagement_in({}), opened.id)
+    )
     assert event.message_id == "cio-e866b8fc2acb2cef676acb982109f883"
     assert (
         event.message_id
-        != Mapper("source-b").event(Occurrence(delivery, CATALOG["Email Opened"], NOVEMBER, opened, True)).message_id
+        != Mapper("source-b")
+        .event(Occurrence(delivery, CATALOG["Email Opened"], NOVEMBER, engagement_in({}), opened.id))
+        .message_id
     )
 
 
@@ -309,9 +313,7 @@ def test_the_rule_for_the_message_ids_of_activities_never_changes() -> None:
 def test_what_data_says_becomes_properties(data: dict[str, Any] | None, expected: dict[str, Any]) -> None:
     delivery = Delivery(id="d1", type="email", created=1, metrics={}, customer_id="1")
     event = Mapper("ns").event(
-        Occurrence(
-            delivery, CATALOG["Email Link Clicked"], NOVEMBER, Activity(id="a", timestamp=NOVEMBER, data=data), True
-        )
+        Occurrence(delivery, CATALOG["Email Link Clicked"], NOVEMBER, engagement_in(data or {}), "a")
     )
     properties = _plain(event.properties)
     shown = ("href", "link_url", "link_id", "machine", "prefetched", "proxied")
@@ -332,7 +334,11 @@ def test_what_data_says_becomes_properties(data: dict[str, Any] | None, expected
 def test_of_a_list_of_ip_addresses_the_first_is_told(ip_address: Any, expected: str | None) -> None:
     delivery = Delivery(id="d1", type="email", created=1, metrics={}, customer_id="1")
     one = Activity(id="a", timestamp=NOVEMBER, data={"ip_address": ip_address})
-    context = _plain(Mapper("ns").event(Occurrence(delivery, CATALOG["Email Opened"], NOVEMBER, one, True)).context)
+    context = _plain(
+        Mapper("ns")
+        .event(Occurrence(delivery, CATALOG["Email Opened"], NOVEMBER, engagement_in(one.data or {}), one.id))
+        .context
+    )
     assert context.get("ip") == expected
 
 
@@ -342,11 +348,7 @@ def test_what_happened_to_one_delivery_does_not_show_in_another_event_of_it() ->
     mapper = Mapper("ns")
     full = {"href": "https://h.example", "ip_address": "203.0.113.9", "user_agent": "x", "machine": True}
     for data in (full, {}):
-        mapper.event(
-            Occurrence(
-                delivery, CATALOG["Email Opened"], NOVEMBER, Activity(id="a", timestamp=NOVEMBER, data=data), True
-            )
-        )
+        mapper.event(Occurrence(delivery, CATALOG["Email Opened"], NOVEMBER, engagement_in(data or {}), "a"))
     event = mapper.event(Occurrence(delivery, CATALOG["Email Delivered"], NOVEMBER))
     assert set(_plain(event.properties)) == {"delivery_id", "customer_id", "email_id"}
     assert set(_plain(event.context)) == {"integration", "library"}
@@ -405,7 +407,7 @@ def test_an_identity_that_customerio_no_longer_shows_is_not_taken_from_an_older_
     report = run_full(sandbox, DAY_ONE, OPENS_AND_CLICKS)
     assert report.skipped == {"unidentified": 1}
     assert sandbox.segment.received_count == 0
-    run_full(sandbox, DAY_ONE, OPENS_AND_CLICKS, cio_id=True)
+    run_full(sandbox, DAY_ONE, OPENS_AND_CLICKS, on_unidentified="cio_id")
     assert [event["anonymousId"] for event in sandbox.segment.kept] == ["d9"]
 
 

@@ -21,7 +21,7 @@ from airflow_provider_cio.events.catalog import CATALOG
 from airflow_provider_cio.events.interval import Interval
 from airflow_provider_cio.events.occurrence import Occurrence, Piece
 from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError
-from airflow_provider_cio.pipeline.result import Report
+from airflow_provider_cio.pipeline.result import Result
 from tests.sandbox import Fault, History, Sandbox, Settings
 from tests.sandbox.parents import Names as GivenNames
 from tests.unit.full import held, kept, run_full, to_send
@@ -52,7 +52,7 @@ def workspace(*parents: Mapping[str, int], names: GivenNames | None = None, sent
     return History(deliveries=[{"id": f"d{n}", **shared, **parent} for n, parent in enumerate(parents)], names=names)
 
 
-def run(sandbox: Sandbox) -> tuple[Report, list[str]]:
+def run(sandbox: Sandbox) -> tuple[Result, list[str]]:
     """A run, and its warnings."""
     warnings: list[str] = []
     report = run_full(sandbox, INTERVAL, ["Email Sent"], every=False, warn=warnings.append)

@@ -7,9 +7,9 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_cio.customerio.windows import CREATED_LATE, LONGEST_WINDOW, Window, plan
+from airflow_provider_cio.customerio.windows import CREATED_LATE, LONGEST_WINDOW, plan, query_of
 from airflow_provider_cio.events.catalog import DEFAULT_COLLECTIONS, resolve_collections
-from airflow_provider_cio.events.interval import Interval
+from airflow_provider_cio.events.interval import Interval, Window
 
 SIX = resolve_collections(DEFAULT_COLLECTIONS)
 SIX_MONTHS = 181 * 86_400  # the shortest six months there are
@@ -43,8 +43,8 @@ def test_no_window_begins_before_there_was_time() -> None:
 
 def test_a_query_has_both_bounds_inclusive() -> None:
     query = {"type": "email", "start_ts": 5, "end_ts": 9, "limit": 1000}
-    assert Window("email", 5, 10).query() == query
-    assert Window("email", 5, 10, drafts=True).query() == query | {"drafts": "true"}
+    assert query_of(Window("email", 5, 10)) == query
+    assert query_of(Window("email", 5, 10, drafts=True)) == query | {"drafts": "true"}
 
 
 def test_drafts_are_read_only_where_their_collection_is_wanted_and_before_what_was_sent() -> None:

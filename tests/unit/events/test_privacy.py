@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 
 from airflow_provider_cio.customerio import reader as reading
 from airflow_provider_cio.customerio import windows as extract
-from airflow_provider_cio.customerio.rows import Activity, Delivery
+from airflow_provider_cio.customerio.rows import Delivery
 from airflow_provider_cio.events.catalog import CATALOG
 from airflow_provider_cio.events.event import encode
 from airflow_provider_cio.events.interval import Interval
 from airflow_provider_cio.events.mapping import Mapper
-from airflow_provider_cio.events.occurrence import Occurrence
+from airflow_provider_cio.events.occurrence import Occurrence, engagement_in
 from airflow_provider_cio.events.privacy import Privacy, hashed, masked
 from tests.sandbox import History, Sandbox, Settings
 from tests.unit.full import Told, held, kept, raw, run_full, to_send, told
@@ -344,7 +344,7 @@ def as_sent(
     """The event of an open, or None if nobody is named by it."""
     one = msgspec.convert({"id": "d1", "type": "email", "created": 1, "metrics": {}} | delivery, Delivery)
     mapper = Mapper("ns", pii=mode, name_of=lambda delivery: name)
-    event = mapper.event(Occurrence(one, OPENED, NOVEMBER, Activity(id="a", timestamp=NOVEMBER, data=data)))
+    event = mapper.event(Occurrence(one, OPENED, NOVEMBER, engagement_in(data)))
     encoded = encode(event)
     if not (event.user_id or event.anonymous_id):
         return None

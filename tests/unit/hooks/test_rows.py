@@ -24,7 +24,7 @@ from airflow_provider_cio.customerio.rows import Activity, Delivery
 from airflow_provider_cio.events.occurrence import Malformed
 from airflow_provider_cio.exceptions import ConfigurationError, UnexpectedDataError
 from airflow_provider_cio.hooks.customerio import CustomerIOHook
-from airflow_provider_cio.pipeline import pipeline as line
+from airflow_provider_cio.pipeline import ticker
 from tests.sandbox import Fault, History, Sandbox, Settings
 
 DAY = 86_400
@@ -310,8 +310,8 @@ def test_who_waits_says_so(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     caplog.set_level(logging.INFO)
-    assert line.PROGRESS_EVERY == 10
-    monkeypatch.setattr(line, "PROGRESS_EVERY", 0.1)
+    assert ticker.PROGRESS_EVERY == 10
+    monkeypatch.setattr(ticker, "PROGRESS_EVERY", 0.1)
     sandbox.faults.add(Fault(side="customerio", kind="503", retry_after=2))
     assert sum(1 for _ in hook.deliveries(at(FROM), at(UNTIL))) > 1000
     log = caplog.text + capsys.readouterr().out  # which of them depends on the version of Airflow

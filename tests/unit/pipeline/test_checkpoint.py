@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_cio.events.interval import Window
-from airflow_provider_cio.pipeline.checkpoint import Checkpoint, State, Tally
+from airflow_provider_cio.pipeline.checkpoint import Checkpoint, State
+from airflow_provider_cio.pipeline.result import Tally
 
 Second = tuple[str, bool, int]
 

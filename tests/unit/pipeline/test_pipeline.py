@@ -12,15 +12,13 @@ import tracemalloc
 from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airflow_provider_cio.customerio.client import CustomerIOClient
-from airflow_provider_cio.customerio.reader import Reader
 from airflow_provider_cio.customerio.rows import Delivery
 from airflow_provider_cio.events.catalog import CATALOG
 from airflow_provider_cio.events.event import MAX_EVENT_BYTES
@@ -28,12 +26,14 @@ from airflow_provider_cio.events.interval import Interval, Window
 from airflow_provider_cio.events.mapping import Mapper
 from airflow_provider_cio.events.occurrence import Malformed, Occurrence, Piece
 from airflow_provider_cio.pipeline import pipeline as line
-from airflow_provider_cio.pipeline.checkpoint import Checkpoint, Tally
-from airflow_provider_cio.pipeline.pipeline import Callbacks, Line
+from airflow_provider_cio.pipeline import ticker
+from airflow_provider_cio.pipeline.checkpoint import Checkpoint
+from airflow_provider_cio.pipeline.pipeline import Callbacks, Pipeline
 from airflow_provider_cio.pipeline.preview import PreviewSink
-from airflow_provider_cio.pipeline.result import Report
+from airflow_provider_cio.pipeline.result import Result, Tally
+from airflow_provider_cio.segment.client import SegmentClient
+from airflow_provider_cio.segment.sink import SegmentSink
 from tests.sandbox import Fault, History, Sandbox, Settings
-from tests.unit import support
 from tests.unit.support import DAY, EVERY_NAME, NOVEMBER, assert_kept_is_truth, run_pipeline, truth_of
 
 
@@ -208,22 +208,20 @@ def nobody(name: str, cio_id: str | None) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("options", "sent", "skipped", "refused"),
+    ("on_unidentified", "sent", "skipped", "refused"),
     [
-        ({}, {"named"}, 2, 0),
-        ({"cio_id": True}, {"named", "cio_id"}, 1, 0),
-        ({"skip_unidentified": False}, {"named"}, 0, 2),
-        ({"cio_id": True, "skip_unidentified": False}, {"named", "cio_id"}, 0, 1),
+        ("skip", {"named"}, 2, 0),
+        ("cio_id", {"named", "cio_id"}, 1, 0),
+        ("dead_letter", {"named"}, 0, 2),
     ],
-    ids=["skip", "cio_id", "dead_letter", "cio_id, else dead_letter"],
 )
 def test_people_who_can_not_be_named(
-    sandbox: Sandbox, options: dict[str, Any], sent: set[str], skipped: int, refused: int
+    sandbox: Sandbox, on_unidentified: str, sent: set[str], skipped: int, refused: int
 ) -> None:
     sandbox.history = History(deliveries=[simple("named"), nobody("cio_id", "c1"), nobody("nobody", None)])
     given: list[tuple[str, bytes]] = []
     callbacks = Callbacks(refused_event=lambda reason, event: given.append((reason, event)))
-    report = run_pipeline(sandbox, MINUTE, callbacks=callbacks, **options)
+    report = run_pipeline(sandbox, MINUTE, callbacks=callbacks, on_unidentified=on_unidentified)
     assert {event["properties"]["delivery_id"] for event in sandbox.segment.kept} == sent
     assert report.events == Counter({"Email Opened": len(sent)})
     assert report.work["events"] == len(sent)
@@ -246,7 +244,7 @@ def test_all_refusals_of_a_run_are_told_by_reason_with_their_first_deliveries(sa
     given: list[str] = []
     read: list[Malformed] = []
     callbacks = Callbacks(refused_event=lambda reason, event: given.append(reason), refused_row=read.append)
-    report = run_pipeline(sandbox, MINUTE, callbacks=callbacks, skip_unidentified=False)
+    report = run_pipeline(sandbox, MINUTE, callbacks=callbacks, on_unidentified="dead_letter")
     assert dict(report.refused) == {"malformed": 7, "unidentified": 1, "event_too_large": 1, "refused_400": 1}
     assert sorted(given) == ["event_too_large", "refused_400", "unidentified"]
     assert len(read) == 7
@@ -275,25 +273,19 @@ def test_whoever_waits_says_so(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, side: Any, fault: dict[str, Any]
 ) -> None:
     """A line in the log comes while nothing else does: here, while a service does not answer."""
-    monkeypatch.setattr(line, "PROGRESS_EVERY", 0.05)
-    reports: list[Report] = []
-
-    def noted(*arguments: Any) -> Report:
-        reports.append(Report(*arguments))
-        return reports[-1]
-
-    monkeypatch.setattr(support, "Report", noted)
+    monkeypatch.setattr(ticker, "PROGRESS_EVERY", 0.05)
+    results: list[Result] = []
     sandbox.faults.add(Fault(side=side, at=0, **fault))
     calls: list[float] = []
     requests: list[int] = []
 
-    def call() -> None:
+    def call(waits: str) -> None:
         assert threading.current_thread() is not main
         calls.append(time.monotonic())
-        requests.append(reports[0].work["requests"])
+        requests.append(results[0].work["requests"])
 
     main = threading.current_thread()
-    run_pipeline(sandbox, Interval(NOVEMBER, NOVEMBER + DAY), callbacks=Callbacks(call))
+    run_pipeline(sandbox, Interval(NOVEMBER, NOVEMBER + DAY), callbacks=Callbacks(call), results=results)
     assert len(calls) >= 10
     assert max(later - earlier for earlier, later in pairwise(calls)) < 0.5
     assert requests[5] >= 1  # the counts are those of now
@@ -302,7 +294,7 @@ def test_whoever_waits_says_so(
     assert calls[-1] <= time.monotonic() - 0.15  # none comes after the end
 
 
-def test_a_call_that_is_under_way_at_the_end_is_waited_for() -> None:
+def test_a_call_that_is_under_way_at_the_end_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else "So far" could be logged after "Done", and older counts could replace the last ones."""
     begun, ended = threading.Event(), threading.Event()
 
@@ -311,7 +303,8 @@ def test_a_call_that_is_under_way_at_the_end_is_waited_for() -> None:
         time.sleep(0.2)
         ended.set()
 
-    with line.every(0.01, slow):
+    monkeypatch.setattr(ticker, "PROGRESS_EVERY", 0.01)
+    with ticker.ticking(slow):
         assert begun.wait(5)
     assert ended.is_set()
 
@@ -335,13 +328,25 @@ class Pieces:
             yield Piece(
                 [opened(f"{part}.{number}") for number in range(50)],
                 read=Counter(deliveries=50),
-                part=part,
-                finished=window,
+                window=window,
+                last=True,
             )
             if self._with_odd_ones:
                 large = opened(f"large {part}", subject="x" * MAX_EVENT_BYTES)
                 odd = Malformed(b"x" * 10_000, f"odd {part}", f"odd {part}", NOVEMBER + part)
                 yield Piece([large, opened(f"nobody {part}", customer_id=None)], [odd])
+
+    def counts(self) -> dict[str, int]:
+        return {}
+
+    def waiting(self) -> str | None:
+        return None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
 
 
 def opened(name: str, **fields: Any) -> Occurrence:
@@ -360,20 +365,12 @@ def test_nothing_is_kept_of_what_was_passed_on(monkeypatch: pytest.MonkeyPatch, 
         refused_row=lambda row: told.update(["malformed"]),
         save=lambda state: told.update(["saved"]),
     )
-    report = Report(MINUTE, Tally(events=Counter({"Email Opened": 0})))
-    with CustomerIOClient("key") as client:
-        run = Line(
-            Reader(client),
-            source,
-            Mapper("test"),
-            PreviewSink(lambda event: None),
-            report,
-            skip_unidentified=False,
-            callbacks=callbacks,
-        )
-        tracemalloc.start()
-        run.run()
-        tracemalloc.stop()
+    report = Result(MINUTE, Tally(events=Counter({"Email Opened": 0})))
+    sink = PreviewSink(SegmentSink(SegmentClient("key")), lambda event: None)
+    run = Pipeline(source, Mapper("test"), sink, report, skip_unidentified=False, callbacks=callbacks)
+    tracemalloc.start()
+    run.run()
+    tracemalloc.stop()
     assert report.events == {"Email Opened": 6000}
     # What is refused ends the saving.
     reasons = dict.fromkeys(["event_too_large", "unidentified", "malformed"], 120)

@@ -27,13 +27,13 @@ from airflow_provider_cio.customerio import schedule
 from airflow_provider_cio.customerio import windows as extract
 from airflow_provider_cio.customerio.windows import plan
 from airflow_provider_cio.events.catalog import resolve_collections
-from airflow_provider_cio.events.interval import Interval
+from airflow_provider_cio.events.interval import Interval, Window
 from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError
 from airflow_provider_cio.operators.customerio_to_segment import CustomerIOToSegmentOperator
 from airflow_provider_cio.pipeline import pipeline as line
 from airflow_provider_cio.pipeline.checkpoint import CHECKPOINT_KEY, Checkpoint, State
 from airflow_provider_cio.pipeline.pipeline import Callbacks
-from airflow_provider_cio.pipeline.result import Report
+from airflow_provider_cio.pipeline.result import Result
 from airflow_provider_cio.segment import batches as segment
 from airflow_provider_cio.segment.sink import SegmentSink
 from tests.sandbox import Fault, History, Sandbox, Settings
@@ -98,7 +98,7 @@ class Store:
         self.values.pop(key, None)
 
 
-def attempt(sandbox: Sandbox, states: list[State], interval: Interval = INTERVAL, **options: Any) -> Report:
+def attempt(sandbox: Sandbox, states: list[State], interval: Interval = INTERVAL, **options: Any) -> Result:
     """One try of the line, which knows the last of the states and adds to them."""
     return run_pipeline(
         sandbox,
@@ -165,7 +165,7 @@ def test_a_later_try_reads_and_sends_only_the_rest(
     assert report.events.total() == report.work["events"] == len(world.segment.kept)
     assert report.work["requests"] >= len(states[-1]["done"])
     for earlier, later in itertools.pairwise(states):  # what is done stays done
-        done = [extract.Window(*window) for window in earlier["done"]]
+        done = [Window(*window) for window in earlier["done"]]
         assert Checkpoint("fingerprint", later).rest(done) == []
 
 
@@ -306,7 +306,7 @@ def requests_have_ended() -> None:
         time.sleep(0.002)
 
 
-def tries(world: Sandbox, kills: Sequence[tuple[str, int]], mode: str) -> Report:
+def tries(world: Sandbox, kills: Sequence[tuple[str, int]], mode: str) -> Result:
     """Tries that are killed one after the other, then one that is not; checks what each repeats."""
     states: list[State] = []
     for place, at in kills:
@@ -556,7 +556,7 @@ def test_a_checkpoint_that_can_not_be_removed_is_left_to_a_retry(sandbox: Sandbo
             raise AirflowRuntimeError(ErrorResponse(detail={"status_code": 503}))
 
     store = Away()
-    with pytest.raises(TryAgainLaterError, match="All was sent"):
+    with pytest.raises(TryAgainLaterError, match="All events were delivered"):
         operator().execute(RUN | {"task_state_store": store})
     assert_kept_is_truth(sandbox, INTERVAL)
     working = Store()

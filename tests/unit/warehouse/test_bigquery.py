@@ -14,10 +14,10 @@ import pytest
 
 from airflow_provider_cio.events.interval import Interval
 from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError
-from airflow_provider_cio.pipeline.checkpoint import Tally
-from airflow_provider_cio.pipeline.result import Report
+from airflow_provider_cio.operators.destination import WarehouseDestination
+from airflow_provider_cio.operators.options import Options
+from airflow_provider_cio.pipeline.result import Result, Tally
 from airflow_provider_cio.warehouse import bigquery as bigquery_module
-from airflow_provider_cio.warehouse.connection import datasets_of, place_of
 from airflow_provider_cio.warehouse.sink import WarehouseSink
 from tests.bigquery import PROJECT
 from tests.unit.warehouse.events import NAMES, events
@@ -197,10 +197,10 @@ def test_a_connection_that_does_not_let_us_in_is_an_error_before_anything_is_rea
 
 
 def test_openlineage_knows_the_tables(bigquery_database: Place) -> None:
-    place = place_of("warehouse_default")
-    report = Report(Interval(0, 1), Tally())
+    destination = WarehouseDestination(Options(warehouse_conn_id="warehouse_default", schema="customerio"))
+    report = Result(Interval(0, 1), Tally())
     report.events["Email Opened"] = 3
-    found = [(one.namespace, one.name) for one in datasets_of(place, "customerio", report)]
+    found = [(one.namespace, one.name) for one in destination.datasets(report)]
     assert found == [
         ("bigquery", f"{PROJECT}.customerio.tracks"),
         ("bigquery", f"{PROJECT}.customerio.email_opened"),

@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_cio.customerio.rows import Delivery
 from airflow_provider_cio.events.catalog import CATALOG, DEFAULT_COLLECTIONS
 from airflow_provider_cio.events.event import Event
 from airflow_provider_cio.events.mapping import Mapper
-from airflow_provider_cio.events.occurrence import Identifiers, Occurrence
+from airflow_provider_cio.events.occurrence import Identifiers, Message, Occurrence
 from airflow_provider_cio.warehouse.sink import WarehouseSink
 from tests.redshift import assert_redshift_knows
 from tests.sql_examples import sql_examples
@@ -26,7 +25,7 @@ NAMES = {SPRING: "Spring", SUMMER: "Summer"}
 
 def happened(delivery: str, person: str, campaign: int | None, **times: int) -> list[Event]:
     """:param times: seconds after November began, by the collection's last word."""
-    row = Delivery(delivery, "email", NOVEMBER, {}, Identifiers(person), campaign_id=campaign)
+    row = Message(delivery, "email", Identifiers(person), campaign_id=campaign)
     mapper = Mapper("test", name_of=lambda delivery: NAMES.get(int(str(delivery.campaign_id or 0))))
     collections = {one.metric: one for one in CATALOG.values() if one.channel == "email"}
     return [mapper.event(Occurrence(row, collections[metric], NOVEMBER + at)) for metric, at in times.items()]

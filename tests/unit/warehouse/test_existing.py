@@ -41,7 +41,7 @@ ON_REDSHIFT = {"timestamptz": "timestamp", " text": " varchar(65535)", "varchar(
 
 
 def load(place: Place, schema: str = "customerio") -> dict[str, int]:
-    with place.warehouse(schema) as warehouse, WarehouseSink(warehouse, NAMES) as sink:
+    with WarehouseSink(place.warehouse(schema), NAMES) as sink:
         sink.take(events(0, 9))
         sink.flush()
     return sink.counts()
@@ -263,8 +263,8 @@ def test_a_server_that_does_not_let_us_in_is_an_error_before_anything_is_read(
 ) -> None:
     monkeypatch.setattr(RedshiftSQLHook.get_conn.retry, "wait", wait_none())
     given = server_database.connection | {"password": "its-password-1234"} | changes
-    with connected(given), pytest.raises(error, match=message) as caught, server_database.warehouse():
-        pass
+    with connected(given), pytest.raises(error, match=message) as caught:
+        server_database.warehouse().check()
     assert re.match(r"(PostgreSQL|Redshift) \(connection 'warehouse_default'\): ", str(caught.value))
     assert "its-password" not in str(caught.value)
 
