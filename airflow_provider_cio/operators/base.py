@@ -34,49 +34,13 @@ if TYPE_CHECKING:
 
 
 class ParameterError(ConfigurationError, AirflowFailException):
-    """A parameter is wrong. Airflow does not retry a mapped task for it either."""
+    """A wrong parameter. Airflow retries no task for it, mapped ones included."""
 
 
 class CustomerIOOperator(BaseOperator):
-    """Bring what happened to Customer.io's messages within the run's data interval to a destination.
+    """Base class of the operators, which document the parameters.
 
-    A subclass says which one; see `_destination`. It sets its own parameters before it calls this constructor, which
-    checks all of them.
-
-    All parameters are templated. One that renders to text is read as what it stands for: a list as JSON, a number of
-    days or minutes, ``true`` or ``false``.
-
-    :param customerio_conn_id: connection of type `customerio`.
-    :param collections: names of the catalog, or groups of it (``"email"``, ``"push"``, ..., ``"all"``); by default the
-        six of Segment's own Customer.io source.
-    :param opens_and_clicks: ``first`` sends the one open and the one click that a delivery shows; ``every`` each of
-        them, with its link, from Customer.io's activities; ``every_human`` leaves out those that no person made. An
-        interval older than the 30 days for which Customer.io guarantees activities sends the first ones, says so in
-        the log, and has ``"opens_and_clicks": "first"`` in its result. A first open has one `messageId` in all modes.
-    :param interval_start: ISO 8601 or datetime, UTC unless it says otherwise; with `interval_end` it replaces
-        the run's data interval.
-    :param interval_end: the first moment after the interval.
-    :param lookback: how long before the interval a delivery may have been created and still be looked at: a timedelta
-        or a number of days, at most 180 days. What happens to a delivery later than that is not sent.
-    :param settling_time: how long after the interval's end the run begins: a timedelta or a number of minutes, at most
-        7 days. Customer.io may show a metric some time after the moment that it carries. A run that is early is
-        rescheduled, which takes neither a worker's slot nor a try.
-    :param pii: personal data: ``keep``; ``hash`` (SHA-256 of the trimmed lower-case text); ``drop``. What that covers
-        is said in `airflow_provider_cio.events.privacy`.
-    :param on_unidentified: what becomes of an event for whom nobody can be named: ``skip`` counts it as skipped;
-        ``dead_letter`` treats it like any other that can't be sent; ``fail`` fails the task at its end in any case;
-        ``cio_id`` lets Customer.io's own id of the person stand in as `anonymousId`, and skips whom it does not name.
-    :param dead_letter_path: a folder, local or remote (`ObjectStoragePath`), for events that can't be sent, and rows of
-        Customer.io's that can't be read: JSON lines with the reason, personal data included, one file for each run and
-        try. The task then succeeds, and its result has ``"dead_letters": {"path", "events": {reason: n}}``. Without it
-        the task fails at its end.
-    :param preview: send nothing: read, map, check and count, and log one masked sample of each collection.
-    :returns: ``{"interval": {"start", "end"}, "read": {"requests", "deliveries"}, "events": {collection: n},
-        "skipped": {reason: n}}``, and what the destination counts; of all tries if there was more than one.
-        Where they apply: in ``"read"`` the number of ``"activities"``, of requests that were ``"retried"`` or
-        ``"rate_limited"``, of pages ``"out_of_order"``, of lists ``"cut_short"``, and of
-        ``"opens_and_clicks_without_activity"``; ``"resumed": True``; ``"preview": True`` with
-        ``"refused": {reason: n}``.
+    A subclass sets its own parameters before it calls this constructor, which checks all of them.
     """
 
     template_fields: Sequence[str] = (
@@ -93,14 +57,15 @@ class CustomerIOOperator(BaseOperator):
         "preview",
     )
 
-    # Before 3.1.7, Airflow keeps to the time of a reschedule only where a task's serialized form has these two, as that
-    # of a sensor has. Nothing else comes of them.
+    # Airflow before 3.1.7 keeps to the time of a reschedule only for tasks that look like sensors in rescheduling mode.
+    # In each version the scheduler then looks the time up with one more query, and OpenLineage's provider sends the
+    # START of a rescheduled try only once. Nothing else follows.
     reschedule = True
     _is_sensor = True
 
     @classmethod
     def get_serialized_fields(cls) -> frozenset[str]:
-        """What the scheduler learns of the task."""
+        """Return the attributes that the scheduler gets."""
         fields: frozenset[str] = super().get_serialized_fields()  # type: ignore[no-untyped-call]
         return fields | {"reschedule", "_is_sensor"}
 
@@ -289,10 +254,10 @@ class CustomerIOOperator(BaseOperator):
         return lineage(self._inputs, self._outputs)
 
     def on_kill(self) -> None:
-        """End the running `execute`, which then closes what it opened.
+        """End the running `execute`, which then closes its clients.
 
-        Airflow calls this within its signal handler, in the thread of `execute`, and goes on with the task when it
-        returns. Closing anything here could wait for a lock that is held below.
+        Airflow calls this from its signal handler, in the thread of `execute`. Closing anything here could wait for a
+        lock that this very thread holds.
         """
         if self._running:
             raise SystemExit("The task was killed.")

@@ -1,4 +1,4 @@
-"""Customer.io's deliveries to Segment's events, one data interval at a time."""
+"""Operator from Customer.io to Segment."""
 
 from __future__ import annotations
 
@@ -15,20 +15,49 @@ if TYPE_CHECKING:
 
 
 class CustomerIOToSegmentOperator(CustomerIOOperator):
-    """Send what happened to Customer.io's messages within the run's data interval to Segment.
+    """Send what happened to Customer.io's messages within a data interval to Segment, as `track` events.
 
-    An occurrence belongs to the interval ``[start, end)`` that contains its time, and has the same `messageId`
-    in every run. So adjacent intervals send the whole history once, in any order, and a run can be repeated;
-    Segment drops repeated ids for about 24 hours (after that, its warehouses still do, streaming destinations don't).
+    An occurrence belongs to the interval ``[start, end)`` that contains its time, and has the same `messageId` in
+    every run. So adjacent intervals send the whole history once, in any order, and a run can be repeated: Segment
+    drops repeated ids for about 24 hours, and its warehouses still do later, streaming destinations don't.
 
-    All other parameters are described at :class:`~airflow_provider_cio.operators.base.CustomerIOOperator`.
+    All parameters are templates. A template that renders to text stands for a value: a list as JSON, a number of days
+    or minutes, ``true`` or ``false``.
 
+    :param customerio_conn_id: connection of type `customerio`.
     :param segment_conn_id: connection of type `segment_source`.
     :param send_to_customerio_destinations: let Segment pass the events on to Customer.io destinations, where each
         comes back as a custom event of the person.
-    :returns: ``{"interval": {"start", "end"}, "read": {"requests", "deliveries"}, "events": {collection: n},
-        "sent": {"events", "batches", "bytes"}, "skipped": {reason: n}}``, of all tries if there was more than one, and
-        what the base adds to it where it applies.
+    :param collections: names or groups of the catalog: ``["Email Opened"]``, ``"email"``, ``"push"``, ..., ``"all"``.
+        The default is the six of Segment's own Customer.io source.
+    :param opens_and_clicks: ``first`` takes the one open and the one click that a delivery shows. ``every`` takes
+        each of them with its link, from Customer.io's activities, and ``every_human`` leaves out those that no person
+        made. Customer.io guarantees activities for 30 days: an older interval takes the first ones, says so in the
+        log, and has ``"opens_and_clicks": "first"`` in its result. A first open has the same `messageId` in all
+        modes.
+    :param interval_start: datetime or ISO 8601 text, in UTC unless it says otherwise. With `interval_end` it replaces
+        the data interval of the run.
+    :param interval_end: the first moment after the interval.
+    :param lookback: how long before the interval a delivery may have been created: a timedelta or a number of days,
+        at most 180 days. Later opens and clicks are not found.
+    :param settling_time: how long after the interval's end the run begins, because Customer.io may show a metric some
+        time after it happened: a timedelta or a number of minutes, at most 7 days. An early run is rescheduled, which
+        takes neither a worker's slot nor a try.
+    :param pii: treatment of personal data: ``keep``; ``hash`` (SHA-256 of the trimmed lower-case text); ``drop``.
+        `airflow_provider_cio.events.privacy` says what each covers.
+    :param on_unidentified: treatment of an event whose person has neither id nor address: ``skip`` counts it as
+        skipped; ``cio_id`` sends the person's `cio_id` as `anonymousId`, and skips the event if there is none;
+        ``dead_letter`` treats it like any event that can't be delivered; ``fail`` fails the task at its end in any
+        case.
+    :param dead_letter_path: absolute folder, local or remote (`ObjectStoragePath`), for events that can't be
+        delivered and malformed rows: JSON lines with the reason, personal data included, one file for each run and
+        try. The task then succeeds. Without it the task fails at its end.
+    :param preview: deliver nothing: read, map, check and count, and log one masked sample of each collection.
+    :returns: ``{"interval": {"start", "end"}, "read": {"requests", "deliveries"}, "events": {collection: n}, "sent":
+        {"events", "batches", "bytes"}, "skipped": {reason: n}}``, the sums of all tries. Where they apply: in
+        ``"read"`` also ``"activities"``, ``"retried"``, ``"rate_limited"``, ``"out_of_order"``, ``"cut_short"`` and
+        ``"opens_and_clicks_without_activity"``; ``"resumed": True``; ``"dead_letters": {"path", "events": {reason:
+        n}}``; ``"preview": True`` with ``"refused": {reason: n}``. `docs/operator.md` explains each.
     """
 
     template_fields: Sequence[str] = (

@@ -95,7 +95,7 @@ def ours(module: str) -> set[str]:
 
 def test_there_is_something_to_look_at() -> None:
     assert set(ALLOWED) == {room(module) for module in MODULES}
-    assert {"events", "exceptions"} <= ours("airflow_provider_cio.pipeline.pipeline")
+    assert {"events"} <= ours("airflow_provider_cio.pipeline.pipeline")
     assert "airflow.sdk" in set(imports("airflow_provider_cio.operators.base"))
 
 
