@@ -57,8 +57,8 @@ def read_streams(text: str) -> Streams:
     """
     try:
         by_name = json.loads(text)
-    except (ValueError, RecursionError):
-        raise _no_object("text that is not JSON") from None
+    except (ValueError, RecursionError) as error:
+        raise _no_object(f"text that is not JSON ({error})") from None
     if not isinstance(by_name, dict):
         raise _no_object(kind_of(by_name))
     for name in by_name:
