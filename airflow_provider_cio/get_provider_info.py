@@ -48,6 +48,14 @@ def get_provider_info() -> dict[str, Any]:
                         "example": '{"main": {"collections": ["Email Opened", "Email Link Clicked"]}}',
                         "default": "",
                     },
+                    "mount_streams": {
+                        "description": "Off: Airflow's API server does not serve the streams, because another server "
+                        "does, which reads the same option.\n",
+                        "version_added": "0.1.0",
+                        "type": "boolean",
+                        "example": None,
+                        "default": "True",
+                    },
                 },
             },
         },

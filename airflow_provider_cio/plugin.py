@@ -1,4 +1,7 @@
-"""The entry point `airflow.plugins`: streams in Airflow's API server. Every task process imports it: keep it small."""
+"""The entry point `airflow.plugins`: all that Airflow's server gets from this provider.
+
+Every task process imports it, so it must stay small: its properties import what they need.
+"""
 
 from __future__ import annotations
 
@@ -11,19 +14,21 @@ except ImportError:  # before Airflow 3.2; common-compat has both, but every tas
 
 
 class CustomerIOStreamPlugin(AirflowPlugin):
-    """Mounts the streams at ``/cio`` in Airflow's API server, if `[customerio] streams` is set.
+    """Mount the streams at ``/cio`` in Airflow's API server.
 
-    Airflow checks nobody who calls a mounted app: the signature of the webhooks is all that guards it.
+    They are mounted if `[customerio] streams` is set, unless `[customerio] mount_streams` is false.
+
+    Airflow does not check who calls a mounted app: only the signature of the webhooks protects it.
     """
 
     name = "customerio_stream"
 
     @property
     def fastapi_apps(self) -> list[dict[str, Any]]:  # type: ignore[override]
-        """Read by the API server, not by tasks."""
-        from airflow_provider_cio.stream.settings import option_text
+        """Return the apps to mount. Only the API server reads this, no task does."""
+        from airflow_provider_cio.stream.settings import mount_streams, option_text
 
-        if not option_text():
+        if not (option_text() and mount_streams()):
             return []
         from airflow_provider_cio.stream.app import app
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from airflow_provider_cio.exceptions import ConfigurationError
+from airflow_provider_cio.values import kind_of
 
 _WORD = re.compile("[A-Z0-9]+[a-z0-9]*|[a-z0-9]+")
 
@@ -125,15 +126,15 @@ def resolve_collections(names: str | Iterable[str]) -> tuple[Collection, ...]:
     """
     if isinstance(names, str):
         names = [names]
-    if not isinstance(names, Iterable):
+    if isinstance(names, dict) or not isinstance(names, Iterable):
         raise ConfigurationError(
-            f"collections must be a list of names, got {type(names).__name__}: "
-            f"write for example collections=['Email Opened'], or collections='email'"
+            f"collections must be a list of names, got {kind_of(names)}: write for example "
+            '["Email Opened"] for one event, or "email" for a channel'
         )
     found: dict[str, Collection] = {}
     for name in names:
         if not isinstance(name, str):
-            raise ConfigurationError(f"collections must hold names, got {type(name).__name__} among them")
+            raise ConfigurationError(f"collections must hold names, got {kind_of(name)} among them")
         if name not in CATALOG and name not in GROUPS:
             from difflib import get_close_matches  # not at import: every parse of a DAG file would pay for it
 

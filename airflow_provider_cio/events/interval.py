@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeGuard
 import pendulum
 
 from airflow_provider_cio.exceptions import ConfigurationError
+from airflow_provider_cio.values import kind_of, shown
 
 _WHAT_TO_DO = (
     "Give the DAG a timetable with data intervals, schedule=CronDataIntervalTimetable('@daily', timezone='UTC') "
@@ -122,10 +123,10 @@ def _moment(value: object, name: str) -> datetime:
             value = datetime.fromisoformat(value.strip())
         except ValueError:
             raise ConfigurationError(
-                f"{name} must be ISO 8601, such as '2026-11-01T00:00:00Z', got text of another form"
+                f"{name} must be ISO 8601, such as '2026-11-01T00:00:00Z', got {shown(value)}"
             ) from None
     if not isinstance(value, date):
-        raise ConfigurationError(f"{name} must be a datetime or ISO 8601 text, got {type(value).__name__}")
+        raise ConfigurationError(f"{name} must be a datetime or ISO 8601 text, got {kind_of(value)}")
     if not isinstance(value, datetime):
         value = datetime(value.year, value.month, value.day)
     return (value if value.tzinfo else value.replace(tzinfo=UTC)).astimezone(UTC)

@@ -1,4 +1,4 @@
-"""How both hooks read a connection: typed, checked, with errors that name the field and the fix."""
+"""Read the fields of a connection for both hooks: typed, checked, with errors that name the field and the fix."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from airflow_provider_cio.exceptions import ConfigurationError
+from airflow_provider_cio.values import flag_in, kind_of, number_in, shown
 
 try:
     from airflow.sdk.log import mask_secret
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class ConnectionFields:
-    """The fields of one connection. Values are never shown in errors, only their kinds."""
+    """The fields of one connection. Errors show no value but the region's, only kinds of values."""
 
     def __init__(self, connection: Connection) -> None:
         self.conn_id = str(connection.conn_id)
@@ -30,7 +31,7 @@ class ConnectionFields:
         except ValueError:
             raise self.error("extra", "must be a JSON object, got text that is not JSON") from None
         if not isinstance(extra, Mapping):
-            raise self.error("extra", f"must be a JSON object, got {_kind(extra)}")
+            raise self.error("extra", f"must be a JSON object, got {kind_of(extra)}")
         self._extra: Mapping[str, Any] = extra
 
     def error(self, name: str, problem: str) -> ConfigurationError:
@@ -71,7 +72,7 @@ class ConnectionFields:
         name = value.strip().lower() if isinstance(value, str) else ""
         if name not in known:
             choice = " or ".join(map(repr, known))
-            raise self.error("region", f"must be {choice}, got {_kind(value)} that is neither of them")
+            raise self.error("region", f"must be {choice}, got {shown(value)}")
         return name
 
     def base_url(self, regional: str) -> str:
@@ -98,26 +99,23 @@ class ConnectionFields:
         value = self._extra.get(name)
         if value is None or value == "":
             return default
-        problem = f"must be a number of {unit} above 0{f' (0: {zero})' if zero else ''}, got {_kind(value)}"
-        if isinstance(value, bool) or not isinstance(value, str | int | float):
-            raise self.error(name, problem)
-        try:
-            number = float(value)
-        except (ValueError, OverflowError):
-            raise self.error(name, problem) from None
+        problem = f"must be a number of {unit} above 0{f' (0: {zero})' if zero else ''}"
+        number = number_in(value)
+        if number is None:
+            raise self.error(name, f"{problem}, got {kind_of(value)}")
         if not math.isfinite(number) or number < 0 or (number == 0 and zero is None):
-            raise self.error(name, f"{problem} outside that range")
+            raise self.error(name, f"{problem}, got a number outside that range")
         return number
 
     def flag(self, name: str) -> bool:
         """True or false, as such or as text; false by default."""
         value = self._extra.get(name)
-        choice = value.strip().lower() if isinstance(value, str) else value
-        if choice in (None, "", False, "false", "0", "no"):
+        if value is None or (isinstance(value, str) and not value.strip()):
             return False
-        if choice in (True, "true", "1", "yes"):
-            return True
-        raise self.error(name, f"must be true or false, got {_kind(value)}")
+        flag = flag_in(value)
+        if flag is None:
+            raise self.error(name, f"must be true or false, got {kind_of(value)}")
+        return flag
 
     def text(self, name: str, default: str) -> str:
         """Stripped."""
@@ -125,16 +123,5 @@ class ConnectionFields:
         if value is None or value == "":
             return default
         if not isinstance(value, str):
-            raise self.error(name, f"must be text, got {_kind(value)}")
+            raise self.error(name, f"must be text, got {kind_of(value)}")
         return value.strip() or default
-
-
-def _kind(value: object) -> str:
-    if value is None:
-        return "nothing"
-    if isinstance(value, bool):
-        return "true or false"
-    if isinstance(value, int | float):
-        return "a number"
-    name = type(value).__name__
-    return {"str": "text", "dict": "an object", "list": "a list"}.get(name, name)

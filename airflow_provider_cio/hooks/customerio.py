@@ -11,6 +11,7 @@ from airflow.providers.common.compat.sdk import BaseHook
 
 from airflow_provider_cio.exceptions import ConfigurationError, CustomerIOToSegmentError
 from airflow_provider_cio.hooks.connection import ConnectionFields
+from airflow_provider_cio.values import kind_of
 
 if TYPE_CHECKING:
     from airflow_provider_cio.customerio.client import CustomerIOClient
@@ -168,7 +169,7 @@ class CustomerIOHook(BaseHook):
 
         interval = interval_between(start, end)
         if isinstance(types, str) or not types:
-            raise ConfigurationError("types must be a list of names, such as ['opened_email'], got another")
+            raise ConfigurationError(f"types must be a list of names, such as ['opened_email'], got {kind_of(types)}")
         return self._rows(
             lambda reader: rows.well_shaped(rows.activities(reader, list(dict.fromkeys(types)), interval), on_malformed)
         )
@@ -282,7 +283,7 @@ class CustomerIOHook(BaseHook):
             except ConfigurationError:
                 refused.setdefault(needed_for, []).append(path)
             except CustomerIOToSegmentError as error:  # the next requests would only keep the user waiting
-                return [*_sentences(refused), f"It was not found out what else it may read: {error}"]
+                return [*_sentences(refused), f"Could not check the other permissions: {error}"]
         return _sentences(refused)
 
 

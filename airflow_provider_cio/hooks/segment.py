@@ -74,7 +74,7 @@ class SegmentHook(BaseHook):
         write_key = fields.secret("the write key of the source (its Overview page shows it)", fallback="write_key")
         path = fields.text("path", DEFAULT_PATH)
         if not path.startswith("/"):
-            raise fields.error("path", f"must start with a slash, such as {DEFAULT_PATH!r}, got text that does not")
+            raise fields.error("path", f"must start with a slash, such as {DEFAULT_PATH!r}")
         return SegmentSettings(
             write_key=write_key,
             base_url=fields.base_url(REGIONS[fields.region(REGIONS)]),

@@ -1,94 +1,101 @@
-"""The option `[customerio] streams`: which streams there are, and what each does. Pure, but for reading the option."""
+"""Read the options in `[customerio]`: the streams and what each does, and whether Airflow's API server mounts them."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
-from typing import Literal
+from typing import NamedTuple
 
-import msgspec
-
-from airflow_provider_cio.events.catalog import DEFAULT_COLLECTIONS, Collection, resolve_collections
+from airflow_provider_cio.events.catalog import Collection
 from airflow_provider_cio.exceptions import ConfigurationError
+from airflow_provider_cio.operators.options import READERS, Options, check_dead_letters, one_of, read_flag
+from airflow_provider_cio.values import flag_in, kind_of
 
 #: How errors call the option.
 OPTION = "[customerio] streams"
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _EXAMPLE = '{"main": {"customerio_conn_id": "customerio_default", "segment_conn_id": "segment_default"}}'
 
+_OPERATOR = Options()
 
-class StreamOptions(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """What one stream does. The options that an operator has too mean the same here.
+
+class StreamOptions(NamedTuple):
+    """The options of one stream. Those that an operator has too have the same meaning, reader and default.
 
     :param full_resolution: the webhook reports every open and click, and each is sent as an event of its own.
     :param message_content: `Sent` events have the body of the message, as far as an event has room for it.
     """
 
-    customerio_conn_id: str = "customerio_default"
-    segment_conn_id: str = "segment_default"
-    collections: str | tuple[str, ...] = DEFAULT_COLLECTIONS
-    pii: Literal["keep", "hash", "drop"] = "keep"
-    on_unidentified: Literal["skip", "cio_id", "dead_letter"] = "skip"
-    dead_letter_path: str | None = None
-    send_to_customerio_destinations: bool = False
+    customerio_conn_id: str = _OPERATOR.customerio_conn_id
+    segment_conn_id: str = _OPERATOR.segment_conn_id
+    collections: tuple[Collection, ...] = _OPERATOR.collections
+    pii: str = _OPERATOR.pii
+    on_unidentified: str = _OPERATOR.on_unidentified
+    dead_letter_path: str | None = _OPERATOR.dead_letter_path
+    send_to_customerio_destinations: bool = _OPERATOR.send_to_customerio_destinations
     full_resolution: bool = False
     message_content: bool = False
 
-    @property
-    def known_collections(self) -> tuple[Collection, ...]:
-        """:raises ConfigurationError: a name is unknown."""
-        return resolve_collections(self.collections)
 
+#: A stream has no end at which it could fail.
+_READERS = READERS | {
+    "on_unidentified": one_of("skip", "cio_id", "dead_letter"),
+    "full_resolution": read_flag,
+    "message_content": read_flag,
+}
 
 #: By the name of the stream: its options, or why they can't be used.
 Streams = Mapping[str, StreamOptions | ConfigurationError]
 
 
 def read_streams(text: str) -> Streams:
-    """One wrong stream is no reason for the others not to run, so its error stands in its place.
+    """Read the option. The error of a wrong stream stands in its place, so that the other streams can run.
 
     :param text: JSON, as the option has it.
     :raises ConfigurationError: it is no JSON object, or a name can't be part of a URL.
     """
     try:
-        by_name = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
-    except msgspec.DecodeError as error:
-        raise ConfigurationError(
-            f"{OPTION} must be a JSON object of streams by name, such as {_EXAMPLE}: {error}"
-        ) from None
+        by_name = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _no_object(f"text that is not JSON ({error})") from None
+    if not isinstance(by_name, dict):
+        raise _no_object(kind_of(by_name))
     for name in by_name:
         if not _NAME.fullmatch(name):
             raise ConfigurationError(
                 f"{OPTION}: the name {name!r} can't be part of a URL: use letters, digits, '-' and '_', at most 64"
             )
-    return {name: _options(name, bytes(raw)) for name, raw in by_name.items()}
+    return {name: _read_stream(name, given) for name, given in by_name.items()}
 
 
-def _options(name: str, raw: bytes) -> StreamOptions | ConfigurationError:
-    where = f"{OPTION}: stream {name!r}"
+def _no_object(kind: str) -> ConfigurationError:
+    return ConfigurationError(f"{OPTION} must be a JSON object of streams by name, such as {_EXAMPLE}, got {kind}")
+
+
+def _read_stream(name: str, given: object) -> StreamOptions | ConfigurationError:
     try:
-        options = msgspec.json.decode(raw, type=StreamOptions)
-        _ = options.known_collections
-    except msgspec.ValidationError as error:
-        known = ", ".join(StreamOptions.__struct_fields__)
-        hint = f" (known are {known})" if "unknown field" in str(error) else ""
-        return ConfigurationError(f"{where}: {error}{hint}")
+        if not isinstance(given, dict):
+            raise ConfigurationError(f"its options must be a JSON object, got {kind_of(given)}")
+        for option in given:
+            if option not in StreamOptions._fields:
+                raise ConfigurationError(f"unknown option {option!r}; known are {', '.join(StreamOptions._fields)}")
+        options = StreamOptions(**{option: _READERS[option](option, value) for option, value in given.items()})
+        check_dead_letters(options.on_unidentified, options.dead_letter_path)
     except ConfigurationError as error:
-        return ConfigurationError(f"{where}: {error}")
-    for conn_id in ("customerio_conn_id", "segment_conn_id"):
-        if not getattr(options, conn_id).strip():
-            return ConfigurationError(f"{where}: {conn_id} is empty: leave it out for the default one")
-    if options.dead_letter_path is not None and not options.dead_letter_path.strip():
-        return ConfigurationError(f"{where}: dead_letter_path is empty: leave it out, or name an absolute folder")
-    if options.on_unidentified == "dead_letter" and options.dead_letter_path is None:
-        return ConfigurationError(
-            f"{where}: on_unidentified='dead_letter' needs dead_letter_path: say where they should go"
-        )
+        return ConfigurationError(f"{OPTION}: stream {name!r}: {error}")
     return options
 
 
 def option_text() -> str:
-    """The option as Airflow has it (`airflow.cfg`, ``AIRFLOW__CUSTOMERIO__STREAMS``); empty if it is not set."""
+    """Return `[customerio] streams` as Airflow has it (`airflow.cfg`, ``AIRFLOW__CUSTOMERIO__STREAMS``), or ""."""
     from airflow.providers.common.compat.sdk import conf
 
     return str(conf.get("customerio", "streams", fallback="") or "").strip()
+
+
+def mount_streams() -> bool:
+    """Return `[customerio] mount_streams`. A value that is neither true nor false leaves the streams mounted."""
+    from airflow.providers.common.compat.sdk import conf
+
+    return flag_in(conf.get("customerio", "mount_streams", fallback="true")) is not False

@@ -62,7 +62,7 @@ class Stream:
         self.options = options
         self.counts = Counts(name, executor)
         self._wanted = Wanted(
-            options.known_collections,
+            options.collections,
             full_resolution=options.full_resolution,
             message_content=options.message_content,
         )

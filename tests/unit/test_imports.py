@@ -142,11 +142,12 @@ def test_what_imports_airflow_is_itself_imported_inside_functions_by_the_stream(
 
 
 #: Each room, and the rooms that it may import.
-LEAVES = {"exceptions", "addresses"}
+LEAVES = {"exceptions", "addresses", "values"}
 ALLOWED: dict[str, set[str]] = {
     "airflow_provider_cio": set(),
     "exceptions": set(),
     "addresses": set(),
+    "values": set(),
     "get_provider_info": set(),
     "http": LEAVES,
     "events": {*LEAVES, "airflow_provider_cio"},  # its version
@@ -156,7 +157,7 @@ ALLOWED: dict[str, set[str]] = {
     "pipeline": {*LEAVES, "http", "events"},
     "observability": {*LEAVES, "events", "pipeline"},
     "hooks": {*LEAVES, "get_provider_info", "http", "events", "customerio", "segment", "pipeline"},
-    "stream": {*LEAVES, "http", "events", "customerio", "segment", "pipeline", "observability", "hooks"},
+    "stream": {*LEAVES, "http", "events", "customerio", "segment", "pipeline", "observability", "hooks", "operators"},
     "plugin": {"stream"},
     "operators": {
         *(LEAVES | {"http", "events", "customerio", "segment", "warehouse", "pipeline", "observability", "hooks"}),

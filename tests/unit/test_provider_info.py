@@ -150,7 +150,7 @@ def test_the_configuration_has_each_option_that_is_read_and_no_other() -> None:
                 read.add(tuple(ast.literal_eval(argument) for argument in node.args))
     ours = {(section, option) for section, one in INFO["config"].items() for option in one["options"]}
     assert ours == {(section, option) for section, option in read if section == "customerio"}
-    assert ours == {("customerio", "streams")}
+    assert ours == {("customerio", "streams"), ("customerio", "mount_streams")}
 
 
 def test_the_example_of_the_option_can_be_used_as_it_is() -> None:

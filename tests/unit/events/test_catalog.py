@@ -60,8 +60,9 @@ def test_names_are_looked_up_once_each_in_order() -> None:
         (["email opened"], "did you mean 'Email Opened'"),
         (["xyz"], "groups are: email, push, sms, in_app, whatsapp, slack, webhook, all"),
         ("Email Open", "did you mean 'Email Opened'"),
-        (None, "must be a list of names, got NoneType"),
-        ([3], "must hold names, got int"),
+        (None, "must be a list of names, got nothing"),
+        ({"email": 1}, "must be a list of names, got an object"),
+        ([3], "must hold names, got a number"),
         ([], "got an empty list"),
     ],
 )

@@ -96,7 +96,7 @@ def test_a_zero_length_interval_is_told_what_to_do() -> None:
 def test_what_can_be_known_at_parse_is_said_at_parse(bounds: tuple[object, object], message: str | None) -> None:
     if message is None:  # not text, not a time: perhaps a reference to another task's result, known at the run
         check_bounds(*bounds)
-        with pytest.raises(ConfigurationError, match="interval_end must be a datetime or ISO 8601 text, got int"):
+        with pytest.raises(ConfigurationError, match="interval_end must be a datetime or ISO 8601 text, got a number"):
             resolve_interval(*bounds, {})
         return
     with pytest.raises(ConfigurationError, match=message):

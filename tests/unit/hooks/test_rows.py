@@ -281,7 +281,7 @@ def test_an_activity_has_the_type_that_was_asked_for(hook: CustomerIOHook, sandb
     ("start", "end", "words"),
     [
         ("yesterday", "2026-11-01", "start must be ISO 8601"),
-        ("2026-11-01", 7, "end must be a datetime or ISO 8601 text, got int"),
+        ("2026-11-01", 7, "end must be a datetime or ISO 8601 text, got a number"),
         ("2026-11-02", "2026-11-01", "ends .* before it starts"),
         ("2026-11-01", "2026-11-01", "zero length"),
         (None, None, "start must be"),
@@ -296,9 +296,9 @@ def test_other_wrong_parameters_are_told_at_once() -> None:
     hook: Any = CustomerIOHook(customerio_conn_id="nowhere")
     with pytest.raises(ConfigurationError, match="channel must be one of email, push, sms, .* got 'mail'"):
         hook.deliveries("2026-11-01", "2026-11-02", channel="mail")
-    wrong: tuple[Any, ...] = ("opened_email", [])
-    for types in wrong:
-        with pytest.raises(ConfigurationError, match="types must be a list of names"):
+    wrong: dict[str, Any] = {"a string": "opened_email", "an empty list": []}
+    for kind, types in wrong.items():
+        with pytest.raises(ConfigurationError, match=f"types must be a list of names, .* got {kind}"):
             hook.activities("2026-11-01", "2026-11-02", types)
 
 

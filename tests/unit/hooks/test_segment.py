@@ -182,17 +182,15 @@ def test_a_blank_namespace_is_none(put: Put) -> None:
 
 @pytest.mark.parametrize("region", ["mars", "  ", 1, True, False, ["eu"], {"name": "eu"}])
 def test_a_wrong_region(put: Put, region: Any) -> None:
-    error = error_of(put(extra={"region": region}))
-    assert error.startswith("region must be 'us' or 'eu', got ")
-    assert "mars" not in error
+    assert error_of(put(extra={"region": region})).startswith("region must be 'us' or 'eu', got ")
 
 
 @pytest.mark.parametrize(
     ("value", "kind"),
     [
-        ("fast", "text"),
-        ("nan", "text outside that range"),
-        ("-1", "text outside that range"),
+        ("fast", "a string"),
+        ("nan", "a number outside that range"),
+        ("-1", "a number outside that range"),
         (-1, "a number outside that range"),
         (float("nan"), "a number outside that range"),
         (float("inf"), "a number outside that range"),
@@ -215,7 +213,8 @@ def test_no_time_out_is_none(put: Put, value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "kind"), [("maybe", "text"), ("on-ish", "text"), (2, "a number"), ([], "a list"), ({}, "an object")]
+    ("value", "kind"),
+    [("maybe", "a string"), ("on-ish", "a string"), (2, "a number"), ([], "an empty list"), ({}, "an object")],
 )
 def test_a_wrong_flag(put: Put, value: Any, kind: str) -> None:
     assert error_of(put(extra={"gzip": value})) == f"gzip must be true or false, got {kind}."
@@ -224,7 +223,7 @@ def test_a_wrong_flag(put: Put, value: Any, kind: str) -> None:
 @pytest.mark.parametrize("path", ["v1/batch", "https://example.com/v1"])
 def test_a_path_without_its_slash(put: Put, path: str) -> None:
     error = error_of(put(extra={"path": path}))
-    assert error == "path must start with a slash, such as '/v1/batch', got text that does not."
+    assert error == "path must start with a slash, such as '/v1/batch'."
 
 
 @pytest.mark.parametrize("name", ["path", "message_id_namespace", "write_key"])
@@ -351,7 +350,7 @@ def test_a_port_that_nobody_listens_on(put: Put) -> None:
 def test_a_connection_that_is_wrong(put: Put) -> None:
     assert pressed(put(extra={"gzip": "maybe"})) == (
         False,
-        "Connection 'its_id': gzip must be true or false, got text.",
+        "Connection 'its_id': gzip must be true or false, got a string.",
     )
 
 

@@ -1,4 +1,4 @@
-"""What the operator can be asked for beyond the default: channels, every occurrence, privacy, a preview."""
+"""Runs with other options than the default: channels, every occurrence, privacy, a preview."""
 
 from __future__ import annotations
 
@@ -76,9 +76,7 @@ def operator(**parameters: Any) -> CustomerIOToSegmentOperator:
     ],
 )
 @pytest.mark.parametrize("mode", ["first", "every"])
-def test_deliveries_of_each_needed_type_are_read_and_no_others(
-    sandbox: Sandbox, collections: Any, types: set[str], mode: Any
-) -> None:
+def test_only_needed_types_are_read(sandbox: Sandbox, collections: Any, types: set[str], mode: Any) -> None:
     operator(collections=collections, opens_and_clicks=mode).execute(during(RECENT))
     asked = [one for one in sandbox.customerio.requests if one.path == "/v1/messages"]
     assert {one.params["type"] for one in asked} == types
@@ -88,7 +86,7 @@ def test_deliveries_of_each_needed_type_are_read_and_no_others(
 
 
 @pytest.mark.parametrize("mode", ["first", "every"])
-def test_it_sends_what_happened_on_all_channels(sandbox: Sandbox, mode: Any) -> None:
+def test_all_channels(sandbox: Sandbox, mode: Any) -> None:
     result = operator(collections="all", opens_and_clicks=mode).execute(during(RECENT))
     expected = to_send(held(HISTORY, [RECENT], every=mode == "every"))
     assert kept(sandbox.segment.kept) == expected
@@ -102,7 +100,7 @@ def test_it_sends_what_happened_on_all_channels(sandbox: Sandbox, mode: Any) -> 
     )
 
 
-def test_a_first_open_has_one_identity_in_all_modes(sandbox: Sandbox) -> None:
+def test_one_id_in_all_modes(sandbox: Sandbox) -> None:
     """The events of all modes together are those of "every" alone."""
     for mode in ("first", "every", "every_human", "first"):
         operator(collections=["Email Opened", "Email Link Clicked"], opens_and_clicks=mode).execute(during(RECENT))
@@ -111,7 +109,7 @@ def test_a_first_open_has_one_identity_in_all_modes(sandbox: Sandbox) -> None:
     assert len(sandbox.segment.duplicates) > 100
 
 
-def test_machine_occurrences_can_be_dropped(sandbox: Sandbox) -> None:
+def test_every_human_drops_machines(sandbox: Sandbox) -> None:
     names = ["Email Opened", "Push Link Clicked", "Email Link Clicked"]
     result = operator(collections=names, opens_and_clicks="every_human").execute(during(RECENT))
     truth = held(HISTORY, [RECENT], names)
@@ -120,7 +118,7 @@ def test_machine_occurrences_can_be_dropped(sandbox: Sandbox) -> None:
     assert result["skipped"]["machine"] == len(truth) - len(people) > 0
 
 
-def test_what_has_no_collection_is_counted_and_logged_once(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
+def test_unknown_metrics_are_counted(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
     rows = [
         {"id": f"d{n}", "type": kind, "created": START, "metrics": {metric: START + n}, "customer_id": "1"}
         for n in range(30)
@@ -140,9 +138,7 @@ def test_what_has_no_collection_is_counted_and_logged_once(sandbox: Sandbox, cap
 
 
 @pytest.mark.parametrize("mode", ["every", "every_human"])
-def test_an_old_interval_falls_back_to_first_opens_and_says_so(
-    sandbox: Sandbox, capfd: pytest.CaptureFixture[str], mode: Any
-) -> None:
+def test_an_old_interval_falls_back(sandbox: Sandbox, capfd: pytest.CaptureFixture[str], mode: Any) -> None:
     sandbox.history = LONG_AGO
     task = operator(collections="all", opens_and_clicks=mode)
     result = task.execute(during(OLD))
@@ -163,14 +159,14 @@ def test_an_old_interval_falls_back_to_first_opens_and_says_so(
 
 
 @pytest.mark.parametrize(("days", "is_old"), [(29.9, False), (30.1, True)])
-def test_it_is_the_start_of_the_interval_that_counts(sandbox: Sandbox, days: float, is_old: bool) -> None:
+def test_the_start_decides_what_is_old(sandbox: Sandbox, days: float, is_old: bool) -> None:
     start = int(time.time() - days * DAY)
     result = operator(opens_and_clicks="every").execute(during(Interval(start, start + 3 * DAY)))
     assert result.get("opens_and_clicks") == ("first" if is_old else None)
 
 
 @pytest.mark.parametrize("parameters", [{}, {"collections": "slack", "opens_and_clicks": "every"}])
-def test_first_occurrences_know_no_thirty_days(sandbox: Sandbox, parameters: dict[str, Any]) -> None:
+def test_first_opens_are_never_too_old(sandbox: Sandbox, parameters: dict[str, Any]) -> None:
     sandbox.history = LONG_AGO
     assert "opens_and_clicks" not in operator(**parameters).execute(during(OLD))
 
@@ -178,7 +174,7 @@ def test_first_occurrences_know_no_thirty_days(sandbox: Sandbox, parameters: dic
 # The settling time
 
 
-def test_a_run_that_is_early_is_rescheduled_before_any_request(sandbox: Sandbox) -> None:
+def test_an_early_run_is_rescheduled(sandbox: Sandbox) -> None:
     end = int(time.time()) - 60
     with pytest.raises(AirflowRescheduleException) as caught:
         operator().execute(during(Interval(end - DAY, end)))
@@ -187,14 +183,14 @@ def test_a_run_that_is_early_is_rescheduled_before_any_request(sandbox: Sandbox)
 
 
 @pytest.mark.parametrize("settling_time", [timedelta(0), timedelta(seconds=59), 0, "{{ 0 }}"])
-def test_a_run_whose_interval_has_settled_does_not_wait(sandbox: Sandbox, settling_time: Any) -> None:
+def test_a_settled_run_does_not_wait(sandbox: Sandbox, settling_time: Any) -> None:
     end = int(time.time()) - 60
     task = operator(settling_time=settling_time)
     task.render_template_fields(during(RECENT))
     assert task.execute(during(Interval(end - DAY, end)))["read"]["requests"] > 0
 
 
-def test_a_wait_that_is_longer_than_the_patience_frees_the_slot(sandbox: Sandbox) -> None:
+def test_a_long_wait_frees_the_slot(sandbox: Sandbox) -> None:
     sandbox.faults.add(Fault(side="customerio", kind="429", times=10_000, retry_after=3600))
     began = time.time()
     with pytest.raises(AirflowRescheduleException) as caught:
@@ -220,7 +216,7 @@ class Rescheduled:
         (24, 22, AirflowRescheduleException),  # the first wait was for the settling time
     ],
 )
-def test_a_try_waits_outside_its_slot_for_a_day_at_most(
+def test_a_try_waits_a_day_at_most(
     sandbox: Sandbox, hours_ago: float, settled_hours_ago: float, error: type[Exception]
 ) -> None:
     sandbox.faults.add(Fault(side="customerio", kind="429", times=10_000, retry_after=3600))
@@ -232,7 +228,7 @@ def test_a_try_waits_outside_its_slot_for_a_day_at_most(
 # People
 
 
-def test_the_cio_id_is_the_last_resort_of_who_wants_it(sandbox: Sandbox) -> None:
+def test_cio_id_as_last_resort(sandbox: Sandbox) -> None:
     result = operator(collections="all", on_unidentified="cio_id").execute(during(RECENT))
     known = {one.id: one.identifiers.cio_id if one.identifiers else None for one in HISTORY.deliveries}
     truth = held(HISTORY, [RECENT], every=False)
@@ -251,9 +247,7 @@ def test_the_cio_id_is_the_last_resort_of_who_wants_it(sandbox: Sandbox) -> None
 
 
 @pytest.mark.parametrize("pii", ["hash", "drop"])
-def test_the_mode_of_personal_data_holds_for_all_that_leaves_the_operator(
-    sandbox: Sandbox, tmp_path: Path, pii: Any
-) -> None:
+def test_pii_holds_for_events_and_letters(sandbox: Sandbox, tmp_path: Path, pii: Any) -> None:
     result = operator(
         collections="all",
         opens_and_clicks="every",
@@ -282,7 +276,7 @@ def samples(text: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("mode", ["first", "every"])
-def test_a_preview_counts_what_a_run_would_send_and_sends_nothing(sandbox: Sandbox, mode: Any) -> None:
+def test_a_preview_counts_as_a_run_does(sandbox: Sandbox, mode: Any) -> None:
     preview = operator(collections="all", opens_and_clicks=mode, preview=True).execute(during(RECENT))
     assert sandbox.segment.requests == []
     assert json.loads(json.dumps(preview)) == preview
@@ -300,9 +294,7 @@ def test_a_preview_counts_what_a_run_would_send_and_sends_nothing(sandbox: Sandb
 
 
 @pytest.mark.parametrize("pii", ["keep", "hash"])
-def test_a_preview_shows_one_event_of_each_collection_and_nobody(
-    sandbox: Sandbox, capfd: pytest.CaptureFixture[str], pii: Any
-) -> None:
+def test_a_preview_shows_masked_samples(sandbox: Sandbox, capfd: pytest.CaptureFixture[str], pii: Any) -> None:
     result = operator(collections="all", opens_and_clicks="every", preview=True, pii=pii).execute(during(RECENT))
     text = logged(capfd)
     shown = samples(text)
@@ -318,7 +310,7 @@ def test_a_preview_shows_one_event_of_each_collection_and_nobody(
     assert "nothing was sent" in text
 
 
-def test_a_run_shows_no_event(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_run_shows_no_sample(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
     operator(collections="all").execute(during(RECENT))
     assert samples(logged(capfd)) == []
 
@@ -330,12 +322,12 @@ class Untouchable:
         raise AssertionError(f"the store was asked for {name}")
 
 
-def test_a_preview_leaves_the_checkpoint_alone(sandbox: Sandbox) -> None:
+def test_a_preview_keeps_the_checkpoint(sandbox: Sandbox) -> None:
     """A real run that failed and is to be repeated keeps its own."""
     operator(preview=True).execute(during(RECENT, task_state_store=Untouchable()))
 
 
-def test_a_preview_reports_what_could_not_be_sent_and_keeps_nothing_aside(sandbox: Sandbox, tmp_path: Path) -> None:
+def test_a_preview_counts_refused_events(sandbox: Sandbox, tmp_path: Path) -> None:
     shared: dict[str, Any] = {"type": "email", "created": START, "metrics": {"opened": START + 5}, "customer_id": "1"}
     sandbox.history = History(
         deliveries=[
@@ -378,9 +370,7 @@ class Store:
 
 
 @pytest.mark.parametrize("at", [2, 12, 20])
-def test_another_try_of_every_open_and_click_loses_nothing(
-    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, at: int
-) -> None:
+def test_another_try_loses_nothing(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
     from airflow_provider_cio.customerio import windows as extract
     from airflow_provider_cio.pipeline import pipeline as line
 
@@ -397,9 +387,7 @@ def test_another_try_of_every_open_and_click_loses_nothing(
     assert result["sent"]["events"] == len(sandbox.segment.kept)
 
 
-def test_a_checkpoint_of_first_occurrences_is_not_taken_for_one_of_every(
-    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_checkpoint_of_another_mode(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever changes the parameter between two tries gets all opens and clicks of the whole interval."""
     from airflow_provider_cio.customerio import windows as extract
     from airflow_provider_cio.pipeline import pipeline as line
@@ -455,7 +443,7 @@ def assert_nobody_is_in(text: str) -> None:
     ids=lambda parameters: ", ".join(map(str, parameters.values())),
 )
 @pytest.mark.parametrize("scopes", [None, ("messages", "activities")])
-def test_no_secret_and_nobody_is_logged(
+def test_logs_show_no_personal_data(
     sandbox: Sandbox,
     capfd: pytest.CaptureFixture[str],
     tmp_path: Path,
@@ -473,7 +461,7 @@ def test_no_secret_and_nobody_is_logged(
     assert_nobody_is_in(json.dumps(result))
 
 
-def test_an_error_shows_no_secret_and_nobody(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
+def test_errors_show_no_personal_data(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(AirflowFailException) as caught:
         operator(collections="all", opens_and_clicks="every", on_unidentified="fail").execute(during(RECENT))
     assert "unidentified: " in str(caught.value)

@@ -18,7 +18,8 @@ from airflow.sdk import DAG, task
 from airflow_provider_cio.events.catalog import CATALOG, GROUPS
 from airflow_provider_cio.exceptions import ConfigurationError
 from airflow_provider_cio.operators.customerio_to_segment import CustomerIOToSegmentOperator
-from airflow_provider_cio.operators.options import read_options
+from airflow_provider_cio.operators.customerio_to_warehouse import CustomerIOToWarehouseOperator
+from airflow_provider_cio.operators.options import READERS, Options, read_options
 from tests.sandbox import Sandbox
 from tests.unit.support import DAY, connect
 
@@ -46,21 +47,24 @@ def operator(**parameters: Any) -> CustomerIOToSegmentOperator:
     [
         ({"opens_and_clicks": "all"}, "opens_and_clicks must be one of 'first', 'every', 'every_human', got 'all'"),
         ({"opens_and_clicks": None}, "opens_and_clicks must be one of 'first', 'every', 'every_human', got nothing"),
-        ({"lookback": timedelta(days=181)}, "lookback must be 0 to 180 days"),
-        ({"lookback": -1}, "lookback must be 0 to 180 days"),
-        ({"lookback": "soon"}, "lookback must be a timedelta or a number of days, got text of another form"),
+        ({"lookback": timedelta(days=181)}, "lookback must be 0 to 180 days, got 181 days"),
+        ({"lookback": -1}, "lookback must be 0 to 180 days, got -1 days"),
+        ({"lookback": "soon"}, "lookback must be a timedelta or a number of days, got a string"),
         ({"settling_time": None}, "settling_time must be a timedelta or a number of minutes, got nothing"),
-        ({"settling_time": True}, "settling_time must be a timedelta or a number of minutes, got bool"),
-        ({"preview": "maybe"}, "preview must be True or False, got text of another form"),
-        ({"preview": None}, "preview must be True or False, got nothing"),
-        ({"send_to_customerio_destinations": "nope"}, "send_to_customerio_destinations must be True or False"),
-        ({"dead_letter_path": ""}, "dead_letter_path must be an absolute folder"),
-        ({"dead_letter_path": "None"}, "dead_letter_path must be an absolute folder"),
+        ({"settling_time": True}, "settling_time must be a timedelta or a number of minutes, got true or false"),
+        ({"preview": "maybe"}, "preview must be true or false, got a string"),
+        ({"preview": None}, "preview must be true or false, got nothing"),
+        (
+            {"send_to_customerio_destinations": "nope"},
+            "send_to_customerio_destinations must be true or false, got a string",
+        ),
+        ({"dead_letter_path": ""}, "dead_letter_path must be an absolute folder, local or remote, got empty text"),
+        ({"dead_letter_path": "None"}, "dead_letter_path must be an absolute folder, .* got the text 'None'"),
         ({"on_unidentified": "dead_letter"}, "on_unidentified='dead_letter' needs dead_letter_path"),
-        ({"collections": "[Email Opened"}, "collections must be a list of names, got text that begins as a list"),
-        ({"collections": {"email": 1}}, "collections must be a list of names, got dict"),
+        ({"collections": "[Email Opened"}, "collections is not a valid list: write it as JSON"),
+        ({"collections": {"email": 1}}, "collections must be a list of names, got an object"),
         ({"pii": "mask"}, "pii must be one of 'keep', 'hash', 'drop', got 'mask'"),
-        ({"pii": True}, "pii must be one of 'keep', 'hash', 'drop', got bool"),
+        ({"pii": True}, "pii must be one of 'keep', 'hash', 'drop', got true or false"),
         (
             {"on_unidentified": "cio"},
             "on_unidentified must be one of 'skip', 'cio_id', 'dead_letter', 'fail', got 'cio'",
@@ -71,21 +75,21 @@ def operator(**parameters: Any) -> CustomerIOToSegmentOperator:
         ({"collections": ["all", "Email Clicked"]}, "did you mean .*'Email Link Clicked'"),
         ({"collections": []}, "at least one collection"),
         ({"collections": None}, "collections must be a list of names, got nothing"),
-        ({"lookback": float("nan")}, "lookback must be a timedelta or a number of days, got float"),
-        ({"lookback": "7 days"}, "lookback must be a timedelta or a number of days, got text of another form"),
-        ({"settling_time": 10**400}, "settling_time must be a timedelta or a number of minutes, got int"),
+        ({"lookback": float("nan")}, "lookback must be 0 to 180 days, got nan days"),
+        ({"lookback": "7 days"}, "lookback must be a timedelta or a number of days, got a string"),
+        ({"settling_time": 10**400}, "settling_time must be 0 to 7 days, got inf minutes"),
         ({"settling_time": timedelta(days=8)}, "settling_time must be 0 to 7 days"),
         ({"interval_start": "2026-11-01", "interval_end": "None"}, "interval_end must be ISO 8601"),
-        ({"customerio_conn_id": ""}, "customerio_conn_id must be the id of a connection, got a template"),
+        ({"customerio_conn_id": ""}, "customerio_conn_id must be the id of a connection, got empty text"),
         ({"segment_conn_id": None}, "segment_conn_id must be the id of a connection, got nothing"),
     ],
 )
-def test_what_is_wrong_in_the_dag_is_said_when_it_is_parsed(parameters: dict[str, Any], message: str) -> None:
+def test_an_error_at_dag_parse(parameters: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         operator(**parameters)
 
 
-def test_the_defaults_are_those_of_the_contract() -> None:
+def test_defaults_of_the_contract() -> None:
     task = operator()
     assert (task.opens_and_clicks, task.pii, task.on_unidentified) == ("first", "keep", "skip")
     assert (task.preview, task.send_to_customerio_destinations) == (False, False)
@@ -94,11 +98,18 @@ def test_the_defaults_are_those_of_the_contract() -> None:
     assert "dry_run" not in vars(task)  # BaseOperator has a method of that name, which a parameter would hide
 
 
+def test_defaults_of_options() -> None:
+    assert set(READERS) == set(Options._fields)
+    assert Options(pii="hash") == Options()._replace(pii="hash")
+    for one in (CustomerIOToSegmentOperator, CustomerIOToWarehouseOperator):
+        assert read_options(one(task_id="send")) == Options()
+
+
 def names_of(task: CustomerIOToSegmentOperator) -> list[str]:
     return [one.name for one in read_options(task).collections]
 
 
-def test_a_group_stands_for_its_collections() -> None:
+def test_groups_of_collections() -> None:
     assert names_of(operator(collections="sms")) == [name for name in CATALOG if name.startswith("SMS ")]
     assert names_of(operator(collections="all")) == list(CATALOG)
     assert names_of(operator(collections=("Slack Sent", "email", "Email Sent"))) == ["Slack Sent", *GROUPS["email"]]
@@ -106,7 +117,7 @@ def test_a_group_stands_for_its_collections() -> None:
     assert names_of(operator(collections=[*GROUPS][:-1])) == list(CATALOG)
 
 
-def test_text_is_read_as_what_it_stands_for() -> None:
+def test_values_given_as_text() -> None:
     task = operator(
         collections='["Email Opened", "Email Sent"]',
         opens_and_clicks=" every ",
@@ -122,7 +133,7 @@ def test_text_is_read_as_what_it_stands_for() -> None:
     assert read_options(operator(preview="False")).preview is False
 
 
-def test_every_parameter_is_a_template_field_and_kept_as_it_is_given() -> None:
+def test_every_parameter_is_templated() -> None:
     own = set(inspect.signature(CustomerIOToSegmentOperator.__init__).parameters) - {"self", "kwargs"}
     assert set(CustomerIOToSegmentOperator.template_fields) == own
     given = {name: f"{{{{ params.{name} }}}}" for name in own}
@@ -158,8 +169,7 @@ def serialized(**parameters: Any) -> str:
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
-def test_a_change_of_each_parameter_is_a_change_of_the_stored_dag(name: str) -> None:
-    """Which makes a new version of the DAG."""
+def test_a_change_makes_a_dag_version(name: str) -> None:
     before = {"interval_start": "2026-10-01", "interval_end": "2026-10-02"}
     assert serialized(**before) == serialized(**before)
     assert serialized(**before | {name: CHANGES[name]}) != serialized(**before)
@@ -180,9 +190,7 @@ def with_its_other_half(name: str, value: object) -> dict[str, Any]:
         if name != "interval_end" and not (rendered == "nonsense =" and name.endswith(("conn_id", "path")))
     ],
 )
-def test_what_renders_to_nothing_or_to_nonsense_is_refused_by_name_before_any_request(
-    sandbox: Sandbox, name: str, rendered: str
-) -> None:
+def test_templates_that_render_to_nothing(sandbox: Sandbox, name: str, rendered: str) -> None:
     given = operator(**with_its_other_half(name, "{{ params.it }}"))
     given.render_template_fields(RUN | {"params": {"it": rendered}})
     with pytest.raises(AirflowFailException, match=rf"\b{name}\b|unknown collection"):
@@ -209,9 +217,7 @@ def test_what_renders_to_nothing_or_to_nonsense_is_refused_by_name_before_any_re
         ("dead_letter_path", " /tmp/x ", False, "/tmp/x"),
     ],
 )
-def test_a_params_value_is_read_whether_it_comes_as_text_or_as_it_is(
-    name: str, value: object, native: bool, meant: object
-) -> None:
+def test_params_as_text_or_native(name: str, value: object, native: bool, meant: object) -> None:
     with DAG(dag_id="rendered", schedule=None, render_template_as_native_obj=native):
         given = operator(**{name: "{{ params.it }}"})
     context: Any = {"params": {"it": value}}
@@ -222,7 +228,7 @@ def test_a_params_value_is_read_whether_it_comes_as_text_or_as_it_is(
 
 @pytest.mark.parametrize("name", PARAMETERS)
 @pytest.mark.parametrize("form", ["output", "param", "template"])
-def test_what_is_known_only_in_the_run_is_left_for_it(name: str, form: str) -> None:
+def test_values_known_only_in_the_run(name: str, form: str) -> None:
     with DAG(dag_id="results", schedule=None, params={"it": "x"}) as dag:
 
         @task
@@ -235,7 +241,7 @@ def test_what_is_known_only_in_the_run_is_left_for_it(name: str, form: str) -> N
     assert after.upstream_task_ids == ({"before"} if form == "output" else set())
 
 
-def test_a_list_may_hold_what_is_known_only_in_the_run() -> None:
+def test_a_list_with_a_task_result() -> None:
     with DAG(dag_id="results", schedule=None):
         before: Any = operator(collections="email").output
         CustomerIOToSegmentOperator(task_id="after", collections=["Email Opened", before])
@@ -245,7 +251,7 @@ def test_a_list_may_hold_what_is_known_only_in_the_run() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"pii": "nope"}, {"lookback": 5000}, {"preview": "maybe"}, {"interval_start": ""}])
-def test_a_wrong_parameter_of_a_mapped_task_is_not_retried(wrong: dict[str, Any]) -> None:
+def test_a_wrong_mapped_parameter_fails(wrong: dict[str, Any]) -> None:
     """Airflow fails a task without a retry for `AirflowFailException`, wherever it comes from."""
     with DAG(dag_id="mapped", schedule=None):
         expanded = CustomerIOToSegmentOperator.partial(task_id="expanded").expand_kwargs([wrong])
@@ -256,7 +262,7 @@ def test_a_wrong_parameter_of_a_mapped_task_is_not_retried(wrong: dict[str, Any]
         assert isinstance(caught.value, ConfigurationError)
 
 
-def test_a_mapped_task_is_the_same_operator() -> None:
+def test_a_mapped_task() -> None:
     with DAG(dag_id="mapped", schedule=None):
         mapped = CustomerIOToSegmentOperator.partial(task_id="send", pii="hash").expand(collections=["email", "push"])
     one = mapped.unmap({"collections": "push"})

@@ -456,7 +456,7 @@ def test_no_key_no_connection_and_no_good_option(
     with Running("{") as stream:
         assert stream.post(report()).status_code == 503
         assert stream.session.get(f"{stream.url}/main/health").status_code == 503
-    assert "stream 'wrong': Invalid enum value 'hide' - at `$.pii`" in caplog.text
+    assert "stream 'wrong': pii must be one of 'keep', 'hash', 'drop', got 'hide'" in caplog.text
     assert "must be a JSON object of streams by name" in caplog.text
     assert "has no webhook_signing_secret" in caplog.text
 

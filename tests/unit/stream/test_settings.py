@@ -5,25 +5,25 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_cio.events.catalog import DEFAULT_COLLECTIONS, GROUPS
+from airflow_provider_cio.events.catalog import DEFAULT_COLLECTIONS, GROUPS, resolve_collections
 from airflow_provider_cio.exceptions import ConfigurationError
-from airflow_provider_cio.stream.settings import StreamOptions, option_text, read_streams
+from airflow_provider_cio.stream.settings import StreamOptions, mount_streams, option_text, read_streams
 
 
 def one(**options: Any) -> StreamOptions | ConfigurationError:
     return read_streams(json.dumps({"main": options}))["main"]
 
 
-def test_all_that_is_left_out_has_a_default() -> None:
+def test_defaults() -> None:
     found = one()
     assert isinstance(found, StreamOptions)
     assert (found.customerio_conn_id, found.segment_conn_id) == ("customerio_default", "segment_default")
-    assert [collection.name for collection in found.known_collections] == list(DEFAULT_COLLECTIONS)
+    assert [collection.name for collection in found.collections] == list(DEFAULT_COLLECTIONS)
     assert (found.pii, found.on_unidentified, found.dead_letter_path) == ("keep", "skip", None)
     assert {found.send_to_customerio_destinations, found.full_resolution, found.message_content} == {False}
 
 
-def test_all_can_be_set() -> None:
+def test_all_options() -> None:
     options = {
         "customerio_conn_id": "c",
         "segment_conn_id": "s",
@@ -37,21 +37,21 @@ def test_all_can_be_set() -> None:
     }
     found = one(**options)
     assert isinstance(found, StreamOptions)
-    assert set(options) == set(StreamOptions.__struct_fields__)
-    assert {name: getattr(found, name) for name in options} == options | {"collections": ("push", "Email Opened")}
+    assert set(options) == set(StreamOptions._fields)
+    assert found._asdict() == options | {"collections": resolve_collections(["push", "Email Opened"])}
     group = one(collections="email")
     assert isinstance(group, StreamOptions)
-    assert [collection.name for collection in group.known_collections] == list(GROUPS["email"])
+    assert [collection.name for collection in group.collections] == list(GROUPS["email"])
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '"main"', "null", '{"main": {}} x', "{main: {}}"])
-def test_text_that_is_no_object(text: str) -> None:
+@pytest.mark.parametrize("text", ["", "{", "[]", '"main"', "null", '{"main": {}} x', "{main: {}}", "[" * 100_000])
+def test_an_option_that_is_no_object(text: str) -> None:
     with pytest.raises(ConfigurationError, match=r"\[customerio\] streams must be a JSON object"):
         read_streams(text)
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "a b", "ä", "a?b", "..", "x" * 65])
-def test_a_name_that_can_be_no_part_of_a_url(name: str) -> None:
+def test_a_name_that_fits_no_url(name: str) -> None:
     with pytest.raises(ConfigurationError, match="can't be part of a URL"):
         read_streams(json.dumps({name: {}}))
 
@@ -59,20 +59,26 @@ def test_a_name_that_can_be_no_part_of_a_url(name: str) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"colections": ["Email Opened"]}, "unknown field `colections` (known are customerio_conn_id, "),
+        (
+            {"colections": ["Email Opened"]},
+            "unknown option 'colections'; known are customerio_conn_id, segment_conn_id, ",
+        ),
         ({"collections": ["Email Opend"]}, "unknown collection 'Email Opend'; did you mean 'Email Opened'"),
         ({"collections": []}, "at least one collection"),
-        ({"collections": 7}, "`$.collections`"),
-        ({"pii": "hide"}, "`$.pii`"),
-        ({"on_unidentified": "fail"}, "`$.on_unidentified`"),
+        ({"collections": 7}, "collections must be a list of names, got a number: write for example ["),
+        ({"pii": "hide"}, "pii must be one of 'keep', 'hash', 'drop', got 'hide'"),
+        (
+            {"on_unidentified": "fail"},
+            "on_unidentified must be one of 'skip', 'cio_id', 'dead_letter', got 'fail'",
+        ),
         ({"on_unidentified": "dead_letter"}, "needs dead_letter_path"),
-        ({"dead_letter_path": " "}, "dead_letter_path is empty"),
-        ({"segment_conn_id": " "}, "segment_conn_id is empty"),
-        ({"customerio_conn_id": None}, "`$.customerio_conn_id`"),
-        ({"full_resolution": "yes"}, "`$.full_resolution`"),
+        ({"dead_letter_path": " "}, "dead_letter_path must be an absolute folder, local or remote, got empty text"),
+        ({"segment_conn_id": " "}, "segment_conn_id must be the id of a connection, got empty text: leave it out"),
+        ({"customerio_conn_id": None}, "customerio_conn_id must be the id of a connection, got nothing"),
+        ({"full_resolution": "maybe"}, "full_resolution must be true or false, got a string"),
     ],
 )
-def test_a_wrong_option_is_named_and_spoils_only_its_stream(options: dict[str, Any], said: str) -> None:
+def test_a_wrong_option(options: dict[str, Any], said: str) -> None:
     found = read_streams(json.dumps({"wrong": options, "right": {}}))
     assert isinstance(found["right"], StreamOptions)
     error = found["wrong"]
@@ -81,8 +87,28 @@ def test_a_wrong_option_is_named_and_spoils_only_its_stream(options: dict[str, A
     assert said in str(error)
 
 
+@pytest.mark.parametrize(("given", "kind"), [([], "an empty list"), (None, "nothing"), ("email", "a string")])
+def test_a_stream_that_is_no_object(given: object, kind: str) -> None:
+    error = read_streams(json.dumps({"main": given}))["main"]
+    assert str(error) == f"[customerio] streams: stream 'main': its options must be a JSON object, got {kind}"
+
+
+def test_a_flag_given_as_text() -> None:
+    assert one(full_resolution="true") == one(full_resolution=True) != one(full_resolution="no")
+
+
 def test_the_option_comes_from_airflow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AIRFLOW__CUSTOMERIO__STREAMS", raising=False)
     assert option_text() == ""
     monkeypatch.setenv("AIRFLOW__CUSTOMERIO__STREAMS", ' {"main": {}} ')
     assert option_text() == '{"main": {}}'
+
+
+@pytest.mark.parametrize(
+    ("text", "mounted"), [(None, True), ("", True), ("True", True), ("odd", True), ("False", False), (" off ", False)]
+)
+def test_mount_streams(text: str | None, mounted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AIRFLOW__CUSTOMERIO__MOUNT_STREAMS", raising=False)
+    if text is not None:
+        monkeypatch.setenv("AIRFLOW__CUSTOMERIO__MOUNT_STREAMS", text)
+    assert mount_streams() is mounted

@@ -1,0 +1,50 @@
+"""Read and describe values that come as text or as JSON: parameters, options of streams, fields of connections."""
+
+from __future__ import annotations
+
+#: Characters. A key is longer, so a key in the wrong field is never shown.
+_LONGEST_SHOWN = 16
+
+
+def kind_of(value: object) -> str:
+    """Name the kind of a value for an error that must not show the value itself: ``a string``, ``a list``."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, str):
+        word = value.strip()
+        return "the text 'None'" if word == "None" else "a string" if word else "empty text"
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, int | float):
+        return "a number"
+    if isinstance(value, list | tuple):
+        return "a list" if value else "an empty list"
+    return "an object" if isinstance(value, dict) else f"a value of type {type(value).__name__}"
+
+
+def shown(value: object) -> str:
+    """Return a short string in quotes, and the kind of any other value. Only for settings that hold no secret."""
+    word = value.strip() if isinstance(value, str) else ""
+    return repr(word) if 0 < len(word) <= _LONGEST_SHOWN else kind_of(value)
+
+
+def flag_in(value: object) -> bool | None:
+    """Read true or false, also as a word or as 1 or 0; None for any other value."""
+    word = value.strip().lower() if isinstance(value, str) else value
+    if word in (True, "true", "yes", "on", "1"):
+        return True
+    if word in (False, "false", "no", "off", "0"):
+        return False
+    return None
+
+
+def number_in(value: object) -> float | None:
+    """Read a number, also as text; None for any other value. It may be infinite or NaN, so check its range."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return None
+    try:
+        return float(value)
+    except ValueError:
+        return None
+    except OverflowError:  # an integer of more than 308 digits
+        return float("inf")
