@@ -104,12 +104,8 @@ def run_pipeline(
         collections=resolve_collections(names),
         opens_and_clicks=mode,
         lookback=timedelta(seconds=lookback),
-        settling_time=timedelta(0),
         pii=pii,
         on_unidentified=on_unidentified,
-        dead_letter_path=None,
-        preview=False,
-        customerio_conn_id="customerio_default",
     )
     return build_pipeline(
         client,
