@@ -21,11 +21,10 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 import airflow_provider_cio
-from airflow_provider_cio.customerio.rows import Delivery
 from airflow_provider_cio.events.catalog import CATALOG, DEFAULT_COLLECTIONS
 from airflow_provider_cio.events.event import encode
 from airflow_provider_cio.events.mapping import Mapper, Properties
-from airflow_provider_cio.events.occurrence import Identifiers, Occurrence
+from airflow_provider_cio.events.occurrence import Identifiers, Message, Occurrence
 from airflow_provider_cio.get_provider_info import get_provider_info
 from airflow_provider_cio.operators.customerio_to_segment import CustomerIOToSegmentOperator
 from airflow_provider_cio.operators.customerio_to_warehouse import CustomerIOToWarehouseOperator
@@ -272,9 +271,9 @@ def test_the_event_that_is_shown_is_made_of_such_a_delivery(page: str) -> None:
     (shown,) = [json.loads(block.code) for block in on_page if re.match(r'\{\s*"type": "track"', block.code)]
     jane = Identifiers(42, "jane@example.com")
     told = {"recipient": "jane@example.com", "subject": "Hi Jane", "campaign_id": 9, "action_id": 11}
-    delivery = Delivery("RPILAgUBcRhIBqSfeiIwdIYJKxTY", "email", 0, {}, jane, 42, **told)  # type: ignore[arg-type]
-    mapper = Mapper("example", name_of=lambda delivery: "Welcome")
-    event = mapper.event(Occurrence(delivery, CATALOG["Email Opened"], 1_793_869_964))
+    message = Message("RPILAgUBcRhIBqSfeiIwdIYJKxTY", "email", jane, 42, **told)  # type: ignore[arg-type]
+    mapper = Mapper("example", name_of=lambda message: "Welcome")
+    event = mapper.event(Occurrence(message, CATALOG["Email Opened"], 1_793_869_964))
     made = json.loads(encode(event))
     for sender in ("integration", "library"):
         made["context"][sender]["version"] = shown["context"][sender]["version"]
@@ -284,7 +283,7 @@ def test_the_event_that_is_shown_is_made_of_such_a_delivery(page: str) -> None:
 def test_the_metrics_are_those_that_are_sent() -> None:
     sent = {
         node.value
-        for node in ast.walk(ast.parse((PACKAGE / "operators" / "outcome.py").read_text()))
+        for node in ast.walk(ast.parse((PACKAGE / "observability" / "metrics.py").read_text()))
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     }
     names = re.findall(r"^\| `customerio\.(\w+)` \|", (REPOSITORY / "docs" / "operator.md").read_text(), re.M)

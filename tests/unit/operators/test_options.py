@@ -127,7 +127,7 @@ def test_unknown_metrics_are_counted(sandbox: Sandbox, capfd: pytest.CaptureFixt
     sandbox.history = History(deliveries=rows)
     result = operator(collections="all").execute(during(RECENT))
     assert result["skipped"] == {"unknown_metric email.exploded": 30, "unknown_metric push.deferred": 30}
-    said = [line for line in logged(capfd).splitlines() if "no collection is known for" in line]
+    said = [line for line in logged(capfd).splitlines() if "metrics that belong to no collection" in line]
     assert len(said) == 1
     assert "warning" in said[0].lower()
     assert "email.exploded" in said[0]

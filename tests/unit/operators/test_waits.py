@@ -145,11 +145,6 @@ def test_who_waits_for_a_duckdb_file_says_so_from_the_start(
     assert [number for number in opened if number > connected], "later ones are told again"
 
 
-def test_who_connects_at_once_says_nothing_of_it(sandbox: Sandbox, file: Path, log: Log) -> None:
-    CustomerIOToWarehouseOperator(task_id="load").execute(RUN)
-    assert [text for _, _, text in log.lines if "onnect" in text] == []
-
-
 def test_who_waits_for_redshift_says_so_and_can_be_killed(
     sandbox: Sandbox, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
