@@ -164,7 +164,7 @@ class EveryOpenAndClick(Deliveries):
     def _without_delivery(
         self, delivery_id: str, collection: Collection, activities: Sequence[Activity], piece: Piece
     ) -> Iterator[Occurrence]:
-        """Yield opens and clicks of a delivery that Customer.io has deleted, or whose row is malformed.
+        """Yield opens and clicks of a delivery that Customer.io no longer has, or whose row is malformed.
 
         The first one is unknown, so each has a key.
         """

@@ -79,7 +79,7 @@ class UnreadableBody(Exception):
 
 
 class ClosedError(Exception):
-    """The client was closed during a request."""
+    """The client was closed before or during a request."""
 
 
 class Transport:
