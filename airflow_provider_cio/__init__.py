@@ -1,3 +1,3 @@
-"""Airflow provider that turns what happened to Customer.io's messages into Segment events."""
+"""Airflow provider that sends Customer.io's message events to Segment or into a warehouse."""
 
 __version__ = "0.1.0"

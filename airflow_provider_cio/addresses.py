@@ -1,18 +1,19 @@
-r"""E-mail addresses in free text: one definition, for logs and errors as for personal data. A leaf, and pure.
+r"""Find, mask and replace e-mail addresses in free text. Pure.
 
-Found are addresses in any script and in any of these spellings, also one within the other, as in a link in a link::
+Logs, errors and `pii` share this one definition. An address may be in any script and in any of these spellings, also
+nested, such as a link within a link::
 
     jane.doe@example.com                              also in <>, "", (), after mailto:, ?to= and &to=
     "jane.doe"@example.com  "jane doe"@example.com    quoted local parts
     jane.doe&#64;example.com  &#x40;  &commat;        HTML
     jane.doe%40example.com  %2540  %252540            percent-encoding
-    jane.doe\u0040example.com                         JSON that was cut, and so was not decoded
-    bounces+1-jane.doe=example.com@em.example         VERP: with all that stands before the last @
+    jane.doe\u0040example.com                         truncated JSON, which could not be decoded
+    bounces+1-jane.doe=example.com@em.example         VERP: everything before the last @ belongs to the address
 
-Not found are a lone ``@``, a handle (``@jane``), ``jane at example.com`` and addresses in base64. What stands on both
-sides of an ``@`` without a blank counts as an address, so of ``https://user:key@host/`` ``key@host`` does.
+A lone ``@``, a handle (``@jane``), ``jane at example.com`` and base64 are not found. Any text around an ``@`` without
+blanks counts as an address: ``key@host`` in ``https://user:key@host/`` does.
 
-Every function takes time in proportion to the length of the text.
+The time of every function is linear in the length of the text.
 """
 
 from __future__ import annotations
@@ -22,24 +23,25 @@ import re
 from collections.abc import Callable, Iterator
 from urllib.parse import unquote_to_bytes
 
-# Brackets, quotes and stops of other scripts: they stand around an address, never in one.
+#: Brackets, quotes and stops of other scripts. They stand around an address, never inside.
 _OTHER_PUNCTUATION = (
     "\u00a1\u00ab\u00bb\u00bf\u2010-\u2027\u2030-\u205e\u3000-\u3003\u3008-\u3011\u3014-\u301f"
     "\uff01-\uff0f\uff1a-\uff20\uff3b-\uff3d\uff5b-\uff65"
 )
-# The class of local parts has "=", for VERP, and nothing that separates addresses in lists, texts and links.
+#: A character of a local part: "=" because of VERP, but none that separates addresses in lists, texts and links.
 _LOCAL = rf'[^\s\x00-\x1f\x7f@<>",;:?&#/(){{}}\[\]|{_OTHER_PUNCTUATION}]'
 _LABEL = rf"[^\s\x00-\x2c./\x3a-\x40\x5b-\x5e`\x7b-\x7f{_OTHER_PUNCTUATION}]"
 _DOMAIN = rf"(?:\.*+{_LABEL}++(?:\.++{_LABEL}++)*+|\[[0-9A-Za-z:.]{{2,60}}\])"
-# A closing quote, some text and the next opening quote before "@jane" are no quoted local part: hence the first letter.
+#: A quoted local part. It begins with a letter, digit or backslash, because the text between two quotations before
+#: "@jane" is none.
 _QUOTED = r'(?:"(?=[\w\\])(?:[^"\\\r\n]|\\.){1,254}"|\\"(?=\w)[^"\\\r\n]{1,254}\\")'
 
-# One piece of a text after the other, each looked at once: this is what keeps it linear. Only some are addresses.
+#: A piece of a text, which may be an address. Pieces do not overlap and are never tried again, so the time is linear.
 _PIECE = re.compile(
     rf"""
-    [?&\#][^\s?&\#=@/"<>]*+=                      # ?key= and &key=: what follows is a value of its own
+    [?&\#][^\s?&\#=@/"<>]*+=                      # ?key= and &key=: the value begins after it
     | (?P<quoted>{_QUOTED}(?:@{_DOMAIN})++)
-    | ['`*=!~\\]++                                 # may stand before an address, hardly begins one
+    | ['`*=!~\\]++                                 # often stands before an address, hardly ever begins one
     | {_LOCAL}++(?P<domain>(?:(?<!=)@{_DOMAIN})++)?
     """,
     re.VERBOSE,
@@ -49,32 +51,33 @@ _ONE = re.compile(r'(?:"(?:[^"\\\r\n]|\\.)+"|[^\s@,;<>"{}]+)@[^\s@,;<>"{}]+')
 _ENCODED = re.compile(
     r"(?:%[0-9A-Fa-f]{2})++"
     r"|&\#(?:[0-9]{1,7}|[xX][0-9A-Fa-f]{1,6});?"
-    r"|&[A-Za-z][A-Za-z0-9]{1,31};"  # without its semicolon it may be a key: ?a=1&copy=2
+    r"|&[A-Za-z][A-Za-z0-9]{1,31};"  # without the semicolon it may be a key: ?a=1&copy=2
     r"|\\u[0-9A-Fa-f]{4}"
 )
-_LEVELS = 8  # how deep in one another encodings are undone
+#: Nested encodings that are undone.
+_LEVELS = 8
 
 
 def one_address(text: str) -> bool:
-    """Whether the text is exactly one plain address: no name, no list, no blanks around it."""
+    """Return whether the text is exactly one plain address, without a name or blanks around it."""
     return _ONE.fullmatch(text) is not None
 
 
 def has_address(text: str) -> bool:
-    """Whether there is an address in the text, in any spelling."""
+    """Return whether the text contains an address in any spelling."""
     return next(_found(text), None) is not None
 
 
 def masked_addresses(text: str) -> str:
-    """The text with ``<address>`` in place of each address: for logs and errors."""
+    """Return the text with ``<address>`` in place of each address, for logs and errors."""
     return replace_addresses(text, lambda address: "<address>")
 
 
 def replace_addresses(text: str, replacement: Callable[[str], str]) -> str:
-    """The text with each address replaced, and nothing else changed.
+    """Return the text with each address replaced and nothing else changed.
 
-    :param replacement: gets the address in its plain spelling, so that ``%40`` and ``@`` give the same hash. What it
-        returns is not encoded, whatever the address stands in.
+    :param replacement: called with the plain spelling, so that ``%40`` and ``@`` give the same hash. Its result is
+        inserted without any encoding.
     """
     parts: list[str] = []
     copied = 0
@@ -85,7 +88,7 @@ def replace_addresses(text: str, replacement: Callable[[str], str]) -> str:
 
 
 def _found(text: str) -> Iterator[tuple[int, int, str]]:
-    """Start and end of each address in the text, and its plain spelling."""
+    """Yield start, end and plain spelling of each address in the text."""
     if not ("@" in text or "%" in text or "&" in text or "\\u" in text):
         return
     plain, starts = _decoded(text)
@@ -98,7 +101,7 @@ def _found(text: str) -> Iterator[tuple[int, int, str]]:
 
 
 def _decoded(text: str) -> tuple[str, list[int] | None]:
-    """The text without encodings, and where each of its characters starts in the one given (None: where it was)."""
+    """Return the text without encodings, and the start of each of its characters in `text` (None: unchanged)."""
     starts: list[int] | None = None
     for _ in range(_LEVELS):
         if not _ENCODED.search(text):
@@ -116,7 +119,7 @@ def _decoded_once(text: str, starts: list[int]) -> tuple[str, list[int]]:
         parts.append(text[copied:start])
         found += starts[copied:start]
         copied = end
-        if text[start] == "%":  # bytes of UTF-8; one that is none of it stands for itself
+        if text[start] == "%":  # UTF-8; an invalid byte becomes a lone surrogate
             plain = unquote_to_bytes(encoded[0]).decode("utf-8", "surrogateescape")
             for character in plain:
                 found.append(starts[start])

@@ -1,20 +1,20 @@
-"""What can go wrong, sorted by what the reader should do about it. A leaf: it imports nothing."""
+"""Errors of this provider, sorted by the action that the reader should take."""
 
 
 class CustomerIOToSegmentError(Exception):
-    """Base of every error that this provider raises on purpose."""
+    """Base class of all errors that this provider raises on purpose."""
 
 
 class ConfigurationError(CustomerIOToSegmentError, ValueError):
-    """Fix the DAG or the connection; a retry can't help."""
+    """The DAG or the connection is wrong. A retry can't help."""
 
 
 class UnexpectedDataError(CustomerIOToSegmentError):
-    """A service answered with something that its documentation does not allow; a retry can't help."""
+    """A service sent an answer that its documentation does not allow. A retry can't help."""
 
 
 class EventsRefusedError(CustomerIOToSegmentError):
-    """Segment did not accept events, or would have dropped them; a retry can't help.
+    """Segment refused events, or would have dropped them. A retry can't help.
 
     :param reason: a short name to count by, such as ``refused_413``.
     """
@@ -25,10 +25,9 @@ class EventsRefusedError(CustomerIOToSegmentError):
 
 
 class TryAgainLaterError(CustomerIOToSegmentError):
-    """A later try may succeed, perhaps on another worker; Airflow's retry is right.
+    """A service or a store is out of reach or busy. A retry may succeed.
 
-    :param after: seconds after which another try makes sense, if the service asks for a longer wait than the client has
-        patience for. It is what the service asks, unchecked.
+    :param after: seconds that the service asks to wait, unchecked. Set only if the client does not wait that long.
     """
 
     def __init__(self, message: str, after: float | None = None) -> None:

@@ -1,9 +1,8 @@
-"""Every open and click, from `/v1/activities`, joined with its delivery.
+"""Source of every open and click: activities from `/v1/activities`, joined with their deliveries.
 
-An activity has the link and the time of one open or click; its delivery has the subject, the campaign and the rest,
-and says which open or click was the first. So activities are read first, and wait in a temporary file; then the same
-windows are read as for first occurrences; what still waits then belongs to deliveries from before the look-back, which
-are asked for by id.
+An activity has the link and the time of one open or click. Its delivery has all else, and the time of the first one.
+So the source first reads activities into a temporary file, then joins them with the deliveries of all windows, and at
+last requests the remaining deliveries, which are older than the look-back, by id.
 """
 
 from __future__ import annotations
@@ -31,8 +30,8 @@ from airflow_provider_cio.events.catalog import CATALOG, Collection
 from airflow_provider_cio.events.interval import Interval, is_time
 from airflow_provider_cio.events.occurrence import Malformed, Message, Occurrence, Piece, engagement_in
 
-#: (channel, metric) of which a delivery shows one time only, and activities every one. Among the types of activity that
-#: the App API's specification lists are no Slack click, no WhatsApp open or click: there the delivery's time is all.
+#: Pairs of channel and metric for which every occurrence is an activity. The App API's specification has no activities
+#: for Slack clicks, WhatsApp opens and WhatsApp clicks, so only the first of these is known.
 REPEATING = {
     ("email", "opened"),
     ("email", "clicked"),
@@ -45,30 +44,30 @@ REPEATING = {
 }
 #: Days for which Customer.io guarantees activities.
 GUARANTEED_DAYS = 30
-#: Deliveries asked for by id before the next are looked up.
+#: Deliveries that are requested by id together, so that ids take little memory.
 _IDS_AT_ONCE = 200
-#: Variables in one statement: SQLite before 3.32 takes 999.
+#: Variables in one statement, because SQLite before 3.32 allows 999.
 _MOST_VARIABLES = 500
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Activity).decode
 
-#: By collection.
+#: Activities of one delivery by collection.
 Activities = dict[Collection, list[Activity]]
 
 
 class EveryOpenAndClick(Deliveries):
-    """The occurrences of `Deliveries`, and each further open and click.
+    """Source of the occurrences of `Deliveries` and of each further open and click.
 
-    The open or click whose time is the delivery's own time of that metric is its first; of several in that second, the
-    one with the smallest activity id. It is the same occurrence that `Deliveries` finds. If no activity has that time,
-    the delivery alone tells of it.
+    The activity whose time is the delivery's own time of the metric is the first open or click, and the same occurrence
+    that `Deliveries` yields. Of several in that second, the one with the smallest id is the first. If no activity has
+    that time, the first one is sent without a link.
 
-    A retry reads everything again, since which activities wait for which window is lost with the worker; but it passes
-    on only what is not done.
+    A retry reads all activities again, because the temporary file is lost with the worker. It yields only unfinished
+    windows.
 
-    :param lookback: seconds before the interval in which a delivery may have been created. It limits other collections
-        only: an activity's delivery may be of any age.
+    :param lookback: seconds before the interval in which a delivery may have been created. It does not limit opens and
+        clicks.
     :param humans_only: skip opens and clicks that no person made.
     """
 
@@ -89,13 +88,13 @@ class EveryOpenAndClick(Deliveries):
 
     def pieces(self, done: Done) -> Iterator[Piece]:
         with PendingActivities() as pending:
-            yield from self._gathered(pending)
+            yield from self._read_activities(pending)
             reads = self._reader.deliveries(self._windows)
             yield from self._names.ahead_of(self._joined(read, pending, done) for read in reads)
             yield from self._names.ahead_of(self._by_id(pending))
 
-    def _gathered(self, pending: PendingActivities) -> Iterator[Piece]:
-        """Read activities; the pieces have none of their occurrences, only what is skipped or can't be read."""
+    def _read_activities(self, pending: PendingActivities) -> Iterator[Piece]:
+        """Store all activities, and yield pieces with their counts and malformed rows only."""
         start, end = self._interval
         by_type = {f"{one.metric}_{one.channel}": one for one in self._repeating}
         for kind, page in self._reader.activities(list(by_type), start):
@@ -103,8 +102,7 @@ class EveryOpenAndClick(Deliveries):
             found = []
             for activity in page.rows:
                 if start <= activity.timestamp < end:
-                    delivery_id = _delivery_id(activity)
-                    if delivery_id:
+                    if delivery_id := _delivery_id(activity):
                         found.append((delivery_id, activity))
                     else:
                         piece.skipped["activity_without_delivery"] += 1
@@ -166,9 +164,9 @@ class EveryOpenAndClick(Deliveries):
     def _without_delivery(
         self, delivery_id: str, collection: Collection, activities: Sequence[Activity], piece: Piece
     ) -> Iterator[Occurrence]:
-        """Customer.io has the delivery no more, or its row can't be read: the activities tell of the person.
+        """Yield opens and clicks of a delivery that Customer.io no longer has, or whose row is malformed.
 
-        Nobody knows then which of them was the first, so each has an id of its own.
+        The first one is unknown, so each has a key.
         """
         for activity in activities:
             message = Message(
@@ -190,14 +188,14 @@ class EveryOpenAndClick(Deliveries):
 
 
 class PendingActivities:
-    """Activities that wait for their deliveries, in a temporary file: a day of them may not fit into memory.
+    """Activities that wait for their deliveries, in a temporary file, because a day may not fit into memory.
 
-    An activity that comes twice (rows shift while they are read) is kept once. A delivery that comes twice (in both
-    lists, of drafts and of what was sent) gets the same both times: else its first open would seem to have no activity.
+    A repeated activity is kept once: rows shift while they are read. A delivery's activities can be taken again,
+    because a delivery may be in both lists, of drafts and of sent ones, and has the same occurrences in both.
     """
 
     def __init__(self) -> None:
-        self._rows = sqlite3.connect("", isolation_level=None)  # a file without a name: even a killed task leaves none
+        self._rows = sqlite3.connect("", isolation_level=None)  # an unnamed file, so a killed task leaves none behind
         self._rows.executescript(
             "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF;"
             "CREATE TABLE waiting (id TEXT PRIMARY KEY, delivery TEXT, collection TEXT, activity BLOB, taken INT)"
@@ -207,7 +205,7 @@ class PendingActivities:
         )
 
     def add(self, collection: Collection, activities: Iterable[tuple[str, Activity]]) -> int:
-        """Pairs of delivery id and activity; returns how many were new."""
+        """Add activities, each with its delivery id, and return the number of new ones."""
         before = self._rows.total_changes
         self._rows.executemany(
             "INSERT OR IGNORE INTO waiting VALUES (?, ?, ?, ?, 0)",
@@ -216,7 +214,7 @@ class PendingActivities:
         return self._rows.total_changes - before
 
     def take(self, delivery_ids: Sequence[str]) -> dict[str, Activities]:
-        """What belongs to these deliveries; it waits no longer."""
+        """Return the activities of these deliveries, and mark them as taken."""
         found: dict[str, Activities] = {}
         for at in range(0, len(delivery_ids), _MOST_VARIABLES):
             ids = delivery_ids[at : at + _MOST_VARIABLES]
@@ -231,7 +229,7 @@ class PendingActivities:
         return found
 
     def delivery_ids(self, most: int) -> list[str]:
-        """Some that are waited for; an empty list if none is."""
+        """Return up to `most` ids of deliveries whose activities have not been taken."""
         return [
             row[0]
             for row in self._rows.execute("SELECT DISTINCT delivery FROM waiting WHERE taken = 0 LIMIT ?", (most,))
@@ -250,7 +248,7 @@ def _delivery_id(activity: Activity) -> str | None:
 
 
 def _may_be_in(interval: Interval, row: Malformed, page: Page[Activity]) -> bool:
-    """An odd row without a time is as old as those around it."""
+    """Return whether a malformed row may belong to the interval. Without a time, it is as old as its page."""
     if row.created is not None:
         return interval.start <= row.created < interval.end
     times = [activity.timestamp for activity in page.rows]

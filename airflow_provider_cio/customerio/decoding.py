@@ -1,4 +1,4 @@
-"""Customer.io's JSON to typed rows: a whole page at once, or, where one row is odd, row by row. Pure."""
+"""Decode pages of Customer.io's JSON into typed rows: a page at once, or row by row if one is malformed. Pure."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from airflow_provider_cio.events.occurrence import Malformed
 
 T = TypeVar("T")
 
-#: What msgspec raises for what it can't decode. Its ValidationError (JSON of another shape) is a DecodeError, and that
-#: is a ValueError only since 0.21.
+#: Errors of msgspec for invalid JSON, and for JSON of another shape (`ValidationError` is a `DecodeError`).
 UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-#: A whole surrogate pair, half of one (the group), or any other escape.
+#: A surrogate pair, half of one (the group), or any other escape.
 _ESCAPE = re.compile(
     rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
 )
@@ -26,8 +25,8 @@ _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 class Page(NamedTuple, Generic[T]):
     """A page of deliveries or activities.
 
-    :param malformed: the rows of another shape than documented; they are not among `rows`.
-    :param next: `start` of the following page; None on the last one.
+    :param rows: all rows except malformed ones.
+    :param next: `start` of the next page; None on the last one.
     """
 
     rows: Sequence[T]
@@ -36,10 +35,10 @@ class Page(NamedTuple, Generic[T]):
 
 
 class PageDecoder(Generic[T]):
-    """Decodes answers with a list of rows.
+    """Decoder of answers with a list of rows.
 
-    :param key: where the answer has the list; null is an empty one.
-    :param created: the field of a row that has its time.
+    :param key: key of the list, which may be null.
+    :param created: field of a row with its time.
     """
 
     def __init__(self, key: str, row: type[T], *, created: str) -> None:
@@ -49,7 +48,9 @@ class PageDecoder(Generic[T]):
         self._created = created
 
     def page(self, body: bytes) -> Page[T]:
-        """:raises msgspec.ValidationError: the answer is no object, or has no list under its key.
+        """Decode an answer.
+
+        :raises msgspec.ValidationError: it is no object, or has no list under the key.
         :raises UNDECODABLE: it is not JSON.
         """
         try:
@@ -68,7 +69,7 @@ class PageDecoder(Generic[T]):
         return Page(rows, malformed, _cursor(page.next))
 
     def row(self, raw: bytes) -> T | Malformed:
-        """One row, from JSON without broken characters."""
+        """Decode one row, from `mended` JSON."""
         try:
             return self._decode_row(raw)
         except UNDECODABLE as error:
@@ -76,9 +77,9 @@ class PageDecoder(Generic[T]):
 
 
 def mended(body: bytes) -> bytes:
-    """The same JSON, with ``?`` for half of a surrogate pair, and the replacement character for what is not UTF-8.
+    """Return JSON that msgspec decodes: ``?`` replaces halves of surrogate pairs, U+FFFD replaces invalid UTF-8.
 
-    A subject that was cut within an emoji ends in such a half. It is valid JSON, but msgspec refuses it.
+    A subject that was cut within an emoji ends in such a half, which is valid JSON, but an error for msgspec.
     """
     text = body.decode("utf-8", "replace").encode()
     return _ESCAPE.sub(lambda escape: b"?" if escape[1] else escape[0], text)
@@ -94,7 +95,7 @@ def _cursor(following: str | int | None) -> str | None:
 
 
 def _field(raw: bytes, name: str, kind: type[T]) -> T | None:
-    """What the row has under that name, if it is of that kind."""
+    """Return a field of a raw row; None if it is missing or of another type."""
     try:
         return msgspec.json.decode(_decode_fields(raw)[name], type=kind)
     except (KeyError, *UNDECODABLE):

@@ -1,4 +1,4 @@
-"""Occurrences as `/v1/messages` shows them: for each delivery one time per metric."""
+"""Source of the occurrences in `/v1/messages`, which has one time for each metric of a delivery."""
 
 from __future__ import annotations
 
@@ -10,23 +10,25 @@ from airflow_provider_cio.customerio.names import Names
 from airflow_provider_cio.customerio.reader import Read, Reader
 from airflow_provider_cio.customerio.rows import Delivery
 from airflow_provider_cio.customerio.windows import Done, plan
-from airflow_provider_cio.events.catalog import CATALOG, Collection
+from airflow_provider_cio.events.catalog import CATALOG, CHANNELS, Collection
 from airflow_provider_cio.events.interval import Interval, is_time
 from airflow_provider_cio.events.occurrence import Malformed, Occurrence, Piece
 
-#: What begins so repeats another metric.
+#: Prefixes of metrics that repeat another metric.
 _REPEATS = ("human_", "prefetch_")
-#: Metrics that live answers have, though nobody documents them for deliveries. They are no collections.
+#: Metrics that live answers have without documentation. They belong to no collection.
 _KNOWN_BUT_UNUSED = {"created", "secondary:delivered", "topic_unsubscribed"}
-_KNOWN: dict[str, set[str]] = {collection.channel: set(_KNOWN_BUT_UNUSED) for collection in CATALOG.values()}
-for _collection in CATALOG.values():
-    _KNOWN[_collection.channel].add(_collection.metric)
+#: Metrics of each channel that are not reported as unknown.
+_KNOWN = {
+    channel: _KNOWN_BUT_UNUSED | {one.metric for one in CATALOG.values() if one.channel == channel}
+    for channel in CHANNELS.values()
+}
 
 
 class Deliveries:
-    """Source of the occurrences that deliveries show. It reads each window of the interval and its look-back once.
+    """Source of the occurrences in deliveries. It reads each window of the interval and its look-back once.
 
-    :param reader: entered and left with the source.
+    :param reader: the source enters and exits it.
     :param lookback: seconds before the interval in which a delivery may have been created.
     """
 
@@ -40,11 +42,11 @@ class Deliveries:
         self._windows = plan(interval, lookback, collections)
 
     def counts(self) -> dict[str, int]:
-        """Return the work of the reader so far."""
+        """Return counts of the reader's work so far."""
         return self._reader.counts()
 
     def waiting(self) -> str | None:
-        """Return in one sentence what the reader waits for; None if it does not wait."""
+        """Return one sentence about the reader's current wait, or None."""
         return self._reader.waiting()
 
     def __enter__(self) -> Self:
@@ -65,10 +67,10 @@ class Deliveries:
 
 
 def piece_of(read: Read, interval: Interval) -> Piece:
-    """A piece without its occurrences.
+    """Return a piece without occurrences.
 
-    An odd row is refused by the interval in which its delivery was created. Others that meet it, in their look-back or
-    in the minute after their end, count it as skipped.
+    A malformed row is refused by the interval in which its delivery was created. Other intervals that read it, in their
+    look-back or in the minute after their end, count it as skipped.
     """
     own = [row for row in read.malformed if interval.start <= created_of(row, read) < interval.end]
     piece = Piece(
@@ -83,17 +85,20 @@ def piece_of(read: Read, interval: Interval) -> Piece:
 
 
 def created_of(row: Malformed, read: Read) -> int:
-    """No window reaches over the interval's start, so its own start will do for a row that does not say."""
+    """Return the creation time of a malformed row, else the start of its window, which is in the same interval.
+
+    Both are before the interval or both are not, because no window spans its start.
+    """
     return read.window.start if row.created is None else row.created
 
 
 def occurrences(
     page: Sequence[Delivery], collections: Sequence[Collection], interval: Interval, skipped: Counter[str]
 ) -> Iterator[Occurrence]:
-    """What happened to these deliveries inside the interval.
+    """Yield the occurrences of these deliveries inside the interval.
 
-    :param skipped: counts, under ``not_a_time``, values of wanted metrics that can't be a time; and, under
-        ``unknown_metric`` with channel and metric, what happened inside the interval but has no collection.
+    :param skipped: increased under ``not_a_time`` by values of wanted metrics that can't be a time, and under
+        ``unknown_metric <channel>.<metric>`` by times inside the interval of metrics without a collection.
     """
     start, end = interval
     wanted: dict[str, dict[str, Collection]] = {}
@@ -117,7 +122,7 @@ def occurrences(
 
 
 def time_of(delivery: Delivery, metric: str, skipped: Counter[str]) -> int | None:
-    """When the metric happened, in Unix seconds, if it did."""
+    """Return the time of a metric in Unix seconds; None if it is missing or not a time."""
     time = delivery.metrics.get(metric)
     if is_time(time):
         return time

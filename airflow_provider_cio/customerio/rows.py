@@ -1,6 +1,6 @@
-"""Rows of Customer.io's App API, typed: deliveries, activities, reporting webhooks.
+"""Typed rows of Customer.io's App API: deliveries, activities, reporting webhooks.
 
-Only documented fields are here, of the kinds that reference and live answers show. Times are Unix seconds.
+They have documented fields only, with the types of the documentation and of live answers. Times are Unix seconds.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from airflow_provider_cio.events.occurrence import Id, Identifiers, Message
 class Delivery(Message, kw_only=True, gc=False):
     """One message to one person, an item of `/v1/messages`.
 
-    `metrics` has one time per recorded metric, and may hold keys and kinds of values that nobody documented.
+    :param metrics: one time for each metric; also undocumented keys and types of values.
     """
 
     created: int
@@ -32,15 +32,15 @@ class Activity(msgspec.Struct, gc=False):
     customer_id: Id = None
     customer_identifiers: Identifiers | None = None
     data: dict[str, Any] | None = None
-    #: Such as "opened_email". Whoever reads activities has asked for their type, so no row is refused for it.
+    #: Such as "opened_email". Any type is accepted, because a request names its type.
     type: Any = None
 
 
 class ReportingWebhook(msgspec.Struct, kw_only=True):
-    """One subscription of `/v1/reporting_webhooks`. Its signing key is not part of any answer.
+    """One item of `/v1/reporting_webhooks`. Customer.io never returns its signing key.
 
     :param id: None before it is created.
-    :param full_resolution: each open and click is reported, not the first ones only.
+    :param full_resolution: each open and click is reported, not only the first.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""What a reporting webhook should be like for a stream, and how one that is there differs. Pure."""
+"""Reporting webhooks for streams: the wanted one, the existing one, their differences. Pure."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ if TYPE_CHECKING:
 
 
 def wanted_webhook(name: str, url: str, collections: str | Iterable[str], full_resolution: bool) -> ReportingWebhook:
-    """:raises ConfigurationError: naming the parameter and the fix."""
+    """Return the reporting webhook that a stream needs.
+
+    :raises ConfigurationError: a parameter is wrong.
+    """
     from airflow_provider_cio.customerio.rows import ReportingWebhook
     from airflow_provider_cio.events.catalog import resolve_collections
 
     if not name.strip():
-        raise ConfigurationError("name must be text, by which this reporting webhook is found again, got none")
+        raise ConfigurationError("name must be text, because it identifies this reporting webhook, got empty text")
     try:
         parts = urlsplit(url)
         is_url = parts.scheme in ("https", "http") and bool(parts.hostname) and not any(map(str.isspace, url))
@@ -26,15 +29,15 @@ def wanted_webhook(name: str, url: str, collections: str | Iterable[str], full_r
         is_url = False
     if not is_url:
         raise ConfigurationError(
-            "url must be where Customer.io reaches the stream, such as 'https://airflow.example.com/cio/main', "
-            "got something else"
+            "url must be the stream's URL for Customer.io, such as 'https://airflow.example.com/cio/main', "
+            "got text that is no URL"
         )
     events = [one.report_name for one in resolve_collections(collections)]
     return ReportingWebhook(name=name, endpoint=url, events=events, full_resolution=full_resolution)
 
 
 def find_webhook(webhooks: Sequence[ReportingWebhook], wanted: ReportingWebhook) -> ReportingWebhook | None:
-    """The one of that name or that endpoint.
+    """Return the webhook with the wanted name or endpoint, or None.
 
     :raises ConfigurationError: there are several.
     """
@@ -49,16 +52,16 @@ def find_webhook(webhooks: Sequence[ReportingWebhook], wanted: ReportingWebhook)
 
 
 def differences(found: ReportingWebhook, wanted: ReportingWebhook) -> list[str]:
-    """In words; empty if it is as wanted. Whether it is enabled is another matter, and so is its content."""
-    said = []
+    """Return the differences in words, except in `disabled` and `with_content`."""
+    texts = []
     if found.name != wanted.name:
-        said.append("its name is another")
+        texts.append("its name differs")
     if found.endpoint != wanted.endpoint:
-        said.append("its endpoint is another URL")
+        texts.append("its endpoint is another URL")
     if missing := [event for event in wanted.events if event not in found.events]:
-        said.append(f"its events lack {', '.join(missing)}")
-    if besides := [event for event in found.events if event not in wanted.events]:
-        said.append(f"its events have {', '.join(besides)} besides")
+        texts.append(f"its events lack {', '.join(missing)}")
+    if unwanted := [event for event in found.events if event not in wanted.events]:
+        texts.append(f"its events also include {', '.join(unwanted)}")
     if found.full_resolution != wanted.full_resolution:
-        said.append(f"its full_resolution is {str(found.full_resolution).lower()}")
-    return said
+        texts.append(f"its full_resolution is {str(found.full_resolution).lower()}")
+    return texts

@@ -1,8 +1,7 @@
-"""The collections: which (channel, metric) pair becomes which Segment event.
+"""Catalog of collections: the Segment event name of each pair of channel and metric.
 
-The names are those of Customer.io's own Segment sources (the event tables of its "Segment (Message Metrics)" and
-"Customer.io Journeys" pages). Pairs that its reporting webhooks have, but those tables lack, get a name formed by
-analogy, and are marked so.
+The names come from the event tables of Customer.io's pages "Segment (Message Metrics)" and "Customer.io Journeys".
+Pairs that only reporting webhooks have are named by analogy, and marked so.
 """
 
 from __future__ import annotations
@@ -18,16 +17,21 @@ _WORD = re.compile("[A-Z0-9]+[a-z0-9]*|[a-z0-9]+")
 
 
 def snakecase(name: str) -> str:
-    """``Email Link Clicked`` is ``email_link_clicked``, ``userId`` is ``user_id``, ``HTTPRequest`` is ``httprequest``.
+    """Return the name of a table or column as Segment's go-snakecase makes it.
 
-    The same as Segment's go-snakecase: only ASCII letters and digits stay, all else parts words; a run of capitals and
-    digits is one word with the lower-case letters after it. A name of other characters only becomes empty text.
+    ``Email Link Clicked`` becomes ``email_link_clicked``, ``userId`` ``user_id``, and ``HTTPRequest`` ``httprequest``:
+    a run of capitals and digits is one word with the lower-case letters after it. Anything but ASCII letters and digits
+    separates words; a name without any of them becomes empty text.
     """
     return "_".join(_WORD.findall(name)).lower()
 
 
 class Collection(NamedTuple):
-    """A named kind of event. `channel` is the `type` of Customer.io's `/v1/messages`, where SMS is ``twilio``."""
+    """A named kind of event.
+
+    :param channel: `type` in Customer.io's `/v1/messages`, where SMS is ``twilio``.
+    :param by_analogy: the name is not Customer.io's.
+    """
 
     name: str
     channel: str
@@ -36,12 +40,12 @@ class Collection(NamedTuple):
 
     @property
     def table(self) -> str:
-        """Name of the collection's table in a Segment warehouse."""
+        """Name of its table in a Segment warehouse."""
         return snakecase(self.name)
 
     @property
     def report_name(self) -> str:
-        """How a reporting webhook is subscribed to it: ``sms_sent``."""
+        """Name of its event in reporting webhooks, such as ``sms_sent``."""
         return f"{_OBJECT_TYPES[self.channel]}_{self.metric}"
 
 
@@ -63,7 +67,7 @@ _EVENTS = {
     "replied": "Replied",
 }
 _SMS = "drafted attempted sent delivered clicked converted bounced failed"
-# Group -> type in the API, first word of the names, metrics with a published name, metrics named by analogy.
+#: Group -> type in the API, first word of the names, metrics with a published name, metrics named by analogy.
 _CHANNELS = {
     "email": (
         "email",
@@ -84,7 +88,7 @@ _CHANNELS = {
     "slack": ("slack", "Slack", "drafted attempted sent clicked failed", "converted"),
     "webhook": ("webhook", "Webhook", "drafted attempted sent clicked converted failed", "undeliverable"),
 }
-#: Channels as groups and the `object_type` of reports name them, and as `Collection.channel` does.
+#: Name of a channel in groups and in the `object_type` of reports -> `Collection.channel`.
 CHANNELS: dict[str, str] = {group: channel for group, (channel, *_) in _CHANNELS.items()}
 _OBJECT_TYPES = {channel: group for group, channel in CHANNELS.items()}
 _EXCEPTIONS = {("in_app", "clicked"): "In-App Clicked"}
@@ -103,12 +107,12 @@ CATALOG: dict[str, Collection] = {
     collection.name: collection for group in _CHANNELS for collection in _collections(group)
 }
 
-#: What stands for several names: a channel, or all of them.
+#: Names of the collections of each channel, and of all.
 GROUPS: dict[str, tuple[str, ...]] = {
     group: tuple(collection.name for collection in _collections(group)) for group in _CHANNELS
 } | {"all": tuple(CATALOG)}
 
-#: The six that Segment's page on its Customer.io source lists.
+#: The six collections that Segment's page on its Customer.io source lists.
 DEFAULT_COLLECTIONS: tuple[str, ...] = (
     "Email Delivered",
     "Email Opened",
@@ -120,9 +124,9 @@ DEFAULT_COLLECTIONS: tuple[str, ...] = (
 
 
 def resolve_collections(names: str | Iterable[str]) -> tuple[Collection, ...]:
-    """Look names and groups up, each collection once, in the order given. A group may stand alone: ``"email"``.
+    """Return the collections of names and groups, each once, in the given order. One text is one name.
 
-    :raises ConfigurationError: for an unknown name (with the nearest known ones), or none at all.
+    :raises ConfigurationError: a name is unknown, or there is none.
     """
     if isinstance(names, str):
         names = [names]
@@ -136,7 +140,7 @@ def resolve_collections(names: str | Iterable[str]) -> tuple[Collection, ...]:
         if not isinstance(name, str):
             raise ConfigurationError(f"collections must hold names, got {kind_of(name)} among them")
         if name not in CATALOG and name not in GROUPS:
-            from difflib import get_close_matches  # not at import: every parse of a DAG file would pay for it
+            from difflib import get_close_matches  # slow to import, and each parse of a DAG file would pay for it
 
             near = get_close_matches(name, [*GROUPS, *CATALOG], n=3, cutoff=0.5)
             hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"groups are: {', '.join(GROUPS)}"

@@ -1,4 +1,4 @@
-"""The Segment `track` call made from an occurrence: its fields, its encoding, the limits it must keep. Pure."""
+"""The Segment `track` call made from an occurrence: its fields, its encoding, its limits. Pure."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from typing import NamedTuple
 
 import msgspec
 
-# One event, uncompressed (reference: Segment's HTTP Tracking API, "Errors").
+#: Bytes of one uncompressed event ("Errors" in Segment's documentation of the HTTP Tracking API).
 MAX_EVENT_BYTES = 32 * 1024
+#: Characters of a `messageId` (same page).
 MAX_MESSAGE_ID = 100
 
 
 class Event(msgspec.Struct, tag="track", tag_field="type", rename="camel", omit_defaults=True, gc=False):
-    """A `track` call as it goes over the wire. `properties`, `context` and `integrations` are JSON objects."""
+    """A `track` call. `properties`, `context` and `integrations` are encoded as JSON objects."""
 
     event: str
     message_id: str
@@ -30,7 +31,7 @@ class Refused(NamedTuple):
 
     :param reason: a short name to count by, such as ``refused_413``.
     :param event: encoded.
-    :param said: the other side's explanation, if it gave one.
+    :param said: explanation of the service that refused it, if any.
     """
 
     reason: str

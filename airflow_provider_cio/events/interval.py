@@ -1,4 +1,4 @@
-"""The data interval of a run, and windows of creation times: whole Unix seconds, half-open ``[start, end)``. Pure."""
+"""Data intervals of runs and windows of creation times, half-open ``[start, end)`` in whole Unix seconds. Pure."""
 
 from __future__ import annotations
 
@@ -13,20 +13,18 @@ import pendulum
 from airflow_provider_cio.exceptions import ConfigurationError
 from airflow_provider_cio.values import kind_of, shown
 
-_WHAT_TO_DO = (
+_FIX = (
     "Give the DAG a timetable with data intervals, schedule=CronDataIntervalTimetable('@daily', timezone='UTC') "
-    "(a plain '@daily' gives zero-length ones), or set interval_start and interval_end"
+    "(a plain '@daily' gives intervals of zero length), or set interval_start and interval_end."
 )
-
-
-#: Unix seconds, in the year 2001. A smaller number in `metrics` is a count.
+#: Smallest Unix seconds (year 2001) that count as a time. `metrics` also holds counts, which are smaller.
 EARLIEST_TIME = 1_000_000_000
-#: Unix seconds, in the year 5138. Milliseconds are more.
+#: Unix seconds (year 5138) from which a number is no time, because it is probably milliseconds.
 LATEST_TIME = 100_000_000_000
 
 
 class Interval(NamedTuple):
-    """``[start, end)`` in Unix seconds: `start` belongs to it, `end` to the next one."""
+    """Data interval ``[start, end)`` in Unix seconds."""
 
     start: int
     end: int
@@ -36,7 +34,10 @@ class Interval(NamedTuple):
 
 
 class Window(NamedTuple):
-    """Deliveries of one channel created in ``[start, end)``, Unix seconds; drafts are a list of their own."""
+    """Range ``[start, end)`` of creation times in one list of deliveries. Drafts are a separate list.
+
+    Start and end are Unix seconds.
+    """
 
     channel: str
     start: int
@@ -45,26 +46,24 @@ class Window(NamedTuple):
 
 
 def is_time(value: object) -> TypeGuard[int]:
-    """Whether a value can be Unix seconds: an integer that is neither a count nor milliseconds."""
+    """Return whether the value can be Unix seconds: an integer that is neither a count nor milliseconds."""
     return type(value) is int and EARLIEST_TIME <= value < LATEST_TIME
 
 
 def iso(seconds: int) -> str:
-    """ISO 8601 in UTC, ``2026-11-01T00:00:00Z``."""
+    """Return a time as ISO 8601 in UTC, ``2026-11-01T00:00:00Z``."""
     return pendulum.from_timestamp(seconds).to_iso8601_string()
 
 
 def whole_seconds(span: timedelta) -> int:
-    """Seconds, rounded up."""
+    """Return the seconds of a timedelta, rounded up."""
     return ceil(span.total_seconds())
 
 
 def check_bounds(interval_start: object, interval_end: object) -> None:
-    """Find at DAG parse what can be known then: half an interval, a value that is no time, end before start.
+    """Check both parameters when a DAG file is parsed. Templates and other tasks' results are not checked.
 
-    Templates, and references to other tasks' results, are left for the run.
-
-    :raises ConfigurationError: naming the parameter.
+    :raises ConfigurationError: one of the two is missing, no time, or in the wrong order.
     """
     if (interval_start is None) != (interval_end is None):
         given, missing = ("interval_start", "interval_end")[:: 1 if interval_end is None else -1]
@@ -79,27 +78,24 @@ def check_bounds(interval_start: object, interval_end: object) -> None:
 
 
 def resolve_interval(interval_start: object, interval_end: object, context: Mapping[str, Any]) -> Interval:
-    """The two parameters if set, else the data interval of the run (whose keys can be absent from `context`).
+    """Return the interval of the two parameters if they are set, else the data interval of the run.
 
-    Occurrences have whole-second times, so a bound within a second is rounded up, both bounds alike:
-    adjacent intervals stay adjacent.
+    Both bounds are rounded up to whole seconds, as occurrences have them, so that adjacent intervals stay adjacent.
 
-    :raises ConfigurationError: if it is missing, malformed or zero-length.
+    :raises ConfigurationError: the interval is missing, malformed or of zero length.
     """
-    if interval_start is None and interval_end is None:
-        first, last = context.get("data_interval_start"), context.get("data_interval_end")
-        if first is None or last is None:
-            raise ConfigurationError(f"This run has no data interval. {_WHAT_TO_DO}.")
-        interval = _between(_moment(first, "data_interval_start"), _moment(last, "data_interval_end"))
-    else:
-        interval = _between(_moment(interval_start, "interval_start"), _moment(interval_end, "interval_end"))
-    return interval
+    if interval_start is not None or interval_end is not None:
+        return _between(_moment(interval_start, "interval_start"), _moment(interval_end, "interval_end"))
+    start, end = context.get("data_interval_start"), context.get("data_interval_end")
+    if start is None or end is None:
+        raise ConfigurationError(f"This run has no data interval. {_FIX}")
+    return _between(_moment(start, "data_interval_start"), _moment(end, "data_interval_end"))
 
 
 def interval_between(start: object, end: object) -> Interval:
-    """``[start, end)`` of two datetimes or ISO 8601 texts, in UTC unless they say otherwise.
+    """Return ``[start, end)`` of two datetimes or ISO 8601 texts. A missing time zone is UTC.
 
-    :raises ConfigurationError: naming which of them is wrong.
+    :raises ConfigurationError: one of them is no time, or the interval is empty.
     """
     return _between(_moment(start, "start"), _moment(end, "end"))
 
@@ -108,7 +104,7 @@ def _between(first: datetime, last: datetime) -> Interval:
     if last < first:
         raise ConfigurationError(f"The interval ends ({last}) before it starts ({first}): swap the two.")
     if last == first:
-        raise ConfigurationError(f"The interval [{first}, {last}) has zero length. {_WHAT_TO_DO}.")
+        raise ConfigurationError(f"The interval [{first}, {last}) has zero length. {_FIX}")
     return Interval(_rounded_up(first), _rounded_up(last))
 
 
@@ -117,7 +113,7 @@ def _rounded_up(moment: datetime) -> int:
 
 
 def _moment(value: object, name: str) -> datetime:
-    """A time zone that is not given is UTC, as Airflow has it; a date is its midnight."""
+    """Return a datetime in UTC. A missing time zone is UTC, as in Airflow; a date is its midnight."""
     if isinstance(value, str):
         try:
             value = datetime.fromisoformat(value.strip())

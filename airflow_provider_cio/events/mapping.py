@@ -1,4 +1,4 @@
-"""Occurrence to event: identity, properties, messageId, timestamp. Pure: no clock, no I/O."""
+"""Map occurrences to events: identity, properties, messageId, timestamp. Pure."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from airflow_provider_cio.events.event import Event
 from airflow_provider_cio.events.occurrence import Engagement, Id, Message, Occurrence
 from airflow_provider_cio.events.privacy import Privacy
 
-#: Who sends: under `integration` and `library` of every event's context.
+#: Sender in the context of every event: `integration` and `library`.
 SENDER = {"name": "airflow-provider-cio", "version": __version__}
 _SENDER = msgspec.Raw(msgspec.json.encode(SENDER))
 
-#: Names under which the Customer.io destination is known, classic and Actions; they are case-sensitive.
+#: Names of the Customer.io destination in Segment, classic and Actions. They are case-sensitive.
 CUSTOMERIO_DESTINATIONS = (
     "Customer.io",
     "Actions Customerio",
@@ -29,11 +29,13 @@ _LOOP_GUARD = msgspec.Raw(msgspec.json.encode(dict.fromkeys(CUSTOMERIO_DESTINATI
 
 
 class Traits(msgspec.Struct, gc=False):
+    """`traits` in the context of an event."""
+
     email: str
 
 
 class Context(msgspec.Struct, rename="camel", gc=False):
-    """`integration` and `library` name the sender, as Segment asks of its partners' sources."""
+    """`context` of an event. Segment asks its partners to name the sender in `integration` and `library`."""
 
     integration: msgspec.Raw = _SENDER
     library: msgspec.Raw = _SENDER
@@ -43,9 +45,10 @@ class Context(msgspec.Struct, rename="camel", gc=False):
 
 
 class Properties(msgspec.Struct, omit_defaults=True, gc=False):
-    """The keys of Customer.io's reporting webhooks, then those of Segment's e-mail spec. Ids are strings.
+    """`properties` of an event: the keys of Customer.io's reporting webhooks, and those of Segment's e-mail spec.
 
-    Links and what follows them come from activities and reports only; journeys, triggers and content from reports only.
+    The fields from `href` on come from activities and reports only; `journey_id`, `trigger_id` and `content` from
+    reports only. Ids are text.
     """
 
     delivery_id: str
@@ -78,13 +81,13 @@ class Properties(msgspec.Struct, omit_defaults=True, gc=False):
 
 
 class Mapper:
-    """Makes events for one destination.
+    """Mapper from occurrences to events for one destination.
 
-    :param namespace: keeps the same occurrence apart in two Segment sources: Segment drops a repeated
-        `messageId` across all of its sources.
-    :param pii: what becomes of personal data: ``keep``, ``hash``, ``drop``.
-    :param cio_id_as_last_resort: let the person's `cio_id` stand in as `anonymousId` where there is nothing else.
-    :param name_of: the name of the campaign (or newsletter, ...) of a message, if it has one.
+    :param namespace: part of each `messageId`. It differs for each Segment source, because Segment drops a repeated
+        `messageId` across all sources.
+    :param pii: treatment of personal data: ``keep``, ``hash`` or ``drop``.
+    :param cio_id_as_last_resort: send the person's `cio_id` as `anonymousId` if there is no other id.
+    :param name_of: returns the name of a message's campaign (or newsletter, ...), or None.
     """
 
     def __init__(
@@ -104,9 +107,9 @@ class Mapper:
         self._message: Message | None = None
 
     def event(self, occurrence: Occurrence) -> Event:
-        """Make the event of an occurrence. It has no id if nobody can be named for it."""
+        """Return the event of an occurrence. It has neither id if the person is unknown."""
         message, collection, engagement = occurrence.message, occurrence.collection, occurrence.engagement
-        self._look_at(message)
+        self._prepare(message)
         properties = self._properties_with(engagement) if engagement else self._properties
         if message.content:
             content = self._privacy.text(message.content, message.recipient)
@@ -143,8 +146,8 @@ class Mapper:
             user_agent=self._privacy.text(engagement.user_agent) or msgspec.UNSET,
         )
 
-    def _look_at(self, message: Message) -> None:
-        """Properties, context and ids are the same for all that happened to a delivery: make them once."""
+    def _prepare(self, message: Message) -> None:
+        """Make properties, context and ids once for all occurrences of a message."""
         if message is self._message:
             return
         self._message = message
@@ -171,7 +174,7 @@ class Mapper:
         properties.failure_message = privacy.failure_message(properties.failure_message)
 
     def message_id(self, delivery_id: str, metric: str, key: str | None = None) -> str:
-        """Return the id that the same occurrence has in every run and by every road.
+        """Return the id of an occurrence, which is the same in every run, mode and stream.
 
         :param key: `Occurrence.key`.
         """
@@ -181,10 +184,10 @@ class Mapper:
 
 
 def user_id_of(message: Message) -> str | None:
-    """The person's id, or None for the address to stand in as `anonymousId`, as the hosted source has it.
+    """Return the person's id, or None.
 
-    `customer_identifiers.id` comes first; `customer_id` only if it is not the person's `cio_id`, as it is in
-    e-mail-only workspaces.
+    `customer_identifiers.id` comes before `customer_id`, which counts only if it is not the person's `cio_id`: in
+    e-mail-only workspaces it is, and the address is then the `anonymousId`, as in Segment's hosted source.
     """
     known = message.customer_identifiers
     if known is not None and (user_id := _filled(known.id)):
@@ -197,10 +200,7 @@ def user_id_of(message: Message) -> str | None:
 
 
 def email_of(message: Message) -> str | None:
-    """The person's e-mail address, else the recipient of an e-mail if it is one address.
-
-    Other channels' recipients are phone numbers, device tokens, Slack channels, URLs: never an address.
-    """
+    """Return the person's e-mail address, else the recipient of an e-mail if it is one address."""
     known = message.customer_identifiers
     if known is not None and (email := _filled(known.email)):
         return email
@@ -209,10 +209,10 @@ def email_of(message: Message) -> str | None:
 
 
 def properties_of(message: Message, campaign_name: str | None = None) -> Properties:
-    """All that is known of the message, the same for whatever happened to it.
+    """Return the properties that all occurrences of the message share.
 
-    Empty text is left out as null is: where the App API has null, reports have "" for what they must have. By position,
-    in the order of `Properties`: this is the line's hottest spot.
+    Empty text is left out like null, because reports have "" where the App API has null. The arguments are positional,
+    in the order of `Properties`, because this is the slowest part of a run.
     """
     is_email = message.type == "email"
     return Properties(
@@ -238,7 +238,7 @@ def properties_of(message: Message, campaign_name: str | None = None) -> Propert
 
 
 def _filled(value: Id) -> str | None:
-    """Empty text is missing; other text stays as it is."""
+    """Return an id as text, unchanged; None if it is null or blank."""
     if value is None:
         return None
     text = str(value)

@@ -1,7 +1,4 @@
-"""Occurrences, whichever road they come by: a message, what happened to it and when, and how. Pure.
-
-Times are Unix seconds.
-"""
+"""Occurrences, pulled or pushed: a metric that happened to a message at a time. Pure. Times are Unix seconds."""
 
 from __future__ import annotations
 
@@ -15,11 +12,12 @@ import msgspec
 from airflow_provider_cio.events.catalog import Collection
 from airflow_provider_cio.events.interval import Window
 
-Id = str | int | None  # the specification says integer or string, live answers have both
+#: Integer or text: the specification and live answers do not agree.
+Id = str | int | None
 
 
 class Identifiers(msgspec.Struct, gc=False):
-    """The ids of a person; unset ones are null or empty."""
+    """Ids of a person. Unset ids are null or empty."""
 
     id: Id = None
     email: str | None = None
@@ -27,10 +25,10 @@ class Identifiers(msgspec.Struct, gc=False):
 
 
 class Message(msgspec.Struct, gc=False):
-    """One message to one person, as far as the road tells of it. The field names are Customer.io's.
+    """One message to one person. Its fields have Customer.io's names; unknown ones are None.
 
-    :param type: the channel, as `Collection.channel` has it.
-    :param content: the body of the message, which only a stream can ask for; a row's key of that name is not read.
+    :param type: the channel, equal to `Collection.channel`.
+    :param content: body of the message. Only streams can ask for it; a row's `content` is not read.
     """
 
     id: Annotated[str, msgspec.Meta(min_length=1)]
@@ -48,14 +46,14 @@ class Message(msgspec.Struct, gc=False):
     broadcast_id: Id = None
     transactional_message_id: Id = None
     trigger_event_id: Id = None
-    #: Only reporting webhooks have these two.
+    #: Only reporting webhooks have `journey_id` and `trigger_id`.
     journey_id: Id = None
     trigger_id: Id = None
     content: str | None = msgspec.field(default=None, name="the content of a report")
 
 
 class Engagement(msgspec.Struct, frozen=True, gc=False):
-    """The link and the client of one open or click. Flags are true or missing."""
+    """Link and client of one open or click. Flags are true or missing."""
 
     href: str | None = None
     link_id: str | None = None
@@ -69,15 +67,15 @@ class Engagement(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def is_of_machine(self) -> bool:
-        """Whether a mail program fetched the message ahead, or a scanner followed the link."""
+        """True if a mail program fetched the message in advance, or a scanner followed the link."""
         return bool(self.machine or self.prefetched)
 
 
 class Occurrence(msgspec.Struct, frozen=True, gc=False):
     """One metric happening to one message at one time.
 
-    :param engagement: of an open or click, if the road tells of it.
-    :param key: tells a further open or click from the message's first one, which has none.
+    :param engagement: of an open or click, if known.
+    :param key: distinguishes a further open or click from the first one, which has no key.
     """
 
     message: Message
@@ -90,10 +88,10 @@ class Occurrence(msgspec.Struct, frozen=True, gc=False):
 class Malformed(NamedTuple):
     """A row or a report of another shape than documented.
 
-    :param raw: its JSON as received, but for halves of surrogate pairs, which are replaced by ``?``.
-    :param problem: names field and kinds, never a value.
-    :param id: if the row is an object with a text as `id`.
-    :param created: its `created` (of an activity its `timestamp`), if that is a plain integer.
+    :param raw: its JSON as received, except that ``?`` replaces halves of surrogate pairs.
+    :param problem: names the field and the types, never a value.
+    :param id: its `id`, if that is text.
+    :param created: its `created` (an activity's `timestamp`), if that is an integer.
     """
 
     raw: bytes
@@ -104,13 +102,13 @@ class Malformed(NamedTuple):
 
 @dataclass
 class Piece:
-    """The part of a run's occurrences that one answer of a service brought.
+    """Occurrences from one answer of a service.
 
-    :param malformed: rows that would belong to this interval, and can't be read.
+    :param malformed: rows of this interval that can't be read.
     :param read: counts by kind, e.g. ``deliveries``.
-    :param skipped: counts by reason of rows and metrics that make no event.
-    :param window: the window that the piece is of; None for a piece of none.
-    :param last: with this piece its window has been read to the end.
+    :param skipped: counts, by reason, of rows and metrics that make no event.
+    :param window: the window that was read, if any.
+    :param last: the piece is the last one of its window.
     """
 
     occurrences: Sequence[Occurrence] = ()
@@ -122,7 +120,7 @@ class Piece:
 
 
 def engagement_in(data: Mapping[str, Any]) -> Engagement:
-    """Read the link and the client from the `data` of an activity or a report, which is documented only in part."""
+    """Return link and client from the `data` of an activity or a report, which is documented only in part."""
     return Engagement(
         href=_text(data, "href", "link"),
         link_id=_text(data, "link_id"),
@@ -137,7 +135,7 @@ def engagement_in(data: Mapping[str, Any]) -> Engagement:
 
 
 def _text(data: Mapping[str, Any], *keys: str) -> str | None:
-    """Return the text or number under the first key that has one; which of them is real is not documented."""
+    """Return the first text or number under these keys. The documentation does not say which key is used."""
     for key in keys:
         value = data.get(key)
         if isinstance(value, str | int) and not isinstance(value, bool) and str(value).strip():

@@ -1,19 +1,19 @@
-"""Personal data in events: kept, hashed or dropped. Pure.
+"""Keep, hash or drop personal data in events. Pure.
 
-What `hash` and `drop` cover, and what they do not:
+Effect of `hash` and `drop`:
 
 ==========================  ==========================================================================================
-e-mail addresses            replaced wherever they stand, in each spelling that `addresses` lists: with `hash` by the
-                            hash of the plain address, with `drop` by nothing
-recipients                  replaced as a whole, whatever they are: addresses, phone numbers, device tokens
-recipients in other texts   replaced too: a phone number by its digits, however they are spaced (not its national
-                            form, ``0170`` for ``+49 170``), anything else as it is spelled
-`userId`, `customer_id`     replaced if an address is in them; another id stays, since nothing could be joined
-                            without. Who is known by an address alone is `unidentified` with `drop`
-`failure_message`           only a leading SMTP code stays (``550 5.1.1``): mail servers quote what they like
-IP addresses                dropped, with `hash` too
-names                       stay, in subjects, campaign names and links
-base64 in links             stays, like all that can be read only by who knows how it was made
+e-mail addresses            replaced everywhere, in each spelling that `addresses` lists: `hash` inserts the hash of
+                            the plain address, `drop` inserts nothing
+recipients                  replaced as a whole: addresses, phone numbers, device tokens
+recipients in other texts   replaced: a phone number in any spacing (but not its national form, ``0170`` for
+                            ``+49 170``), any other recipient in exactly its spelling
+`userId`, `customer_id`     replaced if they contain an address. Other ids stay, because events could not be joined
+                            without them. With `drop`, a person known only by an address is `unidentified`
+`failure_message`           only a leading SMTP code stays (``550 5.1.1``), because mail servers quote personal data
+IP addresses                dropped, also with `hash`
+names                       stay in subjects, campaign names and links
+base64 in links             stays, like any other encoding that `addresses` does not list
 ==========================  ==========================================================================================
 """
 
@@ -29,24 +29,26 @@ from airflow_provider_cio.addresses import has_address, masked_addresses, replac
 _NO_DIGIT = re.compile(r"\D")
 _PHONE_NUMBER = re.compile(r"[+\d\s()./-]+")
 _BETWEEN_DIGITS = r"[\s()./\u2010-\u2015-]{0,3}+"
-_SHORTEST_PHONE_NUMBER = 6  # digits; a shorter one is a short code, or a number as any other
-_SHORTEST_RECIPIENT = 6  # characters; what is shorter could be part of any word
+#: Digits: a shorter number is a short code, or not a phone number.
+_SHORTEST_PHONE_NUMBER = 6
+#: Characters: a shorter recipient could be part of any word.
+_SHORTEST_RECIPIENT = 6
 _SMTP_CODE = re.compile(
     r"\s*(?:smtp;\s*)?([245]\d\d(?:[ -][245]\.\d{1,3}\.\d{1,3})?|[245]\.\d{1,3}\.\d{1,3})(?![\w@+]|\.\w|-\d)", re.ASCII
 )
 
 
 def hashed(text: str) -> str:
-    """SHA-256 of the trimmed lower-case text, in hex: the form that ad destinations expect of an address.
+    """Return the SHA-256 of the trimmed lower-case text in hex, as advertising destinations expect it.
 
-    There is no salt, so a hash is no secret: who has a list of addresses finds those in it, and phone numbers and
-    short ids can simply all be tried, within minutes. Use `drop` where that matters.
+    The hash has no salt, so anyone can find addresses of a known list in it, and try all phone numbers and short ids
+    within minutes. Use `drop` if that matters.
     """
     return hashlib.sha256(text.strip().lower().encode("utf-8", "replace")).hexdigest()
 
 
 class Privacy:
-    """What becomes of texts that are, or hold, personal data: see the table above.
+    """Treatment of texts that are, or contain, personal data: see the table of this module.
 
     :param mode: ``keep``, ``hash`` or ``drop``.
     """
@@ -54,24 +56,24 @@ class Privacy:
     def __init__(self, mode: str = "keep") -> None:
         self.mode = mode
         self.keeps = mode == "keep"
-        self._one: Callable[[str], str | None] = hashed if mode == "hash" else lambda text: None
+        self._replace: Callable[[str], str | None] = hashed if mode == "hash" else lambda text: None
 
     def address(self, text: str | None) -> str | None:
-        """For a text that is personal as a whole: an address, a phone number, a device token."""
-        return text if self.keeps or not text else self._one(text)
+        """Treat an address, a phone number or a device token, which is replaced as a whole."""
+        return text if self.keeps or not text else self._replace(text)
 
     def addresses(self, text: str | None) -> str | None:
-        """For a comma-separated list of such."""
+        """Treat a comma-separated list of addresses, phone numbers or device tokens."""
         if self.keeps or not text:
             return text
-        return ",".join(kept for part in text.split(",") if (kept := self._one(part))) or None
+        return ",".join(filter(None, map(self._replace, text.split(",")))) or None
 
     def id(self, text: str | None) -> str | None:
-        """For an id: personal only if there is an e-mail address in it, as some workspaces have it."""
-        return self._one(text) if text and not self.keeps and has_address(text) else text
+        """Treat an id, which is replaced only if it contains an e-mail address."""
+        return self._replace(text) if text and not self.keeps and has_address(text) else text
 
     def text(self, text: str | None, recipient: str | None = None) -> str | None:
-        """For free text, a subject or a link: only the addresses in it, and the recipient, are replaced."""
+        """Treat a subject, a link or other free text: only addresses and the recipient are replaced."""
         if self.keeps or not text:
             return text
         text = replace_addresses(text, self._replacement)
@@ -82,18 +84,18 @@ class Privacy:
         return text
 
     def failure_message(self, text: str | None) -> str | None:
-        """For what another server said of a person: only a leading SMTP code is kept."""
+        """Treat the text of a mail server: only a leading SMTP code stays."""
         if self.keeps or not text:
             return text
         code = _SMTP_CODE.match(text)
         return code[1] if code else None
 
     def ip(self, text: str | None) -> str | None:
-        """For IP addresses: they go unless all is kept."""
+        """Treat an IP address, which is dropped with `hash`, too."""
         return text if self.keeps else None
 
     def _replacement(self, text: str) -> str:
-        return self._one(text) or ""
+        return self._replace(text) or ""
 
     def _without(self, recipient: str, text: str, digits_of_text: str) -> str:
         if not _PHONE_NUMBER.fullmatch(recipient):
@@ -107,7 +109,7 @@ class Privacy:
         return re.sub(number, lambda found: self._replacement(recipient), text)
 
 
-# Keys whose values say nothing of a person but Customer.io's own ids, by which a sample can be found again.
+#: Keys whose values a sample shows: Customer.io's own ids, by which an event can be found, and impersonal values.
 _SHOWN = {
     "type",
     "event",
@@ -137,7 +139,7 @@ _SHOWN = {
 
 
 def masked(value: Any, key: str = "") -> Any:
-    """A sample of an event that may be logged: the values of what is not known to be impersonal are stars."""
+    """Return a sample of an event that may be logged. Stars replace the value of each key that may be personal."""
     if key in _SHOWN:
         return masked_addresses(value) if isinstance(value, str) else value
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""What the clients of both services have in common: counts, the present wait, the way to close."""
+"""Base class of the clients: counts of requests, the current wait, closing."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ from airflow_provider_cio.http.transport import Transport
 
 
 class Client:
-    """A client of one service, over `transport`, which it closes."""
+    """Client of one service. It owns the transport and closes it."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
     @property
     def requests_made(self) -> int:
-        """How many so far, repeated ones included."""
+        """Number of requests sent so far, including repeated ones."""
         return self._transport.attempts
 
     @property
     def retried(self) -> int:
-        """How many of the requests repeated another."""
+        """Number of requests that repeated another one."""
         return self._transport.retried
 
     @property
     def rate_limited(self) -> int:
-        """How many were answered 429."""
+        """Number of requests that were answered with 429."""
         return self._transport.rate_limited
 
     @property
     def name(self) -> str:
-        """How errors call the service."""
+        """Name of the service in error texts."""
         return self._transport.name
 
     def waiting(self) -> str | None:
-        """What it waits for before it repeats a request, in one sentence; None if it does not."""
+        """Return one sentence about the wait before a repeated request, or None."""
         return self._transport.waiting()
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Errors of HTTP services: their text, fit to be shown, and whether another attempt may cure them."""
+"""Errors of HTTP services: their text, made safe to show, and whether another attempt may succeed."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ import requests
 from airflow_provider_cio.addresses import masked_addresses
 from airflow_provider_cio.exceptions import ConfigurationError
 
-#: Tags, and scripts and styles with what is in them; one that does not end hides the rest of the page.
+#: Tags; scripts and styles with their content. An unclosed script or style extends to the end of the page.
 _MARKUP = re.compile(r"(?is)<(script|style)\b.*?(?:</\1>|\Z)|<[^<>]*>")
-#: Bytes of an answer that are looked at.
+#: Bytes of an answer that are searched for messages, because a proxy's page may be long.
 _LONGEST_ANSWER = 100_000
-#: Levels of its JSON that are looked at.
+#: Levels of JSON that are searched for messages, so that the recursion ends.
 _DEEPEST_MESSAGE = 8
-#: Characters that an error shows.
+#: Characters of a service's text in an error: enough for its messages, short enough for one line in a log.
 _LONGEST_TEXT = 300
 
 
 def presentable(text: str, secrets: Iterable[str]) -> str:
-    """One line, without the secrets and without e-mail addresses in any spelling."""
+    """Return the text as one short line without the secrets and without e-mail addresses."""
     text = html.unescape(text).replace("%40", "@")
     for secret in secrets:
         text = text.replace(secret, "***")
@@ -38,7 +38,7 @@ def presentable(text: str, secrets: Iterable[str]) -> str:
 
 
 def error_text(body: bytes) -> str:
-    """The messages in an answer that is JSON of a known shape, else its text, without the markup of HTML."""
+    """Return the messages in a JSON answer, else its whole text without HTML markup."""
     text = body[:_LONGEST_ANSWER].decode("utf-8", "replace")
     try:
         answer = json.loads(text)
@@ -49,7 +49,7 @@ def error_text(body: bytes) -> str:
 
 
 def _messages(answer: Any, levels: int) -> list[str]:
-    """``errors[].detail`` (with ``source.pointer``), ``meta.error``, ``meta.errors``, ``error``, ``message``."""
+    """Return the texts of ``errors[].detail`` (with ``source.pointer``), ``meta.error(s)``, ``error``, ``message``."""
     if isinstance(answer, str):
         return [answer]
     if levels == 0:
@@ -67,9 +67,9 @@ def _messages(answer: Any, levels: int) -> list[str]:
 
 
 class Fault(Exception):
-    """What another attempt may cure.
+    """A failed attempt that is worth another one.
 
-    :param asked_wait: seconds that the service asks for. Every thread then waits that long, as after a 429.
+    :param asked_wait: seconds that the service asks to wait. All threads then wait, as after a 429.
     """
 
     def __init__(self, problem: str, asked_wait: float | None = None, *, rate_limited: bool = False) -> None:
@@ -81,9 +81,9 @@ class Fault(Exception):
 def fault_or_error(
     error: Exception, *, name: str, base_url: str, answered_before: bool, secrets: tuple[str, ...]
 ) -> Fault | ConfigurationError:
-    """For an exception of requests or urllib3.
+    """Sort an exception of requests or urllib3: a fault is retried, an error is not.
 
-    :param answered_before: the host has answered this client, so its name is not mistyped.
+    :param answered_before: the host has answered this client before, so its name is right.
     """
     causes = list(_causes(error))
     kind = type(error).__name__
@@ -93,7 +93,7 @@ def fault_or_error(
     if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
         return ConfigurationError(
             f"{name}: the certificate of {base_url} can't be verified: {text}. Check host and region. If a proxy "
-            "re-signs connections, REQUESTS_CA_BUNDLE has to name a file with its certificate."
+            "re-signs connections, set REQUESTS_CA_BUNDLE to a file with its certificate."
         )
     if not isinstance(error, requests.RequestException) and "CA certificate" in str(error):
         return ConfigurationError(f"{name}: {text}. Check REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE.")
@@ -102,13 +102,13 @@ def fault_or_error(
         return ConfigurationError(
             f"{name}: the host of {base_url} is unknown: {text}. Check host and region, and the proxy if there is one."
         )
-    if isinstance(error, ValueError):  # what requests and urllib3 raise for malformed addresses and headers
-        return ConfigurationError(f"{name}: {base_url} can't be asked ({kind}): check host and password")
+    if isinstance(error, ValueError):  # requests and urllib3 raise it for malformed URLs and headers
+        return ConfigurationError(f"{name}: no request can be made to {base_url} ({kind}). Check host and password.")
     return Fault(f"could not be reached: {kind}: {text}")
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error and all that led to it; requests and urllib3 keep those in their arguments or in `reason`."""
+    """Yield the error and its causes. requests and urllib3 keep these in `args` and `reason`, too."""
     seen: set[int] = set()
     left: list[object] = [error]
     while left:
@@ -120,7 +120,10 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def asked_wait(headers: Mapping[str, str]) -> float | None:
-    """Seconds that Retry-After (seconds or HTTP date), else X-RateLimit-Reset (seconds or Unix time), asks for."""
+    """Return the seconds that Retry-After, else X-RateLimit-Reset, asks to wait; None without a valid header.
+
+    Each may be a number of seconds, Unix seconds or an HTTP date.
+    """
     for name in ("Retry-After", "X-RateLimit-Reset"):
         value = headers.get(name, "").strip()
         if re.fullmatch(r"[0-9]{1,12}(\.[0-9]+)?", value):

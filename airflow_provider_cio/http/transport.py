@@ -1,6 +1,6 @@
-"""One HTTP session to one service: time-outs, retries, rate limit. Knows neither service.
+"""One HTTP session to one service: time-outs, retries, rate limit.
 
-Safe to share between threads. Nothing here logs, and no error shows a secret or an e-mail address.
+It can be shared between threads. It does not log. No error shows a secret or an e-mail address.
 """
 
 from __future__ import annotations
@@ -24,24 +24,25 @@ from airflow_provider_cio.http.rate_limit import Grant, RateLimiter
 
 T = TypeVar("T")
 
-#: Seconds for a connection, if the time-out is longer: a host that does not answer for so long is down.
+#: Longest seconds to wait for a connection: a host that takes longer is down.
 _CONNECT_TIMEOUT = 10.0
-#: Bytes of an answer that are read at once; requests by itself reads 10 KiB at a time, which costs more than decoding.
+#: Bytes that are read at once. The default of requests, 10 KiB, costs more time than decoding.
 _CHUNK = 2**20
-#: Connections that are kept open; no fewer than the threads that share the session.
+#: Open connections that are kept: at least one for each thread that shares the session.
 _CONNECTIONS = 16
-#: Weight of the newest request in the smoothed latency.
-_NEWEST = 0.2
+#: Weight of the newest request in the smoothed latency: about the last ten requests count.
+_NEWEST_WEIGHT = 0.2
 
 
 @dataclass(frozen=True)
 class Retries:
-    """How long to go on: no attempt begins later than `total` seconds after the request was made.
+    """Limits of the attempts of one request, and the waits between them.
 
-    Unless the service asks for another wait, waits start at `first` seconds and double up to `longest`; each is then
-    shortened by up to half, at random.
+    Waits start at `first` seconds and double up to `longest`; each is shortened by up to half at random. A wait that
+    the service asks for replaces them.
 
-    :param attempts: a further limit; None is any number.
+    :param attempts: greatest number of attempts; None is any number.
+    :param total: seconds after which no further attempt begins.
     """
 
     attempts: int | None = None
@@ -50,13 +51,13 @@ class Retries:
     longest: float = 60.0
 
     def wait(self, failures: int) -> float:
-        """Seconds to wait after that many failures in a row."""
+        """Return the seconds to wait after `failures` failures in a row."""
         ceiling = min(self.longest, self.first * 2.0 ** min(failures - 1, 99))
         return ceiling * random.uniform(0.5, 1.0)
 
 
 class Answer(NamedTuple):
-    """What the service answered, read whole."""
+    """Complete answer of a service."""
 
     status: int
     reason: str
@@ -74,18 +75,18 @@ class StatusError(Exception):
 
 
 class UnreadableBody(Exception):
-    """A good status with a body that is not what the service sends: cut off, or a gateway's page."""
+    """A 2xx answer with an unexpected body: cut off, or the page of a gateway."""
 
 
 class ClosedError(Exception):
-    """The client was closed while it was at work."""
+    """The client was closed before or during a request."""
 
 
 class Transport:
     """A session with retries, for requests that may be repeated.
 
-    :param name: how errors call the service, e.g. ``Customer.io (connection 'customerio_default')``.
-    :param timeout: seconds to wait for a connection (10 at most), and for each read.
+    :param name: name of the service in errors, e.g. ``Customer.io (connection 'customerio_default')``.
+    :param timeout: seconds to wait for a connection (at most 10), and for each read.
     :param secrets: texts that no error may show.
     """
 
@@ -103,7 +104,7 @@ class Transport:
         self.base_url = base_url.rstrip("/")
         self.name = name
         self.retries = retries
-        #: Requests sent, those among them that repeat another, and the answers 429 so far.
+        #: Counts so far: requests, repeated requests, answers with 429.
         self.attempts = self.retried = self.rate_limited = 0
         self._auth = auth
         self._timeout = (min(timeout, _CONNECT_TIMEOUT), timeout)
@@ -111,9 +112,9 @@ class Transport:
         self._secrets = secrets
         self._latency = 0.0  # seconds from a request to its whole answer, smoothed
         self._answered = False
-        self._wait_ends = -math.inf  # the longest of the waits that were begun
-        self._waits_for = ("", 0)  # its problem, and which attempt follows it
-        self._lock = threading.Lock()  # of the counts and of the wait
+        self._wait_ends = -math.inf  # end of the longest wait of any thread
+        self._waits_for = ("", 0)  # problem that caused this wait, number of the attempt after it
+        self._lock = threading.Lock()  # guards the counts and the wait
         self._closed = threading.Event()
         self._this_thread = threading.local()
         self._session = _session(self.base_url)
@@ -130,15 +131,15 @@ class Transport:
         units: float = 1,
         retries: Retries | None = None,
     ) -> T:
-        """Send until an answer can be read, for as long as `Retries` allows.
+        """Send a request, and repeat it until its answer can be read or `Retries` are used up.
 
-        :param read: turns a 2xx answer into the result; an `UnreadableBody` from it is retried.
-        :param body: makes the body anew for every attempt.
-        :param units: what one attempt takes from the rate limiter.
-        :param retries: other than those of the session.
+        :param read: turns a 2xx answer into the result. If it raises `UnreadableBody`, the request is repeated.
+        :param body: makes the body of each attempt.
+        :param units: cost of one attempt in the rate limiter.
+        :param retries: replaces the session's.
         :raises StatusError: 4xx other than 408 and 429.
-        :raises ConfigurationError: a redirect, a certificate that can't be verified, an unknown host, or a URL that
-            can't be asked.
+        :raises ConfigurationError: a redirect, a certificate that can't be verified, an unknown host, or an invalid
+            URL.
         :raises TryAgainLaterError: attempts or time are used up.
         :raises ClosedError: the client was closed.
         """
@@ -161,7 +162,7 @@ class Transport:
                 times = "1 attempt" if failures == 1 else f"{failures} attempts"
                 raise TryAgainLaterError(
                     f"{self.name} {fault}{asked}. Gave up after {times}; a retry of the task may help.",
-                    # A shorter wait that comes again and again has to use up tries some day.
+                    # Not for a shorter wait: if the service asks for it for ever, the task's retries have to end.
                     after=fault.asked_wait if fault.asked_wait and fault.asked_wait > retries.total else None,
                 )
             self._note_wait(wait, str(fault), failures + 1)
@@ -179,7 +180,7 @@ class Transport:
         body: bytes | None,
         grant: Grant,
     ) -> Answer:
-        """One request and its answer, of whatever status."""
+        """Send one request and return its answer, whatever the status."""
         sent_at = time.monotonic()
         try:
             with self._session.request(
@@ -205,16 +206,17 @@ class Transport:
                 secrets=self._secrets,
             ) from None
         finally:
-            if self._closed.is_set():  # while this request was about to begin: its connection came after `close`
+            if self._closed.is_set():  # `close` may have come before this request opened its connection
                 self._session.close()
         self._answered = True
-        if not hasattr(self._this_thread, "connected"):  # its first request, which most likely opened a connection
+        latency = time.monotonic() - sent_at
+        if not hasattr(self._this_thread, "connected"):  # its first request, which probably opened a connection
             self._this_thread.connected = True
             if self.base_url.startswith("https:"):
-                self._limiter.sent_late(grant, (time.monotonic() - sent_at) / 2)
+                # A handshake takes at most as many round trips as request and answer, and no work of the service.
+                self._limiter.sent_late(grant, latency / 2)
         if 200 <= response.status_code < 300:
-            taken = time.monotonic() - sent_at
-            self._latency += (taken - self._latency) * (_NEWEST if self._latency else 1)
+            self._latency += (latency - self._latency) * (_NEWEST_WEIGHT if self._latency else 1)
         return Answer(response.status_code, response.reason or "", response.headers, content)
 
     def _result(self, answer: Answer, read: Callable[[Answer], T]) -> T:
@@ -226,7 +228,7 @@ class Transport:
         status, text = answer.status, self.error_text(answer)
         if status < 400:
             raise ConfigurationError(
-                f"{self.name} answered {status}: {text}. {self.base_url} redirects: put the final address into host"
+                f"{self.name} answered {status}: {text}. {self.base_url} redirects: put the final address into host."
             )
         if status < 500 and status not in (408, 429):
             raise StatusError(status, text)
@@ -236,18 +238,18 @@ class Transport:
         raise Fault(f"answered {status}: {text}", asked_wait(answer.headers), rate_limited=status == 429)
 
     def error_text(self, answer: Answer) -> str:
-        """What the service says is wrong, in one short line that may be shown."""
+        """Return the service's explanation in an answer, as one short line that may be shown."""
         text = presentable(error_text(answer.body), self._secrets)
         return text or presentable(answer.reason, self._secrets) or "no further text"
 
     def wanted_in_flight(self) -> int:
-        """How many requests at once use up the allowed rate, at the latency seen so far; at least one."""
+        """Return the number of requests in flight, at least 1, that use up the rate at the latency seen so far."""
         return max(1, math.ceil(min(self._limiter.rate, 1e6) * self._latency))
 
     def waiting(self) -> str | None:
-        """What a thread waits for before it repeats its request, in one sentence, or None if none does.
+        """Return one sentence about the longest wait before a repeated request, or None.
 
-        Of several it is the one that waits longest. Waiting for the rate limiter is no such wait.
+        Waits for the rate limiter do not count.
         """
         with self._lock:
             problem, attempt = self._waits_for
@@ -277,9 +279,9 @@ class Transport:
         return ClosedError(f"{self.name}: the client is closed")
 
     def close(self) -> None:
-        """End every sleep at once with `ClosedError`, and let no further attempt begin.
+        """End every wait at once with `ClosedError`, and let no further attempt begin.
 
-        A thread that is reading an answer goes on until it has it, or until its time-out.
+        A thread that is reading an answer continues until the answer is complete or times out.
         """
         self._closed.set()
         self._session.close()
@@ -292,11 +294,11 @@ class Transport:
 
 
 def _session(url: str) -> requests.Session:
-    """One that has read the environment (proxies, certificates) once for this URL; by itself each request would."""
+    """Return a session that has read proxies and certificates from the environment once, not at each request."""
     session = requests.Session()
     for scheme in ("http://", "https://"):
         session.mount(scheme, HTTPAdapter(pool_maxsize=_CONNECTIONS))
-    with suppress(ValueError):  # a URL that can't be asked: the first request says so
+    with suppress(ValueError):  # an invalid URL: the first request raises
         settings = session.merge_environment_settings(url, {}, None, None, None)
         session.proxies, session.verify, session.trust_env = settings["proxies"], settings["verify"], False
     return session

@@ -1,4 +1,4 @@
-"""The run's result in the events of its assets, for the DAGs that are scheduled on them."""
+"""Asset events that carry the result of a run."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 
 
 def describe_outlets(outlets: Iterable[Any], result: Mapping[str, Any], context: Mapping[str, Any]) -> None:
-    """Put the run's result into the event of each asset among its outlets, for the DAGs that are scheduled on it.
+    """Add the result of a run to the event of each asset among its outlets, for DAGs that are scheduled on it.
 
-    The partition of the run, if it has one, is put there by Airflow (3.2 or newer). Which asset is behind an alias is
-    not known here: its event stays as it is.
+    Airflow (3.2 or newer) adds the partition of the run itself. Asset aliases get nothing, because their assets are
+    unknown here.
     """
     from airflow.sdk import Asset
     from airflow.sdk.definitions.asset import AssetRef

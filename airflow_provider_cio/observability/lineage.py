@@ -1,4 +1,4 @@
-"""Lineage of a run: its two ends as datasets of OpenLineage."""
+"""OpenLineage datasets of a run: its source and its destination."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 class Dataset(NamedTuple):
-    """One end of a run, as OpenLineage names it.
+    """Source or destination of a run in OpenLineage.
 
-    :param size: in bytes, if it is known.
+    :param size: bytes, if known.
     """
 
     namespace: str
@@ -25,22 +25,22 @@ class Dataset(NamedTuple):
 
 
 def namespace(scheme: str, base_url: str) -> str:
-    """Return the namespace of the service behind a URL: ``customerio://api.customer.io``."""
+    """Return the namespace of a service, such as ``customerio://api.customer.io``."""
     return f"{scheme}://{urlsplit(base_url).netloc}"
 
 
 def customerio_datasets(conn_id: str, base_url: str, result: Result) -> list[Dataset]:
-    """Return the lists that a run has read.
+    """Return the lists of Customer.io that a run has read, ``deliveries`` and ``activities``.
 
-    :param conn_id: id of the Customer.io connection, which stands for the workspace.
+    :param conn_id: names the workspace in the datasets.
     """
-    counts = {kind: result.tally.read[kind] for kind in ("deliveries", "activities")}
-    namespaced = namespace("customerio", base_url)
-    return [Dataset(namespaced, f"{conn_id}.{kind}", rows) for kind, rows in counts.items() if rows]
+    host = namespace("customerio", base_url)
+    read = result.tally.read
+    return [Dataset(host, f"{conn_id}.{kind}", read[kind]) for kind in ("deliveries", "activities") if read[kind]]
 
 
 def lineage(inputs: Sequence[Dataset], outputs: Sequence[Dataset]) -> OperatorLineage[Any, Any]:
-    """Return both ends for OpenLineage's provider, which is installed if it asks."""
+    """Return both ends in the form of OpenLineage's provider. Only this provider calls it, so it is installed."""
     from airflow.providers.openlineage.extractors import OperatorLineage
     from openlineage.client.event_v2 import InputDataset, OutputDataset
     from openlineage.client.facet_v2 import input_statistics_input_dataset as read

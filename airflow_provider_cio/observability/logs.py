@@ -1,4 +1,4 @@
-"""Lines in the log of a task: progress, findings, samples."""
+"""Log lines of a task: progress, samples, findings."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 
 def log_progress(log: Logger, label: str, result: Result, waits: str = "") -> None:
-    """Log one line of counts; a warning if the run waits for something.
+    """Log one line of counts, as a warning while the run waits.
 
-    :param waits: one sentence on what the run waits for.
+    :param waits: one sentence about the current wait.
     """
     work = result.work
     (log.warning if waits else log.info)(
@@ -31,14 +31,14 @@ def log_progress(log: Logger, label: str, result: Result, waits: str = "") -> No
 
 
 def log_sample(log: Logger, event: bytes) -> None:
-    """Log an event of a preview with personal data masked."""
+    """Log an event of a preview, with personal data masked."""
     from airflow_provider_cio.events.privacy import masked
 
     log.info("For example (personal data masked): %s", json.dumps(masked(json.loads(event)), ensure_ascii=False))
 
 
 def log_findings(log: Logger, result: Result) -> None:
-    """Warn of everything that the reader of a finished run should know."""
+    """Log a warning for each count of a finished run that may need attention."""
     skipped, done = result.skipped, result.wording.done
     unknown = [reason for reason in skipped if reason.startswith("unknown_metric")]
     if unknown:
@@ -55,8 +55,8 @@ def log_findings(log: Logger, result: Result) -> None:
         )
     if result.work["cut_short"]:
         log.warning(
-            "%d lists of activities were taken to have ended after several empty pages that each named a further one: "
-            "opens and clicks behind these are missing, but for first ones.",
+            "%d lists of activities were taken to have ended after several empty pages that each named a further one. "
+            "Any opens and clicks after them are missing, except first ones.",
             result.work["cut_short"],
         )
     if alone := result.tally.read["opens_and_clicks_without_activity"]:

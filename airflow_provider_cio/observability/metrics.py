@@ -1,7 +1,7 @@
-"""Counts and durations for Airflow's own metrics (StatsD, OpenTelemetry ...). A leaf; Airflow is imported on use only.
+"""Send counts and durations to Airflow's metrics (StatsD, OpenTelemetry, ...).
 
-Every name begins with ``customerio.``; Airflow puts its own prefix before it: ``airflow.customerio.events``.
-Nothing here raises: a run does not fail for its metrics.
+Airflow puts its own prefix before each name: ``airflow.customerio.events``. It is imported at the first metric only.
+No function raises, because a run should not fail for its metrics.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: What is none of these would make Airflow drop the whole metric, where tags are part of its name.
+#: Characters that become ``_`` in tags, because Airflow drops a metric with them where tags are part of its name.
 _NOT_IN_A_TAG = re.compile("[^A-Za-z0-9_.-]+")
 
 
 def count(name: str, n: int = 1, tags: Mapping[str, str] | None = None) -> None:
-    """Add `n` to the counter ``customerio.<name>``; nothing, not even a zero, is sent for 0."""
+    """Add `n` to the counter ``customerio.<name>``. For 0, nothing is sent."""
     if n:
         _send("incr", name, n, tags)
 
 
-def took(name: str, seconds: float, tags: Mapping[str, str] | None = None) -> None:
-    """Report a duration as ``customerio.<name>``. Airflow sends it in milliseconds."""
+def timing(name: str, seconds: float, tags: Mapping[str, str] | None = None) -> None:
+    """Send a duration as ``customerio.<name>``. Airflow converts it to milliseconds."""
     _send("timing", name, timedelta(seconds=seconds), tags)
 
 
@@ -41,13 +41,13 @@ def _send(kind: str, name: str, value: int | timedelta, tags: Mapping[str, str] 
     safe = {key: _NOT_IN_A_TAG.sub("_", text) for key, text in (tags or {}).items()}
     try:
         getattr(_stats(), kind)(f"customerio.{name}", value, tags=safe)
-    except Exception as error:  # whatever a metrics back end may raise
+    except Exception as error:  # each metrics back end has its own
         log.debug("The metric customerio.%s was not sent: %s", name, type(error).__name__)
 
 
 @cache
 def _stats() -> Any:
-    """Airflow's stats, ready for use."""
+    """Return Airflow's stats, set up if this process needs it."""
     from airflow.providers.common.compat.sdk import Stats
 
     if not hasattr(sys.modules.get("airflow.sdk.execution_time.task_runner"), "SUPERVISOR_COMMS"):
@@ -57,9 +57,9 @@ def _stats() -> Any:
 
 
 def _set_up(stats: Any) -> None:
-    """What a task's process does by itself, for others, such as a web server.
+    """Initialize the stats in processes other than a task's, such as a web server.
 
-    :raises ImportError: Airflow 3.0 and 3.1 need none of it.
+    :raises ImportError: this is Airflow 3.0 or 3.1, where it is not needed.
     """
     from inspect import signature
 
@@ -74,9 +74,9 @@ def _set_up(stats: Any) -> None:
 
 
 def count_run(result: Result, seconds: float, tags: Mapping[str, str]) -> None:
-    """Report the counts of a run as metrics, once for all its tries. `docs/operator.md` lists them.
+    """Send the metrics of a run that `docs/operator.md` lists, once for all its tries.
 
-    :param seconds: duration of this try.
+    :param seconds: duration of the last try.
     """
     for collection, n in result.events.items():
         count("events", n, {**tags, "collection": CATALOG[collection].table})
@@ -85,4 +85,4 @@ def count_run(result: Result, seconds: float, tags: Mapping[str, str]) -> None:
             count(name, n, {**tags, "reason": reason})
     for name in ("requests", "retried", "rate_limited"):
         count(name, result.work[name], tags)
-    took("duration", seconds, tags)
+    timing("duration", seconds, tags)

@@ -1,4 +1,4 @@
-"""The checkpoint of a run: the windows whose events earlier tries have delivered, and their counts."""
+"""Checkpoint of a run: the windows that earlier tries have delivered, and their counts."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ from airflow_provider_cio.pipeline.result import Tally
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
 
-#: Changes with the form of the state: one of another form is not used.
+#: Version of the state's form. A state of another version is ignored.
 VERSION = 2
 
 State = dict[str, Any]
 
 
 def fingerprint(*configuration: object) -> str:
-    """Hash every setting that decides which events are sent, from where and where to."""
+    """Return a hash of every setting that decides which events are sent, from where and to where."""
     return hashlib.sha256(repr(configuration).encode()).hexdigest()[:32]
 
 
 class Checkpoint:
-    """The checkpoint of one interval and one configuration, which `fingerprint` stands for.
+    """Checkpoint of one interval and one configuration.
 
-    :param state: the state that an earlier try saved; one of another fingerprint or form counts as none.
+    :param fingerprint: hash of both.
+    :param state: state that an earlier try saved. It is ignored if its fingerprint or version differs.
     """
 
     def __init__(self, fingerprint: str = "", state: object = None) -> None:
@@ -49,30 +50,30 @@ class Checkpoint:
         return bool(self._done)
 
     def add(self, window: Window, tally: Tally) -> None:
-        """Add a window that is done. Windows that meet become one, so that the state stays small."""
+        """Mark a window as done. Adjacent windows are merged, so that the state stays small."""
         merged: list[Window] = []
-        for one in sorted([*self._done, window], key=lambda one: (one.channel, one.drafts, one.start)):
+        for done in sorted([*self._done, window], key=lambda done: (done.channel, done.drafts, done.start)):
             last = merged[-1] if merged else None
-            if last and (last.channel, last.drafts) == (one.channel, one.drafts) and one.start <= last.end:
-                merged[-1] = last._replace(end=max(last.end, one.end))
+            if last and (last.channel, last.drafts) == (done.channel, done.drafts) and done.start <= last.end:
+                merged[-1] = last._replace(end=max(last.end, done.end))
             else:
-                merged.append(one)
+                merged.append(done)
         self._done = merged
         self.tally.add(tally)
 
     def rest(self, windows: Iterable[Window]) -> list[Window]:
-        """Return the parts of these windows that are not done yet."""
+        """Return the parts of these windows that are not done."""
         return [piece for window in windows for piece in self._without_done(window)]
 
     def covers(self, window: Window, created: int) -> bool:
-        """Return whether a delivery of that window's list, created then, is in a window that is done."""
+        """Return whether a delivery in the list of `window`, created at `created`, is in a window that is done."""
         return any(
             done.start <= created < done.end and (done.channel, done.drafts) == (window.channel, window.drafts)
             for done in self._done
         )
 
     def state(self, work: Mapping[str, int]) -> State:
-        """Return the state to save, which is plain JSON.
+        """Return the state to save, as plain JSON types.
 
         :param work: counts of all tries so far.
         """
@@ -94,14 +95,14 @@ class Checkpoint:
         return [piece for piece in [*pieces, window] if piece.start < piece.end]
 
 
-#: Key in the task state store.
+#: Key in the task state store. It is the same for all operators, because each task has a store of its own.
 CHECKPOINT_KEY = "customerio_to_segment"
 
 
 class CheckpointStore:
-    """Checkpoints in Airflow's task state store, which Airflow has since 3.3.
+    """Checkpoint of a task in Airflow's task state store (Airflow 3.3 or newer).
 
-    :param store: Airflow's store; None if there is none, and nothing is loaded or saved then.
+    :param store: Airflow's store; None if there is none. Then nothing is loaded or saved.
     """
 
     def __init__(self, store: Any, log: Logger) -> None:
@@ -109,7 +110,7 @@ class CheckpointStore:
         self._log = log
 
     def load(self, fingerprint: str) -> Checkpoint:
-        """Load the checkpoint that earlier tries with this fingerprint have saved."""
+        """Return the checkpoint that earlier tries with this fingerprint have saved, or an empty one."""
         state = None
         if self._store:
             try:
@@ -118,7 +119,7 @@ class CheckpointStore:
                 self._log.warning("The checkpoint can't be read, so this try begins anew: %s", error)
         checkpoint = Checkpoint(fingerprint, state)
         if checkpoint:
-            self._log.info("An earlier try has done part of this interval: this one does the rest. Counts are of both.")
+            self._log.info("An earlier try has done part of this interval. This try does the rest and counts both.")
         return checkpoint
 
     @property
@@ -127,7 +128,7 @@ class CheckpointStore:
         return self._save if self._store else None
 
     def forget(self) -> None:
-        """Remove the checkpoint of a finished run; otherwise clearing the task would send nothing.
+        """Remove the checkpoint of a finished run, because a cleared task would send nothing with it.
 
         :raises TryAgainLaterError: it can't be removed. A retry is short, because all is done.
         """
@@ -143,5 +144,5 @@ class CheckpointStore:
     def _save(self, state: dict[str, Any]) -> None:
         try:
             self._store.set(CHECKPOINT_KEY, state)
-        except AirflowRuntimeError as error:  # Airflow's API is away: a retry would repeat more, no harm
-            self._log.warning("The checkpoint could not be stored: %s", error)
+        except AirflowRuntimeError as error:  # no harm: a retry only repeats more
+            self._log.warning("The checkpoint could not be stored, so a retry would repeat more: %s", error)

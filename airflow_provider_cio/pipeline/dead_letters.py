@@ -1,9 +1,9 @@
-"""What can't be sent, kept aside as JSON lines, and read again.
+"""Write events and rows that can't be sent to files of JSON lines, and read the events again.
 
 A file has two kinds of lines::
 
-    {"reason": "refused_400", "event": {...}}                            an event, as it would have been sent
-    {"reason": "malformed", "row": {...}, "problem": "Expected `int`"}   a row of Customer.io's that made no event
+    {"reason": "refused_400", "event": {...}}                            an event that was not accepted
+    {"reason": "malformed", "row": {...}, "problem": "Expected `int`"}   a row of Customer.io that made no event
 """
 
 from __future__ import annotations
@@ -24,18 +24,19 @@ from airflow_provider_cio.http.errors import presentable
 
 log = logging.getLogger(__name__)
 
+#: Schemes of local paths.
 _LOCAL = ("", "file", "local")
 
 
 class DeadLetters:
-    """The file of one run and try, made when its first line comes, whole once it is closed.
+    """Dead letter file of one try. It is created with its first line, and complete once it is closed.
 
-    It holds events and rows in full, personal data included, whatever `pii` says of the rows.
-    Nothing but the file is made on a remote store, neither bucket nor folder: a bucket whose name is mistyped must not
-    come into being with personal data in it. So stores that need real folders, such as SFTP, are not for this.
+    Rows are written in full: `pii` applies to events only. On a remote store nothing but the file is created, because a
+    mistyped name would put personal data into a new bucket. So stores that need real folders, such as SFTP, do not
+    work.
 
     :param folder: an absolute local path, or a remote one (``s3://conn_id@bucket/folder``).
-    :raises ConfigurationError: it is empty or relative, or nothing is known of its scheme.
+    :raises ConfigurationError: it is empty or relative, or its scheme is unknown.
     """
 
     def __init__(self, folder: str, context: Mapping[str, Any]) -> None:
@@ -44,10 +45,9 @@ class DeadLetters:
         self._file: IO[bytes] | None = None
 
     def check(self) -> None:
-        """Write and remove a probe, to see before a run what would else show at its first refused event.
+        """Write a probe and remove it, so that a wrong folder fails before the run and not at the first refused event.
 
-        A local folder is made. On a remote store the probe lies beside the file to come; if it can't be removed, since
-        the store lets nobody delete, it stays, and the log names it.
+        A local folder is created. If a store forbids deletion, the probe stays, and the log names it.
 
         :raises ConfigurationError: nothing can be written there.
         :raises TryAgainLaterError: the store is out of reach.
@@ -73,11 +73,11 @@ class DeadLetters:
             )
 
     def write(self, reason: str, event: bytes) -> None:
-        """Keep an event, given as JSON."""
+        """Write a line for an event, given as JSON."""
         self._write(event_letter(reason, event))
 
     def write_row(self, reason: str, raw: bytes, problem: str) -> None:
-        """Keep a row as it came; one that is no JSON at all becomes a JSON string."""
+        """Write a line for a row, given as received."""
         self._write(row_letter(reason, raw, problem))
 
     def _write(self, line: bytes) -> None:
@@ -96,28 +96,28 @@ class DeadLetters:
 
 
 def event_letter(reason: str, event: bytes) -> bytes:
-    """The line for an event, given as JSON."""
+    """Return the line for an event, given as JSON."""
     return b'{"reason":%b,"event":%b}\n' % (_json(reason), event)
 
 
 def row_letter(reason: str, raw: bytes, problem: str) -> bytes:
-    """The line for a row or a report as it came; one that is no JSON at all becomes a JSON string."""
+    """Return the line for a row or a report, given as received. If it is not JSON, it becomes a JSON string."""
     return b'{"reason":%b,"row":%b,"problem":%b}\n' % (_json(reason), _one_line(raw), _json(problem))
 
 
 def check_location(folder: str) -> None:
-    """Find what can be known of a folder without looking at it.
+    """Check a folder's path without access to it.
 
-    :raises ConfigurationError: it is empty or relative, or nothing is known of its scheme.
+    :raises ConfigurationError: it is empty or relative, or its scheme is unknown.
     """
     _location("dead_letter_path", folder)
 
 
 def write_letters(folder: str, name: str, letters: Iterable[bytes]) -> None:
-    """Keep these lines in a new file of their own.
+    """Write lines into a new file.
 
-    :param name: below the folder, with ``/`` between its parts; no other file has it.
-    :raises ConfigurationError: the folder is not a good one, or can't be written to.
+    :param name: unique path below the folder, with ``/`` between its parts.
+    :raises ConfigurationError: the folder is wrong, or can't be written to.
     :raises TryAgainLaterError: the store is out of reach.
     """
     path = _location("dead_letter_path", folder) / name
@@ -131,7 +131,7 @@ def write_letters(folder: str, name: str, letters: Iterable[bytes]) -> None:
 
 
 class EventsIn(Iterator[dict[str, Any]]):
-    """See `events_in`."""
+    """Iterator over the events in dead letter files, returned by `events_in`."""
 
     def __init__(self, path: str) -> None:
         self.files = self.events = self.rows = self.unreadable = 0
@@ -150,8 +150,8 @@ class EventsIn(Iterator[dict[str, Any]]):
                         yield event
         if self.rows or self.unreadable:
             log.warning(
-                "%d events of %d files in %s were read. %d lines hold rows of Customer.io's that made no event, %d "
-                "lines can't be read: nothing of these can be sent.",
+                "Read %d events from %d files in %s. %d lines hold rows that made no event, %d lines can't be read: "
+                "these are left out.",
                 self.events,
                 self.files,
                 folder,
@@ -172,22 +172,22 @@ class EventsIn(Iterator[dict[str, Any]]):
         if isinstance(letter, dict) and "row" in letter:
             self.rows += 1
         else:
-            self.unreadable += 1  # the last line of a task that was killed, say
+            self.unreadable += 1  # such as the last line of a task that was killed
         return None
 
 
 def events_in(path: str) -> EventsIn:
-    """The events that were kept aside, one after the other, for sending again::
+    """Return the events in dead letter files, to send them again::
 
         events = events_in("s3://conn_id@bucket/dead_letters/daily")
         SegmentHook().track(events)
         print(events.events, events.rows, events.unreadable)
 
-    The events of one try can be in the file of the next one, too. They have the same `messageId` there.
+    The files of two tries can hold the same event. It has the same `messageId` in both.
 
-    :param path: a file, or a folder of whose files, however deep, all ``*.jsonl`` are read, sorted by name.
-    :returns: an iterator that counts what it has met: ``files``, ``events``, and the lines without an event, ``rows``
-        (of an unexpected shape) and ``unreadable``. If there are such, the log says so at the end.
+    :param path: a file, or a folder in which all files ``*.jsonl``, at any depth, are read in order of their names.
+    :returns: an iterator that counts ``files``, ``events``, and lines without an event: ``rows`` (malformed ones) and
+        ``unreadable``. If there are such lines, the log says so at the end.
     :raises ConfigurationError: there is nothing at the path, or it can't be read.
     """
     return EventsIn(path)
@@ -205,11 +205,14 @@ def _files(path: ObjectStoragePath) -> tuple[ObjectStoragePath, list[str]]:
 
 
 def _location(name: str, given: object) -> ObjectStoragePath:
-    """The path, if it says clearly where it is."""
+    """Return an absolute path, local or remote.
+
+    :raises ConfigurationError: it is empty, relative, without a bucket, with credentials, or of an unknown scheme.
+    """
     text = str(given).strip()
     if text in ("", "None"):
         raise ConfigurationError(
-            f"{name} is {given!r}: probably a template that rendered to nothing. Give it an absolute path, "
+            f"{name} is {given!r}: probably a template that rendered to nothing. Set it to an absolute path, "
             "local or remote, or leave it out."
         )
     scheme, has_scheme, rest = text.partition("://")
@@ -222,7 +225,7 @@ def _location(name: str, given: object) -> ObjectStoragePath:
     if not (has_scheme or text.startswith("/")) or (scheme.lower() in _LOCAL and has_scheme and rest[:1] != "/"):
         relative = rest if has_scheme else text
         raise ConfigurationError(
-            f"{name} {text!r} is relative, and a worker's current folder is anywhere. Make it absolute: "
+            f"{name} {text!r} is relative, but workers have different current folders. Make it absolute: "
             f"/path/to/{relative} or file:///path/to/{relative}"
         )
     if has_scheme and not rest_of_remote.strip("/") and scheme.lower() not in _LOCAL:
@@ -234,17 +237,19 @@ def _location(name: str, given: object) -> ObjectStoragePath:
 
 
 def _trouble(name: str, path: object, verb: str, error: Exception) -> ConfigurationError | TryAgainLaterError:
-    """The kind of problem, and what to do about it."""
-    said = f"{name} {path} {verb}: {': '.join(filter(None, (type(error).__name__, presentable(str(error), ()))))}."
+    """Return the error to raise for a store's exception, with its fix."""
+    cause = ": ".join(filter(None, (type(error).__name__, presentable(str(error), ()))))
+    problem = f"{name} {path} {verb}: {cause}."
     if isinstance(error, ConnectionError | TimeoutError):
-        return TryAgainLaterError(f"{said} The store is out of reach.")
-    return ConfigurationError(f"{said} {next((fix for kinds, fix in _FIXES if isinstance(error, kinds)), _OTHER_FIX)}")
+        return TryAgainLaterError(f"{problem} The store is out of reach.")
+    fix = next((fix for kinds, fix in _FIXES if isinstance(error, kinds)), _OTHER_FIX)
+    return ConfigurationError(f"{problem} {fix}")
 
 
 _FIXES: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
     (
         (FileNotFoundError,),
-        "Correct the path, or create the bucket or folder: on a remote store, none is made.",
+        "Correct the path, or create the bucket or folder: on a remote store, this provider creates none.",
     ),
     ((PermissionError,), "Allow the worker, or the account of the path's connection, to write and read there."),
     (
@@ -253,7 +258,7 @@ _FIXES: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
     ),
     (
         (ValueError, ImportError),
-        "Correct the scheme, or install the provider that brings it, such as apache-airflow-providers-amazon[s3fs].",
+        "Correct the scheme, or install the provider that supports it, such as apache-airflow-providers-amazon[s3fs].",
     ),
 )
 _OTHER_FIX = "Check the path, the connection that it names, and the store."
@@ -268,7 +273,7 @@ def _json(text: str) -> bytes:
 
 
 def _one_line(raw: bytes) -> bytes:
-    """JSON is UTF-8 (RFC 8259), though `json` guesses at others; it may have line breaks only between its tokens."""
+    """Return JSON without line breaks, which can only be between tokens; a JSON string if it is not UTF-8 JSON."""
     try:
         json.loads(raw.decode())
     except (ValueError, RecursionError):
@@ -277,7 +282,7 @@ def _one_line(raw: bytes) -> bytes:
 
 
 def _name(context: Mapping[str, Any]) -> str:
-    """``dag/run/task.try1.jsonl``, with the map index of a mapped task; percent-encoded, so no two tasks share one."""
+    """Return ``dag/run/task.try1.jsonl``, with the index of a mapped task. Ids are quoted, so no two tries share it."""
     ti = context["ti"]
     dag, run, task = (quote(part, safe="+-") for part in (ti.dag_id, ti.run_id, ti.task_id))
     index = f".map{ti.map_index}" if ti.map_index >= 0 else ""

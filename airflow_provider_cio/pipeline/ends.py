@@ -1,6 +1,6 @@
-"""The two ends of a pipeline: a source of occurrences and a sink of events, which mirror each other.
+"""Protocols of the two ends of a pipeline: a source of occurrences and a sink of events.
 
-Both are context managers. Each owns its client: it opens it when it is entered, and closes it when it is left.
+Both are context managers that own their client: they open it on entry and close it on exit.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from airflow_provider_cio.pipeline.checkpoint import Checkpoint
 
 
 class Source(Protocol):
-    """A source of occurrences. Each occurrence is in one piece, unless an answer brought it twice."""
+    """Source of occurrences. An occurrence is in two pieces only if two answers contained it."""
 
     def pieces(self, done: Checkpoint) -> Iterator[Piece]:
-        """Yield all of the interval but for the windows that are done, in any order."""
+        """Yield the occurrences of the interval in any order, except those of windows that are done."""
 
     def counts(self) -> Mapping[str, int]:
-        """Return the work so far: ``requests``, ``retried``, ``rate_limited``, and what the source counts besides."""
+        """Return counts of the work so far: at least ``requests``, ``retried`` and ``rate_limited``."""
 
     def waiting(self) -> str | None:
-        """Return in one sentence what the source waits for; None if it does not wait."""
+        """Return one sentence about the current wait, or None."""
 
     def __enter__(self) -> Self: ...
 
@@ -31,7 +31,7 @@ class Source(Protocol):
 
 
 class Sink(Protocol):
-    """A sink of events. If it is left by an exception, it ends what is in flight."""
+    """Sink of events. An exit by an exception cancels the events in flight."""
 
     @property
     def acknowledged(self) -> int:
@@ -41,25 +41,25 @@ class Sink(Protocol):
         """Return the name of the rule that makes an event undeliverable, or None."""
 
     def check(self) -> None:
-        """Find a wrong connection, as far as that is possible without delivering anything."""
+        """Check the connection as far as possible without a delivery."""
 
     def take(self, events: Iterable[Event]) -> None:
-        """Take all events of the next piece, waiting while too much is in flight."""
+        """Accept all events of the next piece. Block while too many are in flight."""
 
     def flush(self) -> None:
-        """Let all that was taken be acknowledged before long."""
+        """Begin to deliver all accepted events, without waiting for a full batch."""
 
     def wait(self) -> None:
-        """Wait until more of what is in flight is acknowledged."""
+        """Wait until more pieces are acknowledged."""
 
     def refused(self) -> Sequence[Refused]:
         """Return the events that were refused since the last call."""
 
     def counts(self) -> Mapping[str, int]:
-        """Return what was delivered so far: ``events``, and what the sink counts besides."""
+        """Return counts of the deliveries so far: at least ``events``."""
 
     def waiting(self) -> str | None:
-        """Return in one sentence what the sink waits for; None if it does not wait."""
+        """Return one sentence about the current wait, or None."""
 
     def __enter__(self) -> Self: ...
 

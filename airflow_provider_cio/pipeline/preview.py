@@ -1,4 +1,4 @@
-"""A sink that delivers nothing: it checks each event, and shows the first one of each collection."""
+"""Sink of a preview: it checks each event, shows the first one of each collection, and delivers none."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from airflow_provider_cio.pipeline.ends import Sink
 
 
 class PreviewSink:
-    """Stands in for a sink: checks its connection and its rules, and gives it nothing.
+    """Sink that applies the checks of another one, and delivers nothing.
 
     :param sink: the sink that would deliver. It is never entered.
-    :param sample: gets the first deliverable event of each collection, encoded.
+    :param sample: called with the first deliverable event of each collection, encoded.
     """
 
     def __init__(self, sink: Sink, sample: Callable[[bytes], None]) -> None:

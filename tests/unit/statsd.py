@@ -51,7 +51,7 @@ def listening() -> Iterator[Listener]:
 def run(code: str, listener: Listener, **settings: str) -> None:
     """Run Python to its end, with metrics that go to the listener."""
     environment = os.environ | STATSD | {"AIRFLOW__METRICS__STATSD_PORT": str(listener.port)} | settings
-    program = f"from airflow_provider_cio.observability.metrics import count, took\n{code}\nprint('went on')"
+    program = f"from airflow_provider_cio.observability.metrics import count, timing\n{code}\nprint('went on')"
     ran = subprocess.run(
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True, timeout=110
     )

@@ -99,10 +99,10 @@ def test_a_new_one_is_disabled_even_if_there_is_a_key(sandbox: Sandbox, hook_wit
 
 
 DRIFTS: list[tuple[dict[str, Any], str]] = [
-    ({"name": "renamed"}, "its name is another"),
+    ({"name": "renamed"}, "its name differs"),
     ({"endpoint": "https://old.example.com/s3cret"}, "its endpoint is another URL"),
     ({"events": ["email_opened"]}, "its events lack email_clicked"),
-    ({"events": [*SUBSCRIBED, "email_sent", "sms_sent"]}, "its events have email_sent, sms_sent besides"),
+    ({"events": [*SUBSCRIBED, "email_sent", "sms_sent"]}, "its events also include email_sent, sms_sent"),
     ({"full_resolution": True}, "its full_resolution is true"),
 ]
 
@@ -171,7 +171,7 @@ def test_every_collection_can_be_subscribed_to() -> None:
     "url", ["", "airflow.example.com/cio/main", "ftp://example.com", "https://", "https://a b", "http://[::1"]
 )
 def test_a_url_that_is_none(url: str) -> None:
-    with pytest.raises(ConfigurationError, match="url must be where Customer.io reaches the stream, such as"):
+    with pytest.raises(ConfigurationError, match="url must be the stream's URL for Customer.io, such as"):
         wanted_webhook("stream", url, NAMES, False)
 
 

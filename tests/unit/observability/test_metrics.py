@@ -20,7 +20,7 @@ def test_counts_and_durations_reach_statsd_with_their_tags(listener: Listener) -
 count("events", 3, {"collection": "email_opened", "dag_id": "a"})
 count("events")
 count("nothing", 0)  # a zero is not sent
-took("duration", 1.5, {"dag_id": "a"})
+timing("duration", 1.5, {"dag_id": "a"})
 count("skipped", 1, {"reason": "unknown_metric email.a b,c=d:e|f"})  # Airflow would drop it with such a tag
 count("blocked")
 """
