@@ -234,7 +234,7 @@ class CustomerIO:
         if leaving and wanted.drafts != "both":
             has_left = wanted.drafts == "drafts"
             checks.append(lambda at: at in leaving and (leaving[at] <= now) == has_left)
-        if metric not in {None, "created"}:
+        if metric not in {None, "created"} and (leaving or settings.visible_after is not None):
             checks.append(lambda at: (row := self._unfinished(at, now)) is not None and metric not in row["metrics"])
         return (lambda at: any(check(at) for check in checks)) if checks else None
 
