@@ -40,7 +40,6 @@ def _without(row: dict[str, Any], is_hidden: Callable[[str, int], bool]) -> dict
     hidden = {
         metric for metric, time in metrics.items() if metric != "created" and is_time(time) and is_hidden(metric, time)
     }
-    hidden |= {metric for metric in metrics if base_of(metric) in hidden}
     if not hidden:
         return row
     seen = {metric: value for metric, value in metrics.items() if metric not in hidden}

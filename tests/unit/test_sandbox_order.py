@@ -316,6 +316,14 @@ def test_lateness_is_the_same_for_messages_one_message_and_activities(sandbox: S
         if base_of(metric) == metric != "created"
     }
     assert told <= first
+    beside = {
+        (id, base_of(key), time)
+        for id, one in messages.items()
+        for key, time in one["metrics"].items()
+        if base_of(key) != key
+    }
+    assert beside <= first
+    assert beside - told, "some of later opens and clicks"
     assert {(id, metric) for id, metric, _ in first} == {(id, metric) for id, metric, _ in told}
     some = [id for id, one in messages.items() if one["created"] > moment - 4000]
     for id in some[:20]:
