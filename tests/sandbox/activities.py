@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from tests.sandbox.catalog import CHANNELS
-from tests.sandbox.delivery import REPEATED, Engagement, is_time
+from tests.sandbox.delivery import REPEATED, Engagement, base_of, is_time
 from tests.sandbox.dice import upto
 from tests.sandbox.engagements import activity_id, engagements
 from tests.sandbox.late import lateness
@@ -69,7 +69,7 @@ def happenings(
     found = [
         Happening(metric, time)
         for metric, time in metrics.items()
-        if metric != "created" and metric not in REPEATED and is_time(time)
+        if metric != "created" and base_of(metric) not in REPEATED and is_time(time)
     ]
     counts = dict.fromkeys(REPEATED, 0)
     for one in engagements(delivery_id, channel, metrics, repeated=repeated, same_second=same_second):
@@ -159,13 +159,15 @@ class Activities:
     def _add_happenings(self) -> None:
         for position, data in enumerate(self._deliveries.data):
             row = _seen(data)
-            for place, one in enumerate(self._happenings(row.id, row.type, row.metrics)[:_NUMBERS]):
+            happened = self._happenings(position, row.id, row.type, row.metrics)
+            for place, one in enumerate(happened[:_NUMBERS]):
                 dice = zlib.crc32(f"{row.id} {place}".encode())
                 late = lateness(row.id, one.metric)
                 self._add(one.time, f"{one.metric}_{row.type}", dice, position * _NUMBERS + place, late)
 
-    def _happenings(self, id: str, channel: str, metrics: Mapping[str, Any] | None) -> list[Happening]:
-        return happenings(id, channel, metrics or {}, repeated=self._repeated, same_second=self._same_second)
+    def _happenings(self, at: int, id: str, channel: str, metrics: Mapping[str, Any] | None) -> list[Happening]:
+        known = {**(metrics or {}), **self._deliveries.counts.get(at, {})}
+        return happenings(id, channel, known, repeated=self._repeated, same_second=self._same_second)
 
     def _add(self, time: int, type: str, dice: int, source: int, late: int) -> None:
         self._times.append(time)
@@ -208,7 +210,7 @@ class Activities:
         position, place = divmod(source, _NUMBERS)
         delivery = msgspec.json.decode(self._deliveries.data[position])
         channel = delivery.get("type", "email")
-        happened = self._happenings(delivery["id"], channel, delivery.get("metrics"))
+        happened = self._happenings(position, delivery["id"], channel, delivery.get("metrics"))
         return row_of(delivery, channel, happened[place])
 
 

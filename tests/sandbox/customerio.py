@@ -6,6 +6,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from random import Random
 from time import time
+from typing import Any
 
 import msgspec
 from starlette.requests import Request
@@ -15,11 +16,20 @@ from starlette.routing import Route
 from tests.sandbox.activities import Wanted
 from tests.sandbox.answers import http_date, json_response, seconds
 from tests.sandbox.catalog import ACTIVITY_TYPES, DOCUMENTED_ACTIVITY_TYPES, METRIC_FILTERS, TYPES
-from tests.sandbox.late import is_shown, shown
+from tests.sandbox.late import as_draft, shown
 from tests.sandbox.limiters import Workspace
 from tests.sandbox.odd import Odd
 from tests.sandbox.paging import Hidden, back, cut
-from tests.sandbox.params import NEEDS_ENCODING, BadRequest, Cursor, GivenCursors, Number, choice, integer, limit_of
+from tests.sandbox.params import (
+    NEEDS_ENCODING,
+    BadRequest,
+    Cursor,
+    GivenCursors,
+    Number,
+    choice,
+    integer,
+    limit_of,
+)
 from tests.sandbox.parents import Kind
 from tests.sandbox.rows import Filter
 from tests.sandbox.settings import Asked, Shared
@@ -150,7 +160,7 @@ class CustomerIO:
             now, most = settings.clock(), settings.visible_after
             hidden = lambda entry: activities.shown_from(entry, most) > now  # noqa: E731
         listed, hidden = self._as_counted(listed, hidden)
-        place = back(cursor.position, cursor.page, settings.repeated_rows, limit)
+        place = back(cursor.position, settings.repeated_rows, limit) if start else 0
         entries, following = cut(listed, place, limit, hidden)
         odd = self._odd_activities()
         rows = [
@@ -167,19 +177,19 @@ class CustomerIO:
         params = request.query_params
         limit = limit_of(params.get("limit"), DEFAULT_NEWSLETTERS, self._shared.settings.most_newsletters)
         start = params.get("start")
-        cursor = Cursor.decode(start) if start else Cursor(0, 0)
+        place = Cursor.decode(start, head="").position if start else 0
         self._check_cursor(request)
         if choice(params.get("sort"), "sort", ("asc", "desc")) == "desc":
             items.reverse()
-        stop = cursor.position + limit
-        following = Cursor(stop, cursor.page + 1) if stop < len(items) else None
-        return self._page(request, items[cursor.position : stop], following, "newsletters")
+        stop = place + limit
+        following = Cursor(stop, head="") if stop < len(items) else None
+        return self._page(request, items[place:stop], following, "newsletters")
 
     def _list(self, request: Request) -> Response:
         settings, params = self._shared.settings, request.query_params
         limit = limit_of(params.get("limit"), DEFAULT_LIMIT, MAX_LIMIT)
         start = params.get("start")
-        cursor = Cursor.decode(start) if start else Cursor(0, 0)
+        cursor = Cursor.decode(start) if start else Cursor(0)
         self._check_cursor(request)
         start_ts, end_ts = time_bounds(
             integer(params.get("start_ts"), "start_ts"),
@@ -200,36 +210,32 @@ class CustomerIO:
         listed, hidden = self._as_counted(listed, self._hidden(wanted, end_ts))
         by_row = settings.order == "newest" and settings.cursors == "stable"  # whatever bounds are asked
         place = bisect_left(listed, cursor.position) if by_row else cursor.position
-        place = back(place, cursor.page, settings.repeated_rows, limit)
+        end = len(listed) + settings.trailing_page
+        if place >= end and settings.cursors == "offset":
+            place = 0  # "beyond the end the list restarts at page 1" (reference/customerio.md, part 0)
+        place = back(place, settings.repeated_rows, limit) if start else 0
         chosen, following = cut(listed, place, limit, hidden)
-        every = settings.empty_page_every
-        if every and chosen and (cursor.page + 1) % (every + 1) == 0:
-            return self._page(request, [], Cursor(cursor.position, cursor.page + 1))
+        every, page = settings.empty_page_every, cursor.position // limit
+        if every and chosen and page and page % every == 0 and not cursor.again:
+            return self._page(request, [], Cursor(cursor.position, again=True))
         if following is None and settings.trailing_page and len(chosen) == limit:
             following = len(listed)
         if following is not None and by_row:
             following = listed[following] if following < len(listed) else len(history)
-        return self._page(
-            request, self._shown(chosen), None if following is None else Cursor(following, cursor.page + 1)
-        )
+        return self._page(request, self._shown(chosen), None if following is None else Cursor(following))
 
     def _hidden(self, wanted: Filter, end_ts: int) -> Hidden | None:
         """Tells which of the rows that a request is about are not there yet."""
         settings, rows = self._shared.settings, self._shared.history.rows
-        now, most, metric = settings.clock(), settings.visible_after, wanted.metric
+        now, metric, leaving = settings.clock(), wanted.metric, rows.leaving
         checks: list[Hidden] = []
         if settings.visible_from_creation and end_ts > now:
             checks.append(lambda at: rows.created(at) > now)
-        if most is not None and metric not in {None, "created"}:
-            late: int = most
-
-            def without(at: int) -> bool:
-                if rows.latest[at] + late <= now:
-                    return False
-                row = msgspec.json.decode(rows.data[at])
-                return not is_shown(row["id"], str(metric), row["metrics"][metric], now, late)
-
-            checks.append(without)
+        if leaving and wanted.drafts != "both":
+            has_left = wanted.drafts == "drafts"
+            checks.append(lambda at: at in leaving and (leaving[at] <= now) == has_left)
+        if metric not in {None, "created"} and (leaving or settings.visible_after is not None):
+            checks.append(lambda at: (row := self._unfinished(at, now)) is not None and metric not in row["metrics"])
         return (lambda at: any(check(at) for check in checks)) if checks else None
 
     def _as_counted(self, listed: Sequence[int], hidden: Hidden | None) -> tuple[Sequence[int], Hidden | None]:
@@ -240,22 +246,28 @@ class CustomerIO:
 
     def _shown(self, positions: Iterable[int]) -> list[bytes]:
         """The rows of deliveries as they are shown now."""
-        settings, rows = self._shared.settings, self._shared.history.rows
-        most, odd = settings.visible_after, self._odd_deliveries()
-        if most is None and not odd:
-            return [rows.data[at] for at in positions]
-        now = settings.clock()
+        rows, odd, now = self._shared.history.rows, self._odd_deliveries(), self._shared.settings.clock()
         found = []
         for at in positions:
-            data = rows.data[at]
-            late = most is not None and rows.latest[at] + most > now
-            if late or at in odd:
-                row = msgspec.json.decode(data)
-                if late and most is not None:
-                    row = shown(row, now, most)
-                data = odd[at].kind.make(row) if at in odd else msgspec.json.encode(row)
+            data, row = rows.data[at], self._unfinished(at, now)
+            if at in odd:
+                data = odd[at].kind.make(msgspec.json.decode(data) if row is None else row)
+            elif row is not None:
+                data = msgspec.json.encode(row)
             found.append(data)
         return found
+
+    def _unfinished(self, at: int, now: float) -> dict[str, Any] | None:
+        """The row of a delivery as it is now, if that may not be all yet: metrics come late, drafts are sent."""
+        most, rows = self._shared.settings.visible_after, self._shared.history.rows
+        sent = rows.leaving.get(at, 0)
+        late = most is not None and rows.latest[at] + most > now
+        if not late and sent <= now:
+            return None
+        row: dict[str, Any] = msgspec.json.decode(rows.data[at])
+        if sent > now:
+            row = as_draft(row, sent)
+        return shown(row, now, most) if late and most is not None else row
 
     def _odd_deliveries(self) -> dict[int, Odd]:
         settings = self._shared.settings
@@ -271,9 +283,9 @@ class CustomerIO:
 
     def _check_cursor(self, request: Request) -> None:
         settings, cursor = self._shared.settings, request.query_params.get("start")
-        asked = _asked_with(request) if settings.cursors_bound else None
-        if cursor and (settings.cursor_lifetime is not None or settings.cursors_bound):
-            self._given.check(cursor, asked, settings.cursor_lifetime, settings.clock())
+        lifetime, bound = settings.cursor_lifetime, settings.cursors_bound
+        if cursor and (lifetime is not None or bound):
+            self._given.check(cursor, _asked_with(request), bound, lifetime, settings.clock())
 
     def _page(
         self, request: Request, rows: list[bytes], following: Cursor | Number | None, key: str = "messages"

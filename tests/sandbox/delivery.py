@@ -16,6 +16,8 @@ from tests.sandbox.parents import Kind, Parent, parent_of
 FIRST_TIME = 10**9
 # The metrics that can happen to a delivery again and again.
 REPEATED = ("opened", "clicked")
+# Whoever opened or clicked, as the keys of `metrics` say it (reference/customerio.md 1.5).
+_BY = ("human", "prefetch", "machine")
 _ADDRESS = re.compile(r"[^@\s,;<>\"]+@[^@\s,;<>\"/:]+")
 
 
@@ -124,9 +126,13 @@ class Delivery(msgspec.Struct, kw_only=True):
     anonymous_id: str | None
     recipient: str | None
     subject: str | None
-    # What and when: the first time of each metric. Counts (`human_opened`) are no occurrences.
+    # What and when: the first time of each metric.
     times: dict[str, int]
+    # How often people and machines opened and clicked, where that is known: `human_opened`, `prefetch_opened`, ...
     counts: dict[str, int] = {}
+    # Times that `metrics` has besides, such as `human_opened` and `link:7`: see `engagements.firsts`.
+    firsts: dict[str, int] = {}
+    # It is a draft, or was one until it was sent.
     draft: bool = False
     forgotten: bool = False
     failure_message: str | None = None
@@ -144,14 +150,23 @@ class Delivery(msgspec.Struct, kw_only=True):
     trigger_event_id: str | None = None
 
     @property
+    def metrics(self) -> dict[str, int]:
+        return self.times | self.firsts if self.firsts else self.times
+
+    @property
+    def stays_draft(self) -> bool:
+        return self.draft and "sent" not in self.times
+
+    @property
     def parent(self) -> Parent | None:
         """What it belongs to: a campaign, a newsletter, a broadcast or a transactional message."""
         return parent_of(self)
 
     def row(self) -> Row:
+        metrics = self.metrics
         return Row(
             self.id,
-            f"{self.id}:{max(self.times.values(), default=self.created)}",
+            f"{self.id}:{max(metrics.values(), default=self.created)}",
             self.template_id,
             self.action_id,
             self.parent_action_id,
@@ -167,7 +182,7 @@ class Delivery(msgspec.Struct, kw_only=True):
             self.subject,
             self.channel,
             self.created,
-            self.times | self.counts if self.counts else self.times,
+            metrics,
             self.failure_message,
             self.forgotten,
         )
@@ -228,6 +243,7 @@ def from_row(row: Mapping[str, Any], *, draft: bool) -> Delivery:
     """Read a hand-written row (or one of a lean history) back into a delivery."""
     metrics = row.get("metrics") or {}
     times = {key: value for key, value in metrics.items() if is_time(value)}
+    firsts = {key: times.pop(key) for key in list(times) if base_of(key) != key}
     user_id, anonymous_id = identity(row)
     return Delivery(
         id=row["id"],
@@ -239,6 +255,7 @@ def from_row(row: Mapping[str, Any], *, draft: bool) -> Delivery:
         subject=row.get("subject"),
         times=times,
         counts={key: value for key, value in metrics.items() if is_count(value)},
+        firsts=firsts,
         draft=draft,
         campaign_id=row.get("campaign_id"),
         newsletter_id=row.get("newsletter_id"),
@@ -254,6 +271,14 @@ def is_time(value: object) -> bool:
 
 def is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < FIRST_TIME
+
+
+def base_of(key: str) -> str:
+    """The metric that a key of `metrics` goes with: `opened` for `human_opened`, `clicked` for `link:7`."""
+    if key.startswith(("link:", "human_link:")):
+        return "clicked"
+    by, _, metric = key.partition("_")
+    return metric if by in _BY and metric in REPEATED else key
 
 
 def looks_like_a_draft(metrics: Mapping[str, Any]) -> bool:

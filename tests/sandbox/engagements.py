@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from base64 import b32encode
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from hashlib import blake2b
 from random import Random
 from typing import Any
@@ -32,8 +32,8 @@ def engagements(
 ) -> list[Engagement]:
     """All opens and clicks: the first of each at the time that `metrics` shows, the others after it.
 
-    As many as the counts in `metrics` say. Where there are none, one; or as many as someone with this
-    delivery's id happens to make.
+    As many as the counts in `metrics` say, which the API does not show. Where there are none, one; or as many as
+    someone with this delivery's id happens to make.
 
     :param repeated: draw a number where the counts are missing.
     :param same_second: share of the first ones that are not alone in their second. Where the counts are missing there
@@ -57,6 +57,29 @@ def engagements(
                 time = first
             found.append(_engagement(rng, delivery_id, channel, metric, number, time, number < automatic))
     return found
+
+
+def firsts(ones: Iterable[Engagement]) -> dict[str, int]:
+    """The keys that `metrics` has besides `opened` and `clicked` (reference/customerio.md, part 0).
+
+    They have the time of the first open and click by a person and by a machine, and of the first click on each link.
+    They tell of nothing else than opens and clicks, so they are no occurrences.
+    """
+    found: dict[str, int] = {}
+    for one in ones:
+        by_person = not (one.prefetched or one.machine)
+        keys = [f"{'human' if by_person else 'prefetch'}_{one.metric}"]
+        if one.link is not None:
+            link = f"link:{link_id(one.link)}"
+            keys += [link, f"human_{link}"] if by_person else [link]
+        for key in keys:
+            found[key] = min(one.time, found.get(key, one.time))
+    return found
+
+
+def link_id(link: str) -> int:
+    """The number of a link, as `metrics` and reports have it."""
+    return 1 + zlib.crc32(link.encode()) % 10_000
 
 
 def activity_id(delivery_id: str, metric: str, number: int, time: int) -> str:

@@ -49,7 +49,17 @@ class Fates:
                 return
         if random() < 0.03:
             times["attempted"] = now = self._after(now, random() * 300)
-        times["sent"] = now = self._after(now, random() * 4)
+        self._send(delivery, self._after(now, random() * 4))
+
+    def send(self, draft: Delivery) -> None:
+        """Send a draft after all: at once or up to the longest lag later, but sooner rather than later."""
+        self._latest = draft.created + self.longest_lag
+        self._send(draft, draft.created + int(self.rng.random() ** 3 * self.longest_lag))
+
+    def _send(self, delivery: Delivery, now: int) -> None:
+        random = self.rng.random
+        can, times = self._can[delivery.channel], delivery.times
+        times["sent"] = now
         if "delivered" in can:
             end = random()
             if end < 0.03:

@@ -10,11 +10,11 @@ import msgspec
 from tests.sandbox.activities import Activities, engagements_of, other_activities
 from tests.sandbox.catalog import CHANNELS
 from tests.sandbox.delivery import Delivery, Engagement, Truth, from_row, looks_like_a_draft
-from tests.sandbox.engagements import engagements
+from tests.sandbox.engagements import engagements, firsts
 from tests.sandbox.odd import Odd, odd_rows
 from tests.sandbox.parents import IdForm, Kind, Names, Parents, collect, listed, name_of, old_parents
 from tests.sandbox.rows import Rows
-from tests.sandbox.world import BurstShape, World
+from tests.sandbox.world import World
 
 DAY = 86_400
 DEFAULT_START = 1_793_491_200  # 2026-11-01T00:00:00Z
@@ -41,10 +41,11 @@ class History:
 
     :param activities: rows as GET /v1/activities would show them, which it then shows in this order; without
         them, they follow from the deliveries: one for each metric, and as many opens and clicks as `human_*`
-        and `prefetch_*` say.
+        and `prefetch_*` say, if those are counts.
     :param names: (kind, id of a parent) -> its name where it isn't the usual one, None if it was deleted.
     :param drafts: the ids of the deliveries that are drafts, which their rows do not tell; without them, those with
-        no other metric than `created` and `drafted`.
+        no other metric than `created` and `drafted`. With `sent` it is a draft until then: it leaves the list of
+        drafts at that time, by the sandbox's clock, and is in the other list from then on.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class History:
         start: int = DEFAULT_START,
         end: int = DEFAULT_END,
         burst: float = 0.3,
-        burst_shape: BurstShape = "steady",
+        burst_seconds: int = 600,
         channels: Sequence[str] = CHANNELS,
         campaigns: int = 6,
         newsletters: int = 3,
@@ -101,15 +102,16 @@ class History:
         created_late: float = 0.0,
         created_late_by: int = 5,
         tried_drafts: float = 0.0,
+        drafts_sent: float = 0.0,
         rare_identities: float = 0.0,
         same_second: float = 0.0,
         lean: bool = False,
     ) -> History:
         """Make up a workspace whose deliveries were created in [start, end).
 
-        :param burst: share of the deliveries that belong to newsletters, each sent within minutes.
-        :param burst_shape: how a newsletter goes out: at an even rate, or most of it at the front.
-        :param drafts: share of the deliveries that were never sent.
+        :param burst: share of the deliveries that belong to newsletters, each sent at an even rate within
+            `burst_seconds`.
+        :param drafts: share of the deliveries that are drafts.
         :param on_bounds: share of the times that lie on a full hour or midnight UTC, or a second before.
         :param longest_lag: seconds from the creation of a delivery to the last thing that happens to it, but
             for repeated opens and clicks.
@@ -119,6 +121,8 @@ class History:
             `created_late_by` seconds after the first thing that happened to them, and after others if they are quick.
             Where a full hour lies within those seconds, `created` is past it. At most so many seconds after `end`.
         :param tried_drafts: share of the drafts that were attempted or failed, but not sent.
+        :param drafts_sent: share of the other drafts that are sent one day, within `longest_lag`; until then, by the
+            sandbox's clock, they are in the list of drafts, and from then on in the other one.
         :param rare_identities: share of the deliveries that show their person in one of the rare ways of
             reference/customerio.md 8: see `people.show_rarely`.
         :param same_second: share of the opens and clicks that happened more than once (or could have, for all that
@@ -131,7 +135,7 @@ class History:
             start=start,
             end=end,
             burst=burst,
-            burst_shape=burst_shape,
+            burst_seconds=burst_seconds,
             channels=tuple(channels),
             campaigns=campaigns,
             newsletters=newsletters,
@@ -145,6 +149,7 @@ class History:
             created_late=created_late,
             created_late_by=created_late_by,
             tried_drafts=tried_drafts,
+            drafts_sent=drafts_sent,
             rare_identities=rare_identities,
         )
         history = cls()
@@ -153,16 +158,20 @@ class History:
         history._repeated, history._same_second = True, same_second
         history._others = lambda: other_activities(seed, deliveries // 20, start, end)
         kept: list[Delivery] = []
+        every = history._engagements()
         for delivery in world.deliveries():
+            if delivery.counts:
+                delivery.firsts = firsts(every(delivery))
             history.rows.add(
                 _encode(delivery.row()),
                 created=delivery.created,
                 type=delivery.channel,
-                metrics=delivery.times,
+                metrics=delivery.metrics,
                 draft=delivery.draft,
                 campaign_id=delivery.campaign_id,
                 newsletter_id=delivery.newsletter_id,
                 action_id=delivery.action_id,
+                counts=delivery.counts,
             )
             if not lean:
                 kept.append(delivery)
@@ -180,7 +189,7 @@ class History:
             yield from self._deliveries
         else:
             for at, data in enumerate(self.rows.data):
-                yield from_row(msgspec.json.decode(data), draft=self.rows.is_draft(at))
+                yield self._read_back(at, msgspec.json.decode(data))
 
     def truth(
         self,
@@ -194,14 +203,14 @@ class History:
     ) -> list[Truth]:
         """What happened in [start, end) and has a collection, by time; nothing named means all.
 
-        :param drafts: also the deliveries that the API shows only when asked with `drafts=true`.
+        :param drafts: also the deliveries that the API never shows but when asked with `drafts=true`.
         :param every: each open and click, not the first of them only.
         """
         every_one = self._engagements() if every else None
         found = [
             truth
             for delivery in self.deliveries
-            if (drafts or not delivery.draft) and (channels is None or delivery.channel in channels)
+            if (drafts or not delivery.stays_draft) and (channels is None or delivery.channel in channels)
             for truth in delivery.truth(self._name_of(delivery), every_one and every_one(delivery))
             if (metrics is None or truth.metric in metrics)
             and (start is None or start <= truth.time)
@@ -226,7 +235,7 @@ class History:
         every = self._engagements()
         for at, data in enumerate(self.rows.data):
             row = msgspec.json.decode(data)
-            yield row, every(from_row(row, draft=self.rows.is_draft(at)))
+            yield row, every(self._read_back(at, row))
 
     @property
     def activities(self) -> Activities:
@@ -255,6 +264,11 @@ class History:
         return lambda one: engagements(
             one.id, one.channel, one.times | one.counts, repeated=repeated, same_second=same_second
         )
+
+    def _read_back(self, at: int, row: Mapping[str, Any]) -> Delivery:
+        delivery = from_row(row, draft=self.rows.is_draft(at))
+        delivery.counts |= self.rows.counts.get(at, {})
+        return delivery
 
     def _name_of(self, delivery: Delivery) -> str | None:
         parent = delivery.parent

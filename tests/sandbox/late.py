@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from tests.sandbox.delivery import REPEATED, is_time
+from tests.sandbox.delivery import base_of, is_time
 from tests.sandbox.dice import dice_of, upto
 
 _FAILURES = frozenset(("failed", "dropped", "bounced", "undeliverable", "attempted", "deferred"))
@@ -12,7 +13,7 @@ _FAILURES = frozenset(("failed", "dropped", "bounced", "undeliverable", "attempt
 
 def lateness(delivery_id: str, metric: str) -> int:
     """What decides on the delay of a metric, the same for messages and activities; see `dice.upto`."""
-    return dice_of("late", delivery_id, metric)
+    return dice_of("late", delivery_id, base_of(metric))
 
 
 def is_shown(delivery_id: str, metric: str, time: int, now: float, most: int) -> bool:
@@ -23,15 +24,22 @@ def is_shown(delivery_id: str, metric: str, time: int, now: float, most: int) ->
 def shown(row: dict[str, Any], now: float, most: int) -> dict[str, Any]:
     """A delivery's row as it is at the moment: `created` is always there, other metrics come one by one.
 
-    With an open or a click its counts are missing too, and the failure message comes with the first failure.
+    The first opens and clicks of other kinds come with or after the first of all.
     """
+    return _without(row, lambda metric, time: not is_shown(row["id"], metric, time, now, most))
+
+
+def as_draft(row: dict[str, Any], sent: int) -> dict[str, Any]:
+    """A delivery's row as it was before it was sent: nothing that came then or later had happened."""
+    return _without(row, lambda metric, time: metric != "drafted" and time >= sent)
+
+
+def _without(row: dict[str, Any], is_hidden: Callable[[str, int], bool]) -> dict[str, Any]:
+    """The row without hidden metrics, but `created`. The failure message comes with the first failure."""
     metrics: dict[str, Any] = row.get("metrics") or {}
     hidden = {
-        metric
-        for metric, time in metrics.items()
-        if metric != "created" and is_time(time) and not is_shown(row["id"], metric, time, now, most)
+        metric for metric, time in metrics.items() if metric != "created" and is_time(time) and is_hidden(metric, time)
     }
-    hidden |= {f"{by}_{metric}" for metric in REPEATED if metric in hidden for by in ("human", "prefetch")}
     if not hidden:
         return row
     seen = {metric: value for metric, value in metrics.items() if metric not in hidden}

@@ -22,9 +22,9 @@ def cut(listed: Sequence[int], place: int, limit: int, hidden: Hidden | None) ->
     return found, None
 
 
-def back(place: int, page: int, rows: int, limit: int) -> int:
-    """Where a page begins if, before each page of a chain but the first, so many rows came in at the head.
+def back(place: int, rows: int, limit: int) -> int:
+    """Where a further page of a chain begins, if so many rows came in at the head since the page before.
 
     At most all rows but one of the page before come again, so that every chain ends.
     """
-    return max(0, place - min(rows, limit - 1)) if page else place
+    return max(0, place - min(rows, limit - 1))

@@ -151,8 +151,6 @@ class Receiver:
 
     def _objection(self, events: list[msgspec.Raw], write_key: str, settings: Settings) -> str | None:
         """Why nothing of a request is kept, though it is answered with 200."""
-        if write_key in settings.disabled_write_keys:
-            return "source_disabled"
         if write_key != settings.write_key and write_key not in settings.write_keys:
             return "unknown_write_key"
         if len(events) > MAX_EVENTS:

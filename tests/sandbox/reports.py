@@ -5,7 +5,6 @@ They are made of the same rows and of the same opens and clicks that the App API
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from hashlib import blake2b
@@ -14,9 +13,9 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from tests.sandbox.catalog import CHANNELS, COLLECTIONS
-from tests.sandbox.delivery import REPEATED, Engagement, is_time
+from tests.sandbox.delivery import REPEATED, Engagement, base_of, is_time
 from tests.sandbox.dice import dice_of, upto
-from tests.sandbox.engagements import activity_id, ulid
+from tests.sandbox.engagements import activity_id, link_id, ulid
 from tests.sandbox.history import History
 from tests.sandbox.parents import FIELDS
 
@@ -137,7 +136,7 @@ def _occurrences(
 ) -> Iterator[tuple[str, int, Engagement | None, bool]]:
     """(metric, time, the open or click, whether it is the first) of all that happened to a delivery."""
     for metric, time in (row.get("metrics") or {}).items():
-        if metric == "created" or not is_time(time):
+        if metric == "created" or base_of(metric) != metric or not is_time(time):
             continue
         those = [one for one in engagements if one.metric == metric]
         firsts = [one for one in those if one.time == time]
@@ -244,7 +243,7 @@ class _Maker:
 
     def _clicked(self, one: Engagement | None) -> dict[str, Any]:
         link = (one and one.link) or "https://example.com/"
-        data: dict[str, Any] = {"href": link, "link_id": 1 + zlib.crc32(link.encode()) % 10_000}
+        data: dict[str, Any] = {"href": link, "link_id": link_id(link)}
         if self.object_type == "email":
             data["machine"] = one is not None and one.machine
         elif self.object_type == "in_app":

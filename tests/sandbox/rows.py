@@ -62,6 +62,10 @@ class Rows:
         self.newsletter_sent_at: dict[int, int] = {}
         #: When the last thing happened to each, 0 if nothing did.
         self.latest = array("q")
+        #: When drafts are sent that are: then they leave the list of drafts, and stand in the other one.
+        self.leaving: dict[int, int] = {}
+        #: What a row does not show: how often a delivery was opened and clicked, where that is known.
+        self.counts: dict[int, Mapping[str, int]] = {}
         self._dice = array("I")
         self._views: dict[Filter, Sequence[int]] = {}
         self._sorted: dict[tuple[Filter, int, int, Ordering], Sequence[int]] = {}
@@ -79,10 +83,15 @@ class Rows:
         campaign_id: int | None,
         newsletter_id: int | None,
         action_id: int | None,
+        counts: Mapping[str, int] | None = None,
     ) -> None:
         mask = 0
         for metric in metrics:
             mask |= _BIT.get(metric, 0)
+        if draft and is_time(metrics.get("sent")):
+            self.leaving[len(self.data)] = metrics["sent"]
+        if counts:
+            self.counts[len(self.data)] = counts
         self.data.append(data)
         self._negative_created.append(-created)
         self._types.append(_CODE.get(type, _OTHER_TYPE))
@@ -105,7 +114,10 @@ class Rows:
         end_ts: int,
         ordering: Ordering = Ordering(),  # noqa: B008
     ) -> Sequence[int]:
-        """The positions of the rows created in [start_ts, end_ts], both inclusive, in the order of the list."""
+        """The positions of the rows created in [start_ts, end_ts], both inclusive, in the order of the list.
+
+        Drafts that are sent one day are listed with drafts and with others: see `leaving`.
+        """
         view = self._view(wanted)
         first = bisect_left(view, bisect_left(self._negative_created, -end_ts))
         last = max(first, bisect_left(view, bisect_right(self._negative_created, -start_ts)))
@@ -175,7 +187,7 @@ class Rows:
         view: Sequence[int] = range(len(self.data))
         if wanted.drafts != "both" and (wanted.drafts == "drafts" or any(self._drafts)):
             draft = wanted.drafts == "drafts"
-            view = array("q", [at for at in view if self._drafts[at] == draft])
+            view = array("q", [at for at in view if self._drafts[at] == draft or at in self.leaving])
         if wanted.type is not None:
             code = _CODE.get(wanted.type, _OTHER_TYPE)
             view = array("q", [at for at in view if self._types[at] == code])

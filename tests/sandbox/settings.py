@@ -67,9 +67,10 @@ class Settings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     #: A metric (but `created`) and its activity are shown from their time on or up to so many seconds later, each
     #: delivery and metric with a delay of its own; None shows all there are, even those of the future.
     visible_after: int | None = None
-    #: What a cursor is: "stable" names a row, "offset" counts the rows from the head of the list as it is now, so
-    #: that rows which come in later make others come twice.
-    cursors: Literal["stable", "offset"] = "stable"
+    #: What a cursor is. "offset" counts the rows from the head of the list as it is now: rows that come in make others
+    #: come twice, rows that leave (drafts that are sent) make others be missed, and beyond the end the list begins
+    #: anew. "stable" names a row.
+    cursors: Literal["stable", "offset"] = "offset"
     #: Seconds after which a cursor gets 400; None is never.
     cursor_lifetime: float | None = None
     #: A cursor holds only for the very parameters (but `limit`) that it was given for; with others it gets 400.
@@ -103,8 +104,6 @@ class Settings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     write_key: str = WRITE_KEY
     #: Further valid keys: other sources, or the second key of a rotation.
     write_keys: tuple[str, ...] = ()
-    #: Keys of sources that are switched off.
-    disabled_write_keys: tuple[str, ...] = ()
     #: Seconds before each answer of the Tracking API.
     segment_latency: float = 0.0
     #: 0 is no limit; the documented one is 1000, for a workspace.

@@ -7,15 +7,12 @@ from collections.abc import Iterator
 from heapq import heappop, heappush
 from itertools import accumulate
 from random import Random
-from typing import Literal
 
 import msgspec
 
 from tests.sandbox.delivery import Delivery, Person
 from tests.sandbox.fate import Fates
 from tests.sandbox.people import make_people, show, show_rarely
-
-BurstShape = Literal["steady", "front"]
 
 _WEIGHTS = {"email": 60, "push": 12, "twilio": 8, "in_app": 8, "whatsapp": 4, "slack": 3, "webhook": 5}
 _ACTION_CHANNELS = (
@@ -44,7 +41,6 @@ _SUBJECTS = (
 )
 _URL_SAFE = bytes.maketrans(b"+/", b"-_")
 _PLANS = 1024  # more plans than this do not fit into the sort key
-_BURST_SECONDS = 600
 _ELSEWHERE = {
     "slack": (("#general", "#продажи", "C024BE91L"), ("#team@example.com", "@ana", "ops@example.com")),
     "webhook": (
@@ -86,7 +82,7 @@ class World:
         start: int,
         end: int,
         burst: float,
-        burst_shape: BurstShape,
+        burst_seconds: int,
         channels: tuple[str, ...],
         campaigns: int,
         newsletters: int,
@@ -100,6 +96,7 @@ class World:
         created_late: float,
         created_late_by: int,
         tried_drafts: float,
+        drafts_sent: float,
         rare_identities: float,
     ) -> None:
         if end <= start:
@@ -109,7 +106,7 @@ class World:
         self.rng = Random(seed)
         self.count, self.start, self.end = deliveries, start, end
         self.channels = channels
-        self.burst_power = {"steady": 1, "front": 2}[burst_shape]
+        self.burst_seconds = min(burst_seconds, end - start)
         self.drafts, self.on_bounds = drafts, on_bounds
         self.people = make_people(self.rng, people or min(50_000, max(20, deliveries // 10)))
         self.trickles = self._trickles(campaigns, broadcasts, transactional)
@@ -121,6 +118,8 @@ class World:
         self.created_late, self.created_late_by = created_late, created_late_by if created_late else 0
         self.clocks = Random(f"{seed} clocks")
         self.tried_drafts, self.tries = tried_drafts, Random(f"{seed} tries")
+        self.drafts_sent, self.sendings = drafts_sent, Random(f"{seed} sendings")
+        self.sending = Fates(self.sendings, on_bounds=on_bounds, longest_lag=longest_lag)
         self.rare_identities, self.rarities = rare_identities, Random(f"{seed} identities")
 
     @property
@@ -200,17 +199,17 @@ class World:
         return moments
 
     def _burst_moments(self) -> list[int]:
-        """Newsletters: each goes out within ten minutes, now and then from a full hour on."""
+        """Newsletters: each goes out evenly within some minutes, now and then from a full hour on."""
         rng = self.rng
         moments: list[int] = []
         for number in range(len(self.newsletters)):
             share = self.in_bursts * (number + 1) // len(self.newsletters) - len(moments)
-            begin = self.start + int(rng.random() * max(1, self.end - self.start - _BURST_SECONDS))
+            begin = self.start + int(rng.random() * max(1, self.end - self.start - self.burst_seconds))
             if rng.random() < 0.5:
                 begin = self._to_bound(begin)
-            span = min(_BURST_SECONDS, self.end - begin)
+            span = min(self.burst_seconds, self.end - begin)
             plan = len(self.trickles) + number
-            moments.extend((begin + int(rng.random() ** self.burst_power * span)) * _PLANS + plan for _ in range(share))
+            moments.extend((begin + int(rng.random() * span)) * _PLANS + plan for _ in range(share))
         return moments
 
     def _to_bound(self, time: int) -> int:
@@ -255,6 +254,7 @@ class World:
         )
         if draft:
             self._try(delivery)
+            self._send(delivery)
             return delivery
         if random() < 0.01:
             delivery.forgotten, delivery.subject = True, None
@@ -271,6 +271,16 @@ class World:
         if "attempted" not in draft.times or self.tries.random() < 0.5:
             draft.times["failed"] = attempted + int(self.tries.random() * 60)
             draft.failure_message = "the template can't be rendered"
+
+    def _send(self, draft: Delivery) -> None:
+        """Some drafts are sent later on, unless they were tried in vain. Their recipient is known all along."""
+        if self.sendings.random() >= self.drafts_sent or draft.times.keys() & {"attempted", "failed"}:
+            return
+        if draft.channel == "email" and draft.person is not None:
+            draft.recipient = draft.person.address
+            if draft.user_id is None:
+                draft.anonymous_id = draft.anonymous_id or draft.recipient
+        self.sending.send(draft)
 
     def _stamp(self, delivery: Delivery) -> None:
         """Some deliveries are stamped as created only after the first things happened to them."""

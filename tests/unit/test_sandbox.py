@@ -168,8 +168,8 @@ def test_other_values_that_mean_nothing_are_refused(sandbox: Sandbox, wrong: dic
 
 def test_cursors_have_to_be_percent_encoded(sandbox: Sandbox, generated: History) -> None:
     sandbox.history = generated
-    cursor = ask(sandbox, limit=10).json()["next"]
-    assert {"+", "/", "="} <= set(cursor)
+    cursor = ask(sandbox, limit=100).json()["next"]
+    assert cursor.endswith("=")
     url = f"{sandbox.url}/v1/messages?limit=10&start="
     headers = {"Authorization": f"Bearer {KEY}"}
     encoded = requests.get(url + quote(cursor, safe=""), headers=headers, timeout=10)
@@ -177,7 +177,7 @@ def test_cursors_have_to_be_percent_encoded(sandbox: Sandbox, generated: History
     plain = requests.get(url + cursor, headers=headers, timeout=10)
     assert plain.status_code == 200
     assert plain.json() == {"messages": [], "next": ""}
-    for malformed in ("nonsense", "AAAA", cursor[:-4] + "AAA="):
+    for malformed in ("nonsense", "AAAA", cursor[:-4] + "AAA=", cursor[4:]):
         assert ask(sandbox, start=malformed).status_code == 400
 
 
@@ -702,8 +702,6 @@ def test_a_generated_world_has_what_real_ones_have(generated: History) -> None:
     keys = Counter(key for one in rows for key in one["metrics"])
     assert keys.keys() >= {metric for channel, metric in COLLECTIONS if channel == "email"}
     assert keys.keys() >= {"secondary:delivered", "topic_unsubscribed", "human_opened", "prefetch_opened"}
-    counts = [one["metrics"].get("human_opened", 1) for one in rows]
-    assert 1 < max(counts) < 10
 
 
 def test_times_have_real_lags_and_often_lie_on_bounds(generated: History) -> None:
@@ -727,15 +725,10 @@ def test_newsletters_go_out_within_minutes() -> None:
     created = [one["created"] for one in rows_of(history)]
     assert max(created) - min(created) <= 600
     assert {one["newsletter_id"] for one in rows_of(history)} == {500}
+    slow = History.generate(seed=1, deliveries=2000, start=START, end=END, burst=1.0, newsletters=1, burst_seconds=3600)
+    created = [one["created"] for one in rows_of(slow)]
+    assert 3300 < max(created) - min(created) <= 3600
     assert all(one["newsletter_id"] is None for one in rows_of(History.generate(deliveries=200, burst=0.0)))
-
-
-@pytest.mark.parametrize(("shape", "share"), [("steady", 0.25), ("front", 0.5)])
-def test_a_newsletter_goes_out_evenly_or_dense_first(shape: Any, share: float) -> None:
-    history = History.generate(deliveries=4000, burst=1.0, newsletters=1, burst_shape=shape)
-    created = [one["created"] for one in rows_of(history)]
-    quarter = min(created) + (max(created) - min(created)) / 4
-    assert sum(time < quarter for time in created) / len(created) == pytest.approx(share, abs=0.04)
 
 
 def test_every_open_and_click_is_remembered_and_the_first_is_shown(generated: History) -> None:

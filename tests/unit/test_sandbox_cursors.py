@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from tests.sandbox import History, Sandbox, Settings
-from tests.unit.test_sandbox import DAY, END, START, ask, chain
+from tests.unit.test_sandbox import DAY, END, START, ask, chain, row
 
 LISTS = [
     ("/v1/messages", {"type": "email", "limit": 10, "start_ts": START}),
@@ -84,4 +85,36 @@ def test_a_cursor_may_hold_only_for_what_it_was_given_for(sandbox: Sandbox, path
         for other in others:
             assert refused(sandbox, path, cursor, other) == bound
     if path == "/v1/messages":
-        assert refused(sandbox, "/v1/newsletters", cursor, {"limit": 10}), "another list"
+        assert ask(sandbox, "/v1/newsletters", start=cursor).status_code == 400, "another list"
+
+
+def position(cursor: str) -> str:
+    return b64decode(cursor).decode()
+
+
+def test_a_cursor_is_a_position_in_the_list(sandbox: Sandbox) -> None:
+    first = ask(sandbox, limit=100).json()
+    assert position(first["next"]) == "v20:100"
+    assert position(ask(sandbox, limit=30, start=first["next"]).json()["next"]) == "v20:130"
+    assert position(ask(sandbox, "/v1/newsletters", limit=10).json()["next"]) == "10"
+
+
+@pytest.mark.parametrize("offset", [10, 11, 4000])
+def test_beyond_the_end_a_list_restarts(sandbox: Sandbox, offset: int) -> None:
+    history, sandbox.history = sandbox.history, History([row(str(number)) for number in range(10)])
+    try:
+        first = ask(sandbox, limit=4).json()
+        assert (len(first["messages"]), position(first["next"])) == (4, "v20:4")
+        beyond = b64encode(f"v20:{offset}".encode()).decode()
+        assert ask(sandbox, limit=4, start=beyond).json() == first
+        last = b64encode(b"v20:8").decode()
+        assert [one["id"] for one in ask(sandbox, limit=4, start=last).json()["messages"]] == ["8", "9"]
+    finally:
+        sandbox.history = history
+
+
+@pytest.mark.parametrize("text", ["v20:", "v20:x", "v20:-1", "v21:10", "10", "v20:10 "])
+def test_a_malformed_cursor_is_refused(sandbox: Sandbox, text: str) -> None:
+    answer = ask(sandbox, start=b64encode(text.encode()).decode())
+    assert answer.status_code == 400
+    assert answer.json()["errors"][0]["source"] == {"pointer": "/start"}

@@ -11,7 +11,9 @@ import msgspec
 import pytest
 
 from tests.sandbox import History, Sandbox, Settings
-from tests.sandbox.delivery import Truth, identity
+from tests.sandbox.delivery import Truth, base_of, identity
+from tests.sandbox.engagements import link_id
+from tests.sandbox.reports import reports
 from tests.unit.test_sandbox import DAY, END, START, chain, ids, row, rows_of
 
 Row = dict[str, Any]
@@ -82,6 +84,30 @@ def test_drafts_that_were_tried_are_drafts_nevertheless() -> None:
     assert [one.times for one in generate().deliveries if not one.draft] == [
         one.times for one in generate(tried_drafts=1.0).deliveries if not one.draft
     ]
+
+
+def test_drafts_may_be_sent_later() -> None:
+    options: Row = {"drafts": 0.2, "tried_drafts": 0.1}
+    usual, sent = generate(**options), generate(**options, drafts_sent=0.5)
+    drafts = {one.id: one for one in usual.deliveries if one.draft}
+    assert [one.id for one in sent.deliveries if one.draft] == list(drafts)
+    assert [one.row() for one in usual.deliveries if not one.draft] == [
+        one.row() for one in sent.deliveries if not one.draft
+    ], "nothing else is changed"
+    changed = [one for one in sent.deliveries if one.draft and one.times != drafts[one.id].times]
+    assert len(changed) / len(drafts) == pytest.approx(0.45, abs=0.05)
+    for one in changed:
+        before = drafts[one.id]
+        assert before.times == {"created": one.created, "drafted": one.created}
+        assert one.times.items() > before.times.items(), "it keeps what it had"
+        assert one.created <= one.times["sent"] == min(set(one.times.values()) - {one.created}, default=one.created)
+        assert max(one.times.values()) <= one.created + 28 * DAY
+        assert one.channel != "email" or "@" in str(one.recipient)
+        assert identity(json.loads(msgspec.json.encode(one.row()))) == (one.user_id, one.anonymous_id)
+    told = {(one.delivery_id, one.metric) for one in sent.truth()}
+    assert told >= {(one.id, metric) for one in changed for metric in ("drafted", "sent")}
+    assert not {id for id, _ in told} & (drafts.keys() - {one.id for one in changed})
+    assert generate(**options, drafts_sent=0.5, lean=True).truth(drafts=True) == sent.truth(drafts=True)
 
 
 def test_a_history_by_hand_may_say_which_ones_are_drafts() -> None:
@@ -191,7 +217,7 @@ def test_the_first_open_is_the_one_that_the_metric_tells_of(same_second: float) 
         assert found[key].activity_id == min(str(one.activity_id) for one in those)
     twins = [those for those in beside.values() if len(those) > 1]
     if same_second == 1:
-        uncounted = {one["id"] for one in rows_of(history) if not any("_" in key for key in one["metrics"])}
+        uncounted = {one.id for one in history.deliveries if not one.counts}
         assert all(len(those) > 1 for key, those in beside.items() if key[0] in uncounted)
     if same_second:
         assert len(twins) / len(beside) > 0.25 * same_second
@@ -211,9 +237,53 @@ def test_twins_agree_with_counts_and_activities() -> None:
     truth = history.truth(metrics={"opened"}, channels={"email"}, every=True, drafts=True)
     assert sorted(shown) == sorted((str(one.activity_id), one.time) for one in truth)
     opens = Counter(one.delivery_id for one in truth)
-    for one in rows_of(history):
-        counted = sum(one["metrics"].get(f"{by}_opened", 0) for by in ("human", "prefetch"))
-        assert not counted or one["type"] != "email" or opens[one["id"]] == counted
+    for one in history.deliveries:
+        counted = sum(one.counts.get(f"{by}_opened", 0) for by in ("human", "prefetch"))
+        assert not counted or one.channel != "email" or opens[one.id] == counted
+
+
+@pytest.mark.parametrize("lean", [False, True])
+def test_metrics_have_the_first_ones_by_people_by_machines_and_on_each_link(lean: bool) -> None:
+    history = generate(lean=lean)
+    every: dict[str, list[Truth]] = {}
+    for one in history.truth(every=True, drafts=True):
+        if one.metric in {"opened", "clicked"}:
+            every.setdefault(one.delivery_id, []).append(one)
+    numbers: dict[str, int] = {}
+    kinds: Counter[str] = Counter()
+    late_people = 0
+    for shown in rows_of(history):
+        metrics = shown["metrics"]
+        beside = {key: time for key, time in metrics.items() if base_of(key) != key}
+        kinds.update(key.partition(":")[0] for key in beside)
+        expected: dict[str, int] = {}
+        for one in every.get(shown["id"], []) if beside else []:
+            by_person = not (one.machine or one.prefetched)
+            keys = [f"human_{one.metric}" if by_person else f"prefetch_{one.metric}"]
+            if one.link is not None:
+                number = numbers.setdefault(one.link, link_id(one.link))
+                keys += [f"link:{number}", f"human_link:{number}"] if by_person else [f"link:{number}"]
+            for key in keys:
+                expected[key] = min(one.time, expected.get(key, one.time))
+        assert beside == expected
+        links = [time for key, time in beside.items() if key.startswith("link:")]
+        assert not links or min(links) == metrics["clicked"]
+        assert shown["deduplicate_id"] == f"{shown['id']}:{max(metrics.values())}"
+        late_people += "prefetch_opened" in beside and beside.get("human_opened", 0) > metrics["opened"]
+    assert set(kinds) == {"human_opened", "prefetch_opened", "human_clicked", "prefetch_clicked", "link", "human_link"}
+    assert min(kinds.values()) > 10
+    assert len(set(numbers.values())) == len(numbers) > 3
+    assert late_people > 10, "a person opens what was fetched before"
+
+
+def test_the_further_keys_of_metrics_are_no_occurrences() -> None:
+    bare = [
+        one | {"metrics": {k: t for k, t in one["metrics"].items() if base_of(k) == k}} for one in rows_of(generate())
+    ]
+    assert History(bare).truth() == History(rows_of(generate())).truth() == generate().truth()
+    types = [{one["type"] for one in History(rows).activities.rows()} for rows in (bare, rows_of(generate()))]
+    assert types[0] == types[1]
+    assert len(reports(History(bare))) == len(reports(History(rows_of(generate()))))
 
 
 def test_the_first_among_activities_by_hand() -> None:
