@@ -5,7 +5,7 @@ The orchestration runs in one thread, the caller's; only the requests run in oth
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import NamedTuple, Self, TypeVar
 
@@ -17,6 +17,7 @@ from airflow_provider_cio.events.occurrence import Malformed
 from airflow_provider_cio.exceptions import TryAgainLaterError
 
 Row = TypeVar("Row", Delivery, Malformed)
+T = TypeVar("T")
 
 #: In flight. Enough for answers that take more than a second at ten requests a second.
 MAX_REQUESTS = 12
@@ -121,6 +122,9 @@ class Reader:
         futures = [(delivery_id, self.pool.submit(self.client.delivery, delivery_id)) for delivery_id in ids]
         for delivery_id, future in futures:
             yield delivery_id, future.result()
+
+    def submit(self, call: Callable[..., T], *args: object) -> Future[T]:
+        return self.pool.submit(call, *args)
 
     def __enter__(self) -> Self:
         return self

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from airflow_provider_cio.events.event import Event
 from airflow_provider_cio.exceptions import ConfigurationError, EventsRefusedError, TryAgainLaterError
 from airflow_provider_cio.segment import batches as segment
-from airflow_provider_cio.segment.batches import MAX_BATCHES, Outcome, Sender
+from airflow_provider_cio.segment.batches import MAX_BATCHES, InFlight, Outcome, Sender
 from airflow_provider_cio.segment.client import SegmentClient
 from airflow_provider_cio.segment.sink import SegmentSink
 from tests.sandbox import Fault, Sandbox, Settings
@@ -64,10 +64,10 @@ def events(count: int, first: int = 0, bad: frozenset[int] = frozenset()) -> lis
 
 def send(client: SegmentClient, *batches: list[bytes]) -> list[Outcome]:
     outcomes: list[Outcome] = []
-    with Sender(client) as sender:
+    with InFlight(client) as in_flight:
         for batch in batches:
-            outcomes += sender.send(batch)
-        outcomes += sender.settled(at_most=0)
+            outcomes += in_flight.send(batch)
+        outcomes += in_flight.settled(at_most=0)
     return outcomes
 
 
@@ -111,30 +111,30 @@ def test_sending_waits_while_too_many_are_in_flight(sandbox: Sandbox, client: Se
     """So that a slow Segment holds up the reading, and batches don't pile up in memory."""
     sandbox.settings = Settings(segment_latency=0.05)
     outcomes: list[Outcome] = []
-    with Sender(client) as sender:
+    with InFlight(client) as in_flight:
         for number, event in enumerate(events(12)):
-            outcomes += sender.send([event])
+            outcomes += in_flight.send([event])
             assert number + 1 - len(outcomes) <= MAX_BATCHES
         assert len(outcomes) >= 12 - MAX_BATCHES
-        outcomes += sender.settled(at_most=2**31)  # what is there already, without a wait
-        outcomes += sender.settled(at_most=0)
+        outcomes += in_flight.settled(at_most=2**31)  # what is there already, without a wait
+        outcomes += in_flight.settled(at_most=0)
     assert len(outcomes) == 12
 
 
 def test_what_has_come_back_can_be_had_without_a_wait(sandbox: Sandbox, client: SegmentClient) -> None:
     sandbox.faults.add(Fault(side="segment", kind="timeout", at=2, seconds=0.8))
-    with Sender(client) as sender:
-        outcomes = [outcome for size in (1, 2) for outcome in sender.send(events(size, 10 * size))]
+    with InFlight(client) as in_flight:
+        outcomes = [outcome for size in (1, 2) for outcome in in_flight.send(events(size, 10 * size))]
         give_up_at = time.monotonic() + 2
         while len(outcomes) < 2 and time.monotonic() < give_up_at:
-            outcomes += sender.settled(at_most=MAX_BATCHES)
+            outcomes += in_flight.settled(at_most=MAX_BATCHES)
             time.sleep(0.005)
         assert [outcome.events for outcome in outcomes] == [1, 2]
         began = time.monotonic()
-        assert sender.send(events(3, 30)) == []
-        assert sender.settled(at_most=MAX_BATCHES) == []
+        assert in_flight.send(events(3, 30)) == []
+        assert in_flight.settled(at_most=MAX_BATCHES) == []
         assert time.monotonic() - began < 0.6
-        assert [outcome.events for outcome in sender.settled(at_most=0)] == [3]
+        assert [outcome.events for outcome in in_flight.settled(at_most=0)] == [3]
 
 
 # Refusals
@@ -239,8 +239,8 @@ def test_if_nothing_at_all_is_taken_it_stops_early(sandbox: Sandbox, client: Seg
     with pytest.raises(EventsRefusedError, match="answered 413"):
         send(client, *(events(500, 500 * number) for number in range(batches)))
     assert sandbox.segment.kept == []
-    # Each batch, and its 32 samples. One more than can be in flight may have begun when the first error comes out.
-    assert len(sandbox.segment.requests) <= 33 * min(batches, MAX_BATCHES + 1)
+    # Each batch, its 32 samples and an empty one. One more than can be in flight may have begun when the first error comes out.
+    assert len(sandbox.segment.requests) <= 34 * min(batches, MAX_BATCHES + 1)
     settle()
 
 
@@ -271,9 +271,9 @@ def test_an_exception_in_the_caller_ends_the_requests_in_flight_at_once(
 ) -> None:
     sandbox.faults.add(Fault(side="segment", kind="timeout", at=0, times=10_000, seconds=3.0))
     began = time.monotonic()
-    with pytest.raises(ZeroDivisionError), Sender(client) as sender:  # noqa: PT012
+    with pytest.raises(ZeroDivisionError), InFlight(client) as in_flight:  # noqa: PT012
         for event in events(MAX_BATCHES):
-            sender.send([event])
+            in_flight.send([event])
         time.sleep(0.1)
         _ = 1 // 0
     assert time.monotonic() - began < 2.0
@@ -294,7 +294,7 @@ class Empty(msgspec.Struct):
 def test_a_sink_acknowledges_pieces_in_order_and_tells_each_refusal_once(sandbox: Sandbox) -> None:
     sandbox.settings = Settings(refuse_containing="POISON")
     _, client = clients(sandbox)
-    with client, SegmentSink(client) as sink:
+    with SegmentSink(client) as sink:
         sink.take(map(made, events(10, 0, frozenset({3}))))
         sink.take([])
         assert sink.acknowledged == 0
@@ -323,7 +323,7 @@ def test_a_sink_keeps_nothing_of_what_it_has_sent(sandbox: Sandbox) -> None:
     sandbox.settings = Settings(remember="counts")
     _, client = clients(sandbox)
     peaks = []
-    with client, SegmentSink(client) as sink:
+    with SegmentSink(client) as sink:
         tracemalloc.start()
         for piece in range(60):
             sink.take(map(made, events(2000, piece * 2000)))
@@ -339,7 +339,7 @@ def test_a_sink_keeps_neither_outcomes_nor_what_was_refused(sandbox: Sandbox, mo
     monkeypatch.setattr(segment, "MAX_BATCH_EVENTS", 1)
     sandbox.settings = Settings(remember="counts", refuse_containing="POISON")
     _, client = clients(sandbox)
-    with client, SegmentSink(client) as sink:
+    with SegmentSink(client) as sink:
         for piece in range(200):
             sink.take(map(made, events(1, piece, frozenset({piece} if piece % 2 else ()))))
             sink.refused()
