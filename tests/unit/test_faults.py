@@ -315,7 +315,7 @@ def test_a_refusal_of_everything_stops_the_run_early(sandbox: Sandbox, status: A
     with pytest.raises(EventsRefusedError, match=f"answered {status}: "):
         run_line(sandbox, INTERVAL)
     assert sandbox.segment.kept == []
-    # For each batch in flight as many samples as it takes to be sure, and an empty batch; halving would take some more than all events.
+    # For each batch in flight 32 samples and an empty batch; halving would take some more than all events.
     assert len(sandbox.segment.requests) <= 34 * sending.MAX_BATCHES < EVENTS
 
 
