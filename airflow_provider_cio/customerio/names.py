@@ -105,12 +105,12 @@ class Names:
             self._asked[field] = self._reader.submit(read_list, self._reader.client, field)
 
     def _collect(self, wanted: str) -> None:
-        """Wait for one list, and take what has come of the others: several that can't be read cost one warning."""
+        """Wait for a list. If it can't be read, wait for the others too, so that one warning tells of all."""
         errors: dict[str, Exception] = {}
-        for field, answer in self._asked.items():
-            if field not in self._lists and (field == wanted or answer.done()):
+        for field in [wanted, *self._asked]:
+            if field not in self._lists and (field == wanted or errors):
                 try:
-                    self._lists[field] = answer.result()
+                    self._lists[field] = self._asked[field].result()
                 except (ConfigurationError, UnexpectedDataError) as error:
                     self._lists[field], errors[field] = {}, error
         if errors:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from airflow_provider_cio.events.event import Refused
 from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError
-from airflow_provider_cio.segment.batches import MAX_BATCH_BYTES, MAX_BATCH_EVENTS, Settled
+from airflow_provider_cio.segment.batches import MAX_BATCH_BYTES, MAX_BATCH_EVENTS, MAX_BATCHES, Settled
 from airflow_provider_cio.stream import intake as module
 from airflow_provider_cio.stream.intake import Intake, Unavailable
 
@@ -98,7 +98,7 @@ def test_what_comes_while_a_batch_is_under_way_gathers_and_goes_beside_it() -> N
 
 def test_what_comes_while_no_further_batch_may_start_is_one_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "GATHER", 0.001)
-    most = module.MAX_BATCHES
+    most = MAX_BATCHES
 
     async def main() -> None:
         far = Far(open_=False)
@@ -312,11 +312,11 @@ def test_when_every_thread_is_stuck_nothing_is_taken(monkeypatch: pytest.MonkeyP
     async def main() -> None:
         far = Far(open_=False)
         intake = Intake(far.send)
-        for number in range(module.MAX_BATCHES):
+        for number in range(MAX_BATCHES):
             assert await outcome(intake.put(b"%d" % number)) == "late"
         assert await outcome(intake.put(b"one more")) == "full"
         far.gate.set()
-        await until(lambda: far.kept.total() == module.MAX_BATCHES)
+        await until(lambda: far.kept.total() == MAX_BATCHES)
         await until(lambda: not intake._threads)
         assert await outcome(intake.put(b"again")) == "taken"
 
