@@ -13,7 +13,7 @@ import requests
 from airflow_provider_cio.customerio.decoding import UNDECODABLE, PageDecoder, mended
 from airflow_provider_cio.customerio.decoding import Page as Page
 from airflow_provider_cio.customerio.rows import Activity, Delivery, ReportingWebhook
-from airflow_provider_cio.events.occurrence import Malformed, Message
+from airflow_provider_cio.events.occurrence import Malformed
 from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError, UnexpectedDataError
 from airflow_provider_cio.http.client import Client
 from airflow_provider_cio.http.rate_limit import RateLimiter
@@ -26,14 +26,7 @@ REGIONS = {"us": "https://api.customer.io", "eu": "https://api-eu.customer.io"}
 PAGE_SIZE = 1000
 #: The most that `/v1/activities` gives at once.
 ACTIVITY_PAGE_SIZE = 100
-_NEWSLETTERS = "/v1/newsletters"
-#: For each field of a delivery that names a parent: the list that has the parents' names, and the list's key.
-NAME_LISTS = {
-    "campaign_id": ("/v1/campaigns", "campaigns"),
-    "newsletter_id": (_NEWSLETTERS, "newsletters"),
-    "broadcast_id": ("/v1/broadcasts", "broadcasts"),
-    "transactional_message_id": ("/v1/transactional", "messages"),
-}
+NEWSLETTERS = "/v1/newsletters"
 WEBHOOKS = "/v1/reporting_webhooks"
 #: The `limit` of newsletters, the one list of names that has pages. Its maximum is not documented: where this is
 #: refused, they are asked for without it.
@@ -122,7 +115,9 @@ class CustomerIOClient(Client):
             raise self._explained(error, "/v1/messages") from None
 
     def names(self, path: str, key: str) -> dict[str, str]:
-        """Names by id, of all pages of one of `NAME_LISTS`. A nameless or odd item is left out.
+        """Names by id, of all pages of one list. A nameless or malformed item is left out.
+
+        :param key: of the answer's field that has the items.
 
         :raises ConfigurationError: the key may not read the list.
         :raises TryAgainLaterError: out of reach for a minute, or 403 or 400 to a page after the first.
@@ -130,7 +125,7 @@ class CustomerIOClient(Client):
         """
         patience = replace(self._transport.retries, total=min(self._transport.retries.total, _PATIENCE_FOR_NAMES))
         found: dict[str, str] = {}
-        query: dict[str, str | int] = {"limit": _NEWSLETTERS_AT_ONCE} if path == _NEWSLETTERS else {}
+        query: dict[str, str | int] = {"limit": _NEWSLETTERS_AT_ONCE} if path == NEWSLETTERS else {}
         for _ in range(_MOST_PAGES_OF_NAMES):
             try:
                 answer = self._ask(path, query, lambda body: _decode_object(mended(body)), patience)
@@ -270,17 +265,3 @@ def _is_named(item: Any) -> bool:
         and type(item.get("id")) in (str, int)
         and (item.get("name") is None or isinstance(item["name"], str))
     )
-
-
-def parent_of(message: Message) -> str | None:
-    """The field of `NAME_LISTS` that names its parent, if it has one.
-
-    Written out: this is one of the line's hottest spots.
-    """
-    if message.campaign_id is not None:
-        return "campaign_id"
-    if message.newsletter_id is not None:
-        return "newsletter_id"
-    if message.broadcast_id is not None:
-        return "broadcast_id"
-    return "transactional_message_id" if message.transactional_message_id is not None else None

@@ -1,67 +1,117 @@
-"""Names of what a delivery was sent by: campaign, newsletter, broadcast or transactional message."""
+"""Names of what a message was sent by: a campaign, newsletter, broadcast or transactional message.
+
+Reports and rows have the parent's id only. The App API has a list of names for each kind of parent.
+"""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
+from typing import TYPE_CHECKING
 
-from airflow_provider_cio.customerio.client import NAME_LISTS, parent_of
-from airflow_provider_cio.customerio.reader import Reader
+from airflow_provider_cio.customerio.client import NEWSLETTERS, CustomerIOClient
 from airflow_provider_cio.events.occurrence import Message, Piece
 from airflow_provider_cio.exceptions import ConfigurationError, UnexpectedDataError
 
+if TYPE_CHECKING:
+    from airflow_provider_cio.customerio.reader import Reader
+
+#: For each field of a message that names a parent: the list that has the parents' names, and the list's key.
+NAME_LISTS = {
+    "campaign_id": ("/v1/campaigns", "campaigns"),
+    "newsletter_id": (NEWSLETTERS, "newsletters"),
+    "broadcast_id": ("/v1/broadcasts", "broadcasts"),
+    "transactional_message_id": ("/v1/transactional", "messages"),
+}
 #: Pieces that wait for a list of names; then reading waits, too.
 _MOST_HELD = 16
 
+#: Names by the parent's id, by the field that names the parent.
+Lists = dict[str, dict[str, str]]
+
+
+def parent_of(message: Message) -> str | None:
+    """Return the field of `NAME_LISTS` that names the message's parent, if it has one.
+
+    Written out, because it runs for every occurrence.
+    """
+    if message.campaign_id is not None:
+        return "campaign_id"
+    if message.newsletter_id is not None:
+        return "newsletter_id"
+    if message.broadcast_id is not None:
+        return "broadcast_id"
+    return "transactional_message_id" if message.transactional_message_id is not None else None
+
+
+def read_list(client: CustomerIOClient, field: str) -> dict[str, str]:
+    """Read the names of all parents of one kind, by their ids. Raises as `CustomerIOClient.names` does."""
+    return client.names(*NAME_LISTS[field])
+
+
+def name_in(names: Mapping[str, str], message: Message, field: str) -> str | None:
+    """Return the name of the message's parent; None if the list does not have it, because it was deleted, say."""
+    return names.get(str(getattr(message, field)))
+
+
+def unreadable(errors: Mapping[str, Exception]) -> str:
+    """Return one warning for all lists that can't be read, by field."""
+    fields = ", ".join(errors)
+    return f"No campaign_name for events with a {fields}: {' '.join(dict.fromkeys(map(str, errors.values())))}"
+
 
 class Names:
-    """Reads each list at most once, beside the pages of deliveries, when the first occurrence needs it.
+    """Names for a run. Each list is read at most once, beside the pages, when the first occurrence needs it.
 
-    A parent without a name (it was deleted) has none here. A list that the key may not read costs a warning; one that
-    is away for the moment fails the run, since a retry can cure that, and names can't be added to events later.
+    A list that the key may not read costs a warning. One that is away for the moment fails the run: a retry can cure
+    that, and names can't be added to events later.
     """
 
     def __init__(self, reader: Reader, warn: Callable[[str], None]) -> None:
         self._reader = reader
         self._warn = warn
         self._asked: dict[str, Future[dict[str, str]]] = {}
-        self._lists: dict[str, dict[str, str]] = {}
+        self._lists: Lists = {}
 
-    def of(self, delivery: Message) -> str | None:
-        """:raises TryAgainLaterError: its list can't be read now."""
-        kind = parent_of(delivery)
-        if kind is None:
+    def of(self, message: Message) -> str | None:
+        """Return the name of the message's parent, if it has one.
+
+        :raises TryAgainLaterError: its list can't be read now.
+        """
+        field = parent_of(message)
+        if field is None:
             return None
-        names = self._lists.get(kind)
-        if names is None:
-            names = self._lists[kind] = self._answer(kind)
-        return names.get(str(getattr(delivery, kind)))
+        if field not in self._lists:
+            self._ask(field)
+            self._collect(field)
+        return name_in(self._lists[field], message, field)
 
     def ahead_of(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
-        """The same pieces, each once the lists that it needs are there; meanwhile the reading goes on."""
+        """Yield the same pieces, each once the lists that it needs are there. Meanwhile the reading goes on."""
         held: deque[Piece] = deque()
         for piece in pieces:
             if len(self._asked) < len(NAME_LISTS):
-                self._ask_for(piece)
+                for field in dict.fromkeys(parent_of(one.message) for one in piece.occurrences):
+                    if field:
+                        self._ask(field)
             held.append(piece)
             while held and (len(held) > _MOST_HELD or all(answer.done() for answer in self._asked.values())):
                 yield held.popleft()
         yield from held
 
-    def _ask_for(self, piece: Piece) -> None:
-        for occurrence in piece.occurrences:
-            kind = parent_of(occurrence.message)
-            if kind and kind not in self._asked:
-                self._ask(kind)
+    def _ask(self, field: str) -> None:
+        if field not in self._asked:
+            self._asked[field] = self._reader.submit(read_list, self._reader.client, field)
 
-    def _ask(self, kind: str) -> Future[dict[str, str]]:
-        self._asked[kind] = self._reader.pool.submit(self._reader.client.names, *NAME_LISTS[kind])
-        return self._asked[kind]
-
-    def _answer(self, kind: str) -> dict[str, str]:
-        try:
-            return (self._asked.get(kind) or self._ask(kind)).result()
-        except (ConfigurationError, UnexpectedDataError) as error:
-            self._warn(f"No campaign_name for events with a {kind}: {error}")
-            return {}
+    def _collect(self, wanted: str) -> None:
+        """Wait for a list. If it can't be read, wait for the others too, so that one warning tells of all."""
+        errors: dict[str, Exception] = {}
+        for field in [wanted, *self._asked]:
+            if field not in self._lists and (field == wanted or errors):
+                try:
+                    self._lists[field] = self._asked[field].result()
+                except (ConfigurationError, UnexpectedDataError) as error:
+                    self._lists[field], errors[field] = {}, error
+        if errors:
+            self._warn(unreadable(errors))

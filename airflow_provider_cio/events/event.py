@@ -43,19 +43,25 @@ encode = msgspec.json.Encoder().encode
 
 
 def rule_broken(event: Event, encoded: bytes) -> str | None:
-    """The rule of the Tracking API that the event breaks, by name, or None.
+    """Return the name of the rule of the Tracking API that the event breaks, or None.
 
     Segment answers 200 to most such events and drops them, so this is the only place where it shows.
     """
-    user_id, anonymous_id = event.user_id, event.anonymous_id
-    if not (user_id or anonymous_id):
+    return rule_broken_by(event.user_id, event.anonymous_id, event.event, event.message_id, len(encoded))
+
+
+def rule_broken_by(user_id: object, anonymous_id: object, name: str, message_id: str, size: int) -> str | None:
+    """Check the fields of an event; see `rule_broken`.
+
+    :param size: bytes of the whole event, encoded.
+    """
+    if user_id in (None, "") and anonymous_id in (None, ""):
         return "unidentified"
-    if user_id == "" or anonymous_id == "":
-        return "id_not_string"
-    if not event.event:
+    for one in (user_id, anonymous_id):
+        if one is not None and not (isinstance(one, str) and one):
+            return "id_not_string"
+    if not name:
         return "event_not_defined"
-    if not 0 < len(event.message_id) <= MAX_MESSAGE_ID:
+    if not 0 < len(message_id) <= MAX_MESSAGE_ID:
         return "message_id_length"
-    if len(encoded) > MAX_EVENT_BYTES:
-        return "event_too_large"
-    return None
+    return "event_too_large" if size > MAX_EVENT_BYTES else None

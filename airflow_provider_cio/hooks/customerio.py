@@ -273,7 +273,7 @@ class CustomerIOHook(BaseHook):
 
     def _limits_of_the_key(self, client: CustomerIOClient) -> list[str]:
         """A sentence for what will not work since the key may not read a list."""
-        from airflow_provider_cio.customerio.client import NAME_LISTS
+        from airflow_provider_cio.customerio.names import NAME_LISTS
 
         lists = {path: "campaign_name" for path, _ in NAME_LISTS.values()}
         refused: dict[str, list[str]] = {}

@@ -112,10 +112,10 @@ class SegmentHook(BaseHook):
             the earlier ones may be sent, and all can be given again.
         :raises EventsRefusedError: Segment refused events, all others were sent; the message names reasons and ids.
         """
-        from airflow_provider_cio.segment.calls import send_plain
+        from airflow_provider_cio.segment.calls import send_calls
 
         with self.get_conn() as client:
-            return send_plain(client, events)
+            return send_calls(client, events)
 
     def test_connection(self) -> tuple[bool, str]:
         """Post an empty batch, which creates no event: proves network, host, path, and that a key is there.

@@ -85,6 +85,7 @@ class Pipeline:
                 self._deliver(piece)
                 self._settle()
             self._sink.flush()
+            self._settle()
             while self._sink.acknowledged < self._taken:
                 self._sink.wait()
                 self._settle()

@@ -16,6 +16,8 @@ from airflow_provider_cio.http.transport import Answer, Retries, StatusError, Tr
 
 REGIONS = {"us": "https://api.segment.io", "eu": "https://events.eu1.segmentapis.com"}
 DEFAULT_PATH = "/v1/batch"
+#: Statuses of a refusal that the events may have caused. Others, such as 402, concern the source and may pass.
+_ABOUT_EVENTS = (200, 400, 413, 422)
 
 
 class SegmentClient(Client):
@@ -55,8 +57,8 @@ class SegmentClient(Client):
 
         A 200 is no proof that Segment keeps an event, so each has to be checked before.
 
-        :raises EventsRefusedError: 4xx that is about the events.
-        :raises ConfigurationError: 4xx that is about the key, the source or the path.
+        :raises EventsRefusedError: a refusal that the events may have caused.
+        :raises ConfigurationError: a refusal for the key, the source or the path.
         """
         try:
             return self._transport.request(
@@ -97,4 +99,6 @@ class SegmentClient(Client):
         if error.status in (404, 405):
             asked = f"{transport.base_url}{self._path}"
             return ConfigurationError(f"{answered} Check host, path and that the source is enabled: {asked} was asked.")
+        if error.status not in _ABOUT_EVENTS:
+            return ConfigurationError(f"{answered} No event causes that: check the source and its plan.")
         return EventsRefusedError(f"{answered} A batch of {events} events was not taken.", f"refused_{error.status}")

@@ -1,41 +1,41 @@
-"""Send events to Segment in batches, several in flight, and find those that it does not take."""
+"""The sink of a run that sends its events to Segment: checked, in batches, several of them in flight."""
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from typing import Self
 
 from airflow_provider_cio.events.event import Event, Refused, encode, rule_broken
-from airflow_provider_cio.segment.batches import MAX_BATCHES, Outcome, Packer, Sender
+from airflow_provider_cio.segment.batches import MAX_BATCHES, InFlight, Outcome, Packer
 from airflow_provider_cio.segment.client import SegmentClient
 
 
 class SegmentSink:
-    """Sends with `client`, which it closes if it is left by an exception."""
+    """Sends events with `client`, which it closes when it is left."""
 
     def __init__(self, client: SegmentClient) -> None:
         self._client = client
         self._packer = Packer(client.envelope)
-        self._sender = Sender(client)
+        self._in_flight = InFlight(client)
         self._ledger = Ledger()
-        self._sent = Outcome()
+        self._sent = Counter(Outcome().counts())
         self._refused: list[Refused] = []
 
     @property
     def acknowledged(self) -> int:
+        """Number of pieces, counted from the first, whose events are all delivered or refused."""
         return self._ledger.acknowledged
 
     def rule_broken(self, event: Event, encoded: bytes) -> str | None:
+        """Return the name of the rule that makes an event undeliverable, or None."""
         return rule_broken(event, encoded)
 
     def check(self) -> None:
-        pass
-
-    def waiting(self) -> str | None:
-        return self._client.waiting()
+        """Do nothing: Segment does not tell whether it knows a write key."""
 
     def take(self, events: Iterable[Event]) -> None:
+        """Take all events of the next piece, waiting while too many batches are in flight."""
         add = self._packer.add
         for event in events:
             encoded = encode(event)
@@ -45,40 +45,48 @@ class SegmentSink:
             elif batch := add(encoded):
                 self._send(batch)
         self._ledger.piece_taken(pending=bool(self._packer))
-        self._settle(self._sender.settled(at_most=MAX_BATCHES))
+        self._settle(self._in_flight.settled(at_most=MAX_BATCHES))
 
     def flush(self) -> None:
+        """Send the events that wait for a full batch."""
         if batch := self._packer.flush():
             self._send(batch)
 
     def wait(self) -> None:
-        self._settle(self._sender.settled(at_most=max(0, self._sender.in_flight - 1)))
+        """Wait until one batch less is in flight."""
+        self._settle(self._in_flight.settled(at_most=max(0, len(self._in_flight) - 1)))
 
     def refused(self) -> Sequence[Refused]:
+        """Return the events that were refused since the last call."""
         refused, self._refused = self._refused, []
         return refused
 
     def counts(self) -> dict[str, int]:
-        return {"events": self._sent.events, "batches": self._sent.batches, "bytes": self._sent.size}
+        """Return what was delivered so far: events, batches and bytes."""
+        return dict(self._sent)
+
+    def waiting(self) -> str | None:
+        """Return in one sentence what the client waits for; None if it does not wait."""
+        return self._client.waiting()
 
     def _send(self, batch: list[bytes]) -> None:
         self._ledger.batch_sent()
-        self._settle(self._sender.send(batch))
+        self._settle(self._in_flight.send(batch))
 
     def _settle(self, outcomes: Sequence[Outcome]) -> None:
         for outcome in outcomes:
             self._refused += outcome.refused
-            outcome.refused = []
-            self._sent.add(outcome)
+            self._sent.update(outcome.counts())
             self._ledger.batch_settled()
 
     def __enter__(self) -> Self:
+        self._client.__enter__()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind:
-            self._client.close()
-        self._sender.close(wait=not kind)
+            self._client.close()  # ends the requests in flight
+        self._in_flight.close(wait=not kind)
         self._client.close()
 
 

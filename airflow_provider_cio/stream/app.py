@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 from airflow_provider_cio.exceptions import ConfigurationError
 from airflow_provider_cio.stream.counts import LOG_EVERY
-from airflow_provider_cio.stream.intake import Unavailable, said_by
+from airflow_provider_cio.stream.intake import Unavailable, text_for_log
 from airflow_provider_cio.stream.kept import NotFoundYet
 from airflow_provider_cio.stream.settings import Streams, option_text, read_streams
 from airflow_provider_cio.stream.stream import Stream
@@ -47,7 +47,7 @@ MAX_BODY = 2**20
 MAX_BODY_WITH_CONTENT = 4 * 2**20
 
 
-class Answer(NamedTuple):
+class Response(NamedTuple):
     """:param close: the rest of the request has not been read, so the connection can't be used again."""
 
     status: int
@@ -57,13 +57,13 @@ class Answer(NamedTuple):
     content_type: bytes = b"text/plain"
 
 
-TAKEN = Answer(204)
-UNSIGNED = Answer(401, b"unauthorized\n", close=True)
-NOT_FOUND = Answer(404, b"not found\n", close=True)
-WRONG_METHOD = Answer(405, b"method not allowed\n", ((b"allow", b"POST"),), close=True)
+TAKEN = Response(204)
+UNSIGNED = Response(401, b"unauthorized\n", close=True)
+NOT_FOUND = Response(404, b"not found\n", close=True)
+WRONG_METHOD = Response(405, b"method not allowed\n", ((b"allow", b"POST"),), close=True)
 WRONG_METHOD_FOR_HEALTH = WRONG_METHOD._replace(headers=((b"allow", b"GET"),))
-TOO_LARGE = Answer(413, b"too large\n", close=True)
-UNAVAILABLE = Answer(503, b"unavailable\n")
+TOO_LARGE = Response(413, b"too large\n", close=True)
+UNAVAILABLE = Response(503, b"unavailable\n")
 UNREAD = UNAVAILABLE._replace(close=True)
 
 
@@ -89,7 +89,7 @@ class StreamApp:
             with suppress(Exception):
                 await send({"type": "websocket.close", "code": 1000})
 
-    async def _answer(self, scope: Scope, receive: Receive) -> Answer:
+    async def _answer(self, scope: Scope, receive: Receive) -> Response:
         stream: Stream | None = None
         try:
             async with asyncio.timeout(ANSWER_WITHIN):
@@ -114,7 +114,7 @@ class StreamApp:
         except ConfigurationError as error:
             return _unavailable(stream, "configuration", str(error))
         except Exception as error:  # nothing but the answers above may leave, or Customer.io waits for an hour
-            return _unavailable(stream, "error", f"unexpected {said_by(error)}")
+            return _unavailable(stream, "error", f"unexpected {text_for_log(error)}")
 
     async def _streams(self) -> Mapping[str, Stream | ConfigurationError]:
         """Read once, good or wrong; again only after a failure that may pass.
@@ -164,7 +164,7 @@ def _may_pass(error: BaseException | None) -> bool:
 app = StreamApp()
 
 
-async def _post(stream: Stream, scope: Scope, receive: Receive) -> Answer:
+async def _post(stream: Stream, scope: Scope, receive: Receive) -> Response:
     most = MAX_BODY_WITH_CONTENT if stream.options.message_content else MAX_BODY
     timestamp, signature, length = _headers(scope)
     if length > most:
@@ -187,7 +187,7 @@ async def _post(stream: Stream, scope: Scope, receive: Receive) -> Answer:
     return TAKEN
 
 
-async def _health(stream: Stream) -> Answer:
+async def _health(stream: Stream) -> Response:
     try:
         await stream.connections()
         configured = True
@@ -195,7 +195,7 @@ async def _health(stream: Stream) -> Answer:
         configured = False
     body = json.dumps({"configured": configured, "segment_reached": stream.segment_reached()}).encode()
     headers = ((b"cache-control", b"no-store"),)
-    return Answer(200 if configured else 503, body + b"\n", headers, content_type=b"application/json")
+    return Response(200 if configured else 503, body + b"\n", headers, content_type=b"application/json")
 
 
 def _headers(scope: Scope) -> tuple[bytes | None, bytes | None, int]:
@@ -237,7 +237,7 @@ async def _body(receive: Receive, most: int) -> bytes | None:
         raise Unavailable("slow_body") from None
 
 
-def _unavailable(stream: Stream | None, reason: str, problem: str = "", pause: float = 0.0) -> Answer:
+def _unavailable(stream: Stream | None, reason: str, problem: str = "", pause: float = 0.0) -> Response:
     if stream is not None:
         stream.counts.waits(f"unavailable.{reason}", problem, pause)
     elif problem:
@@ -262,7 +262,7 @@ def _path(scope: Scope) -> str:
     return path.removeprefix(scope.get("root_path", ""))
 
 
-async def _respond(send: Send, scope: Scope, answer: Answer) -> None:
+async def _respond(send: Send, scope: Scope, answer: Response) -> None:
     """A client that has gone is no error."""
     headers = list(answer.headers)
     if answer.body:

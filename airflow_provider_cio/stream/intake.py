@@ -11,21 +11,18 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
 
-from airflow_provider_cio.exceptions import CustomerIOToSegmentError, EventsRefusedError, TryAgainLaterError
+from airflow_provider_cio.events.event import Refused
+from airflow_provider_cio.exceptions import CustomerIOToSegmentError, TryAgainLaterError
+from airflow_provider_cio.segment.batches import MAX_BATCH_BYTES, MAX_BATCH_EVENTS, MAX_BATCHES, Settled
 
-#: Bytes and items of a batch: below Segment's 500 KB and 2,500 events of one request.
-MAX_BATCH_BYTES = 470_000
-MAX_BATCH_ITEMS = 2500
 #: Bytes and items that may wait. Beyond that a caller had better come again later.
 MAX_WAITING_BYTES = 8 * 2**20
 MAX_WAITING_ITEMS = 5000
-#: Batches under way at once, each in a thread.
-MAX_BATCHES = 4
 #: Seconds: if the last batch took longer, no further one starts beside others unless it is full. The other side is
 #: slow, or the rate limit holds batches back and lets them through in any order: one of many could wait for too long.
 BESIDE_WITHIN = 0.3
@@ -55,13 +52,6 @@ class Unavailable(Exception):
         self.pause = pause
 
 
-class Refused(NamedTuple):
-    """The other side will never take this item."""
-
-    reason: str
-    said: str
-
-
 _Result = asyncio.Future[Refused | None]
 
 
@@ -71,8 +61,12 @@ class _Waiting(NamedTuple):
 
 
 class _Batch:
-    def __init__(self, waiting: list[_Waiting]) -> None:
-        self.waiting = waiting
+    """:param waiting: the results of each item that is not settled yet."""
+
+    def __init__(self, taken: Iterable[_Waiting]) -> None:
+        self.waiting: dict[bytes, list[_Result]] = {}
+        for item, result in taken:
+            self.waiting.setdefault(item, []).append(result)
         self.begun = time.monotonic()
         self.in_time = True
         self.timer: asyncio.TimerHandle | None = None
@@ -81,19 +75,21 @@ class _Batch:
 class Intake:
     """Belongs to one event loop. Nothing that was acknowledged is in here, so it needs no shutdown.
 
-    :param send: called in a thread with the items of a batch; it returns once they are safe, and raises
-        `EventsRefusedError` if the other side does not want them. Then the batch is halved until the items at fault
-        are alone. Any other exception leaves all of them to be given again.
+    :param send: called in a thread with the items of a batch; it yields them as they are settled, safe or refused.
+        An exception leaves the others to be given again.
+    :param envelope: bytes of a request around the items of its batch.
     """
 
-    def __init__(self, send: Callable[[list[bytes]], object], *, name: str = "intake") -> None:
+    def __init__(
+        self, send: Callable[[list[bytes]], Iterable[Settled]], *, name: str = "intake", envelope: int = 0
+    ) -> None:
         self._send = send
+        self._most_bytes = MAX_BATCH_BYTES - envelope
         self._pool = ThreadPoolExecutor(MAX_BATCHES, thread_name_prefix=name)
         self._waiting: deque[_Waiting] = deque()
         self._waiting_bytes = 0
         self._gathered = False  # long enough
         self._gathering: asyncio.TimerHandle | None = None
-        self._halves: deque[list[_Waiting]] = deque()
         self._threads = 0  # in use
         self._in_time = 0  # batches under way that somebody still waits for
         self._took = 0.0  # seconds, of the last batch that ended
@@ -134,25 +130,22 @@ class Intake:
 
     def _go_on(self) -> None:
         """Start what can be started."""
-        while self._threads < MAX_BATCHES and (self._halves or self._is_due()):
-            taken = self._halves.popleft() if self._halves else self._next()
-            taken = [one for one in taken if not one.result.done()]  # somebody may have stopped waiting
+        while self._threads < MAX_BATCHES and self._waiting and self._is_due():
+            taken = [one for one in self._next() if not one.result.done()]  # somebody may have stopped waiting
             if taken:
                 self._start(_Batch(taken))
-            elif not (self._halves or self._waiting):
-                break
 
     def _is_due(self) -> bool:
         """Whether what waits may start now."""
-        is_full = len(self._waiting) >= MAX_BATCH_ITEMS or self._waiting_bytes >= MAX_BATCH_BYTES
+        is_full = len(self._waiting) >= MAX_BATCH_EVENTS or self._waiting_bytes >= self._most_bytes
         return not self._in_time or is_full or (self._gathered and self._took <= BESIDE_WITHIN)
 
     def _next(self) -> list[_Waiting]:
         taken: list[_Waiting] = []
         size = 0
-        while self._waiting and len(taken) < MAX_BATCH_ITEMS:
+        while self._waiting and len(taken) < MAX_BATCH_EVENTS:
             size += len(self._waiting[0].item) + 1
-            if taken and size > MAX_BATCH_BYTES:
+            if taken and size >= self._most_bytes:
                 break
             taken.append(self._waiting.popleft())
             self._waiting_bytes -= len(taken[-1].item)
@@ -162,59 +155,59 @@ class Intake:
         loop = asyncio.get_running_loop()
         self._threads += 1
         self._in_time += 1
-        work = loop.run_in_executor(self._pool, self._send, [one.item for one in batch.waiting])
+
+        def work(items: list[bytes]) -> None:
+            for settled in self._send(items):
+                loop.call_soon_threadsafe(self._settle, batch, settled)
+
+        working = loop.run_in_executor(self._pool, work, list(batch.waiting))
         batch.timer = loop.call_later(BATCH_BUDGET, self._overdue, batch)
-        work.add_done_callback(partial(self._ended, batch))
+        working.add_done_callback(partial(self._ended, batch))
+
+    def _settle(self, batch: _Batch, settled: Settled) -> None:
+        self.reached = True
+        self._failures = 0
+        self._paused_until = 0.0
+        for item in settled.events:
+            for result in batch.waiting.pop(item, ()):
+                if not result.done():
+                    result.set_result(settled.refused)
 
     def _overdue(self, batch: _Batch) -> None:
         batch.in_time = False
         self._in_time -= 1
-        self._failed(batch.waiting, Unavailable("late", "there was no answer in time"), None)
+        self._failed(batch, Unavailable("late", "there was no answer in time"), None)
         self._go_on()
 
-    def _ended(self, batch: _Batch, work: asyncio.Future[object]) -> None:
+    def _ended(self, batch: _Batch, working: asyncio.Future[None]) -> None:
         self._threads -= 1
         self._took = time.monotonic() - batch.begun
+        error = asyncio.CancelledError() if working.cancelled() else working.exception()
         if batch.timer:
             batch.timer.cancel()
-        error = asyncio.CancelledError() if work.cancelled() else work.exception()
         if batch.in_time:
             self._in_time -= 1
-        if error is None:
-            self._reached(batch.waiting, None)
-        elif isinstance(error, EventsRefusedError) and len(batch.waiting) > 1:
-            middle = len(batch.waiting) // 2
-            self._halves += batch.waiting[:middle], batch.waiting[middle:]
-        elif isinstance(error, EventsRefusedError):
-            self._reached(batch.waiting, Refused(error.reason, str(error)))
-        elif batch.in_time:
-            after = error.after if isinstance(error, TryAgainLaterError) else None
-            self._failed(batch.waiting, Unavailable("not_reached", said_by(error)), after)
+            if error is not None:
+                after = error.after if isinstance(error, TryAgainLaterError) else None
+                self._failed(batch, Unavailable("not_reached", text_for_log(error)), after)
         self._go_on()
 
-    def _reached(self, waiting: Sequence[_Waiting], refused: Refused | None) -> None:
-        self.reached = True
-        self._failures = 0
-        self._paused_until = 0.0
-        for one in waiting:
-            if not one.result.done():
-                one.result.set_result(refused)
-
-    def _failed(self, waiting: Sequence[_Waiting], why: Unavailable, after: float | None) -> None:
+    def _failed(self, batch: _Batch, why: Unavailable, after: float | None) -> None:
+        """Give back what the batch has not settled, and after some failures all that waits."""
         self.reached = False
         self._failures += 1
+        given_back = [result for results in batch.waiting.values() for result in results]
         if after or self._failures >= FAILURES_BEFORE_PAUSE:
             why.pause = min(after or PAUSE, LONGEST_PAUSE)
             self._paused_until = time.monotonic() + why.pause
-            waiting = [*waiting, *(one for half in self._halves for one in half), *self._waiting]
-            self._halves.clear()
+            given_back += (one.result for one in self._waiting)
             self._waiting.clear()
             self._waiting_bytes = 0
-        for one in waiting:
-            if not one.result.done():
-                one.result.set_exception(why)
+        for result in given_back:
+            if not result.done():
+                result.set_exception(why)
 
 
-def said_by(error: BaseException) -> str:
-    """What may be logged of an error: our own show no secret, of others only the kind is known to be harmless."""
+def text_for_log(error: BaseException) -> str:
+    """Return what may be logged of an error: the text of our own, which shows no secret, or else only its kind."""
     return str(error) if isinstance(error, CustomerIOToSegmentError) else type(error).__name__

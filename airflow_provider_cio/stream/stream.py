@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import os
-import re
 import time
 import uuid
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import msgspec
 
 from airflow_provider_cio.events.event import encode, rule_broken
 from airflow_provider_cio.events.mapping import Mapper
 from airflow_provider_cio.events.occurrence import Malformed, Occurrence
-from airflow_provider_cio.exceptions import EventsRefusedError, TryAgainLaterError
 from airflow_provider_cio.http.transport import Retries
+from airflow_provider_cio.segment.batches import Sender, Settled
 from airflow_provider_cio.segment.client import SegmentClient
 from airflow_provider_cio.stream.counts import Counts
-from airflow_provider_cio.stream.intake import Intake, Unavailable, said_by
+from airflow_provider_cio.stream.intake import Intake, Unavailable, text_for_log
 from airflow_provider_cio.stream.kept import Kept, NotFoundYet
-from airflow_provider_cio.stream.names import CampaignNames
+from airflow_provider_cio.stream.kept_names import KeptNames
 from airflow_provider_cio.stream.reports import Ignored, TooLong, Wanted, is_too_long, read_report, too_long_to_treat
 from airflow_provider_cio.stream.settings import StreamOptions
 from airflow_provider_cio.stream.signature import is_signed
@@ -30,11 +31,6 @@ from airflow_provider_cio.stream.signature import is_signed
 _TIMEOUT = 2.0
 #: A request that fails at once, on a connection that was just closed say, is repeated once.
 _RETRIES = Retries(attempts=2, total=0.5, first=0.05)
-#: By which an event that is refused is counted. Other answers tell of the source, its payment say, and pass some day.
-_ABOUT_EVENTS = ("refused_200", "refused_400", "refused_413", "refused_422")
-_EMPTY_BATCH = re.compile(r"empty[ _]batch", re.IGNORECASE)
-#: Seconds for which an event that Segment took proves that it is not refusing all.
-_PROOF = 60.0
 
 
 class Connections(NamedTuple):
@@ -45,7 +41,7 @@ class Connections(NamedTuple):
 
     secrets: tuple[str, ...]
     place: tuple[object, ...]
-    batches: Batches
+    client: SegmentClient
     mapper: Mapper
     intake: Intake
 
@@ -67,7 +63,8 @@ class Stream:
             message_content=options.message_content,
         )
         self._connections = Kept(self._look_up, executor, self._look_up_failed)
-        self._names = CampaignNames(options.customerio_conn_id, lambda text: self.counts.problem("names", text))
+        self._names = KeptNames(options.customerio_conn_id, lambda text: self.counts.problem("names", text))
+        self._rate_limited: WeakKeyDictionary[SegmentClient, int] = WeakKeyDictionary()  # answers 429 that are counted
         self._letters = Intake(self._write_letters, name="dead-letters")
 
     async def connections(self) -> Connections:
@@ -127,8 +124,7 @@ class Stream:
             try:
                 refused = await connections.intake.put(event)
             finally:
-                if limited := connections.batches.newly_rate_limited():
-                    self.counts.add("rate_limited", limited)
+                self._count_rate_limited(connections.client)
             if refused is None:
                 return "sent"
             self.counts.problem("refused", f"Segment refuses an event: {refused.said}")
@@ -181,7 +177,13 @@ class Stream:
                 raise Unavailable("dead_letters", error.problem) from None
         return f"refused.{reason}"
 
-    def _write_letters(self, letters: list[bytes]) -> None:
+    def _count_rate_limited(self, client: SegmentClient) -> None:
+        limited = client.rate_limited
+        if newly := limited - self._rate_limited.get(client, 0):
+            self._rate_limited[client] = limited
+            self.counts.add("rate_limited", newly)
+
+    def _write_letters(self, letters: list[bytes]) -> Iterator[Settled]:
         from airflow_provider_cio.pipeline.dead_letters import write_letters
 
         folder = self.options.dead_letter_path
@@ -189,6 +191,7 @@ class Stream:
         now = datetime.now(UTC)
         name = f"stream/{self.name}/{now:%Y-%m-%d}/{now:%H%M%S}-{os.getpid()}-{uuid.uuid4().hex[:12]}.jsonl"
         write_letters(folder, name, letters)
+        yield Settled(letters)
 
     def _usable(self, connections: Connections) -> Connections:
         if not connections.secrets:
@@ -223,54 +226,12 @@ class Stream:
             cio_id_as_last_resort=options.on_unidentified == "cio_id",
             name_of=self._names.of,
         )
-        batches = Batches(client)
-        return Connections(secrets, place, batches, mapper, Intake(batches.send, name=f"stream-{self.name}"))
+        intake = Intake(Sender(client).deliver, name=f"stream-{self.name}", envelope=client.envelope)
+        return Connections(secrets, place, client, mapper, intake)
 
     def _look_up_failed(self, error: BaseException) -> None:
-        self.counts.problem("connections", f"it can't be set up: {said_by(error)}")
+        self.counts.problem("connections", f"it can't be set up: {text_for_log(error)}")
 
 
 def _without_content(occurrence: Occurrence) -> Occurrence:
     return msgspec.structs.replace(occurrence, message=msgspec.structs.replace(occurrence.message, content=None))
-
-
-class Batches:
-    """Sends batches, and tells an event that is refused from a service that refuses all."""
-
-    def __init__(self, client: SegmentClient) -> None:
-        self._client = client
-        self._taken_at = -_PROOF
-        self._rate_limited = 0
-
-    def newly_rate_limited(self) -> int:
-        """Answers 429 since it was asked last."""
-        before, self._rate_limited = self._rate_limited, self._client.rate_limited
-        return self._rate_limited - before
-
-    def send(self, batch: list[bytes]) -> None:
-        """:raises EventsRefusedError: there is an event in it that is not taken, while others are.
-        :raises TryAgainLaterError: nothing is taken at present.
-        """
-        try:
-            self._client.send(batch)
-        except EventsRefusedError as refused:
-            if refused.reason not in _ABOUT_EVENTS:
-                raise TryAgainLaterError(str(refused)) from None
-            if len(batch) == 1 and time.monotonic() - self._taken_at >= _PROOF:
-                self._prove(refused)
-            raise
-        self._taken_at = time.monotonic()
-
-    def _prove(self, refused: EventsRefusedError) -> None:
-        """Segment takes an empty batch, and makes nothing of it.
-
-        RudderStack refuses it by name ("Empty batch payload"), so it has understood the request as well.
-        """
-        try:
-            self._client.send([])
-        except EventsRefusedError as of_empty:
-            if not _EMPTY_BATCH.search(str(of_empty)):
-                raise TryAgainLaterError(
-                    f"{refused} Nor is an empty batch: check the connection's host and path."
-                ) from None
-        self._taken_at = time.monotonic()

@@ -174,7 +174,7 @@ def small() -> Iterator[None]:
     with (
         patch("airflow_provider_cio.customerio.windows.PAGE_SIZE", 200),
         patch("airflow_provider_cio.customerio.schedule.PAGE_SIZE", 200),
-        patch("airflow_provider_cio.segment.sink.MAX_BATCH_EVENTS", 50),
+        patch("airflow_provider_cio.segment.batches.MAX_BATCH_EVENTS", 50),
         patch("airflow_provider_cio.pipeline.pipeline.CHECKPOINT_EVERY", 0.02),
         patch("airflow_provider_cio.customerio.client.Retries", quick),
         patch("airflow_provider_cio.segment.client.Retries", quick),

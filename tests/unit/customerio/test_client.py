@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_cio.customerio import client as customerio
-from airflow_provider_cio.customerio.client import NAME_LISTS, CustomerIOClient, Page
+from airflow_provider_cio.customerio.client import CustomerIOClient, Page
+from airflow_provider_cio.customerio.names import NAME_LISTS
 from airflow_provider_cio.customerio.rows import Activity, Delivery
 from airflow_provider_cio.events.occurrence import Malformed
 from airflow_provider_cio.exceptions import (

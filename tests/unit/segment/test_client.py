@@ -358,6 +358,14 @@ def test_a_path_that_is_not_there_is_a_matter_of_the_connection(sandbox: Sandbox
     assert f"Check host, path and that the source is enabled: {sandbox.url}/v1/nowhere was asked" in str(error)
 
 
+@pytest.mark.parametrize("status", [402, 409, 410, 415])
+def test_a_status_that_events_do_not_cause_is_a_matter_of_the_source(server: Loopback, status: int) -> None:
+    server.say(Say(status, "no"))
+    error = error_of(server.url)
+    assert isinstance(error, ConfigurationError)
+    assert f"answered {status}: no. No event causes that: check the source and its plan." in str(error)
+
+
 @pytest.mark.parametrize("status", [400, 429, 200])
 def test_an_answer_that_repeats_the_request_gives_nothing_away(server: Loopback, status: int) -> None:
     """As a gateway's page for debugging may do, or an echo service that somebody put into host."""

@@ -6,7 +6,8 @@ import gc
 import threading
 import time
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,12 +18,14 @@ from hypothesis import strategies as st
 
 from airflow_provider_cio.events.event import Event
 from airflow_provider_cio.exceptions import ConfigurationError, EventsRefusedError, TryAgainLaterError
+from airflow_provider_cio.http.transport import ClosedError, Retries
 from airflow_provider_cio.segment import batches as segment
-from airflow_provider_cio.segment.batches import MAX_BATCHES, Outcome, Sender
+from airflow_provider_cio.segment.batches import MAX_BATCHES, InFlight, Outcome, Sender, Settled
 from airflow_provider_cio.segment.client import SegmentClient
 from airflow_provider_cio.segment.sink import SegmentSink
 from tests.sandbox import Fault, Sandbox, Settings
 from tests.sandbox.faults import Kind
+from tests.unit.http import Loopback, Say
 from tests.unit.support import clients
 
 
@@ -64,10 +67,10 @@ def events(count: int, first: int = 0, bad: frozenset[int] = frozenset()) -> lis
 
 def send(client: SegmentClient, *batches: list[bytes]) -> list[Outcome]:
     outcomes: list[Outcome] = []
-    with Sender(client) as sender:
+    with InFlight(client) as in_flight:
         for batch in batches:
-            outcomes += sender.send(batch)
-        outcomes += sender.settled(at_most=0)
+            outcomes += in_flight.send(batch)
+        outcomes += in_flight.settled(at_most=0)
     return outcomes
 
 
@@ -111,30 +114,30 @@ def test_sending_waits_while_too_many_are_in_flight(sandbox: Sandbox, client: Se
     """So that a slow Segment holds up the reading, and batches don't pile up in memory."""
     sandbox.settings = Settings(segment_latency=0.05)
     outcomes: list[Outcome] = []
-    with Sender(client) as sender:
+    with InFlight(client) as in_flight:
         for number, event in enumerate(events(12)):
-            outcomes += sender.send([event])
+            outcomes += in_flight.send([event])
             assert number + 1 - len(outcomes) <= MAX_BATCHES
         assert len(outcomes) >= 12 - MAX_BATCHES
-        outcomes += sender.settled(at_most=2**31)  # what is there already, without a wait
-        outcomes += sender.settled(at_most=0)
+        outcomes += in_flight.settled(at_most=2**31)  # what is there already, without a wait
+        outcomes += in_flight.settled(at_most=0)
     assert len(outcomes) == 12
 
 
 def test_what_has_come_back_can_be_had_without_a_wait(sandbox: Sandbox, client: SegmentClient) -> None:
     sandbox.faults.add(Fault(side="segment", kind="timeout", at=2, seconds=0.8))
-    with Sender(client) as sender:
-        outcomes = [outcome for size in (1, 2) for outcome in sender.send(events(size, 10 * size))]
+    with InFlight(client) as in_flight:
+        outcomes = [outcome for size in (1, 2) for outcome in in_flight.send(events(size, 10 * size))]
         give_up_at = time.monotonic() + 2
         while len(outcomes) < 2 and time.monotonic() < give_up_at:
-            outcomes += sender.settled(at_most=MAX_BATCHES)
+            outcomes += in_flight.settled(at_most=MAX_BATCHES)
             time.sleep(0.005)
         assert [outcome.events for outcome in outcomes] == [1, 2]
         began = time.monotonic()
-        assert sender.send(events(3, 30)) == []
-        assert sender.settled(at_most=MAX_BATCHES) == []
+        assert in_flight.send(events(3, 30)) == []
+        assert in_flight.settled(at_most=MAX_BATCHES) == []
         assert time.monotonic() - began < 0.6
-        assert [outcome.events for outcome in sender.settled(at_most=0)] == [3]
+        assert [outcome.events for outcome in in_flight.settled(at_most=0)] == [3]
 
 
 # Refusals
@@ -239,8 +242,8 @@ def test_if_nothing_at_all_is_taken_it_stops_early(sandbox: Sandbox, client: Seg
     with pytest.raises(EventsRefusedError, match="answered 413"):
         send(client, *(events(500, 500 * number) for number in range(batches)))
     assert sandbox.segment.kept == []
-    # Each batch, and its 32 samples. One more than can be in flight may have begun when the first error comes out.
-    assert len(sandbox.segment.requests) <= 33 * min(batches, MAX_BATCHES + 1)
+    # Each batch, its 32 samples, an empty one. One more than can be in flight may have begun when the error comes out.
+    assert len(sandbox.segment.requests) <= 34 * min(batches, MAX_BATCHES + 1)
     settle()
 
 
@@ -248,6 +251,82 @@ def test_what_was_taken_before_keeps_it_from_stopping(sandbox: Sandbox, client: 
     sandbox.settings = Settings(refuse_containing="POISON")
     outcomes = send(client, events(5), *([event] for event in events(80, 100, frozenset(range(100, 180)))))
     assert sum(len(outcome.refused) for outcome in outcomes) == 80
+
+
+# Is it the events, or the service?
+
+
+Takes = Callable[[list[dict[str, Any]]], Say]
+
+
+@pytest.fixture
+def receiver() -> Iterator[Loopback]:
+    with Loopback() as running:
+        yield running
+
+
+def deliver(receiver: Loopback, takes: Takes, *batches: list[bytes]) -> list[Settled]:
+    """Deliver batches one after the other to a receiver that answers as `takes` says."""
+    receiver.say(lambda heard: takes(msgspec.json.decode(heard.body)["batch"]))
+    with SegmentClient("aWriteKey0123456789", base_url=receiver.url, retries=Retries(attempts=1)) as client:
+        sender = Sender(client)
+        return [settled for batch in batches for settled in sender.deliver(batch)]
+
+
+def alone(settled: list[Settled]) -> list[bytes]:
+    return sorted(one.refused.event for one in settled if one.refused)
+
+
+def poisoned(batch: list[dict[str, Any]]) -> bool:
+    return any(event["event"] == "POISON" for event in batch)
+
+
+@pytest.mark.parametrize("size", [1, 5, 500])
+def test_a_receiver_that_refuses_an_empty_batch_too_refuses_everything(receiver: Loopback, size: int) -> None:
+    with pytest.raises(EventsRefusedError, match="answered 400: no.* Nor was an empty batch: check host and path"):
+        deliver(receiver, lambda batch: Say(400, "no"), events(size))
+    assert len(receiver.heard) <= 1 + 32 + 1
+
+
+@pytest.mark.parametrize("of_empty", [Say(200), Say(400, "Empty batch payload")], ids=["taken", "named"])
+@pytest.mark.parametrize("size", [1, 5, 50])
+def test_one_that_understands_an_empty_batch_refuses_the_events(receiver: Loopback, of_empty: Say, size: int) -> None:
+    batch = events(size)
+    settled = deliver(receiver, lambda batch: Say(400, "no") if batch else of_empty, batch)
+    assert alone(settled) == sorted(batch)
+    assert sum(msgspec.json.decode(heard.body)["batch"] == [] for heard in receiver.heard) == 1
+
+
+def test_one_that_takes_a_sample_refuses_the_events(receiver: Loopback) -> None:
+    """Though it says of an empty batch no more than of a bad one."""
+    bad = frozenset(range(40))
+    batch = events(50, 0, bad)
+    settled = deliver(receiver, lambda batch: Say(400, "no") if not batch or poisoned(batch) else Say(200), batch)
+    assert alone(settled) == sorted(events(40, 0, bad))
+    assert sum(len(one.events) for one in settled if not one.refused) == 10
+
+
+@pytest.mark.parametrize("status", [402, 409, 410, 415])
+@pytest.mark.parametrize("taken_before", [False, True])
+def test_no_event_is_at_fault_for_a_status_that_events_do_not_cause(
+    receiver: Loopback, status: int, taken_before: bool
+) -> None:
+    batches = [events(1)] * taken_before + [events(500, 1)]
+    with pytest.raises(ConfigurationError, match=f"answered {status}: no. No event causes that"):
+        deliver(receiver, lambda batch: Say(status, "no") if len(batch) > 1 else Say(200), *batches)
+    assert len(receiver.heard) == len(batches)
+
+
+def test_what_was_taken_is_a_proof_for_a_minute(receiver: Loopback, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = events(1), [*events(1, 1), *events(1, 2, frozenset({2}))]
+
+    def ill(batch: list[dict[str, Any]]) -> Say:
+        return Say(200) if len(receiver.heard) == 1 else Say(400, "no")
+
+    assert len(alone(deliver(receiver, ill, *batches))) == 2
+    monkeypatch.setattr(segment, "_PROOF", 0.0)
+    with pytest.raises(EventsRefusedError, match="Nor was an empty batch"):
+        deliver(receiver, ill, *batches)
 
 
 # Ends
@@ -271,15 +350,31 @@ def test_an_exception_in_the_caller_ends_the_requests_in_flight_at_once(
 ) -> None:
     sandbox.faults.add(Fault(side="segment", kind="timeout", at=0, times=10_000, seconds=3.0))
     began = time.monotonic()
-    with pytest.raises(ZeroDivisionError), Sender(client) as sender:  # noqa: PT012
+    with pytest.raises(ZeroDivisionError), InFlight(client) as in_flight:  # noqa: PT012
         for event in events(MAX_BATCHES):
-            sender.send([event])
+            in_flight.send([event])
         time.sleep(0.1)
         _ = 1 // 0
     assert time.monotonic() - began < 2.0
 
 
 # The sink
+
+
+@pytest.mark.parametrize("error", [None, ZeroDivisionError])
+def test_a_sink_that_is_left_closes_its_client(sandbox: Sandbox, error: type[Exception] | None) -> None:
+    sandbox.settings = Settings(segment_latency=0.2 if error is None else 5.0)
+    _, client = clients(sandbox)
+    began = time.monotonic()
+    with suppress(ZeroDivisionError), SegmentSink(client) as sink:
+        sink.take(map(made, events(1)))
+        sink.flush()
+        if error:
+            raise error
+    assert time.monotonic() - began < 4.0
+    assert kept(sandbox) == (set() if error else {0})
+    with pytest.raises(ClosedError):
+        client.send([])
 
 
 def made(event: bytes) -> Event:
@@ -294,7 +389,7 @@ class Empty(msgspec.Struct):
 def test_a_sink_acknowledges_pieces_in_order_and_tells_each_refusal_once(sandbox: Sandbox) -> None:
     sandbox.settings = Settings(refuse_containing="POISON")
     _, client = clients(sandbox)
-    with client, SegmentSink(client) as sink:
+    with SegmentSink(client) as sink:
         sink.take(map(made, events(10, 0, frozenset({3}))))
         sink.take([])
         assert sink.acknowledged == 0
@@ -323,7 +418,7 @@ def test_a_sink_keeps_nothing_of_what_it_has_sent(sandbox: Sandbox) -> None:
     sandbox.settings = Settings(remember="counts")
     _, client = clients(sandbox)
     peaks = []
-    with client, SegmentSink(client) as sink:
+    with SegmentSink(client) as sink:
         tracemalloc.start()
         for piece in range(60):
             sink.take(map(made, events(2000, piece * 2000)))
@@ -339,7 +434,7 @@ def test_a_sink_keeps_neither_outcomes_nor_what_was_refused(sandbox: Sandbox, mo
     monkeypatch.setattr(segment, "MAX_BATCH_EVENTS", 1)
     sandbox.settings = Settings(remember="counts", refuse_containing="POISON")
     _, client = clients(sandbox)
-    with client, SegmentSink(client) as sink:
+    with SegmentSink(client) as sink:
         for piece in range(200):
             sink.take(map(made, events(1, piece, frozenset({piece} if piece % 2 else ()))))
             sink.refused()

@@ -4,35 +4,49 @@ import asyncio
 import threading
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airflow_provider_cio.exceptions import ConfigurationError, EventsRefusedError, TryAgainLaterError
+from airflow_provider_cio.events.event import Refused
+from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError
+from airflow_provider_cio.segment.batches import MAX_BATCH_BYTES, MAX_BATCH_EVENTS, MAX_BATCHES, Settled
 from airflow_provider_cio.stream import intake as module
-from airflow_provider_cio.stream.intake import MAX_BATCH_BYTES, MAX_BATCH_ITEMS, Intake, Refused, Unavailable
+from airflow_provider_cio.stream.intake import Intake, Unavailable
 
 
 class Far:
-    """The other side: it takes a batch when it is let to, and may refuse or fail."""
+    """The other side: it takes a batch when it is let to, and may fail, or refuse items."""
 
-    def __init__(self, *, open_: bool = True, fails: Callable[[list[bytes]], Exception | None] = lambda items: None):
+    def __init__(
+        self,
+        *,
+        open_: bool = True,
+        fails: Callable[[list[bytes]], Exception | None] = lambda items: None,
+        refuses: Callable[[bytes], bool] = lambda item: False,
+    ):
         self.batches: list[list[bytes]] = []
         self.kept: Counter[bytes] = Counter()
         self.fails = fails
+        self.refuses = refuses
         self.gate = threading.Event()
         if open_:
             self.gate.set()
 
-    def send(self, items: list[bytes]) -> None:
+    def send(self, items: list[bytes]) -> Iterator[Settled]:
         self.batches.append(items)
         assert self.gate.wait(10)
         if error := self.fails(items):
             raise error
-        self.kept.update(items)
+        for item in items:
+            if self.refuses(item):
+                yield Settled([item], refused=Refused("refused_400", item))
+        good = [item for item in items if not self.refuses(item)]
+        self.kept.update(good)
+        yield Settled(good)
 
 
 async def outcome(put: Awaitable[Refused | None]) -> str:
@@ -84,7 +98,7 @@ def test_what_comes_while_a_batch_is_under_way_gathers_and_goes_beside_it() -> N
 
 def test_what_comes_while_no_further_batch_may_start_is_one_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "GATHER", 0.001)
-    most = module.MAX_BATCHES
+    most = MAX_BATCHES
 
     async def main() -> None:
         far = Far(open_=False)
@@ -139,12 +153,12 @@ def test_a_full_batch_does_not_wait_for_the_one_under_way() -> None:
         intake = Intake(far.send)
         tasks = start(intake, [b"first"])
         await until(lambda: far.batches)
-        tasks += start(intake, [b"%d" % number for number in range(MAX_BATCH_ITEMS + 1)])
+        tasks += start(intake, [b"%d" % number for number in range(MAX_BATCH_EVENTS + 1)])
         await until(lambda: len(far.batches) == 2)
-        assert len(far.batches[1]) == MAX_BATCH_ITEMS
+        assert len(far.batches[1]) == MAX_BATCH_EVENTS
         far.gate.set()
         assert set(await asyncio.gather(*tasks)) == {"taken"}
-        assert [len(batch) for batch in far.batches] == [1, MAX_BATCH_ITEMS, 1]
+        assert [len(batch) for batch in far.batches] == [1, MAX_BATCH_EVENTS, 1]
 
     asyncio.run(main())
 
@@ -185,20 +199,41 @@ def test_beyond_what_may_wait_nothing_is_taken(monkeypatch: pytest.MonkeyPatch) 
     asyncio.run(main())
 
 
-@settings(max_examples=60)
-@given(st.integers(1, 40), st.data())
-def test_those_at_fault_are_found_and_all_others_are_kept_once(count: int, data: st.DataObject) -> None:
-    bad = {b"%d" % number for number in data.draw(st.sets(st.integers(0, count - 1)))}
+def test_each_caller_hears_of_its_own_item() -> None:
+    """Even if two have the same one, which is sent once."""
 
     async def main() -> None:
-        far = Far(fails=lambda items: EventsRefusedError("no", "refused_400") if bad & set(items) else None)
+        far = Far(open_=False, refuses=lambda item: item.startswith(b"bad"))
         intake = Intake(far.send)
-        items = [b"%d" % number for number in range(count)]
-        outcomes = await asyncio.gather(*start(intake, items))
-        assert dict(zip(items, outcomes, strict=True)) == {
-            item: "refused refused_400" if item in bad else "taken" for item in items
-        }
-        assert far.kept == Counter(set(items) - bad)
+        items = [b"first", b"bad", b"good", b"bad", b"good", b"bad too"]
+        tasks = start(intake, items)
+        await asyncio.sleep(0.05)
+        far.gate.set()
+        assert await asyncio.gather(*tasks) == [
+            "refused refused_400" if item.startswith(b"bad") else "taken" for item in items
+        ]
+        assert far.kept == Counter([b"first", b"good"])
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("ends", ["late", "not_reached"])
+def test_what_is_settled_before_a_batch_fails_is_not_given_back(ends: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BATCH_BUDGET", 0.2 if ends == "late" else 10.0)
+    gate = threading.Event()
+
+    def send(items: list[bytes]) -> Iterator[Settled]:
+        yield Settled([b"a"])
+        yield Settled([b"b"], refused=Refused("refused_400", b"b"))
+        if ends == "late":
+            gate.wait(10)
+        raise TryAgainLaterError("away")
+
+    async def main() -> None:
+        intake = Intake(send)
+        assert await asyncio.gather(*start(intake, [b"a", b"b", b"c"])) == ["taken", "refused refused_400", ends]
+        assert intake.reached is False
+        gate.set()
 
     asyncio.run(main())
 
@@ -277,11 +312,11 @@ def test_when_every_thread_is_stuck_nothing_is_taken(monkeypatch: pytest.MonkeyP
     async def main() -> None:
         far = Far(open_=False)
         intake = Intake(far.send)
-        for number in range(module.MAX_BATCHES):
+        for number in range(MAX_BATCHES):
             assert await outcome(intake.put(b"%d" % number)) == "late"
         assert await outcome(intake.put(b"one more")) == "full"
         far.gate.set()
-        await until(lambda: far.kept.total() == module.MAX_BATCHES)
+        await until(lambda: far.kept.total() == MAX_BATCHES)
         await until(lambda: not intake._threads)
         assert await outcome(intake.put(b"again")) == "taken"
 
@@ -307,7 +342,7 @@ def test_an_item_whose_caller_has_gone_is_not_sent() -> None:
 
 
 @settings(max_examples=40)
-@given(st.lists(st.tuples(st.sampled_from(["taken", "away", "refuse"]), st.integers(0, 3)), max_size=60), st.data())
+@given(st.lists(st.sampled_from(["taken", "away"]), max_size=60), st.data())
 def test_whatever_happens_nothing_is_acknowledged_that_is_not_kept(steps: list[Any], data: st.DataObject) -> None:
     """And who asks until it is acknowledged ends with all kept that can be."""
 
@@ -315,12 +350,10 @@ def test_whatever_happens_nothing_is_acknowledged_that_is_not_kept(steps: list[A
         plan = iter(steps)
 
         def fails(items: list[bytes]) -> Exception | None:
-            kind, _ = next(plan, ("taken", 0))
-            if b"bad" in b"".join(items):
-                return EventsRefusedError("no", "refused_400")
+            kind = next(plan, "taken")
             return TryAgainLaterError("away") if kind == "away" else None
 
-        far = Far(fails=fails)
+        far = Far(fails=fails, refuses=lambda item: b"bad" in item)
         intake = Intake(far.send)
 
         async def sender(number: int) -> None:

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_cio.customerio.rows import Activity, Delivery
+from airflow_provider_cio.customerio.rows import Delivery
 from airflow_provider_cio.events.catalog import CATALOG, resolve_collections
 from airflow_provider_cio.events.event import Event, encode, rule_broken
 from airflow_provider_cio.events.mapping import Mapper
-from airflow_provider_cio.events.occurrence import Identifiers, Malformed, Occurrence
+from airflow_provider_cio.events.occurrence import Identifiers, Malformed, Message, Occurrence, engagement_in
 from airflow_provider_cio.stream.reports import Ignored, Report, Wanted, read_report
 from tests.unit.stream.support import ADDRESS, report
 
@@ -112,7 +112,7 @@ def properties(one: Any, wanted: Wanted | None = None, mapper: Mapper | None = N
 def test_every_documented_report_is_its_collections_event(channel: str, metric: str) -> None:
     found = occurrence(report(metric, channel, **SHAPES[channel][metric]))
     assert found.collection.metric == metric
-    assert found.collection.channel == {"sms": "twilio"}.get(channel, channel) == found.delivery.type
+    assert found.collection.channel == {"sms": "twilio"}.get(channel, channel) == found.message.type
     assert found.time == 1613063089
     assert found.collection in ALL
 
@@ -359,9 +359,8 @@ def test_the_same_event_by_both_roads(delivery: Delivery, data: st.DataObject, p
 def test_an_open_read_from_activities_and_one_that_is_reported_are_one_event() -> None:
     one = report("opened", prefetched=True)
     pushed = Mapper("ns").event(occurrence(one))
-    row = occurrence(one).delivery
-    activity = Activity(id="01X", timestamp=1613063089, data={"prefetched": True})
-    pulled = Mapper("ns").event(Occurrence(row, CATALOG["Email Opened"], 1613063089, activity))
+    message, engagement = occurrence(one).message, engagement_in({"prefetched": True})
+    pulled = Mapper("ns").event(Occurrence(message, CATALOG["Email Opened"], 1613063089, engagement))
     assert encode(pushed) == encode(pulled)
 
 
@@ -372,7 +371,7 @@ def test_without_a_recipient_a_person_is_known_by_the_identifiers(metric: str) -
 
     def both(**person: Any) -> tuple[Event, Event]:
         one = report(metric, recipient=None, subject=None, customer_id=None, identifiers=person)
-        row = Delivery(one["data"]["delivery_id"], "email", 0, {}, Identifiers(**person), recipient="other@example.com")
+        row = Message(one["data"]["delivery_id"], "email", Identifiers(**person), recipient="other@example.com")
         mapper = Mapper("ns")
         return mapper.event(occurrence(one)), mapper.event(Occurrence(row, collection, one["timestamp"]))
 

@@ -1,4 +1,4 @@
-"""Names of campaigns and the like, which reports do not have: from the App API, if the connection has a key for it."""
+"""Names of campaigns for a stream: from the App API, if the connection has a key for it, and renewed now and then."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
-from airflow_provider_cio.customerio.client import NAME_LISTS, CustomerIOClient, parent_of
+from airflow_provider_cio.customerio.client import CustomerIOClient
+from airflow_provider_cio.customerio.names import NAME_LISTS, Lists, name_in, parent_of, read_list, unreadable
 from airflow_provider_cio.events.occurrence import Message
 from airflow_provider_cio.exceptions import CustomerIOToSegmentError
 from airflow_provider_cio.http.transport import Retries
-from airflow_provider_cio.stream.intake import said_by
+from airflow_provider_cio.stream.intake import text_for_log
 from airflow_provider_cio.stream.kept import Kept, NotFoundYet
 
 #: Seconds after which the lists are read anew, and after which they are for the sake of a campaign that is not in them.
@@ -22,23 +23,20 @@ _PATIENCE = 1.0
 #: Seconds for each read of a list, if the connection allows more.
 _TIMEOUT = 10.0
 
-#: By kind of parent and by its id.
-Lists = dict[str, dict[str, str]]
 
+class KeptNames:
+    """Names as far as they are known: no report fails or waits long for one.
 
-class CampaignNames:
-    """What the operator puts into `campaign_name`, as far as it is known: no report fails or waits long for a name.
+    It has a thread of its own, so that an App API that hangs holds up no look-up of a connection.
 
-    It has a thread of its own: an App API that hangs holds up no look-up of a connection.
-
-    :param warn: told which list can't be read.
+    :param warn: gets one text on all lists that can't be read.
     """
 
     def __init__(self, customerio_conn_id: str, warn: Callable[[str], None]) -> None:
         self._conn_id = customerio_conn_id
         self._warn = warn
         executor = ThreadPoolExecutor(1, thread_name_prefix="stream-names")
-        self._kept = Kept(self._look_up, executor, lambda error: warn(said_by(error)), fresh=FRESH)
+        self._kept = Kept(self._look_up, executor, lambda error: warn(text_for_log(error)), fresh=FRESH)
 
     async def ready(self) -> None:
         """Wait for the first lists, but not for long."""
@@ -48,32 +46,35 @@ class CampaignNames:
         else:
             self._kept.begin_if_older_than(FRESH)
 
-    def of(self, delivery: Message) -> str | None:
-        """The name, if it is in the lists."""
-        kind = parent_of(delivery)
+    def of(self, message: Message) -> str | None:
+        """Return the name of the message's parent, if it is in the lists."""
+        field = parent_of(message)
         lists = self._kept.value
-        if kind is None or lists is None or kind not in lists:
+        if field is None or lists is None or field not in lists:
             return None
-        name = lists[kind].get(str(getattr(delivery, kind)))
+        name = name_in(lists[field], message, field)
         if name is None:
             self._kept.begin_if_older_than(FRESH_FOR_A_NEW_ONE)
         return name
 
     def _look_up(self, before: Lists | None) -> Lists:
-        """A list that can't be read now stays as it was."""
+        """Read all lists. One that can't be read now stays as it was."""
         from airflow_provider_cio.hooks.customerio import CustomerIOHook
 
         lists = dict(before or {})
+        errors: dict[str, Exception] = {}
         try:
             settings = CustomerIOHook(customerio_conn_id=self._conn_id).settings
             settings = settings._replace(timeout=min(settings.timeout, _TIMEOUT))
             called = f"Customer.io (connection {self._conn_id!r})"
             with CustomerIOClient(**settings._asdict(), name=called, retries=Retries(attempts=1)) as client:
-                for kind, where in NAME_LISTS.items():
+                for field in NAME_LISTS:
                     try:
-                        lists[kind] = client.names(*where)
+                        lists[field] = read_list(client, field)
                     except CustomerIOToSegmentError as error:
-                        self._warn(f"no campaign_name for events with a {kind}: {error}")
+                        errors[field] = error
         except CustomerIOToSegmentError as error:  # no key, say
-            self._warn(f"no campaign_name: {error}")
+            self._warn(f"No campaign_name: {error}")
+        if errors:
+            self._warn(unreadable(errors))
         return lists
