@@ -54,8 +54,8 @@ def sqlstate_error(code: str, text: str, *, schema: str, privileges: str, rule: 
         return ConfigurationError(f"the connection is read-only: {text}. Use a connection that may write")
     if code == "42501":
         return ConfigurationError(
-            f"the user lacks a privilege: {text}. Run the statement that grants it: GRANT CREATE ON DATABASE <database> "
-            "TO <user> (to make the schema); GRANT TEMPORARY ON DATABASE <database> TO <user>; GRANT USAGE, CREATE ON "
+            f"the user lacks a privilege: {text}. Run the statement for it: GRANT CREATE ON DATABASE <database> TO "
+            "<user> (to make the schema); GRANT TEMPORARY ON DATABASE <database> TO <user>; GRANT USAGE, CREATE ON "
             f"SCHEMA {schema} TO <user>; GRANT {privileges} ON ALL TABLES IN SCHEMA {schema} TO <user>. Only the owner "
             "of a table can add a column to it"
         )
