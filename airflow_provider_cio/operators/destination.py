@@ -14,7 +14,7 @@ from airflow_provider_cio.pipeline.ends import Sink
 from airflow_provider_cio.pipeline.result import LOADED, SENT, Result, Wording
 from airflow_provider_cio.segment.sink import SegmentSink
 from airflow_provider_cio.warehouse import database_for
-from airflow_provider_cio.warehouse.connection import open_warehouse, place_of
+from airflow_provider_cio.warehouse.connection import database_address, open_warehouse
 from airflow_provider_cio.warehouse.sink import WarehouseSink
 from airflow_provider_cio.warehouse.tables import TRACKS
 
@@ -83,22 +83,22 @@ class WarehouseDestination(Destination):
         self._conn_id = options.warehouse_conn_id
         self._schema = options.schema
         self._collections = [one.name for one in options.collections]
-        self._place = place_of(self._conn_id)
+        self._address = database_address(self._conn_id)
         self.message_id_namespace = options.message_id_namespace
 
     @property
     def identity(self) -> tuple[object, ...]:
-        return self._conn_id, *self._place, self._schema
+        return self._conn_id, *self._address, self._schema
 
     def sink(self) -> Sink:
         return WarehouseSink(open_warehouse(self._conn_id, self._schema), self._collections)
 
     def datasets(self, result: Result) -> Sequence[Dataset]:
         """Return the tables that got rows, and `tracks`."""
-        place = self._place
-        where = database_for(place.conn_type).namespace(place.host, place.port)
+        address = self._address
+        where = database_for(address.conn_type).namespace(address.host, address.port)
         rows = {CATALOG[name].table: count for name, count in result.events.items() if count}
         return [
-            Dataset(where, ".".join(filter(None, (place.database, self._schema, table))), count)
+            Dataset(where, ".".join(filter(None, (address.database, self._schema, table))), count)
             for table, count in ({TRACKS: sum(rows.values())} | rows).items()
         ]

@@ -1,6 +1,6 @@
-"""Segment's tables for Customer.io's events, in a warehouse of one's own.
+"""Load Customer.io's events into your own warehouse, in the tables that Segment would make.
 
-Another database is one more file here, with a `Database` in it, and one more line below.
+To add a database, write a file with a subclass of `Database`, and add its connection type to `DATABASES`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from airflow_provider_cio.warehouse.database import Database
 
-#: Airflow's connection type -> the class that loads into such a database.
+#: Airflow connection type -> ``module:class`` of its `Database`, which is imported when it is used.
 DATABASES = {
     "postgres": "airflow_provider_cio.warehouse.postgres:Postgres",
     "duckdb": "airflow_provider_cio.warehouse.duckdb:DuckDB",
@@ -22,7 +22,10 @@ DATABASES = {
 
 
 def database_for(conn_type: str) -> type[Database]:
-    """:raises KeyError: nothing is known of this type."""
+    """Return the `Database` class for an Airflow connection type.
+
+    :raises KeyError: the type is not in `DATABASES`.
+    """
     module, _, name = DATABASES[conn_type].partition(":")
     database: type[Database] = getattr(import_module(module), name)
     return database

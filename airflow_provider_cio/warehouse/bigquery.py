@@ -1,11 +1,11 @@
-"""Google BigQuery, with Google's own client. It was not run against a real one."""
+"""Load into Google BigQuery, with Google's own client. Not tested with a real BigQuery."""
 
 from __future__ import annotations
 
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO, Any, ClassVar
 
@@ -13,44 +13,52 @@ import msgspec
 
 from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError
 from airflow_provider_cio.http.errors import presentable
-from airflow_provider_cio.warehouse.database import ColumnRow, Database, TryAgainNowError
+from airflow_provider_cio.warehouse.database import (
+    ColumnRow,
+    Database,
+    ReportWait,
+    TryAgainNowError,
+    rows_rejected,
+    write_conflict,
+)
 from airflow_provider_cio.warehouse.spool import Spool
 from airflow_provider_cio.warehouse.tables import SPOOLED, Column, Kind, csv_values
 
 log = logging.getLogger(__name__)
 
-#: Seconds: how long a load waits for another one.
-_PATIENCE = 600.0
+#: Longest time, in seconds, that a load waits for others before it leaves the retry to Airflow.
+_LOCK_TIMEOUT = 600.0
+#: Longest pause, in seconds, between two tries to get the lock: each try is a job, which takes seconds itself.
 _LONGEST_PAUSE = 20.0
-#: Its one row is updated by each load, since two that only insert would not hinder each other.
+#: Table whose one row each load updates, because BigQuery finds no conflict between two loads that only insert.
 _LOCK = "customerio_lock"
-#: Days that Segment's views look back: https://segment.com/docs/connections/storage/catalog/bigquery/
-_VIEWED = 60
+#: Days that a view shows, as Segment's do: https://segment.com/docs/connections/storage/catalog/bigquery/
+_VIEW_DAYS = 60
 _encode = msgspec.json.Encoder().encode
 
 
 class BigQuery(Database):
-    """A dataset is the schema. A load is one script, so that BigQuery ends or undoes it though the worker may be gone.
+    """BigQuery, with a dataset as the schema.
 
-    Tables are made one by one, since a transaction can make none:
-    https://cloud.google.com/bigquery/docs/transactions
+    A load is one script, so that BigQuery finishes it or rolls it back even if the worker dies. Tables are made one by
+    one, because a transaction can't create any: https://cloud.google.com/bigquery/docs/transactions
     """
 
     name = "BigQuery"
     extra = "bigquery"
     types: ClassVar = {Kind.ID: "STRING", Kind.TEXT: "STRING", Kind.BOOLEAN: "BOOL", Kind.TIME: "TIMESTAMP"}
-    accepted: ClassVar = {
+    accepted_types: ClassVar = {
         Kind.ID: ("string",),
         Kind.TEXT: ("string",),
         Kind.BOOLEAN: ("bool",),
         Kind.TIME: ("timestamp",),
     }
-    of_the_id = ""  # as in Segment's tables
-    layout = " PARTITION BY _PARTITIONDATE"
-    own_columns: ClassVar = (Column("loaded_at", Kind.TIME),)
-    rights_by_table = False
-    spool_bytes = 50 * 1000 * 1000  # for a load job it is written once more, as JSON
-    retype = "SET DATA TYPE"
+    id_constraint = ""  # as in Segment's tables
+    table_options = " PARTITION BY _PARTITIONDATE"
+    additional_columns: ClassVar = (Column("loaded_at", Kind.TIME),)
+    rights_by_table = False  # a role on the dataset holds for all its tables
+    spool_bytes = 50 * 1000 * 1000  # half of the others', because staging writes the rows to disk again, as JSON
+    alter_type = "SET DATA TYPE"
     quote = "`"
 
     @classmethod
@@ -58,8 +66,8 @@ class BigQuery(Database):
         return "bigquery"
 
     @classmethod
-    def database_of(cls, connection: Any) -> str:
-        """The project; without one it comes from the credentials."""
+    def database_name(cls, connection: Any) -> str:
+        """Return the project; empty if the credentials name it."""
         return str(connection.extra_dejson.get("project") or "")
 
     def connect(self) -> tuple[Any, Any]:
@@ -67,12 +75,14 @@ class BigQuery(Database):
 
         try:
             credentials, project = self._hook.get_credentials_and_project_id()
-        except Exception as error:  # Airflow's, Google's, of files and of JSON
-            said = f"{presentable(str(error), ())} ({type(error).__name__})"
-            raise ConfigurationError(f"Google gives no access: {said}. Correct the connection") from None
-        session = _Session(Client(project=project, credentials=credentials), self._waits)
+        except Exception as error:  # one of Airflow, of Google's library, of a file or of JSON
+            raise ConfigurationError(
+                f"the credentials can't be loaded: {presentable(str(error), ())} ({type(error).__name__}). Correct the "
+                "connection"
+            ) from None
+        session = _Session(Client(project=project, credentials=credentials), self._report_wait)
         try:
-            session.look_at(self._schema, getattr(self._hook, "location", None))
+            session.open_dataset(self._schema, getattr(self._hook, "location", None))
         except BaseException:
             session.close()
             raise
@@ -80,7 +90,7 @@ class BigQuery(Database):
 
     @contextmanager
     def transaction(self, cursor: Any) -> Iterator[None]:
-        """None: what has to be done at once is in one script."""
+        """Do nothing, because `insert` runs a script that has the transaction."""
         yield
 
     def has_schema(self, cursor: Any) -> bool:
@@ -96,55 +106,63 @@ class BigQuery(Database):
         return [(table, column, kind, None) for table, column, kind in rows]
 
     def create(self, cursor: Any, table: str, columns: str) -> None:
-        """With the view that Segment makes of it, which has each id once."""
-        named = self.quoted(cursor.client.project, self._schema, table)
-        cursor.execute(f"CREATE TABLE IF NOT EXISTS {named} ({columns}){self.layout}")
+        """Create a table, and Segment's view of it, which shows each id of the last days once."""
+        table_path = self.quoted(cursor.client.project, self._schema, table)
+        cursor.execute(f"CREATE TABLE IF NOT EXISTS {table_path} ({columns}){self.table_options}")
         cursor.execute(
             f"CREATE VIEW IF NOT EXISTS {self.quoted(self._schema, f'{table}_view')} AS SELECT * EXCEPT (nth) FROM ("
-            f"SELECT *, ROW_NUMBER() OVER (PARTITION BY id ORDER BY loaded_at DESC) AS nth FROM {named} WHERE "
-            f"_PARTITIONTIME >= TIMESTAMP_TRUNC(TIMESTAMP_SUB(CURRENT_TIMESTAMP(), INTERVAL {_VIEWED} DAY), DAY)"
+            f"SELECT *, ROW_NUMBER() OVER (PARTITION BY id ORDER BY loaded_at DESC) AS nth FROM {table_path} WHERE "
+            f"_PARTITIONTIME >= TIMESTAMP_TRUNC(TIMESTAMP_SUB(CURRENT_TIMESTAMP(), INTERVAL {_VIEW_DAYS} DAY), DAY)"
             ") WHERE nth = 1"
         )
 
     def add_columns(self, cursor: Any, table: str, columns: Sequence[str]) -> None:
-        """At once, since a table's form can be changed five times in ten seconds."""
+        """Add all columns in one statement, because BigQuery allows five changes of a table in ten seconds.
+
+        https://cloud.google.com/bigquery/quotas
+        """
         added = ", ".join(f"ADD COLUMN IF NOT EXISTS {column}" for column in columns)
         cursor.execute(f"ALTER TABLE {self.quoted(self._schema, table)} {added}")
 
     def stage(self, cursor: Any, name: str, file: IO[bytes]) -> str:
-        """By a load job, into a table that lives for a day if nobody deletes it."""
-        named = f"{name}_{uuid.uuid4().hex}"
-        staged = self.quoted(self._schema, named)
+        """Copy the rows by a load job into a table, which BigQuery deletes after a day if the worker can't."""
+        stage = f"{name}_{uuid.uuid4().hex}"
+        quoted = self.quoted(self._schema, stage)
         cursor.execute(
-            f"CREATE TABLE {staged} ({self.stage_columns()}) OPTIONS (expiration_timestamp = "
+            f"CREATE TABLE {quoted} ({self.stage_columns()}) OPTIONS (expiration_timestamp = "
             "TIMESTAMP_ADD(CURRENT_TIMESTAMP(), INTERVAL 1 DAY))"
         )
-        cursor.staged.append(f"{cursor.client.project}.{self._schema}.{named}")
+        cursor.staged.append(f"{cursor.client.project}.{self._schema}.{stage}")
         spool = Spool()
         try:
             for values in csv_values(file):
-                spool.add(named, _json_line(values), 1)
+                spool.add(stage, _json_line(values), 1)
             for _, rows in spool.files():
                 cursor.load(rows, cursor.staged[-1])
         finally:
             spool.clear()
-        return staged
+        return quoted
 
     def lock(self, cursor: Any) -> None:
-        """The script does it."""
+        """Do nothing, because the script of `insert` updates the lock's row."""
 
-    def moment(self, cursor: Any) -> str:
+    def load_time(self, cursor: Any) -> str:
         return f"(SELECT MAX(locked_at) FROM {self.quoted(self._schema, _LOCK)})"
 
-    def insertion(self, stage: str, table: str, columns: str, values: str) -> str:
+    def insert_sql(self, stage: str, table: str, columns: str, values: str) -> str:
         return (
             f"INSERT INTO {table} ({columns}) SELECT {values} FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY id) AS "
             f"nth FROM {stage}) AS staged WHERE nth = 1 AND NOT EXISTS (SELECT 1 FROM {table} AS loaded WHERE "
             "loaded.id = staged.id)"
         )
 
-    def insert(self, cursor: Any, insertions: Sequence[tuple[str, str]]) -> int:
-        """BigQuery cancels one of two transactions that update the same table. Then this one waits, and begins anew."""
+    def insert(self, cursor: Any, inserts: Sequence[tuple[str, str]]) -> int:
+        """Execute INSERTs in one transaction, and again each time that another load makes BigQuery cancel it.
+
+        BigQuery cancels one of two transactions that update the same table.
+
+        :raises TryAgainLaterError: other loads have not ended within ten minutes.
+        """
         lock = self.quoted(self._schema, _LOCK)
         script = [
             "DECLARE added INT64 DEFAULT 0",
@@ -152,7 +170,7 @@ class BigQuery(Database):
             "BEGIN TRANSACTION",
             f"UPDATE {lock} SET locked_at = CURRENT_TIMESTAMP() WHERE TRUE",
         ]
-        for into_table, into_tracks in insertions:
+        for into_table, into_tracks in inserts:
             script += [into_table, "SET added = added + @@row_count", into_tracks]
         script += ["COMMIT TRANSACTION", "SELECT added"]
         began, pause = time.monotonic(), 1.0
@@ -162,91 +180,98 @@ class BigQuery(Database):
             except Exception as error:
                 if not isinstance(self.explain(error), TryAgainNowError):
                     raise
-                if time.monotonic() - began > _PATIENCE:
-                    raise TryAgainLaterError(f"other loads into dataset {self._schema} do not end") from None
-                self._waits(f"Waiting for another load into dataset {self._schema} to end")
+                if time.monotonic() - began > _LOCK_TIMEOUT:
+                    raise TryAgainLaterError(
+                        f"other loads into dataset {self._schema} have not ended within {_LOCK_TIMEOUT:g} s"
+                    ) from None
+                self._report_wait(f"Waiting for another load into dataset {self._schema} to end")
                 time.sleep(pause)
                 pause = min(_LONGEST_PAUSE, pause * 1.5)
             else:
-                self._waits(None)
+                self._report_wait(None)
                 return int(added)
 
     def explain(self, error: Exception) -> Exception | None:
         from google.api_core.exceptions import GoogleAPICallError, GoogleAPIError
         from google.auth.exceptions import GoogleAuthError, TransportError
 
-        if isinstance(error, TransportError | OSError):  # of which those of requests are
+        if isinstance(error, TransportError | OSError):  # errors of requests are OSErrors
             return TryAgainLaterError(f"{type(error).__name__} (no connection)")
         if isinstance(error, GoogleAuthError):
-            return ConfigurationError(f"Google gives no access: {presentable(str(error), ())}. Correct the connection")
+            return ConfigurationError(
+                f"Google rejected the credentials: {presentable(str(error), ())}. Correct the connection"
+            )
         if not isinstance(error, GoogleAPIError):
             return None
-        # The first says what it is about; those after it, and the error as text, may hold values of rows.
-        first, *_ = *(one for one in getattr(error, "errors", ()) if isinstance(one, dict)), {}
+        # Only the first of its errors is shown: further ones, and the error as text, may hold values of rows.
+        first, *_ = *(item for item in getattr(error, "errors", ()) if isinstance(item, dict)), {}
         code, reason = error.code if isinstance(error, GoogleAPICallError) else None, first.get("reason", "")
         text = presentable(first.get("message") or getattr(error, "message", None) or type(error).__name__, ())
-        said = f"{text} ({', '.join(filter(None, (str(code or ''), reason)))})"
+        shown = f"{text} ({', '.join(filter(None, (str(code or ''), reason)))})"
         if code == 409 or "concurrent update" in text:
-            return TryAgainNowError(f"another session writes to the same tables ({text})")
-        if reason in ("invalid", "invalidInput"):  # of rows; the text may hold their values
-            return ConfigurationError(f"it does not take the rows, by a rule that was added to a table ({reason})")
+            return write_conflict(text)
+        if reason in ("invalid", "invalidInput"):  # the text may hold values of rows
+            return rows_rejected(reason)
         if reason == "accessDenied" or code == 401:
             return ConfigurationError(
-                f"its user lacks a right: {said}. Needed are the roles BigQuery Job User on the project, and BigQuery "
-                "Data Editor on the dataset, or on the project if the dataset is to be made. Grant them"
+                f"the user lacks a role: {shown}. Grant roles/bigquery.jobUser on the project, and "
+                f"roles/bigquery.dataEditor on dataset {self._schema}, or on the project if there is no such dataset"
             )
         if reason == "billingNotEnabled":
-            return ConfigurationError(f"{said}. Loads change tables by statements, and those need billing")
+            return ConfigurationError(
+                f"{shown}. Enable billing: a load inserts rows by statements, and BigQuery needs billing for them"
+            )
         if code in (400, 404):
-            return ConfigurationError(f"{said}. See that project and location of the connection are the dataset's")
-        return TryAgainLaterError(said)
+            return ConfigurationError(
+                f"{shown}. Check that the connection has the project and the location of the dataset"
+            )
+        return TryAgainLaterError(shown)
 
 
 class _Session:
-    """What stands for a connection and its cursor.
+    """A connection and its cursor in one: runs jobs, waits for them, and deletes staged tables on `close`."""
 
-    :param waits: is told what is waited for.
-    """
-
-    def __init__(self, client: Any, waits: Callable[[str | None], None]) -> None:
+    def __init__(self, client: Any, report_wait: ReportWait) -> None:
         self.client = client
-        #: None if there is none.
+        #: Dataset that `open_dataset` found; None if it does not exist.
         self.dataset: Any = None
-        #: Tables to delete at the end, with project and dataset.
+        #: Tables to delete on `close`, as ``project.dataset.table``.
         self.staged: list[str] = []
         self._location: str | None = None
-        self._waits = waits
+        self._report_wait = report_wait
 
-    def look_at(self, dataset: str, location: str | None) -> None:
-        """All that follows is done where this dataset is, or at the given location if there is no such dataset."""
+    def open_dataset(self, dataset: str, location: str | None) -> None:
+        """Look the dataset up, and run all further jobs in its location; in `location` if it does not exist."""
         from google.api_core.exceptions import NotFound
 
-        self._waits("Waiting for BigQuery to answer")
+        self._report_wait("Waiting for BigQuery to answer")
         try:
             self.dataset = self.client.get_dataset(dataset)
         except NotFound:
             self._location = location or None
         else:
             self._location = self.dataset.location
-        self._waits(None)
+        self._report_wait(None)
 
     def execute(self, sql: str) -> list[tuple[Any, ...]]:
-        """The rows of a statement, or of a script's last one."""
-        self._waits("Waiting for BigQuery to answer")  # the client tries again by itself
+        """Return the rows of a statement, or of the last statement of a script."""
+        self._report_wait("Waiting for BigQuery to answer")  # the client retries by itself
         rows = [row.values() for row in self.client.query(sql, location=self._location).result()]
-        self._waits(None)
+        self._report_wait(None)
         return rows
 
     def load(self, rows: IO[bytes], table: str) -> None:
+        """Append rows, one JSON object a line, to a table by a load job."""
         from google.cloud.bigquery import LoadJobConfig
 
-        self._waits("Waiting for BigQuery to take the rows")
+        self._report_wait("Waiting for BigQuery to take the rows")
         config = LoadJobConfig(source_format="NEWLINE_DELIMITED_JSON", write_disposition="WRITE_APPEND")
         location = self._location
         self.client.load_table_from_file(rows, table, location=location, job_config=config).result()
-        self._waits(None)
+        self._report_wait(None)
 
     def close(self) -> None:
+        """Delete the staged tables, and close the client."""
         try:
             for table in self.staged:
                 self.client.delete_table(table, not_found_ok=True)
@@ -255,5 +280,6 @@ class _Session:
 
 
 def _json_line(values: list[str | bool | None]) -> bytes:
-    named = zip(SPOOLED, values, strict=True)
-    return _encode({column.name: value for column, value in named if value is not None}) + b"\n"
+    """Encode a spooled row as one line of JSON, without its NULLs."""
+    cells = zip(SPOOLED, values, strict=True)
+    return _encode({column.name: value for column, value in cells if value is not None}) + b"\n"

@@ -1,4 +1,4 @@
-"""Warehouses behind Airflow connections."""
+"""Open a warehouse, or name its database, from an Airflow connection."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from airflow_provider_cio.warehouse.loading import Warehouse
 
 
-class Place(NamedTuple):
-    """The database that a connection leads to, without user and password."""
+class DatabaseAddress(NamedTuple):
+    """The address of a database, without user and password. Unset fields are empty, or None."""
 
     conn_type: str
     host: str
@@ -24,19 +24,24 @@ class Place(NamedTuple):
     database: str
 
 
-def place_of(conn_id: str) -> Place:
-    """:raises ConfigurationError: there is no such connection, or it is of a type that nothing is known of."""
+def database_address(conn_id: str) -> DatabaseAddress:
+    """Return the address in an Airflow connection, without connecting.
+
+    :raises ConfigurationError: the connection does not exist, or its type is not supported.
+    """
     from airflow_provider_cio.warehouse import database_for
 
     connection = _connection(conn_id)
     conn_type = str(connection.conn_type)
-    return Place(conn_type, connection.host or "", connection.port, database_for(conn_type).database_of(connection))
+    database = database_for(conn_type).database_name(connection)
+    return DatabaseAddress(conn_type, connection.host or "", connection.port, database)
 
 
 def open_warehouse(conn_id: str, schema: str) -> Warehouse:
-    """Through the hook of the database's own Airflow provider.
+    """Return the warehouse behind an Airflow connection, without connecting.
 
-    :raises ConfigurationError: naming the connection and the fix.
+    :raises ConfigurationError: the connection does not exist, its type is not supported, or its Airflow provider is not
+        installed. The text names the connection and the fix.
     """
     from airflow_provider_cio.warehouse import database_for
     from airflow_provider_cio.warehouse.loading import Warehouse

@@ -1,4 +1,4 @@
-"""The load: what is in the spool goes into the tables, in one transaction."""
+"""Make the tables of a warehouse, and load the spool into them in one transaction."""
 
 from __future__ import annotations
 
@@ -10,69 +10,65 @@ from typing import Any, TypeVar
 
 from airflow_provider_cio.events.event import MAX_EVENT_BYTES, MAX_MESSAGE_ID
 from airflow_provider_cio.exceptions import ConfigurationError, CustomerIOToSegmentError
-from airflow_provider_cio.warehouse.database import Database, TryAgainNowError
+from airflow_provider_cio.warehouse.database import Database, ReportWait, TryAgainNowError
 from airflow_provider_cio.warehouse.spool import Spool
-from airflow_provider_cio.warehouse.tables import MADE_BY, OF_THE_LOAD, TRACKS, Column, Kind, columns_of
+from airflow_provider_cio.warehouse.tables import LOAD_COLUMNS, SENDER_VALUES, TRACKS, Column, Kind, columns_of
 
-#: Of each kind, the longest text that an event has: an existing column must not be shorter.
-_LENGTHS = {Kind.ID: MAX_MESSAGE_ID, Kind.TEXT: MAX_EVENT_BYTES}
-#: Where rows are staged, with the name of their table after it.
+#: Length that an existing column needs, to hold the longest text of an event: characters, or bytes on Redshift.
+_NEEDED_LENGTHS = {Kind.ID: MAX_MESSAGE_ID, Kind.TEXT: MAX_EVENT_BYTES}
+#: Name of a relation of staged rows; in a load, the name of their table follows.
 _STAGE = "customerio_stage"
-#: Seconds before each further try.
+#: Seconds before each further try: a conflict with another writer is over within seconds, or is left to Airflow.
 _PAUSES = (1, 2, 4, 8)
 _T = TypeVar("_T")
-#: Name -> its type and, if it has one, its greatest length.
+#: Name of a column -> its type and, if the type has one, its greatest length.
 _Columns = dict[str, tuple[str, int | None]]
 
 
 class Warehouse:
-    """Segment's tables in one schema. Each method has a connection of its own, open no longer than it takes.
+    """Segment's tables in one schema. Each method opens a connection and closes it again.
 
-    :param name: how errors call the connection.
-    :param database: makes the `Database`; is given the schema, and what tells of a wait.
+    :param name: name of the connection in errors.
+    :param database: called with the schema and a callback for waits; returns the `Database`.
     :param schema: lower-case letters, digits and underscores.
+    :raises ConfigurationError, TryAgainLaterError: from each method that connects, in place of the driver's errors.
     """
 
-    def __init__(
-        self, name: str, database: Callable[[str, Callable[[str | None], None]], Database], schema: str
-    ) -> None:
+    def __init__(self, name: str, database: Callable[[str, ReportWait], Database], schema: str) -> None:
         self._name = name
         self._schema = schema
-        self._waiting: str | None = None
-        self._database = database(schema, self._wait)
+        self._wait: str | None = None
+        self._database = database(schema, self._set_wait)
 
     @property
     def spool_bytes(self) -> int:
-        """With so many bytes in the spool it is time for a load."""
+        """Bytes of spooled rows at which a load should begin."""
         return self._database.spool_bytes
 
     def waiting(self) -> str | None:
-        """What it waits for, in one sentence; None if it does not."""
-        return self._waiting
+        """Return in one sentence what the warehouse waits for; None if it does not wait."""
+        return self._wait
 
     def check(self) -> None:
-        """Connect, once, to find a wrong connection before anything is read.
-
-        :raises ConfigurationError, TryAgainLaterError: it can't.
-        """
+        """Connect once, to find a wrong connection before anything is read."""
         with self._cursor() as cursor:
             cursor.execute("SELECT 1")
 
     def prepare(self, tables: Sequence[str]) -> None:
-        """Make what is not there of schema, tables and columns, and see that a load would succeed.
+        """Create missing schema, tables and columns, and load no rows once, to find missing rights before the load.
 
-        Nothing that is there is changed.
+        Existing columns and rows stay as they are.
 
-        :raises ConfigurationError: a right is missing, or an existing table is of another form.
+        :raises ConfigurationError: a right is missing, or an existing column has another type or is too short.
         """
-        self._several_times(lambda: self._prepare(tables))
+        self._with_retries(lambda: self._prepare(tables))
 
     def load(self, spool: Spool) -> int:
-        """Add the rows whose ids are not there, to each table and to `tracks`: all of them, or none.
+        """Add each row to its table and to `tracks`, unless its id is there: all rows, or none on an error.
 
-        :returns: how many were new to their tables.
+        :returns: the number of rows that were new to their tables.
         """
-        return self._several_times(lambda: self._load(spool))
+        return self._with_retries(lambda: self._load(spool))
 
     def _prepare(self, tables: Sequence[str]) -> None:
         with self._transaction() as cursor:
@@ -83,11 +79,12 @@ class Warehouse:
             self._check_columns({table: existing[table] for table in (TRACKS, *tables) if table in existing})
             for table in (TRACKS, *tables):
                 if table in existing:
-                    self._complete(cursor, table, existing[table])
+                    self._add_missing_columns(cursor, table, existing[table])
                 else:
                     self._create(cursor, table)
-            with tempfile.TemporaryFile() as nothing:  # shows whether the rights and the keys are there
-                stage = self._database.stage(cursor, _STAGE, nothing)
+            # To insert no rows fails as a load would, if a right or a primary key is missing.
+            with tempfile.TemporaryFile() as no_rows:
+                stage = self._database.stage(cursor, _STAGE, no_rows)
             self._insert(cursor, dict.fromkeys(tables if self._database.rights_by_table else tables[:1], stage))
 
     def _load(self, spool: Spool) -> int:
@@ -99,80 +96,91 @@ class Warehouse:
             return self._insert(cursor, stages)
 
     def _insert(self, cursor: Any, stages: Mapping[str, str]) -> int:
-        """:param stages: table -> where its rows are."""
-        moment = self._database.moment(cursor)
+        """Insert staged rows.
+
+        :param stages: table of an event -> the relation that has its rows.
+        """
+        load_time = self._database.load_time(cursor)
         return self._database.insert(
             cursor,
             [
-                (self._insertion(stage, table, table, moment), self._insertion(stage, TRACKS, table, moment))
+                (self._insert_sql(stage, table, table, load_time), self._insert_sql(stage, TRACKS, table, load_time))
                 for table, stage in stages.items()
             ],
         )
 
-    def _insertion(self, stage: str, into: str, event: str, moment: str) -> str:
+    def _insert_sql(self, stage: str, table: str, event: str, load_time: str) -> str:
+        """Return the INSERT of a relation's rows into a table.
+
+        :param event: value of the column `event`.
+        """
         quoted = self._database.quoted
-        of_the_load = {name: moment for name, kind in (*OF_THE_LOAD, *self._database.own_columns) if kind is Kind.TIME}
-        of_the_load |= {name: f"'{text}'" for name, text in MADE_BY.items()}
-        of_the_load |= {"timestamp": quoted("original_timestamp"), "event": f"'{event}'"}
-        names = [name for name, _ in self._columns_of(into)]
-        listed = ", ".join(map(quoted, names))
-        values = ", ".join(of_the_load.get(name) or quoted(name) for name in names)
-        return self._database.insertion(stage, self._named(into), listed, values)
+        load_columns = (*LOAD_COLUMNS, *self._database.additional_columns)
+        load_values = {name: load_time for name, kind in load_columns if kind is Kind.TIME}
+        load_values |= {name: f"'{text}'" for name, text in SENDER_VALUES.items()}
+        load_values |= {"timestamp": quoted("original_timestamp"), "event": f"'{event}'"}
+        names = [name for name, _ in self._columns_of(table)]
+        columns = ", ".join(map(quoted, names))
+        values = ", ".join(load_values.get(name) or quoted(name) for name in names)
+        return self._database.insert_sql(stage, quoted(self._schema, table), columns, values)
 
     def _create(self, cursor: Any, table: str) -> None:
-        columns = ", ".join(
-            f"{self._declared(column)}{self._database.of_the_id * (column.kind is Kind.ID)}"
+        columns = [
+            self._declaration(column) + (self._database.id_constraint if column.kind is Kind.ID else "")
             for column in self._columns_of(table)
-        )
-        self._database.create(cursor, table, columns)
+        ]
+        self._database.create(cursor, table, ", ".join(columns))
 
     def _check_columns(self, existing: Mapping[str, _Columns]) -> None:
-        """:raises ConfigurationError: columns are of another type, or too short; all of them are named."""
-        wrong, fixes = [], []
-        for table, there in existing.items():
+        """Check the types and lengths of existing columns.
+
+        :raises ConfigurationError: columns have another type, or are too short. The text names all of them.
+        """
+        database = self._database
+        faults, fixes = [], []
+        for table, columns in existing.items():
             for column in self._columns_of(table):
-                if column.name not in there:
+                if column.name not in columns:
                     continue
-                kind, length = there[column.name]
-                too_short = length is not None and length < _LENGTHS.get(column.kind, 0)
-                if kind.lower() not in self._database.accepted[column.kind] or too_short:
-                    found = f"{kind}({length})" if too_short else kind
-                    wanted = self._database.types[column.kind]
-                    wrong.append(f"column {column.name} of table {self._schema}.{table} is {found}, and not {wanted}")
-                    name, retype = self._database.quoted(column.name), self._database.retype
-                    fixes.append(f"ALTER TABLE {self._named(table)} ALTER COLUMN {name} {retype} {wanted}")
-        if wrong:
+                found, length = columns[column.name]
+                too_short = length is not None and length < _NEEDED_LENGTHS.get(column.kind, 0)
+                if found.lower() not in database.accepted_types[column.kind] or too_short:
+                    needed = database.types[column.kind]
+                    shown = f"{found}({length})" if too_short else found
+                    faults.append(f"column {column.name} of table {self._schema}.{table} is {shown}, and not {needed}")
+                    fixes.append(
+                        f"ALTER TABLE {database.quoted(self._schema, table)} ALTER COLUMN "
+                        f"{database.quoted(column.name)} {database.alter_type} {needed}"
+                    )
+        if faults:
             raise ConfigurationError(
-                f"{'; '.join(wrong)}. Nothing was changed. {'; '.join(fixes)}; or load into another schema"
+                f"{'; '.join(faults)}. Nothing was changed. Run {'; '.join(fixes)}; or load into another schema"
             )
 
-    def _complete(self, cursor: Any, table: str, existing: _Columns) -> None:
-        missing = [self._declared(column) for column in self._columns_of(table) if column.name not in existing]
+    def _add_missing_columns(self, cursor: Any, table: str, existing: _Columns) -> None:
+        missing = [self._declaration(column) for column in self._columns_of(table) if column.name not in existing]
         if missing:
             self._database.add_columns(cursor, table, missing)
 
     def _existing(self, cursor: Any) -> dict[str, _Columns]:
-        """Of each table."""
+        """Return the columns of each existing table."""
         tables: dict[str, _Columns] = {}
         for table, column, kind, length in self._database.columns(cursor):
             tables.setdefault(table, {})[column] = (kind, length)
         return tables
 
     def _columns_of(self, table: str) -> Sequence[Column]:
-        return (*columns_of(table), *self._database.own_columns)
+        return (*columns_of(table), *self._database.additional_columns)
 
-    def _named(self, table: str) -> str:
-        return self._database.quoted(self._schema, table)
-
-    def _declared(self, column: Column) -> str:
+    def _declaration(self, column: Column) -> str:
         return f"{self._database.quoted(column.name)} {self._database.types[column.kind]}"
 
-    def _several_times(self, work: Callable[[], _T]) -> _T:
+    def _with_retries(self, work: Callable[[], _T]) -> _T:
         for pause in _PAUSES:
             try:
                 return work()
             except TryAgainNowError as error:
-                self._waiting = f"Trying again: {error}"
+                self._wait = f"Trying again: {error}"
                 time.sleep(pause)
         return work()
 
@@ -183,7 +191,10 @@ class Warehouse:
 
     @contextmanager
     def _cursor(self) -> Iterator[Any]:
-        """:raises ConfigurationError, TryAgainLaterError: in place of any error of the driver."""
+        """Connect, and close the connection at the end. Errors get the name of the connection.
+
+        :raises ConfigurationError, TryAgainLaterError: in place of any error of the driver.
+        """
         connection = None
         try:
             connection, cursor = self._database.connect()
@@ -196,10 +207,10 @@ class Warehouse:
                 raise
             raise type(known)(f"{self._name}: {known}.") from None
         finally:
-            self._waiting = None
+            self._wait = None
             if connection is not None:
                 with suppress(Exception):
                     connection.close()
 
-    def _wait(self, what: str | None) -> None:
-        self._waiting = what
+    def _set_wait(self, wait: str | None) -> None:
+        self._wait = wait

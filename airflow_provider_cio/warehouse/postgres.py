@@ -1,4 +1,4 @@
-"""PostgreSQL, with psycopg 2 or 3, whichever Airflow's provider uses."""
+"""Load into PostgreSQL, with psycopg 2 or 3, as Airflow's provider does."""
 
 from __future__ import annotations
 
@@ -6,19 +6,22 @@ from typing import IO, Any, ClassVar
 
 from airflow_provider_cio.exceptions import ConfigurationError
 from airflow_provider_cio.http.errors import presentable
-from airflow_provider_cio.warehouse.database import Database, sqlstate_error
+from airflow_provider_cio.warehouse.database import Database, login_rejected, sqlstate_error
 from airflow_provider_cio.warehouse.tables import Kind
 
-#: How long a load waits for another one.
-_PATIENCE = "10min"
+#: Longest time, in PostgreSQL's notation, that a load waits for another one before it leaves the retry to Airflow.
+_LOCK_TIMEOUT = "10min"
 _COPY = "COPY {} FROM STDIN (FORMAT csv, NULL 'null', ENCODING 'UTF8')"
+#: Bytes of the file that are copied at a time.
 _CHUNK = 1 << 16
-# What a server that can't be reached says, and what it says of a wrong connection, are told apart by text only: there
-# is no code yet.
-_WRONG_CONNECTION = ("authentication failed", "does not exist", "no pg_hba.conf entry", "not permitted to log in")
+#: Parts of the server's text that show a wrong login. psycopg has no SQLSTATE until it is connected, so only the text
+#: tells a wrong login from a server that is away.
+_LOGIN_REJECTED = ("authentication failed", "does not exist", "no pg_hba.conf entry", "not permitted to log in")
 
 
 class Postgres(Database):
+    """PostgreSQL. Its primary key on `id` keeps an event from being stored twice."""
+
     name = "PostgreSQL"
     extra = "postgres"
     types: ClassVar = {
@@ -27,18 +30,18 @@ class Postgres(Database):
         Kind.BOOLEAN: "boolean",
         Kind.TIME: "timestamptz",
     }
-    accepted: ClassVar = {
+    accepted_types: ClassVar = {
         Kind.ID: ("character varying", "text"),
         Kind.TEXT: ("text", "character varying"),
         Kind.BOOLEAN: ("boolean",),
         Kind.TIME: ("timestamp with time zone",),
     }
-    key = ', PRIMARY KEY ("id")'
+    primary_key = ', PRIMARY KEY ("id")'
     clock = "clock_timestamp()"
 
     def connect(self) -> tuple[Any, Any]:
         connection = self._hook.get_conn()
-        connection.autocommit = True  # BEGIN and COMMIT are statements of ours
+        connection.autocommit = True  # the load executes BEGIN and COMMIT itself
         if hasattr(connection, "row_factory"):  # psycopg 3
             from psycopg.rows import tuple_row
 
@@ -58,13 +61,13 @@ class Postgres(Database):
         return name
 
     def lock(self, cursor: Any) -> None:
-        """A lock that needs no right on any table, and hinders no reader."""
-        cursor.execute(f"SET LOCAL lock_timeout = '{_PATIENCE}'")
-        self._waits(f"Waiting for another load into schema {self._schema} to end")
+        """Take an advisory lock, which needs no right on a table and blocks no reader."""
+        cursor.execute(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")
+        self._report_wait(f"Waiting for another load into schema {self._schema} to end")
         cursor.execute(f"SELECT pg_advisory_xact_lock(hashtextextended('airflow-provider-cio {self._schema}', 0))")
-        self._waits(None)
+        self._report_wait(None)
 
-    def insertion(self, stage: str, table: str, columns: str, values: str) -> str:
+    def insert_sql(self, stage: str, table: str, columns: str, values: str) -> str:
         return f'INSERT INTO {table} ({columns}) SELECT {values} FROM {stage} ON CONFLICT ("id") DO NOTHING'
 
     def explain(self, error: Exception) -> Exception | None:
@@ -73,12 +76,12 @@ class Postgres(Database):
             return None
         code = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None) or ""
         text = presentable(diagnosis.message_primary or str(error).partition("\n")[0], ())
-        if code == "25006":
-            return ConfigurationError(f"nothing can be written there: {text}. Give the connection of a primary")
-        if code == "42P10":
-            return ConfigurationError("a table has no primary key: ALTER TABLE ... ADD PRIMARY KEY (id)")
-        if not code and any(sign in text for sign in _WRONG_CONNECTION):
-            return ConfigurationError(f"it does not let us in: {text}. Correct the connection")
-        where = [getattr(diagnosis, part) for part in ("table_name", "column_name", "constraint_name")]
-        named = ", ".join(filter(None, where)) or "no table named"
-        return sqlstate_error(code, text, rights="SELECT and INSERT on its tables", named=named)
+        if code == "42P10":  # no key for ON CONFLICT
+            return ConfigurationError(
+                f"a table in schema {self._schema} has no primary key: run ALTER TABLE ... ADD PRIMARY KEY (id)"
+            )
+        if not code and any(part in text for part in _LOGIN_REJECTED):
+            return login_rejected(text)
+        names = [getattr(diagnosis, part) for part in ("table_name", "column_name", "constraint_name")]
+        rule = ", ".join(filter(None, names)) or "no table named"
+        return sqlstate_error(code, text, schema=self._schema, privileges="SELECT, INSERT", rule=rule)

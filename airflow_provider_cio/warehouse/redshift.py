@@ -1,4 +1,4 @@
-"""Amazon Redshift, with Amazon's own driver. It was not run against a real one."""
+"""Load into Amazon Redshift, with Amazon's own driver. Not tested with a real Redshift."""
 
 from __future__ import annotations
 
@@ -9,40 +9,45 @@ from typing import IO, Any, ClassVar
 from airflow_provider_cio.events.event import MAX_EVENT_BYTES
 from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError
 from airflow_provider_cio.http.errors import presentable
-from airflow_provider_cio.warehouse.database import Database, TryAgainNowError, sqlstate_error
+from airflow_provider_cio.warehouse.database import Database, login_rejected, sqlstate_error, write_conflict
 from airflow_provider_cio.warehouse.tables import SPOOLED, TRACKS, Kind, csv_values
 
-#: Milliseconds: how long a load waits for another one.
-_PATIENCE = 10 * 60 * 1000
-#: Characters of rows in one INSERT. Redshift takes statements of 16 MB.
+#: Longest time, in milliseconds, that a load waits for another one before it leaves the retry to Airflow.
+_LOCK_TIMEOUT = 10 * 60 * 1000
+#: Characters of rows after which an INSERT is closed. Redshift takes statements of up to 16 MB:
+#: https://docs.aws.amazon.com/redshift/latest/dg/c_redshift-sql.html
 _BATCH = 1024 * 1024
-#: A cluster's or a workgroup's, and its region's.
+#: Host of a cluster or a workgroup; the groups are its name and its region.
 _HOST = re.compile(r"([^.]+)\.[^.]+\.([^.]+)\.redshift(?:-serverless)?\.amazonaws\.com(?:\.cn)?")
-#: Two that make the same thing at once, a cycle of waits, transactions that can't be put one after the other.
-_COLLISIONS = ("42P06", "42P07", "23505", "40001", "40P01")
-_SERIALIZABLE = "1023"  # in place of a text, with the code of an internal error
+#: SQLSTATEs of a conflict with another writer: duplicate schema, duplicate table, duplicate key (two made the same
+#: object), serialization failure, deadlock.
+_CONFLICTS = ("42P06", "42P07", "23505", "40001", "40P01")
+#: Text of a serialization failure that Redshift reports with the SQLSTATE of an internal error.
+_SERIALIZATION_FAILURE = "1023"
 
 
 class Redshift(Database):
+    """Redshift. It enforces no keys, so a lock on `tracks` keeps two loads from storing an event twice."""
+
     name = "Redshift"
     extra = "redshift"
     types: ClassVar = {
         Kind.ID: "varchar(512)",
-        Kind.TEXT: f"varchar({MAX_EVENT_BYTES})",  # a length is in bytes here
+        Kind.TEXT: f"varchar({MAX_EVENT_BYTES})",  # Redshift counts bytes
         Kind.BOOLEAN: "boolean",
         Kind.TIME: "timestamp",
     }
-    accepted: ClassVar = {
+    accepted_types: ClassVar = {
         Kind.ID: ("character varying",),
         Kind.TEXT: ("character varying",),
         Kind.BOOLEAN: ("boolean",),
         Kind.TIME: ("timestamp without time zone",),
     }
-    # It only tells the planner: Redshift enforces none.
-    key = ', PRIMARY KEY ("id")'
-    layout = ' DISTKEY ("id") SORTKEY ("received_at")'
+    # A hint to the planner; Redshift does not enforce it.
+    primary_key = ', PRIMARY KEY ("id")'
+    table_options = ' DISTKEY ("id") SORTKEY ("received_at")'
     clock = "CAST(timeofday() AS timestamp)"
-    spool_bytes = 16 * 1000 * 1000  # the driver keeps all statements of a connection in memory
+    spool_bytes = 16 * 1000 * 1000  # the driver keeps the statements of a connection in memory
 
     @classmethod
     def namespace(cls, host: str, port: int | None) -> str:
@@ -50,30 +55,30 @@ class Redshift(Database):
         return super().namespace(".".join(match.groups()) if match else host, port or 5439)
 
     def connect(self) -> tuple[Any, Any]:
-        self._waits("Waiting for Redshift to answer")  # the hook tries several times
+        self._report_wait("Waiting for Redshift to answer")  # the hook retries by itself
         connection = self._hook.get_conn()
-        self._waits(None)
-        connection.autocommit = True  # BEGIN and COMMIT are statements of ours
+        self._report_wait(None)
+        connection.autocommit = True  # the load executes BEGIN and COMMIT itself
         return connection, connection.cursor()
 
     def has_schema(self, cursor: Any) -> bool:
-        """Also one of somebody else's, which information_schema does not show."""
+        """Return whether the schema exists, even if it is another user's, which information_schema does not show."""
         cursor.execute(f"SELECT 1 FROM pg_namespace WHERE nspname = '{self._schema}'")
         return bool(cursor.fetchone())
 
     def stage(self, cursor: Any, name: str, file: IO[bytes]) -> str:
-        """By statements alone: a COPY would need a bucket."""
+        """Copy the rows by INSERTs, because COPY would need a bucket."""
         cursor.execute(f"CREATE TEMP TABLE {name} ({self.stage_columns()})")
         for batch in _batches(_rows(file)):
             cursor.execute(f"INSERT INTO {name} VALUES {batch}")
-        cursor.execute(f"ANALYZE {name}")  # or a plan takes it for empty
+        cursor.execute(f"ANALYZE {name}")  # without it the planner takes the table for empty
         return name
 
     def lock(self, cursor: Any) -> None:
-        """A lock on `tracks`, in place of keys: each load needs that table.
+        """Lock `tracks`, which each load needs, and begin a new transaction with that LOCK.
 
-        A transaction sees what was there at its first statement that is not LOCK, so it begins anew with that one.
-        https://docs.aws.amazon.com/redshift/latest/dg/c_serial_isolation.html
+        Redshift takes the snapshot of a transaction at its first statement other than LOCK. An older transaction would
+        miss the rows of the load that it waited for: https://docs.aws.amazon.com/redshift/latest/dg/c_serial_isolation.html
         """
         cursor.execute(
             f"SELECT 1 FROM information_schema.tables WHERE table_schema = '{self._schema}' AND table_name = '{TRACKS}'"
@@ -81,19 +86,19 @@ class Redshift(Database):
         exists = bool(cursor.fetchone())
         cursor.execute("COMMIT")
         cursor.execute("SET timezone TO 'UTC'")
-        cursor.execute(f"SET statement_timeout TO {_PATIENCE}")
+        cursor.execute(f"SET statement_timeout TO {_LOCK_TIMEOUT}")
         cursor.execute("BEGIN")
         if exists:
-            self._waits(f"Waiting for another load into schema {self._schema} to end")
+            self._report_wait(f"Waiting for another load into schema {self._schema} to end")
             cursor.execute(f"LOCK {self.quoted(self._schema, TRACKS)}")
-            self._waits(None)
+            self._report_wait(None)
         cursor.execute("SET statement_timeout TO DEFAULT")
 
-    def insertion(self, stage: str, table: str, columns: str, values: str) -> str:
+    def insert_sql(self, stage: str, table: str, columns: str, values: str) -> str:
         return (
             f'INSERT INTO {table} ({columns}) SELECT {values} FROM (SELECT *, row_number() OVER (PARTITION BY "id" '
-            f'ORDER BY "id") AS nth FROM {stage}) AS rows_staged LEFT JOIN (SELECT "id" AS id_there FROM {table}) AS '
-            'rows_there ON id_there = "id" WHERE nth = 1 AND id_there IS NULL'
+            f'ORDER BY "id") AS nth FROM {stage}) AS staged LEFT JOIN (SELECT "id" AS loaded_id FROM {table}) AS '
+            'loaded ON loaded_id = "id" WHERE nth = 1 AND loaded_id IS NULL'
         )
 
     def explain(self, error: Exception) -> Exception | None:
@@ -101,25 +106,28 @@ class Redshift(Database):
         from redshift_connector.error import Error
 
         if isinstance(error, BotoCoreError | ClientError):
-            return ConfigurationError(f"AWS gives no password for it: {presentable(str(error), ())}")
-        if isinstance(error, OSError):  # of a connection that breaks
+            return ConfigurationError(
+                f"AWS issued no database password: {presentable(str(error), ())}. Check credentials and region of the "
+                "AWS connection"
+            )
+        if isinstance(error, OSError):  # the connection broke
             return TryAgainLaterError(f"{error.strerror or type(error).__name__} (no connection)")
         if not isinstance(error, Error):
             return None
-        told = next(iter(error.args), "")
-        if not isinstance(told, dict):
+        fields = next(iter(error.args), "")
+        if not isinstance(fields, dict):
             return TryAgainLaterError(f"{presentable(': '.join(map(str, error.args)), ())} (no connection)")
-        code, text = told.get("C", ""), presentable(told.get("M", ""), ())
-        if code in _COLLISIONS or text == _SERIALIZABLE:
-            return TryAgainNowError(f"another session writes to the same tables ({code}, {text})")
-        if code == "25006":
-            return ConfigurationError(f"nothing can be written there: {text}. Give another connection")
-        if code[:2] in ("28", "3D"):
-            return ConfigurationError(f"it does not let us in: {text}. Correct the connection")
-        return sqlstate_error(code, text, rights="SELECT, INSERT and UPDATE on its tables (LOCK needs the latter)")
+        code, text = fields.get("C", ""), presentable(fields.get("M", ""), ())
+        if code in _CONFLICTS or text == _SERIALIZATION_FAILURE:
+            return write_conflict(f"{code}, {text}")
+        if code[:2] in ("28", "3D"):  # wrong user or password, unknown database
+            return login_rejected(text)
+        # LOCK needs the right to UPDATE.
+        return sqlstate_error(code, text, schema=self._schema, privileges="SELECT, INSERT, UPDATE")
 
 
 def _batches(rows: Iterator[str]) -> Iterator[str]:
+    """Join rows with commas, up to some `_BATCH` characters at a time."""
     batch: list[str] = []
     size = 0
     for row in rows:
@@ -133,7 +141,7 @@ def _batches(rows: Iterator[str]) -> Iterator[str]:
 
 
 def _rows(file: IO[bytes]) -> Iterator[str]:
-    """The rows of the spool as lists of SQL's literals, in brackets."""
+    """Yield each spooled row as SQL literals in brackets."""
     for values in csv_values(file):
         yield f"({','.join(_literal(column.kind, value) for column, value in zip(SPOOLED, values, strict=True))})"
 

@@ -1,4 +1,4 @@
-"""Load events into the tables of a warehouse."""
+"""Load the events of a pipeline into a warehouse."""
 
 from __future__ import annotations
 
@@ -13,25 +13,26 @@ from airflow_provider_cio.warehouse.tables import Value, csv_lines, unstorable, 
 
 
 class WarehouseSink:
-    """Rows wait on disk until they are loaded: at a checkpoint, at the end, or when they are `spool_bytes`.
+    """A sink of events that spools them on disk, and loads them on `flush`, on `wait`, or at `spool_bytes`.
 
-    The same events are refused as by Segment, and those that no database can hold.
+    It refuses the events that Segment would refuse, and those that no database can store.
 
-    :param collections: names of all that may come; each has its table from the start.
+    :param collections: names of all collections whose events may come. Each gets its table before the first event.
     """
 
     def __init__(self, warehouse: Warehouse, collections: Iterable[str]) -> None:
+        #: Number of pieces, counted from the first, whose events are all loaded or refused.
         self.acknowledged = 0
         self._warehouse = warehouse
         self._tables = {name: CATALOG[name].table for name in collections}
         self._spool = Spool()
-        self._taken = self._loaded = self._new = 0
+        self._pieces_taken = self._loaded = self._new = 0
         self._refused: list[Refused] = []
 
     def rule_broken(self, event: Event, encoded: bytes) -> str | None:
         """Return the rule that makes the event undeliverable: one of Segment's, or that no text has a NUL character."""
         reason = rule_broken(event, encoded)
-        # JSON has that character escaped, and few events have anything to escape.
+        # JSON escapes a NUL, so an event without a backslash has none, and needs no look at its values.
         if reason is None and b"\\" in encoded and (column := unstorable(values_of(event))):
             return f"nul_character_in_{column}"
         return reason
@@ -41,9 +42,11 @@ class WarehouseSink:
         self._warehouse.check()
 
     def waiting(self) -> str | None:
+        """Return in one sentence what the load waits for; None if it does not wait."""
         return self._warehouse.waiting()
 
     def take(self, events: Iterable[Event]) -> None:
+        """Spool all events of the next piece, and load the spool if it is full."""
         rows: dict[str, list[tuple[Value, ...]]] = {}
         for event in events:
             encoded = encode(event)
@@ -51,23 +54,27 @@ class WarehouseSink:
                 self._refused.append(Refused(reason, encoded))
             else:
                 rows.setdefault(event.event, []).append(values_of(event))
-        for name, of_it in rows.items():
-            self._spool.add(self._tables[name], csv_lines(of_it), len(of_it))
-        self._taken += 1
+        for name, values in rows.items():
+            self._spool.add(self._tables[name], csv_lines(values), len(values))
+        self._pieces_taken += 1
         if self._spool.size >= self._warehouse.spool_bytes or not self._spool.rows:
             self._load()
 
     def flush(self) -> None:
+        """Load the spool."""
         self._load()
 
     def wait(self) -> None:
+        """Load the spool."""
         self._load()
 
     def refused(self) -> Sequence[Refused]:
+        """Return the events that were refused since the last call."""
         refused, self._refused = self._refused, []
         return refused
 
     def counts(self) -> dict[str, int]:
+        """Return the number of loaded ``events``, and how many of them were ``new`` to their tables."""
         return {"events": self._loaded, "new": self._new}
 
     def _load(self) -> None:
@@ -75,7 +82,7 @@ class WarehouseSink:
             self._new += self._warehouse.load(self._spool)
             self._loaded += self._spool.rows
             self._spool.clear()
-        self.acknowledged = self._taken
+        self.acknowledged = self._pieces_taken
 
     def __enter__(self) -> Self:
         self.check()

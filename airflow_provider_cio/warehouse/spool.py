@@ -1,4 +1,4 @@
-"""Rows that wait on the local disk for the next load."""
+"""Keep rows on the local disk until the next load."""
 
 from __future__ import annotations
 
@@ -11,47 +11,53 @@ from airflow_provider_cio.exceptions import TryAgainLaterError
 
 
 class Spool:
-    """One file for each table. The files have no name, so nothing is left of them however the process ends.
+    """Rows on the local disk, one file for each table. The files have no name, so they vanish with the process.
 
-    :raises TryAgainLaterError: from any method, the disk can't take it.
+    :raises TryAgainLaterError: from `add` and `files`, when the disk is full or read-only.
     """
 
     def __init__(self) -> None:
         self._files: dict[str, IO[bytes]] = {}
-        self._open = ExitStack()
-        #: Bytes, of all files.
+        self._open_files = ExitStack()
+        #: Bytes in all files.
         self.size = 0
+        #: Rows in all files.
         self.rows = 0
 
     def add(self, table: str, lines: bytes, rows: int) -> None:
+        """Append lines to the file of a table.
+
+        :param rows: number of rows in `lines`; a text may contain line breaks, so it can be less than the lines.
+        """
         try:
             if table not in self._files:
-                self._files[table] = self._open.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
+                self._files[table] = self._open_files.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
             self._files[table].write(lines)
         except OSError as error:
-            raise _full(error) from error
+            raise _write_error(error) from error
         self.size += len(lines)
         self.rows += rows
 
     def files(self) -> Iterator[tuple[str, IO[bytes]]]:
-        """The tables that have rows, each with its file, which is read from its beginning."""
+        """Yield each table that has rows, by name, with its file at its beginning."""
         for table, file in sorted(self._files.items()):
             try:
                 file.flush()
             except OSError as error:
-                raise _full(error) from error
+                raise _write_error(error) from error
             file.seek(0)
             yield table, file
 
     def clear(self) -> None:
-        with suppress(OSError):  # closing writes what a full disk has not taken
-            self._open.close()
+        """Drop all rows. The spool can be filled again."""
+        with suppress(OSError):  # closing writes the buffer, which a full disk refuses
+            self._open_files.close()
         self._files = {}
         self.size = self.rows = 0
 
 
-def _full(error: OSError) -> TryAgainLaterError:
+def _write_error(error: OSError) -> TryAgainLaterError:
     return TryAgainLaterError(
-        f"Rows that wait for the warehouse can't be written to {tempfile.gettempdir()}: {error.strerror}. Make room "
-        "there, or set TMPDIR to another folder"
+        f"Rows for the warehouse can't be written to {tempfile.gettempdir()}: {error.strerror}. Make room there, or "
+        "set TMPDIR to another folder"
     )

@@ -1,8 +1,7 @@
-"""The tables: their columns, as Segment makes them, and the row that an event becomes. Pure.
+"""Columns of the tables, named as Segment names them, and the row of an event. Pure.
 
-There is one table for each collection, and `tracks` over all of them, without the events' properties. All columns
-that an event can fill are there from the start: Segment adds each when its first value comes, and a query that names
-it earlier fails.
+Each collection has a table; the table `tracks` has all events, without their properties. A new table has every column
+that an event can fill. Segment adds a column with its first value, so a query that names it earlier fails there.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from airflow_provider_cio.events.mapping import SENDER, Context, Properties
 
 
 class Kind(Enum):
-    """What a column holds. Each database has its own types for them."""
+    """Kinds of values. Each database maps them to its own column types."""
 
     ID = "id"
     TEXT = "text"
@@ -30,25 +29,29 @@ class Kind(Enum):
 
 
 class Column(NamedTuple):
+    """A column of a table."""
+
     name: str
     kind: Kind
 
 
+#: Name of the table with all events.
 TRACKS = "tracks"
 
-#: The columns that say what made the event. They hold the same in each row.
-MADE_BY = {f"context_{part}_{key}": text for part in ("integration", "library") for key, text in SENDER.items()}
+#: Columns that name this provider as the sender of the event -> their value, the same in each row.
+SENDER_VALUES = {f"context_{part}_{key}": text for part in ("integration", "library") for key, text in SENDER.items()}
 
-#: What the load itself says of a row: its table, what made it, and when it came. They are not in the spool.
-OF_THE_LOAD = (
+#: Columns that the load fills, so the spool does not have them.
+LOAD_COLUMNS = (
     Column("received_at", Kind.TIME),
     Column("sent_at", Kind.TIME),
     Column("uuid_ts", Kind.TIME),
     Column("timestamp", Kind.TIME),
     Column("event", Kind.TEXT),
-    *(Column(name, Kind.TEXT) for name in MADE_BY),
+    *(Column(name, Kind.TEXT) for name in SENDER_VALUES),
 )
-_OF_EVERY_EVENT = (
+#: Columns of each table, `tracks` included, that the spool has.
+_COMMON_COLUMNS = (
     Column("id", Kind.ID),
     Column("original_timestamp", Kind.TIME),
     Column("event_text", Kind.TEXT),
@@ -56,33 +59,36 @@ _OF_EVERY_EVENT = (
     Column("anonymous_id", Kind.TEXT),
     *(Column(f"context_{name}", Kind.TEXT) for name in ("traits_email", "ip", "user_agent")),
 )
-_PROPERTIES = tuple(
+#: Columns of an event's table that `tracks` lacks.
+_PROPERTY_COLUMNS = tuple(
     Column(snakecase(field.encode_name), Kind.BOOLEAN if field.type == (bool | None) else Kind.TEXT)
     for field in msgspec.structs.fields(Properties)
 )
 
-#: What a row of the spool holds, in this order.
-SPOOLED = _OF_EVERY_EVENT + _PROPERTIES
+#: Columns of a row in the spool, in its order.
+SPOOLED = _COMMON_COLUMNS + _PROPERTY_COLUMNS
 
 _QUOTE = '"'
-#: A cell of `csv_lines`, before what ends it.
+#: A cell that `csv_lines` wrote, and the comma or line break after it.
 _CELL = re.compile(r'("[^"]*(?:""[^"]*)*"|true|false|null)[,\n]')
-_WORDS = {"true": True, "false": False, "null": None}
+#: Cells without quotes -> their values.
+_UNQUOTED = {"true": True, "false": False, "null": None}
 _encode = msgspec.json.Encoder().encode
 _encode_lines = msgspec.json.Encoder().encode_lines
 _astuple = msgspec.structs.astuple
 
+#: Value of a cell; None is NULL.
 Value = str | bool | datetime | None
 
 
 def columns_of(table: str) -> tuple[Column, ...]:
-    """The id first, then the others."""
-    spooled = _OF_EVERY_EVENT if table == TRACKS else SPOOLED
-    return (*spooled[:1], *OF_THE_LOAD, *spooled[1:])
+    """Return the columns of a table, with `id` first."""
+    spooled = _COMMON_COLUMNS if table == TRACKS else SPOOLED
+    return (*spooled[:1], *LOAD_COLUMNS, *spooled[1:])
 
 
 def values_of(event: Event) -> tuple[Value, ...]:
-    """What `SPOOLED` names; None is NULL."""
+    """Return the row of an event, in the order of `SPOOLED`."""
     context: Context = event.context  # type: ignore[assignment]
     return (
         event.message_id,
@@ -98,9 +104,10 @@ def values_of(event: Event) -> tuple[Value, ...]:
 
 
 def csv_lines(rows: Sequence[tuple[Value, ...]]) -> bytes:
-    """A line of CSV for each. All text is quoted; `null` without quotes is NULL.
+    """Encode rows as CSV. All text is quoted; `null` without quotes is NULL.
 
-    It is what JSON has between the brackets of a list, unless JSON escapes a character: CSV has other escapes.
+    A JSON array without its brackets is valid CSV, unless a value needs an escape: JSON writes a backslash, CSV doubles
+    the quotation mark. A row with a backslash is therefore written cell by cell.
     """
     lines = [line[1:-1] for line in _encode_lines(rows).splitlines()]
     for number, line in enumerate(lines):
@@ -116,20 +123,20 @@ def _cell(value: Value) -> str:
 
 
 def csv_values(file: IO[bytes]) -> Iterator[list[str | bool | None]]:
-    """What `csv_lines` has written, row by row; times are text."""
+    """Yield the rows that `csv_lines` wrote. Times stay text."""
     record = ""
-    for line in file:  # of which a text may have several
+    for line in file:  # a text may contain line breaks, so a row may have several lines
         record += line.decode()
         if record.count(_QUOTE) % 2 == 0:
             yield [
-                cell[1:-1].replace(_QUOTE * 2, _QUOTE) if cell[0] == _QUOTE else _WORDS[cell]
+                cell[1:-1].replace(_QUOTE * 2, _QUOTE) if cell[0] == _QUOTE else _UNQUOTED[cell]
                 for cell in _CELL.findall(record)
             ]
             record = ""
 
 
 def unstorable(values: tuple[Value, ...]) -> str | None:
-    """The column whose value no database takes, or None: text with a NUL character in it."""
+    """Return the first column whose text has a NUL character, which no database stores; None if there is none."""
     for column, value in zip(SPOOLED, values, strict=True):
         if isinstance(value, str) and "\0" in value:
             return column.name

@@ -18,8 +18,8 @@ from airflow_provider_cio.warehouse import database_for
 from airflow_provider_cio.warehouse.loading import Warehouse
 from airflow_provider_cio.warehouse.sink import WarehouseSink
 from airflow_provider_cio.warehouse.tables import (
-    MADE_BY,
-    OF_THE_LOAD,
+    LOAD_COLUMNS,
+    SENDER_VALUES,
     SPOOLED,
     TRACKS,
     columns_of,
@@ -64,11 +64,11 @@ def write(folder: Path, count: int) -> None:
     files = {table: (folder / f"{table}.csv").open("wb") for table in (TRACKS, *tables.values())}
     for table, file in files.items():
         file.write(",".join(column.name for column in columns_of(table)).encode() + b"\n")
-    of_the_load = {column.name for column in OF_THE_LOAD}
+    load_columns = {column.name for column in LOAD_COLUMNS}
     for one in events(0, count):
         values = dict(zip([column.name for column in SPOOLED], values_of(one), strict=True))
         table = tables[one.event]
-        values |= dict.fromkeys(of_the_load, values["original_timestamp"]) | MADE_BY | {"event": table}
+        values |= dict.fromkeys(load_columns, values["original_timestamp"]) | SENDER_VALUES | {"event": table}
         for name in (TRACKS, table):
             files[name].write(csv_lines([tuple(values[column.name] for column in columns_of(name))]))
     for file in files.values():

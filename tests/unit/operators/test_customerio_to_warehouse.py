@@ -236,7 +236,7 @@ def test_a_wrong_connection_is_found_before_any_request(sandbox: Sandbox, monkey
     with pytest.raises(AirflowFailException, match="There is no connection 'warehouse_default'"):
         operator().execute(RUN)
     monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE_DEFAULT", json.dumps({"conn_type": "duckdb", "host": ""}))
-    with pytest.raises(AirflowFailException, match="it is in memory"):
+    with pytest.raises(AirflowFailException, match="the database is in memory"):
         operator().execute(RUN)
     assert sandbox.customerio.requests == []
 

@@ -195,8 +195,8 @@ def test_uuid_ts_never_falls_behind_what_a_reader_has_seen(server_database: Plac
 def test_who_waits_for_another_load_says_so_and_gives_up_in_the_end(
     server_database: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(postgres_module, "_PATIENCE", "1s")
-    monkeypatch.setattr(redshift_module, "_PATIENCE", 1000)
+    monkeypatch.setattr(postgres_module, "_LOCK_TIMEOUT", "1s")
+    monkeypatch.setattr(redshift_module, "_LOCK_TIMEOUT", 1000)
     load(server_database, 0, 3)
     warehouse = server_database.warehouse()
     with server_database.connect() as other, ThreadPoolExecutor() as pool:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from airflow_provider_cio.events.catalog import snakecase
 from airflow_provider_cio.events.event import encode
-from airflow_provider_cio.warehouse.tables import MADE_BY, SPOOLED, columns_of, csv_lines, unstorable, values_of
+from airflow_provider_cio.warehouse.tables import SENDER_VALUES, SPOOLED, columns_of, csv_lines, unstorable, values_of
 from tests.unit.warehouse.events import event
 
 # As a real Segment warehouse has them (reference: BloomBooks' dump of one in PostgreSQL), and a Customer.io source's.
@@ -73,7 +73,7 @@ def test_a_row_holds_all_of_the_event_and_nothing_else(data: dict[str, Any] | No
     expected |= {"id": call["messageId"], "event_text": call["event"], "user_id": call.get("userId")}
     expected |= {"anonymous_id": call.get("anonymousId"), "original_timestamp": made.timestamp}
     row = {column.name: value for column, value in zip(SPOOLED, values_of(made), strict=True) if value is not None}
-    assert row | MADE_BY == {name: value for name, value in expected.items() if value is not None}
+    assert row | SENDER_VALUES == {name: value for name, value in expected.items() if value is not None}
 
 
 TEXT_OR_BOOLEAN = st.text(st.characters(exclude_categories=["Cs"])) | st.booleans()
