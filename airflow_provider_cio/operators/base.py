@@ -136,7 +136,8 @@ class CustomerIOOperator(BaseOperator):
         from airflow_provider_cio.observability.logs import log_findings, log_progress, log_sample
         from airflow_provider_cio.observability.metrics import count_run
         from airflow_provider_cio.operators.assembly import build_pipeline, mode_of
-        from airflow_provider_cio.pipeline.checkpoint import CheckpointStore, fingerprint
+        from airflow_provider_cio.operators.checkpoint_store import CheckpointStore
+        from airflow_provider_cio.pipeline.checkpoint import fingerprint
         from airflow_provider_cio.pipeline.preview import PreviewSink
 
         began = time.monotonic()

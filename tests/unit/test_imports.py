@@ -106,7 +106,6 @@ KNOW_AIRFLOW = {
     "operators",
     "hooks",
     "observability",
-    "airflow_provider_cio.pipeline.checkpoint",
     "airflow_provider_cio.pipeline.dead_letters",
     "airflow_provider_cio.warehouse.connection",
 }

@@ -20,9 +20,9 @@ from airflow.sdk.execution_time.context import OutletEventAccessors
 from airflow_provider_cio.events.catalog import GROUPS
 from airflow_provider_cio.events.interval import Interval
 from airflow_provider_cio.exceptions import ConfigurationError
+from airflow_provider_cio.operators.checkpoint_store import CHECKPOINT_KEY
 from airflow_provider_cio.operators.customerio_to_segment import CustomerIOToSegmentOperator
 from airflow_provider_cio.operators.customerio_to_warehouse import CustomerIOToWarehouseOperator
-from airflow_provider_cio.pipeline.checkpoint import CHECKPOINT_KEY
 from airflow_provider_cio.warehouse.sink import WarehouseSink
 from tests.sandbox import History, Sandbox, Settings
 from tests.unit.support import DAY, NOVEMBER, connect

@@ -18,9 +18,9 @@ import pytest
 from airflow_provider_cio.customerio import schedule
 from airflow_provider_cio.customerio import windows as extract
 from airflow_provider_cio.events.interval import Interval
+from airflow_provider_cio.operators.checkpoint_store import CheckpointStore
 from airflow_provider_cio.operators.customerio_to_segment import CustomerIOToSegmentOperator
 from airflow_provider_cio.pipeline import pipeline as line
-from airflow_provider_cio.pipeline.checkpoint import CheckpointStore
 from airflow_provider_cio.segment import batches as segment
 from tests.sandbox import History, Sandbox, Settings
 from tests.unit.support import DAY, NOVEMBER, assert_kept_is_truth, connect

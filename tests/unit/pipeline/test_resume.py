@@ -29,9 +29,10 @@ from airflow_provider_cio.customerio.windows import plan
 from airflow_provider_cio.events.catalog import resolve_collections
 from airflow_provider_cio.events.interval import Interval, Window
 from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError
+from airflow_provider_cio.operators.checkpoint_store import CHECKPOINT_KEY
 from airflow_provider_cio.operators.customerio_to_segment import CustomerIOToSegmentOperator
 from airflow_provider_cio.pipeline import pipeline as line
-from airflow_provider_cio.pipeline.checkpoint import CHECKPOINT_KEY, Checkpoint, State
+from airflow_provider_cio.pipeline.checkpoint import Checkpoint, State
 from airflow_provider_cio.pipeline.pipeline import Callbacks
 from airflow_provider_cio.pipeline.result import Result
 from airflow_provider_cio.segment import batches as segment
