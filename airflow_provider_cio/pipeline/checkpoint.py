@@ -5,13 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from airflow_provider_cio.events.interval import Window
 from airflow_provider_cio.pipeline.result import Tally
-
-if TYPE_CHECKING:
-    pass
 
 #: Version of the state's form. A state of another version is ignored.
 VERSION = 2
