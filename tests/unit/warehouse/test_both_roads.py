@@ -67,7 +67,7 @@ def small_pages_and_loads() -> Iterator[None]:
     mode=st.sampled_from(["first", "every", "every_human"]),
     names=st.sampled_from(["email", "email", "all", ["Email Opened", "SMS Link Clicked"]]),
     pii=st.sampled_from(["keep", "hash", "drop"]),
-    cio_id=st.booleans(),
+    on_unidentified=st.sampled_from(["skip", "cio_id"]),
 )
 def test_the_tables_hold_what_segment_keeps(
     shared_database: Place,
@@ -79,7 +79,7 @@ def test_the_tables_hold_what_segment_keeps(
     mode: str,
     names: Any,
     pii: str,
-    cio_id: bool,
+    on_unidentified: str,
 ) -> None:
     sandbox.segment.reset()
     sandbox.history, sandbox.settings = history, Settings(now=STRETCH.end + 5 * DAY)
@@ -91,7 +91,13 @@ def test_the_tables_hold_what_segment_keeps(
     repeated = intervals[:again]
     order.shuffle(intervals)
     loaded = new = 0
-    options: dict[str, Any] = {"names": names, "pii": pii, "cio_id": cio_id, "mode": mode, "warn": lambda text: None}
+    options: dict[str, Any] = {
+        "names": names,
+        "pii": pii,
+        "on_unidentified": on_unidentified,
+        "mode": mode,
+        "warn": lambda text: None,
+    }
     for interval in [*intervals, *repeated]:
         run_pipeline(sandbox, interval, **options)
         report = run_pipeline(sandbox, interval, **options, sink=WarehouseSink(warehouse, collections))
