@@ -42,7 +42,7 @@ _TESTS = (
     "tests/unit/pipeline/test_dead_letters.py",
     "tests/unit/test_dags.py",
     "tests/unit/test_imports.py",
-    "tests/unit/observability/test_metrics.py",
+    "tests/unit/observability",
     "tests/unit/test_provider_info.py",
     "tests/unit/pipeline/test_resume.py",
     "tests/unit/test_versions.py",
