@@ -5,17 +5,20 @@ The orchestration runs in one thread, the caller's; only the requests run in oth
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import NamedTuple, ParamSpec, Self, TypeVar
 
-from airflow_provider_cio.customerio.client import ACTIVITY_PAGE_SIZE, CustomerIOClient, Page
+from airflow_provider_cio.customerio.client import ACTIVITY_PAGE_SIZE, PAGE_SIZE, CustomerIOClient, Page
 from airflow_provider_cio.customerio.rows import Activity, Delivery
-from airflow_provider_cio.customerio.schedule import Chain, Schedule
+from airflow_provider_cio.customerio.windows import Chain, Paging
 from airflow_provider_cio.events.interval import Window
 from airflow_provider_cio.events.occurrence import Malformed
 from airflow_provider_cio.exceptions import TryAgainLaterError
 
+P = ParamSpec("P")
+T = TypeVar("T")
 Row = TypeVar("Row", Delivery, Malformed)
 
 #: In flight. Enough for answers that take more than a second at ten requests a second.
@@ -26,14 +29,14 @@ _BEYOND_RATE = 1
 TOLERANCE = 3600
 #: In a row, before a list of activities counts as ended: some lists end with a cursor that leads nowhere.
 MAX_EMPTY_ACTIVITY_PAGES = 5
-#: Ids that are remembered for each chain, to pass on once a delivery that moves to the next page while it is read.
+#: Ids that are remembered for each window while it is read, to pass on once a delivery that moves to a later page.
 _REMEMBERED = 20_000
 
 
 class Read(NamedTuple):
     """A page of deliveries.
 
-    :param window: the window that it is a page of.
+    :param window: the window that it is a page of; it is not cut any more.
     :param last: with this page the window has been read to its end.
     """
 
@@ -44,19 +47,45 @@ class Read(NamedTuple):
 
 
 class Reader:
-    """Reads with `client`. If it is left by an exception it closes the client and waits for no request.
+    """Reads with `client`, which it owns: entering it enters the client, leaving it closes the client.
 
-    :param out_of_order: pages of deliveries so far that were not newest first.
-    :param cut_short: lists of activities that were taken to have ended, though each page named a further one.
+    If it is left by an exception it closes the client first, and waits for no request.
+
+    :param page_size: rows of deliveries that one request asks for.
     """
 
-    def __init__(self, client: CustomerIOClient) -> None:
+    def __init__(self, client: CustomerIOClient, *, page_size: int = PAGE_SIZE) -> None:
         self.client = client
-        self.out_of_order = self.cut_short = 0
-        self.pool = ThreadPoolExecutor(MAX_REQUESTS, thread_name_prefix="customerio")
+        self._page_size = page_size
+        self._out_of_order = self._cut_short = 0
+        self._pool = ThreadPoolExecutor(MAX_REQUESTS, thread_name_prefix="customerio")
+
+    def counts(self) -> dict[str, int]:
+        """Return the work so far.
+
+        ``out_of_order`` counts pages of deliveries that were not newest first, ``cut_short`` lists of activities that
+        were taken to have ended, though each page named a further one.
+        """
+        return {
+            "requests": self.client.requests_made,
+            "retried": self.client.retried,
+            "rate_limited": self.client.rate_limited,
+            "out_of_order": self._out_of_order,
+            "cut_short": self._cut_short,
+        }
+
+    def waiting(self) -> str | None:
+        """Return in one sentence what the client waits for; None if it does not wait."""
+        return self.client.waiting()
+
+    def submit(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Run a request beside the pages."""
+        return self._pool.submit(call, *args, **kwargs)
 
     def deliveries(self, windows: Sequence[Window]) -> Iterator[Read]:
         """All windows, page by page, in no order. A delivery that is met twice in a window is passed on once.
+
+        The windows are cut. Pages of a window are passed on once it will not be cut any more.
 
         Windows of drafts come first, and end before any other begins: a draft that is sent meanwhile then
         shows up in the second list rather than in neither.
@@ -67,32 +96,33 @@ class Reader:
             yield from self._all([window for window in windows if window.drafts is drafts])
 
     def _all(self, windows: Sequence[Window]) -> Iterator[Read]:
-        schedule = Schedule(windows)
-        passed_on = _PassedOn()
+        paging = Paging(windows, self._page_size)
         running: dict[Future[Page[Delivery]], Chain] = {}
-        read: Read | None = None
+        begun: dict[Chain, _Pages] = {}
+        ready: deque[Read] = deque()
         while True:
             slots = min(MAX_REQUESTS, self.client.wanted_in_flight() + _BEYOND_RATE)
-            while len(running) < slots and (chain := schedule.next()):
-                running[self.pool.submit(self.client.page, chain.query)] = chain
-            if read:
-                yield read
-            if not running:
+            while len(running) < slots and (chain := paging.next()):
+                running[self.submit(self.client.page, chain.query)] = chain
+            if ready:
+                yield ready.popleft()
+            if not running and not ready:
                 return
-            # One at a time: so many pages are in memory as may be in flight, and not as many again that wait.
-            answered = next(iter(wait(running, return_when=FIRST_COMPLETED).done))
-            read = self._read(schedule, passed_on, running.pop(answered), answered.result())
+            # One at a time: finished pages must not pile up in memory.
+            answered = next(iter(wait(running, 0 if ready else None, FIRST_COMPLETED).done), None)
+            if answered:
+                chain = running.pop(answered)
+                pages = begun.pop(chain, None) or _Pages()
+                if self._take(paging, chain, page := answered.result()):
+                    ready.extend(pages.passed_on(chain, page))
+                    if not chain.has_ended:
+                        begun[chain] = pages
 
-    def _read(self, schedule: Schedule, passed_on: _PassedOn, chain: Chain, page: Page[Delivery]) -> Read | None:
-        """What of the page is passed on; None if its window is asked anew."""
+    def _take(self, paging: Paging, chain: Chain, page: Page[Delivery]) -> bool:
+        """Return False if the page is thrown away, with those before it."""
         times = [delivery.created for delivery in page.rows]
-        self.out_of_order += times != sorted(times, reverse=True)
-        if not schedule.take(chain, times, page.next, len(page.malformed)):
-            passed_on.keep(chain)
-            return None
-        last = page.next is None
-        rows, malformed = passed_on.new(chain, page, last=last)
-        return Read(rows, malformed, chain.window, last)
+        self._out_of_order += times != sorted(times, reverse=True)
+        return paging.take(chain, times, len(times) + len(page.malformed), page.next)
 
     def activities(self, types: Sequence[str], since: int) -> Iterator[tuple[str, Page[Activity]]]:
         """Pages of activities of these types with theirs, each type from its newest back to that time.
@@ -105,78 +135,64 @@ class Reader:
         running: dict[Future[Page[Activity]], _ActivityChain] = {}
         for kind in types:
             chain = _ActivityChain(kind)
-            running[self.pool.submit(self.client.activity_page, chain.query)] = chain
+            running[self.submit(self.client.activity_page, chain.query)] = chain
         while running:
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 chain = running.pop(future)
                 page = future.result()
                 goes_on = chain.goes_on(page, since)
-                self.cut_short += chain.cut_short
+                self._cut_short += chain.cut_short
                 if goes_on:
-                    running[self.pool.submit(self.client.activity_page, chain.query)] = chain
+                    running[self.submit(self.client.activity_page, chain.query)] = chain
                 yield chain.kind, page
 
     def deliveries_by_id(self, ids: Sequence[str]) -> Iterator[tuple[str, Delivery | Malformed | None]]:
         """Each by its id; None for one that Customer.io has no more."""
-        futures = [(delivery_id, self.pool.submit(self.client.delivery, delivery_id)) for delivery_id in ids]
+        futures = [(delivery_id, self.submit(self.client.delivery, delivery_id)) for delivery_id in ids]
         for delivery_id, future in futures:
             yield delivery_id, future.result()
 
-    def submit(self, call: Any, *args: Any) -> Any:
-        return self.pool.submit(call, *args)
-
-    def counts(self) -> dict[str, int]:
-        client = self.client
-        return {
-            "requests": client.requests_made,
-            "retried": client.retried,
-            "rate_limited": client.rate_limited,
-            "out_of_order": self.out_of_order,
-            "cut_short": self.cut_short,
-        }
-
-    def waiting(self) -> str | None:
-        return self.client.waiting()
-
     def __enter__(self) -> Self:
+        self.client.__enter__()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind:
             self.client.close()
-        self.pool.shutdown(wait=not kind, cancel_futures=True)
+        self._pool.shutdown(wait=not kind, cancel_futures=True)
         self.client.close()
 
 
-class _PassedOn:
-    """Which deliveries have been passed on: those of a chain's latest pages, and those of windows asked anew.
+class _Pages:
+    """The pages of one window that are not passed on yet, and the ids of those that are.
 
-    A row moves to the next page, and is met twice, if another one arrives at the head of the list in between.
+    A row moves to a later page, and is met twice, if another one arrives at the head of the list in between.
     """
 
     def __init__(self) -> None:
-        self._of_chain: dict[int, set[str]] = {}
-        self._of_windows_asked_anew: set[str] = set()
+        self._held: list[Page[Delivery]] = []
+        self._passed_on: set[str] = set()
 
-    def new(self, chain: Chain, page: Page[Delivery], *, last: bool) -> tuple[Sequence[Delivery], Sequence[Malformed]]:
-        """The page's rows that were not passed on before. An odd row without an id is always taken for a new one."""
+    def passed_on(self, chain: Chain, page: Page[Delivery]) -> Iterator[Read]:
+        """Add a page, and yield those that are held, without the rows that were passed on before.
+
+        None is yielded while the window may still be cut: what is thrown away must not have been passed on.
+        """
+        self._held.append(page)
+        while chain.is_final and self._held:
+            rows, malformed = self._new_rows(self._held.pop(0))
+            yield Read(rows, malformed, chain.window, chain.has_ended and not self._held)
+
+    def _new_rows(self, page: Page[Delivery]) -> tuple[Sequence[Delivery], Sequence[Malformed]]:
+        """Return the rows that were not passed on before. A malformed row without an id always counts as a new one."""
         rows, malformed = page.rows, page.malformed
         ids = {row.id for row in rows}
         ids.update(row.id for row in malformed if row.id)
-        known = self._of_chain.get(chain.part, set())
-        met = ids & known | ids & self._of_windows_asked_anew
-        self._of_windows_asked_anew -= ids
+        met = ids & self._passed_on
         if met or malformed or len(ids) < len(rows):
             rows, malformed = _each_once(rows, met), _each_once(malformed, met)
-        if last:
-            self._of_chain.pop(chain.part, None)
-        else:
-            self._of_chain[chain.part] = ids | known if len(known) < _REMEMBERED else ids
+        self._passed_on = ids | self._passed_on if len(self._passed_on) < _REMEMBERED else ids
         return rows, malformed
-
-    def keep(self, chain: Chain) -> None:
-        """The chain's window is asked anew."""
-        self._of_windows_asked_anew |= self._of_chain.pop(chain.part, set())
 
 
 def _each_once(rows: Sequence[Row], met: set[str]) -> list[Row]:

@@ -175,17 +175,17 @@ class CustomerIOHook(BaseHook):
         )
 
     def _rows(self, read: Callable[[Reader], Iterator[T]]) -> Generator[T]:
-        """With a client of its own, so that any number of them may be open."""
+        """Read with a client of its own, so that any number of iterators may be open."""
         from airflow_provider_cio.customerio.reader import Reader
         from airflow_provider_cio.pipeline.ticker import ticking
 
-        with self.get_conn() as client:
+        with Reader(self.get_conn()) as reader:
 
             def say_what_it_waits_for() -> None:
-                if wait := client.waiting():
+                if wait := reader.waiting():
                     self.log.info("%s", wait)
 
-            with ticking(say_what_it_waits_for), Reader(client) as reader:
+            with ticking(say_what_it_waits_for):
                 yield from read(reader)
 
     def ensure_reporting_webhook(
