@@ -51,12 +51,20 @@ class Reader:
 
     If it is left by an exception it closes the client first, and waits for no request.
 
-    :param page_size: rows of deliveries that one request asks for.
+    :param page_size: deliveries that one request asks for.
+    :param activity_page_size: activities that one request asks for.
     """
 
-    def __init__(self, client: CustomerIOClient, *, page_size: int = PAGE_SIZE) -> None:
+    def __init__(
+        self,
+        client: CustomerIOClient,
+        *,
+        page_size: int = PAGE_SIZE,
+        activity_page_size: int = ACTIVITY_PAGE_SIZE,
+    ) -> None:
         self.client = client
         self._page_size = page_size
+        self._activity_page_size = activity_page_size
         self._out_of_order = self._cut_short = 0
         self._pool = ThreadPoolExecutor(MAX_REQUESTS, thread_name_prefix="customerio")
 
@@ -83,9 +91,9 @@ class Reader:
         return self._pool.submit(call, *args, **kwargs)
 
     def deliveries(self, windows: Sequence[Window]) -> Iterator[Read]:
-        """All windows, page by page, in no order. A delivery that is met twice in a window is passed on once.
+        """Yield the pages of all windows, in no order. A delivery that is met twice in a window is passed on once.
 
-        The windows are cut. Pages of a window are passed on once it will not be cut any more.
+        Long windows are cut. The pages of a window are yielded as soon as it will not be cut any more.
 
         Windows of drafts come first, and end before any other begins: a draft that is sent meanwhile then
         shows up in the second list rather than in neither.
@@ -125,7 +133,7 @@ class Reader:
         return paging.take(chain, times, len(times) + len(page.malformed), page.next)
 
     def activities(self, types: Sequence[str], since: int) -> Iterator[tuple[str, Page[Activity]]]:
-        """Pages of activities of these types with theirs, each type from its newest back to that time.
+        """Yield types and pages of their activities, each type from its newest back to that time.
 
         There is no filter by time, and some rows are out of order: the reading goes on until a page is all older
         than it by more than the tolerance.
@@ -134,7 +142,7 @@ class Reader:
         """
         running: dict[Future[Page[Activity]], _ActivityChain] = {}
         for kind in types:
-            chain = _ActivityChain(kind)
+            chain = _ActivityChain(kind, self._activity_page_size)
             running[self.submit(self.client.activity_page, chain.query)] = chain
         while running:
             for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -147,7 +155,7 @@ class Reader:
                 yield chain.kind, page
 
     def deliveries_by_id(self, ids: Sequence[str]) -> Iterator[tuple[str, Delivery | Malformed | None]]:
-        """Each by its id; None for one that Customer.io has no more."""
+        """Yield each delivery with its id; None for one that Customer.io no longer has."""
         futures = [(delivery_id, self.submit(self.client.delivery, delivery_id)) for delivery_id in ids]
         for delivery_id, future in futures:
             yield delivery_id, future.result()
@@ -196,16 +204,16 @@ class _Pages:
 
 
 def _each_once(rows: Sequence[Row], met: set[str]) -> list[Row]:
-    """Those that were not met before, by id."""
+    """Return the rows that were not met before, by id."""
     return list({row.id or at: row for at, row in enumerate(rows) if row.id not in met}.values())
 
 
 class _ActivityChain:
     """The pages of one type of activity, from its newest on."""
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, page_size: int) -> None:
         self.kind = kind
-        self.query: dict[str, str | int] = {"type": kind, "limit": ACTIVITY_PAGE_SIZE}
+        self.query: dict[str, str | int] = {"type": kind, "limit": page_size}
         self.cut_short = False
         self._cursors: set[str] = set()
         self._empty = 0

@@ -161,7 +161,9 @@ def test_each_row_is_passed_on_once(rows: list[Row], cut: int, order: str, size:
 
 
 @settings(max_examples=200)
-@given(rows=histories(), order=st.sampled_from(["newest", "displaced"]), size=SIZES, slots=SLOTS, each=st.integers(1, 4))
+@given(
+    rows=histories(), order=st.sampled_from(["newest", "displaced"]), size=SIZES, slots=SLOTS, each=st.integers(1, 4)
+)
 def test_growing_list_loses_no_row(rows: list[Row], order: str, size: int, slots: int, each: int) -> None:
     numbers = itertools.count(len(rows))
     later = [100]  # answers after which nothing arrives any more
@@ -180,7 +182,12 @@ def test_growing_list_loses_no_row(rows: list[Row], order: str, size: int, slots
 
 @settings(max_examples=300)
 @given(
-    rows=histories(), order=st.sampled_from(list(ORDERS)), size=SIZES, slots=SLOTS, each=st.integers(0, 5), data=st.data()
+    rows=histories(),
+    order=st.sampled_from(list(ORDERS)),
+    size=SIZES,
+    slots=SLOTS,
+    each=st.integers(0, 5),
+    data=st.data(),
 )
 def test_shrinking_drafts_lose_no_row(
     rows: list[Row], order: str, size: int, slots: int, each: int, data: st.DataObject

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import time
 import tracemalloc
 from collections import Counter
@@ -14,11 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_cio.customerio import reader as reading
-from airflow_provider_cio.customerio import schedule
-from airflow_provider_cio.customerio import windows as extract
 from airflow_provider_cio.customerio.client import CustomerIOClient, Page
 from airflow_provider_cio.customerio.reader import MAX_REQUESTS, Read, Reader
 from airflow_provider_cio.customerio.rows import Delivery
+from airflow_provider_cio.customerio.windows import HELD, MAX_EMPTY_PAGES, OPEN, query_of
 from airflow_provider_cio.events.interval import Window
 from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError
 from airflow_provider_cio.http.transport import ClosedError
@@ -51,11 +51,8 @@ def rows(times: Sequence[int], **fields: Any) -> list[dict[str, Any]]:
 def read(sandbox: Sandbox, windows: Sequence[Window], page_size: int = 10, in_flight: int = MAX_REQUESTS) -> list[Read]:
     """What a reader makes of these windows."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(extract, "PAGE_SIZE", page_size)
-        patch.setattr(schedule, "PAGE_SIZE", page_size)
         patch.setattr(reading, "MAX_REQUESTS", in_flight)
-        client, _ = clients(sandbox)
-        with client, Reader(client) as reader:
+        with Reader(clients(sandbox)[0], page_size=page_size) as reader:
             return list(reader.deliveries(windows))
 
 
@@ -130,7 +127,7 @@ ODD = st.fixed_dictionaries(
 
 @settings(max_examples=120)
 @given(times=histories(), data=st.data(), odd=ODD, page_size=st.sampled_from([5, 10, 40]))
-def test_every_delivery_is_read_once_whatever_the_list_is_like(
+def test_each_delivery_is_read_once(
     world: Sandbox, times: list[int], data: st.DataObject, odd: dict[str, Any], page_size: int
 ) -> None:
     world.settings = Settings(**odd)
@@ -145,29 +142,26 @@ def test_every_delivery_is_read_once_whatever_the_list_is_like(
 
 
 @pytest.mark.parametrize("order", ["newest", "nearly", "shuffled"])
-def test_pages_out_of_order_are_counted(sandbox: Sandbox, order: Any) -> None:
+def test_pages_out_of_order(sandbox: Sandbox, order: Any) -> None:
     sandbox.history = History(deliveries=rows(range(NOVEMBER, NOVEMBER + 200)))
     sandbox.settings = Settings(order=order, displaced=0.2, displaced_by=50)
-    client, _ = clients(sandbox)
-    with client, Reader(client) as reader:
+    with Reader(clients(sandbox)[0]) as reader:
         list(reader.deliveries([WHOLE]))
-        assert bool(reader.out_of_order) == (order != "newest")
+        assert bool(reader.counts()["out_of_order"]) == (order != "newest")
 
 
-def test_a_burst_within_a_quiet_time_is_cut_and_each_delivery_passed_on_once(sandbox: Sandbox) -> None:
-    """It shows in mid-chain, when pages of the window have been passed on already."""
+def test_burst_in_a_quiet_time(sandbox: Sandbox) -> None:
+    """It shows when pages of its window have come already."""
     quiet = range(NOVEMBER, NOVEMBER + SPAN, 10)
     burst = [NOVEMBER + 900 + number % 60 for number in range(2000)]
     sandbox.history = History(deliveries=rows([*quiet, *burst]))
     reads = read(sandbox, [WHOLE], page_size=20)
     assert_read_once(sandbox, [WHOLE], reads)
     assert len({read.window for read in reads}) > 5
-    ends = Counter(read.part for read in reads if read.last)
-    assert set(ends.values()) == {1}
-    assert {read.part for read in reads} == set(ends)  # what was passed on before the cut belongs to a window that ends
+    assert Counter(read.window for read in reads if read.last) == Counter({read.window for read in reads})
 
 
-def test_drafts_end_before_any_other_window_begins(sandbox: Sandbox) -> None:
+def test_drafts_come_first(sandbox: Sandbox) -> None:
     sandbox.history = History.generate(seed=1, deliveries=300, drafts=0.3, channels=("email",), longest_lag=DAY)
     window = Window("email", NOVEMBER, NOVEMBER + 5 * DAY)
     reads = read(sandbox, [window, window._replace(drafts=True)], page_size=20)
@@ -176,23 +170,11 @@ def test_drafts_end_before_any_other_window_begins(sandbox: Sandbox) -> None:
     assert drafts == sorted(drafts, reverse=True)
 
 
-def test_requests_in_any_order_are_as_many_as_in_exact_order(sandbox: Sandbox) -> None:
-    times = [NOVEMBER + number % SPAN for number in range(0, 40_000, 7)]
-    sandbox.history = History(deliveries=rows(times))
-    asked = {}
-    for order in ("newest", "nearly", "oldest", "shuffled"):
-        sandbox.settings = Settings(order=order, displaced=0.05, displaced_by=30)
-        sandbox.reset()
-        read(sandbox, [WHOLE], page_size=50)
-        asked[order] = len(sandbox.customerio.requests)
-    assert max(asked.values()) <= 1.1 * asked["newest"] + 2
-
-
-# Odd rows
+# Malformed rows
 
 
 @pytest.mark.parametrize("order", ["newest", "shuffled"])
-def test_odd_rows_are_passed_on_once_whatever_is_met_twice_or_asked_anew(sandbox: Sandbox, order: Any) -> None:
+def test_malformed_rows_come_once(sandbox: Sandbox, order: Any) -> None:
     quiet = range(NOVEMBER, NOVEMBER + SPAN, 10)
     burst = [NOVEMBER + 900 + number % 60 for number in range(2000)]
     listed = rows([*quiet, *burst])
@@ -208,7 +190,7 @@ def test_odd_rows_are_passed_on_once_whatever_is_met_twice_or_asked_anew(sandbox
     assert good == Counter(created.keys() - odd)
 
 
-def test_rows_without_id_and_date_are_passed_on_with_the_window_of_their_page(sandbox: Sandbox) -> None:
+def test_rows_without_id_and_date(sandbox: Sandbox) -> None:
     """Two that look the same are two, since nobody can tell."""
     listed = rows(range(NOVEMBER, NOVEMBER + SPAN, 50))
     sandbox.history = History(deliveries=listed)
@@ -219,8 +201,7 @@ def test_rows_without_id_and_date_are_passed_on_with_the_window_of_their_page(sa
     assert found == {(halves[0], b"null", None, None): 3, (halves[1], b"null", None, None): 2}
 
 
-def test_pages_of_nothing_but_odd_rows_are_no_empty_pages(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schedule, "MAX_EMPTY_PAGES", 3)
+def test_malformed_rows_only(sandbox: Sandbox) -> None:
     sandbox.history = History(deliveries=rows(range(NOVEMBER, NOVEMBER + 100)))
     sandbox.settings = Settings(odd_deliveries=1.0, odd_kinds=("delivery:null",))
     assert sum(len(read.malformed) for read in read(sandbox, [WHOLE])) == 100
@@ -229,14 +210,14 @@ def test_pages_of_nothing_but_odd_rows_are_no_empty_pages(sandbox: Sandbox, monk
 # What does not end well
 
 
-def test_a_repeated_cursor_is_left_to_a_retry(sandbox: Sandbox) -> None:
+def test_repeated_cursor(sandbox: Sandbox) -> None:
     sandbox.history = History(deliveries=rows([NOVEMBER] * 40))
     sandbox.faults.add(Fault(side="customerio", kind="repeat_cursor", at=1, times=10))
     with pytest.raises(TryAgainLaterError, match="same next page twice"):
         read(sandbox, [WHOLE])
 
 
-def test_empty_pages_without_end_are_left_to_a_retry(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_empty_pages_without_end() -> None:
     class Endless(CustomerIOClient):
         count = 0
 
@@ -244,13 +225,13 @@ def test_empty_pages_without_end_are_left_to_a_retry(sandbox: Sandbox, monkeypat
             self.count += 1
             return Page((), (), str(self.count))
 
-    monkeypatch.setattr(schedule, "MAX_EMPTY_PAGES", 50)
-    with Endless("key") as client, pytest.raises(TryAgainLaterError, match="empty pages"), Reader(client) as reader:
+    client = Endless("key")
+    with pytest.raises(TryAgainLaterError, match="empty pages"), Reader(client) as reader:
         list(reader.deliveries([WHOLE]))
-    assert 50 <= client.count <= 53
+    assert client.count == MAX_EMPTY_PAGES + 1
 
 
-def test_a_cursor_that_has_expired_is_left_to_a_retry(sandbox: Sandbox) -> None:
+def test_expired_cursor(sandbox: Sandbox) -> None:
     sandbox.history = History(deliveries=rows([NOVEMBER] * 40))
     sandbox.settings = Settings(cursor_lifetime=0.0)
     with pytest.raises(TryAgainLaterError, match="cursor is no longer valid"):
@@ -258,14 +239,14 @@ def test_a_cursor_that_has_expired_is_left_to_a_retry(sandbox: Sandbox) -> None:
     assert [asked.status for asked in sandbox.customerio.requests] == [200, 400]
 
 
-def test_a_refused_cursor_in_mid_list_is_left_to_a_retry(sandbox: Sandbox) -> None:
+def test_refused_cursor_in_mid_list(sandbox: Sandbox) -> None:
     sandbox.history = History(deliveries=rows([NOVEMBER] * 40))
     sandbox.faults.add(Fault(side="customerio", kind="400", at=3))
     with pytest.raises(TryAgainLaterError, match="cursor is no longer valid"):
         read(sandbox, [WHOLE])
 
 
-def test_a_request_that_fails_ends_the_others(sandbox: Sandbox) -> None:
+def test_failed_request_ends_the_others(sandbox: Sandbox) -> None:
     sandbox.history = History(deliveries=rows(range(NOVEMBER, NOVEMBER + SPAN)))
     sandbox.faults.add(
         Fault(side="customerio", kind="timeout", at=3, times=2, seconds=3.0),
@@ -277,21 +258,21 @@ def test_a_request_that_fails_ends_the_others(sandbox: Sandbox) -> None:
     assert time.monotonic() - began < 2.0
 
 
-def test_a_consumer_that_stops_early_waits_for_no_more_than_what_is_in_flight(
-    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(extract, "PAGE_SIZE", 10)
-    monkeypatch.setattr(schedule, "PAGE_SIZE", 10)
+def test_leaving_early(sandbox: Sandbox) -> None:
+    """It waits for no more than the requests in flight, and closes the client."""
     sandbox.history = History(deliveries=rows(range(NOVEMBER, NOVEMBER + SPAN)))
     client, _ = clients(sandbox)
-    with client, Reader(client) as reader:
+    with Reader(client, page_size=10) as reader:
         for _ in reader.deliveries([WHOLE]):
             break
-    assert len(sandbox.customerio.requests) <= 2 + 2 * MAX_REQUESTS  # of 200 pages
-    assert not any(thread.is_alive() for thread in reader.pool._threads)
+    assert len(sandbox.customerio.requests) <= OPEN * HELD + 2 * MAX_REQUESTS  # of 200 pages
+    assert not any(thread.name.startswith("customerio_") for thread in threading.enumerate())
+    with pytest.raises(ClosedError):
+        client.page(query_of(WHOLE))
 
 
-def test_an_error_closes_the_client_and_waits_for_no_request(sandbox: Sandbox) -> None:
+def test_leaving_by_an_error(sandbox: Sandbox) -> None:
+    """It closes the client, and waits for no request."""
     sandbox.history = History(deliveries=rows([NOVEMBER] * 40))
     sandbox.faults.add(Fault(side="customerio", kind="timeout", at=1, times=10, seconds=2.0))
     client, _ = clients(sandbox)
@@ -301,13 +282,29 @@ def test_an_error_closes_the_client_and_waits_for_no_request(sandbox: Sandbox) -
             _ = 1 // 0
     assert time.monotonic() - began < 1.5
     with pytest.raises(ClosedError):
-        client.page(WHOLE.query())
+        client.page(query_of(WHOLE))
+
+
+def test_request_beside_the_pages(sandbox: Sandbox) -> None:
+    sandbox.history = History(deliveries=rows(range(NOVEMBER, NOVEMBER + 50)))
+    with Reader(clients(sandbox)[0], page_size=10) as reader:
+        names = reader.submit(reader.client.names, "/v1/campaigns", "campaigns")
+        assert sum(len(read.deliveries) for read in reader.deliveries([WHOLE])) == 50
+        assert names.result() == {}
+        assert reader.counts() == {
+            "requests": len(sandbox.customerio.requests),
+            "retried": 0,
+            "rate_limited": 0,
+            "out_of_order": 0,
+            "cut_short": 0,
+        }
+        assert reader.waiting() is None
 
 
 # Memory
 
 
-def test_nothing_but_a_few_ids_is_kept_of_what_was_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_does_not_grow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each page is made when it is asked for, so only what the reader keeps can add up."""
     monkeypatch.setattr("airflow_provider_cio.customerio.reader._REMEMBERED", 1000)
 
@@ -317,14 +314,19 @@ def test_nothing_but_a_few_ids_is_kept_of_what_was_passed_on(monkeypatch: pytest
             start, end = int(query["start_ts"]), int(query["end_ts"]) + 1
             size = max(1, (end - start) // 100)
             page = [
-                Delivery(f"{start} {number} {row} {'x' * 200}", "email", end - 1 - number * size, {"sent": 1})
+                Delivery(
+                    id=f"{start} {number} {row} {'x' * 200}",
+                    type="email",
+                    created=end - 1 - number * size,
+                    metrics={"sent": 1},
+                )
                 for row in range(1000)
             ]
             return Page(page, (), str(number + 1) if number < 99 else None)
 
     tracemalloc.start()
     held = []
-    with Endless("key") as client, Reader(client) as reader:
+    with Reader(Endless("key")) as reader:
         for count, _ in enumerate(reader.deliveries([Window("email", NOVEMBER, NOVEMBER + 100 * DAY)])):
             if count in (20, 95):
                 held.append(tracemalloc.get_traced_memory()[0])
