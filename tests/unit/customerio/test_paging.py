@@ -62,6 +62,7 @@ class Listing:
     order: Order = newest
     between: Callable[[list[Row]], None] = lambda _: None
     always_names_next: bool = False
+    served: int | None = None  # rows of a page, if they are fewer than asked for
 
     def page(self, query: dict[str, Any]) -> tuple[list[Row], str | None]:
         self.between(self.rows)
@@ -69,7 +70,7 @@ class Listing:
         place = int(query.get("start", 0))
         if place >= len(listed) and not self.always_names_next:
             place = 0
-        stop = place + self.page_size
+        stop = place + (self.served or self.page_size)
         found = listed[place:stop]
         return found, str(stop) if stop < len(listed) or (self.always_names_next and found) else None
 
@@ -208,6 +209,22 @@ def test_shrinking_drafts_lose_no_row(
     assert set(listing.rows) <= set(found) <= set(rows)
     assert joined(played.ended) == [DRAFTS]
     assert not any("start" in query for query in played.queries)
+
+
+@pytest.mark.parametrize("served", [4, 7])
+def test_short_pages_of_drafts(served: int) -> None:
+    """A page that is not full may be the last one, so its cursor is followed; but no window has rows of two answers."""
+
+    def leave(listed: list[Row]) -> None:
+        listed.pop(dice.randrange(len(listed)))
+
+    dice = Random(served)
+    rows = [(number * 10, number) for number in range(200)]
+    listing = Listing(list(rows), between=leave, served=served)
+    played = play(listing, [DRAFTS])
+    assert set(listing.rows) <= set(played.every_row()) <= set(rows)
+    assert max(map(len, played.rows.values())) <= served
+    assert joined(played.ended) == [DRAFTS]
 
 
 def test_drafts_need_few_requests() -> None:
