@@ -20,6 +20,7 @@ import pendulum
 import psutil
 import requests
 
+from airflow_provider_cio.customerio.reader import Reader
 from airflow_provider_cio.exceptions import TryAgainLaterError
 from airflow_provider_cio.http.transport import Retries
 from airflow_provider_cio.operators.customerio_to_segment import CustomerIOToSegmentOperator
@@ -172,8 +173,7 @@ def small() -> Iterator[None]:
     """Many pages and batches in each hour, checkpoints all the time, short waits: more happens in less time."""
     quick = partial(Retries, first=0.01, longest=0.1)
     with (
-        patch("airflow_provider_cio.customerio.windows.PAGE_SIZE", 200),
-        patch("airflow_provider_cio.customerio.schedule.PAGE_SIZE", 200),
+        patch("airflow_provider_cio.operators.assembly.Reader", partial(Reader, page_size=200)),
         patch("airflow_provider_cio.segment.batches.MAX_BATCH_EVENTS", 50),
         patch("airflow_provider_cio.pipeline.pipeline.CHECKPOINT_EVERY", 0.02),
         patch("airflow_provider_cio.customerio.client.Retries", quick),

@@ -10,15 +10,17 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
 
-from airflow_provider_cio.customerio.client import CustomerIOClient
+from airflow_provider_cio.customerio.client import ACTIVITY_PAGE_SIZE, CustomerIOClient
+from airflow_provider_cio.customerio.reader import Reader
 from airflow_provider_cio.events.catalog import DEFAULT_COLLECTIONS, GROUPS, resolve_collections
 from airflow_provider_cio.events.interval import Interval
 from airflow_provider_cio.http.transport import Retries
-from airflow_provider_cio.operators.assembly import build_pipeline
+from airflow_provider_cio.operators import assembly
 from airflow_provider_cio.operators.options import Options
 from airflow_provider_cio.pipeline.checkpoint import Checkpoint
 from airflow_provider_cio.pipeline.ends import Sink
@@ -66,6 +68,11 @@ def connections(sandbox: Sandbox, **changes: str) -> dict[str, str]:
     }
 
 
+def small_pages(patch: pytest.MonkeyPatch, page_size: int, activities: int = ACTIVITY_PAGE_SIZE) -> None:
+    """Let all pipelines read pages of so many rows, those of operators too, so that a small history has many pages."""
+    patch.setattr(assembly, "Reader", partial(Reader, page_size=page_size, activity_page_size=activities))
+
+
 def run_pipeline(
     sandbox: Sandbox,
     interval: Interval,
@@ -107,7 +114,7 @@ def run_pipeline(
         pii=pii,
         on_unidentified=on_unidentified,
     )
-    return build_pipeline(
+    return assembly.build_pipeline(
         client,
         sink or SegmentSink(destination),
         options,

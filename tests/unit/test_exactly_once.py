@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airflow_provider_cio.customerio import reader, schedule, windows
 from airflow_provider_cio.events.interval import Interval
 from airflow_provider_cio.events.mapping import Mapper
 from airflow_provider_cio.events.occurrence import Malformed
@@ -22,6 +21,7 @@ from airflow_provider_cio.pipeline.result import Result
 from tests.sandbox import History, Sandbox, Settings
 from tests.sandbox.delivery import Truth
 from tests.sandbox.odd import ODDITIES, Odd
+from tests.unit import support
 from tests.unit.full import DOCUMENTED, Told, held, kept, to_send
 from tests.unit.support import DAY, NOVEMBER, run_pipeline
 
@@ -44,9 +44,7 @@ def world() -> Iterator[Sandbox]:
 @pytest.fixture(scope="module", autouse=True)
 def small_pages() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(windows, "PAGE_SIZE", 12)
-        patch.setattr(schedule, "PAGE_SIZE", 12)
-        patch.setattr(reader, "ACTIVITY_PAGE_SIZE", 15)
+        support.small_pages(patch, 12, 15)
         yield
 
 

@@ -17,9 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_cio.customerio import reader as reading
-from airflow_provider_cio.customerio import schedule
-from airflow_provider_cio.customerio import windows as extract
 from airflow_provider_cio.customerio.names import NAME_LISTS
+from airflow_provider_cio.customerio.windows import OPEN
 from airflow_provider_cio.events.catalog import DEFAULT_COLLECTIONS
 from airflow_provider_cio.events.interval import Interval
 from airflow_provider_cio.exceptions import (
@@ -38,7 +37,7 @@ from tests.sandbox import Fault, History, Sandbox, Settings
 from tests.sandbox.faults import Kind, Side
 from tests.sandbox.settings import Asked
 from tests.unit.full import held, kept, to_send
-from tests.unit.support import DAY, NOVEMBER, assert_kept_is_truth, run_pipeline, truth_of
+from tests.unit.support import DAY, NOVEMBER, assert_kept_is_truth, run_pipeline, small_pages, truth_of
 from tests.unit.test_exactly_once import MODES, SETTLING, is_told, key, keys, of_mode
 
 INTERVAL = Interval(NOVEMBER, NOVEMBER + 3 * DAY)
@@ -78,8 +77,7 @@ SPOILING = {"reset_after", "timeout", "truncated", "truncated_json"}  # the requ
 def small() -> Iterator[None]:
     """A small history has many pages and batches."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(extract, "PAGE_SIZE", 40)
-        patch.setattr(schedule, "PAGE_SIZE", 40)
+        small_pages(patch, 40)
         patch.setattr(sending, "MAX_BATCH_EVENTS", BATCH)
         yield
 
@@ -227,7 +225,7 @@ def test_a_fault_that_does_not_pass_ends_the_run_at_once(sandbox: Sandbox, name:
     assert sandbox.settings.app_key not in str(caught.value)
     assert sandbox.settings.write_key not in str(caught.value)
     if kind == "repeat_cursor":  # it shows once the same page was named twice; first pages of other windows come before
-        assert len(sandbox.customerio.requests) <= max(at, 1) + 2 * schedule.MOST_OPEN
+        assert len(sandbox.customerio.requests) <= max(at, 1) + 2 * OPEN
     elif side == "customerio":  # and what was asked beside it
         assert at + 1 <= len(sandbox.customerio.requests) <= at + _BESIDE
     else:  # what was in flight, and the one that was waiting
@@ -354,8 +352,7 @@ def test_cursors_that_hold_only_for_their_bounds_and_for_a_while(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A cursor waits for some requests to other windows, and not for most of the run."""
-    monkeypatch.setattr(extract, "PAGE_SIZE", 10)
-    monkeypatch.setattr(schedule, "PAGE_SIZE", 10)
+    small_pages(monkeypatch, 10)
     lifetime = 36
     sandbox.settings = Settings(cursors_bound=True, cursor_lifetime=lifetime, now=INTERVAL.end, now_per_request=1)
     run_pipeline(sandbox, INTERVAL)

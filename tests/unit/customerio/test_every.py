@@ -17,9 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airflow_provider_cio.customerio import activities, schedule
+from airflow_provider_cio.customerio import activities
 from airflow_provider_cio.customerio import reader as reading
-from airflow_provider_cio.customerio import windows as extract
 from airflow_provider_cio.customerio.activities import REPEATING, PendingActivities
 from airflow_provider_cio.customerio.client import CustomerIOClient, Page
 from airflow_provider_cio.customerio.rows import Activity, Delivery
@@ -30,6 +29,7 @@ from airflow_provider_cio.events.occurrence import Occurrence, engagement_in
 from airflow_provider_cio.exceptions import TryAgainLaterError
 from tests.sandbox import History, Sandbox, Settings
 from tests.sandbox.delivery import identity
+from tests.unit import support
 from tests.unit.full import DOCUMENTED, Told, held, kept, run_full, to_send
 from tests.unit.support import DAY, NOVEMBER, run_pipeline
 
@@ -43,9 +43,7 @@ OPENS_AND_CLICKS = ("Email Opened", "Email Link Clicked")
 def small_pages() -> Iterator[None]:
     """A small history has many pages."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(extract, "PAGE_SIZE", 20)
-        patch.setattr(schedule, "PAGE_SIZE", 20)
-        patch.setattr(reading, "ACTIVITY_PAGE_SIZE", 15)
+        support.small_pages(patch, 20, 15)
         patch.setattr(activities, "_IDS_AT_ONCE", 3)
         yield
 
@@ -216,8 +214,7 @@ def test_every_one_is_told_of_those_that_the_api_documents_activities_of() -> No
 
 
 def test_a_large_history_in_the_real_page_sizes(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extract, "PAGE_SIZE", 1000)
-    monkeypatch.setattr(reading, "ACTIVITY_PAGE_SIZE", 100)
+    support.small_pages(monkeypatch, 1000, 100)
     sandbox.history = History.generate(seed=3, deliveries=4000, start=NOVEMBER - 9 * DAY, end=NOVEMBER + 2 * DAY)
     report = run_full(sandbox, DAY_ONE)
     truth = held(sandbox.history, [DAY_ONE])

@@ -16,8 +16,6 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from airflow_provider_cio.customerio import reader as reading
-from airflow_provider_cio.customerio import windows as extract
 from airflow_provider_cio.customerio.rows import Delivery
 from airflow_provider_cio.events.catalog import CATALOG
 from airflow_provider_cio.events.event import encode
@@ -26,6 +24,7 @@ from airflow_provider_cio.events.mapping import Mapper
 from airflow_provider_cio.events.occurrence import Occurrence, engagement_in
 from airflow_provider_cio.events.privacy import Privacy, hashed, masked
 from tests.sandbox import History, Sandbox, Settings
+from tests.unit import support
 from tests.unit.full import Told, held, kept, raw, run_full, to_send, told
 from tests.unit.support import DAY, NOVEMBER
 
@@ -42,8 +41,7 @@ def sha(text: str) -> str:
 @pytest.fixture(scope="module", autouse=True)
 def small_pages() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(extract, "PAGE_SIZE", 50)
-        patch.setattr(reading, "ACTIVITY_PAGE_SIZE", 20)
+        support.small_pages(patch, 50, 20)
         yield
 
 

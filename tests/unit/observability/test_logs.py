@@ -14,14 +14,12 @@ import pendulum
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 
-from airflow_provider_cio.customerio import schedule
-from airflow_provider_cio.customerio import windows as extract
 from airflow_provider_cio.events.interval import Interval
 from airflow_provider_cio.exceptions import CustomerIOToSegmentError, TryAgainLaterError, UnexpectedDataError
 from airflow_provider_cio.operators.customerio_to_segment import CustomerIOToSegmentOperator
 from airflow_provider_cio.pipeline.dead_letters import events_in
 from tests.sandbox import History, Sandbox, Settings
-from tests.unit.support import DAY, NOVEMBER, assert_kept_is_truth, connect
+from tests.unit.support import DAY, NOVEMBER, assert_kept_is_truth, connect, small_pages
 
 INTERVAL = Interval(NOVEMBER, NOVEMBER + DAY)
 HISTORY = History.generate(seed=8, deliveries=300, start=NOVEMBER, end=INTERVAL.end)
@@ -68,8 +66,7 @@ def test_a_run_that_meets_nothing_of_note_warns_of_nothing(sandbox: Sandbox, cap
 def test_a_list_that_is_out_of_order(
     sandbox: Sandbox, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(extract, "PAGE_SIZE", 20)
-    monkeypatch.setattr(schedule, "PAGE_SIZE", 20)
+    small_pages(monkeypatch, 20)
     sandbox.settings = Settings(order="shuffled")
     result = run()
     (warning,) = warnings(capfd)

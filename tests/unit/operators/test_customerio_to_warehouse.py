@@ -25,7 +25,7 @@ from airflow_provider_cio.operators.customerio_to_segment import CustomerIOToSeg
 from airflow_provider_cio.operators.customerio_to_warehouse import CustomerIOToWarehouseOperator
 from airflow_provider_cio.warehouse.sink import WarehouseSink
 from tests.sandbox import History, Sandbox, Settings
-from tests.unit.support import DAY, NOVEMBER, connect
+from tests.unit.support import DAY, NOVEMBER, connect, small_pages
 
 DAY_ONE = Interval(NOVEMBER, NOVEMBER + DAY)
 RUN: Any = {  # what a task's context has to have
@@ -154,8 +154,7 @@ class Store:
 
 def test_a_retry_does_the_rest(sandbox: Sandbox, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("airflow_provider_cio.pipeline.pipeline.CHECKPOINT_EVERY", 0.0)
-    monkeypatch.setattr("airflow_provider_cio.customerio.windows.PAGE_SIZE", 10)
-    monkeypatch.setattr("airflow_provider_cio.customerio.schedule.PAGE_SIZE", 10)
+    small_pages(monkeypatch, 10)
     store = Store()
     context = RUN | {"task_state_store": store}
     fault = Interrupted(after=3)

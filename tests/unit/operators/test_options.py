@@ -22,7 +22,7 @@ from airflow_provider_cio.exceptions import TryAgainLaterError
 from airflow_provider_cio.operators.customerio_to_segment import CustomerIOToSegmentOperator
 from tests.sandbox import Fault, History, Sandbox, Settings
 from tests.unit.full import held, kept, raw, to_send
-from tests.unit.support import DAY, connect
+from tests.unit.support import DAY, connect, small_pages
 
 # Activities are guaranteed for 30 days, so what happened must not be long ago.
 START = int(time.time()) // DAY * DAY - 2 * DAY
@@ -371,10 +371,9 @@ class Store:
 
 @pytest.mark.parametrize("at", [2, 12, 20])
 def test_another_try_loses_nothing(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
-    from airflow_provider_cio.customerio import windows as extract
     from airflow_provider_cio.pipeline import pipeline as line
 
-    monkeypatch.setattr(extract, "PAGE_SIZE", 50)
+    small_pages(monkeypatch, 50)
     monkeypatch.setattr(line, "CHECKPOINT_EVERY", 0.0)
     store = Store()
     sandbox.faults.add(Fault(side="customerio", kind="429", at=at, times=10_000, retry_after=100_000))
@@ -389,11 +388,10 @@ def test_another_try_loses_nothing(sandbox: Sandbox, monkeypatch: pytest.MonkeyP
 
 def test_a_checkpoint_of_another_mode(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever changes the parameter between two tries gets all opens and clicks of the whole interval."""
-    from airflow_provider_cio.customerio import windows as extract
     from airflow_provider_cio.pipeline import pipeline as line
     from airflow_provider_cio.segment import batches as segment
 
-    monkeypatch.setattr(extract, "PAGE_SIZE", 20)
+    small_pages(monkeypatch, 20)
     monkeypatch.setattr(segment, "MAX_BATCH_EVENTS", 10)
     monkeypatch.setattr(line, "CHECKPOINT_EVERY", 0.0)
     sandbox.settings = Settings(latency=0.003)

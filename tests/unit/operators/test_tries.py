@@ -15,15 +15,13 @@ from typing import Any
 import pendulum
 import pytest
 
-from airflow_provider_cio.customerio import schedule
-from airflow_provider_cio.customerio import windows as extract
 from airflow_provider_cio.events.interval import Interval
 from airflow_provider_cio.operators.checkpoint_store import CheckpointStore
 from airflow_provider_cio.operators.customerio_to_segment import CustomerIOToSegmentOperator
 from airflow_provider_cio.pipeline import pipeline as line
 from airflow_provider_cio.segment import batches as segment
 from tests.sandbox import History, Sandbox, Settings
-from tests.unit.support import DAY, NOVEMBER, assert_kept_is_truth, connect
+from tests.unit.support import DAY, NOVEMBER, assert_kept_is_truth, connect, small_pages
 
 INTERVAL = Interval(NOVEMBER, NOVEMBER + 3 * DAY)
 HISTORY = History.generate(seed=9, deliveries=900, start=NOVEMBER, end=INTERVAL.end)
@@ -58,8 +56,7 @@ class KilledAtTheEnd(Store):
 @pytest.fixture
 def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
     """A small history has many pages and batches, and a checkpoint comes as often as it can."""
-    monkeypatch.setattr(extract, "PAGE_SIZE", 20)
-    monkeypatch.setattr(schedule, "PAGE_SIZE", 20)
+    small_pages(monkeypatch, 20)
     monkeypatch.setattr(segment, "MAX_BATCH_EVENTS", 50)
     monkeypatch.setattr(line, "CHECKPOINT_EVERY", 0.0)
     with Sandbox(HISTORY, Settings(latency=0.005)) as sandbox:

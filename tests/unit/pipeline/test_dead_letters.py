@@ -26,7 +26,7 @@ from airflow_provider_cio.hooks.segment import SegmentHook
 from airflow_provider_cio.operators.customerio_to_segment import CustomerIOToSegmentOperator
 from airflow_provider_cio.pipeline.dead_letters import DeadLetters, events_in
 from tests.sandbox import Fault, History, Sandbox, Settings
-from tests.unit.support import DAY, NOVEMBER, assert_kept_is_truth, connect, truth_of
+from tests.unit.support import DAY, NOVEMBER, assert_kept_is_truth, connect, small_pages, truth_of
 
 INTERVAL = Interval(NOVEMBER, NOVEMBER + DAY)
 HISTORY = History.generate(seed=5, deliveries=2500, start=NOVEMBER - 9 * DAY, end=NOVEMBER + 2 * DAY)
@@ -151,11 +151,10 @@ def test_there_is_one_file_for_each_run_and_try(sandbox: Sandbox, tmp_path: Path
 def test_a_try_that_fails_leaves_a_whole_file(
     sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from airflow_provider_cio.customerio import windows as extract
     from airflow_provider_cio.pipeline import pipeline as line
     from airflow_provider_cio.segment import batches as segment
 
-    monkeypatch.setattr(extract, "PAGE_SIZE", 10)
+    small_pages(monkeypatch, 10)
     monkeypatch.setattr(segment, "MAX_BATCH_EVENTS", 10)
     monkeypatch.setattr(line, "CHECKPOINT_EVERY", 0.0)
     sandbox.history = POISONED

@@ -23,8 +23,6 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from airflow_provider_cio.customerio import reader as reading
-from airflow_provider_cio.customerio import schedule
-from airflow_provider_cio.customerio import windows as extract
 from airflow_provider_cio.customerio.windows import plan
 from airflow_provider_cio.events.catalog import resolve_collections
 from airflow_provider_cio.events.interval import Interval, Window
@@ -41,7 +39,7 @@ from tests.sandbox import Fault, History, Sandbox, Settings
 from tests.sandbox.faults import Side
 from tests.sandbox.settings import Asked
 from tests.unit.full import held, kept, to_send
-from tests.unit.support import DAY, EVERY_NAME, NOVEMBER, assert_kept_is_truth, connect, run_pipeline
+from tests.unit.support import DAY, EVERY_NAME, NOVEMBER, assert_kept_is_truth, connect, run_pipeline, small_pages
 
 INTERVAL = Interval(NOVEMBER, NOVEMBER + 3 * DAY)
 HISTORY = History.generate(seed=6, deliveries=900, start=NOVEMBER, end=INTERVAL.end, drafts=0.1)
@@ -57,8 +55,7 @@ RUN: Any = {
 def small() -> Iterator[None]:
     """A small history has many pages and batches, and a checkpoint comes as often as it can."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(extract, "PAGE_SIZE", 20)
-        patch.setattr(schedule, "PAGE_SIZE", 20)
+        small_pages(patch, 20)
         patch.setattr(segment, "MAX_BATCH_EVENTS", 50)
         patch.setattr(line, "CHECKPOINT_EVERY", 0.0)
         yield
@@ -181,7 +178,7 @@ def test_what_was_done_before_a_failure_near_the_end_is_mostly_not_done_again(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, in_flight: int
 ) -> None:
     monkeypatch.setattr(reading, "MAX_REQUESTS", in_flight)
-    monkeypatch.setattr(extract, "PAGE_SIZE", 10)
+    small_pages(monkeypatch, 10)
     sandbox.settings = Settings(latency=0.002)
     whole = attempt(sandbox, [])
     sandbox.reset()

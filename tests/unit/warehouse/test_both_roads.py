@@ -11,13 +11,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from airflow_provider_cio.customerio import reader, schedule, windows
 from airflow_provider_cio.events.catalog import resolve_collections
 from airflow_provider_cio.events.interval import Interval
 from airflow_provider_cio.warehouse.loading import Warehouse
 from airflow_provider_cio.warehouse.sink import WarehouseSink
 from tests.sandbox import History, Sandbox, Settings
-from tests.unit.support import DAY, NOVEMBER, run_pipeline
+from tests.unit.support import DAY, NOVEMBER, run_pipeline, small_pages
 from tests.unit.warehouse.places import Place, all_rows, assert_tracks_is_the_union
 from tests.unit.warehouse.test_tables import flattened
 
@@ -51,9 +50,7 @@ def sandbox() -> Iterator[Sandbox]:
 def small_pages_and_loads() -> Iterator[None]:
     """Many pieces, and many loads of them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(windows, "PAGE_SIZE", 12)
-        patch.setattr(schedule, "PAGE_SIZE", 12)
-        patch.setattr(reader, "ACTIVITY_PAGE_SIZE", 15)
+        small_pages(patch, 12, 15)
         patch.setattr(Warehouse, "spool_bytes", 60_000)
         yield
 
