@@ -352,7 +352,7 @@ def test_cursors_that_hold_only_for_their_bounds_and_for_a_while(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A cursor waits for some requests to other windows, and not for most of the run."""
-    small_pages(monkeypatch, 10)
+    small_pages(monkeypatch, 5)
     lifetime = 36
     sandbox.settings = Settings(cursors_bound=True, cursor_lifetime=lifetime, now=INTERVAL.end, now_per_request=1)
     run_pipeline(sandbox, INTERVAL)
@@ -361,7 +361,7 @@ def test_cursors_that_hold_only_for_their_bounds_and_for_a_while(
     assert len(sandbox.customerio.requests) > 2 * lifetime
 
 
-@pytest.mark.parametrize("at", [2, 5])
+@pytest.mark.parametrize("at", [2, 3])
 def test_a_cursor_that_has_grown_old_is_left_to_a_retry_which_goes_on(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
