@@ -161,7 +161,8 @@ class Paging:
         """Return the chain whose page to ask now; None if all are in flight, or all is read."""
         may_begin = self._rest and self._first_pages < (AHEAD if self._pace_of(self._rest[-1]) else AHEAD_UNKNOWN)
         if self._idle and (self._open >= OPEN or not may_begin):
-            chain = max(self._idle, key=lambda chain: chain.left)
+            # A long one first, or the run would end with it alone; else the one that waits longest: cursors expire.
+            chain = max(self._idle, key=lambda chain: chain.left > LONGEST)
             self._idle.remove(chain)
             return chain
         return self._begin(self._rest.pop()) if may_begin else None

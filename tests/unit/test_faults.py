@@ -361,10 +361,11 @@ def test_cursors_that_hold_only_for_their_bounds_and_for_a_while(
     assert len(sandbox.customerio.requests) > 2 * lifetime
 
 
-@pytest.mark.parametrize("at", [2, 3])
+@pytest.mark.parametrize("at", [2, 5])
 def test_a_cursor_that_has_grown_old_is_left_to_a_retry_which_goes_on(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
+    small_pages(monkeypatch, 10)
     monkeypatch.setattr(line, "CHECKPOINT_EVERY", 0.0)
     monkeypatch.setattr(reading, "MAX_REQUESTS", 1)
     whole = run_pipeline(sandbox, INTERVAL)
