@@ -39,7 +39,7 @@ OPEN = 6
 #: First pages in flight at once, if the density is known and if not: more would be wasted behind the end of a burst.
 AHEAD, AHEAD_UNKNOWN = 4, 2
 #: A window that was begun is cut only as long as no more pages have been thrown away than these, and this share of all.
-WASTE, WASTE_SHARE = 8, 0.03
+WASTE, WASTE_SHARE = 7, 0.03
 #: Share of the wanted pages that a part is cut to, so that a few rows more than estimated do not cost a request. A list
 #: that can shrink has to fit into one page.
 FILL, FILL_SHRINKING = 0.96, 0.9
