@@ -184,7 +184,7 @@ class CustomerIOClient(Client):
         except StatusError as error:
             if error.status in (400, 422):
                 raise ConfigurationError(
-                    f"{self.name} does not take the reporting webhook, it answered {error}. Check name, URL and events."
+                    f"{self.name} rejected the reporting webhook: {error}. Check name, URL and events."
                 ) from None
             raise self._explained(error, WEBHOOKS, optional=True) from None
 

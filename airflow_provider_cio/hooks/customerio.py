@@ -229,7 +229,7 @@ class CustomerIOHook(FormMixin, BaseHook):
         wanted = wanted_webhook(name, url, collections, full_resolution)
         with self.get_conn() as client:
             found = find_webhook(client.reporting_webhooks(), wanted)
-        drift = ["there is none"] if found is None else differences(found, wanted)
+        drift = ["there is no such webhook"] if found is None else differences(found, wanted)
         if found is not None and found.disabled:
             drift.append("it is disabled")
         if not self.webhook_signing_secrets:

@@ -177,6 +177,7 @@ class CustomerIOOperator(BaseOperator):
         return result
 
     def _callbacks(self, dead_letters: DeadLetters | None, save: Any, result: Result) -> Callbacks:
+        """Return the callbacks that log progress, write dead letters and save checkpoints."""
         from airflow_provider_cio.observability.logs import log_progress
         from airflow_provider_cio.pipeline.pipeline import Callbacks
 
@@ -201,7 +202,7 @@ class CustomerIOOperator(BaseOperator):
         return dead_letters
 
     def _fail_if_refused(self, result: Result, dead_letters: DeadLetters | None, options: Options) -> None:
-        """Fail the task if events were refused, unless the dead letters have them.
+        """Fail the task if events were refused, unless they are among the dead letters. A preview never fails.
 
         :raises EventsRefusedError: the message names reasons and deliveries.
         """
@@ -210,12 +211,15 @@ class CustomerIOOperator(BaseOperator):
             refused = dict(result.refused)
             self.log.info("This was a preview: nothing was %s. Events that can't be %s: %s", done, done, refused)
             return
-        if result.refused and dead_letters:
-            self.log.warning("Events that can't be %s are in %s: %s", done, dead_letters.path, result.refusals())
-        unidentified = result.refused["unidentified"] if options.on_unidentified == "fail" else 0
-        if not result.refused or (dead_letters and not unidentified):
+        if not result.refused:
             return
-        advice = f"They are in {dead_letters.path}." if dead_letters else "Set dead_letter_path to save them in a file."
+        if dead_letters:
+            self.log.warning("Events that can't be %s are in %s: %s", done, dead_letters.path, result.refusals())
+            if options.on_unidentified != "fail" or not result.refused["unidentified"]:
+                return
+            advice = f"They are in {dead_letters.path}."
+        else:
+            advice = "Set dead_letter_path to save them in a file."
         raise EventsRefusedError(
             f"{result.refused.total()} events or rows can't be {done}, all others were: {result.refusals()} {advice}"
         )

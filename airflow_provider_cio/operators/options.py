@@ -20,7 +20,7 @@ from airflow_provider_cio.values import flag_in, kind_of, number_in, shown
 
 #: Customer.io lists the deliveries of about six months.
 MAX_LOOKBACK = timedelta(days=180)
-#: Far more than any delay of Customer.io's. A longer time is a mistaken unit.
+#: Far more than any delay of Customer.io's. A longer time is probably in the wrong unit.
 MAX_SETTLING_TIME = timedelta(days=7)
 #: Characters of the name of a schema. PostgreSQL silently truncates longer names.
 _LONGEST_SCHEMA = 63

@@ -47,9 +47,8 @@ def wait_as_asked(error: TryAgainLaterError, settled: int, context: Context, log
 
 def _waited(context: Context, settled: int) -> float:
     """Return the seconds since this try was first rescheduled, without its settling time."""
-    first_reschedule_date = getattr(
-        context.get("ti"), "get_first_reschedule_date", None
-    )  # the task instance of a test may lack it
+    # The task instance of a test may lack this method.
+    first_reschedule_date = getattr(context.get("ti"), "get_first_reschedule_date", None)
     first = first_reschedule_date(context) if first_reschedule_date else None
     return max(0.0, time.time() - max(first.timestamp(), settled)) if first else 0.0
 

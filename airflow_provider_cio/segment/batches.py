@@ -32,7 +32,7 @@ _EMPTY_BATCH = re.compile(r"empty[ _]batch", re.IGNORECASE)
 
 
 class Packer:
-    """Groups encoded events so that no request reaches 475,000 bytes or exceeds 2,500 events. It keeps their order.
+    """Packer of encoded events, in order. No request reaches 475,000 bytes or exceeds 2,500 events.
 
     :param envelope: bytes of a request around its events.
     """

@@ -91,7 +91,7 @@ class SegmentSink:
 
 
 class Ledger:
-    """Number of acknowledged pieces, whose events are all in settled batches.
+    """Record of the acknowledged pieces, whose events are all in settled batches.
 
     Batches are settled in the order in which they were sent, and events are packed in the order of their pieces.
     """

@@ -1,7 +1,7 @@
 """ASGI application for Customer.io's reporting webhooks. `app` runs on any server, or mounted in another application.
 
 ``POST /<name>`` accepts a report for a stream. ``GET /<name>/health`` answers 200 if the stream can verify reports,
-else 503. The status decides whether Customer.io sends a report again, so a report gets no others than these:
+else 503. The status decides whether Customer.io sends a report again, so a report gets only one of these:
 
 ====  ===================================================================================================
 204   Segment has the event, or the report was ignored, refused or set aside: Customer.io does not repeat it

@@ -15,7 +15,7 @@ from airflow_provider_cio.http.transport import Retries
 from airflow_provider_cio.stream.cached import Cached, NotFoundYet
 from airflow_provider_cio.stream.intake import text_for_log
 
-#: Seconds until the lists are read again.
+#: Seconds until the lists are read again, which takes requests from the workspace's limit.
 FRESH = 900.0
 #: Seconds until the lists are read again because a report has a campaign that is in none of them.
 FRESH_FOR_A_NEW_ONE = 60.0

@@ -110,9 +110,7 @@ class Intake:
             raise Unavailable("paused", pause=pause)
         if (
             len(self._waiting) >= MAX_WAITING_ITEMS
-            or (
-                self._waiting and self._waiting_bytes + len(item) > MAX_WAITING_BYTES
-            )  # a single item may have any size
+            or (self._waiting and self._waiting_bytes + len(item) > MAX_WAITING_BYTES)  # one alone may have any size
             or (self._threads == MAX_BATCHES and not self._in_time)  # every thread is overdue
         ):
             raise Unavailable("full")

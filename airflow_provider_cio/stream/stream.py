@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
-import msgspec
+from msgspec.structs import replace
 
 from airflow_provider_cio.events.event import encode, rule_broken
 from airflow_provider_cio.events.mapping import Mapper
@@ -154,20 +154,19 @@ class Stream:
 
     def _encoded(self, occurrence: Occurrence, mapper: Mapper) -> tuple[bytes, str | None]:
         """Map and encode an occurrence, without the message's content if that does not fit."""
-        left_out = is_too_long(occurrence.message.content)
-        if left_out:
-            occurrence = _without_content(occurrence)
-        event = mapper.event(occurrence)
-        encoded = encode(event)
-        reason = rule_broken(event, encoded)
-        if reason == "event_too_large" and occurrence.message.content:
-            left_out = True
-            event = mapper.event(_without_content(occurrence))
+
+        def checked(occurrence: Occurrence) -> tuple[bytes, str | None]:
+            event = mapper.event(occurrence)
             encoded = encode(event)
-            reason = rule_broken(event, encoded)
-        if left_out:
-            self.counts.add("content_left_out")
-        return encoded, reason
+            return encoded, rule_broken(event, encoded)
+
+        message = occurrence.message
+        if not is_too_long(message.content):
+            encoded, reason = checked(occurrence)
+            if reason != "event_too_large" or not message.content:
+                return encoded, reason
+        self.counts.add("content_left_out")
+        return checked(replace(occurrence, message=replace(message, content=None)))
 
     async def _refuse(self, reason: str, *, event: bytes = b"", body: bytes = b"", problem: str = "") -> str:
         """Write the event, or else the body, to the dead letters if a path is set. Return the outcome."""
@@ -237,7 +236,3 @@ class Stream:
 
     def _look_up_failed(self, error: BaseException) -> None:
         self.counts.problem("connections", f"it can't be set up: {text_for_log(error)}")
-
-
-def _without_content(occurrence: Occurrence) -> Occurrence:
-    return msgspec.structs.replace(occurrence, message=msgspec.structs.replace(occurrence.message, content=None))
