@@ -1,4 +1,4 @@
-"""The provider's metadata. It must stay a literal: a wrong one breaks every `airflow` command."""
+"""Metadata of the provider. It must stay a literal, because a mistake in it breaks every `airflow` command."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Any
 
 
 def get_provider_info() -> dict[str, Any]:
-    """What Airflow reads through the entry point `apache_airflow_provider`."""
+    """Return the metadata that Airflow reads through the entry point `apache_airflow_provider`."""
     return {
         "package-name": "airflow-provider-cio",
         "name": "Customer.io to Segment",
-        "description": "Brings what happened to Customer.io's messages into Segment, one data interval at a time.",
+        "description": "Sends the events of Customer.io's messages to Segment or a warehouse, interval by interval.",
         "integrations": [
             {
                 "integration-name": "Customer.io",
@@ -41,16 +41,16 @@ def get_provider_info() -> dict[str, Any]:
                 "description": "Customer.io's reporting webhooks, taken in by Airflow's API server.",
                 "options": {
                     "streams": {
-                        "description": "The streams, as a JSON object of options by name. Empty: there is none, and "
-                        "nothing is mounted.\nA change takes effect when the API server is restarted.\n",
+                        "description": "The streams, as a JSON object of options by name. If it is empty, nothing is "
+                        "mounted.\nA change takes effect when the API server is restarted.\n",
                         "version_added": "0.1.0",
                         "type": "string",
                         "example": '{"main": {"collections": ["Email Opened", "Email Link Clicked"]}}',
                         "default": "",
                     },
                     "mount_streams": {
-                        "description": "Off: Airflow's API server does not serve the streams, because another server "
-                        "does, which reads the same option.\n",
+                        "description": "Set it to false if another server serves the streams, so that Airflow's API "
+                        "server does not. Both read the option streams.\n",
                         "version_added": "0.1.0",
                         "type": "boolean",
                         "example": None,
@@ -72,7 +72,7 @@ def get_provider_info() -> dict[str, Any]:
                 "conn-fields": {
                     "region": {
                         "label": "Region",
-                        "description": "Where the Customer.io account lives. Default: us.",
+                        "description": "Region of the Customer.io account. Default: us.",
                         "schema": {"type": ["string", "null"], "enum": ["us", "eu"], "default": "us"},
                     },
                     "requests_per_second": {
@@ -82,18 +82,18 @@ def get_provider_info() -> dict[str, Any]:
                     },
                     "timeout": {
                         "label": "Time-out (seconds)",
-                        "description": "For each read; a connection gets 10 at most. Default: 60.",
+                        "description": "For each read. A connection is tried for 10 at most. Default: 60.",
                         "schema": {"type": ["number", "null"], "minimum": 0.1, "default": 60},
                     },
                     "webhook_signing_secret": {
                         "label": "Webhook signing key",
-                        "description": "Only to take reporting webhooks in. Customer.io: Reporting Webhooks > the menu "
+                        "description": "Only for reporting webhooks. Customer.io: Reporting Webhooks > the menu "
                         "of the webhook > Copy signing key.",
                         "schema": {"type": ["string", "null"], "format": "password"},
                     },
                     "webhook_signing_secret_previous": {
                         "label": "Previous webhook signing key",
-                        "description": "For the time after a rotation: reports that are signed with it are taken too.",
+                        "description": "For the time after a rotation, when reports may still have the old signature.",
                         "schema": {"type": ["string", "null"], "format": "password"},
                     },
                 },
@@ -110,12 +110,12 @@ def get_provider_info() -> dict[str, Any]:
                 "conn-fields": {
                     "region": {
                         "label": "Region",
-                        "description": "Where the Segment workspace lives. Default: us.",
+                        "description": "Region of the Segment workspace. Default: us.",
                         "schema": {"type": ["string", "null"], "enum": ["us", "eu"], "default": "us"},
                     },
                     "path": {
                         "label": "Path",
-                        "description": "Of the batch endpoint. Default: /v1/batch.",
+                        "description": "Path of the batch endpoint. Default: /v1/batch.",
                         "schema": {"type": ["string", "null"], "default": "/v1/batch"},
                     },
                     "gzip": {
@@ -130,13 +130,13 @@ def get_provider_info() -> dict[str, Any]:
                     },
                     "timeout": {
                         "label": "Time-out (seconds)",
-                        "description": "For each read; a connection gets 10 at most. Default: 60.",
+                        "description": "For each read. A connection is tried for 10 at most. Default: 60.",
                         "schema": {"type": ["number", "null"], "minimum": 0.1, "default": 60},
                     },
                     "message_id_namespace": {
                         "label": "Namespace of messageId",
-                        "description": "Keeps events apart from those sent to another source; "
-                        "derived from the write key if empty. Set it before you rotate the key.",
+                        "description": "Distinguishes events from those of another source. Default: a hash of the "
+                        "write key. Set it before you rotate the key.",
                         "schema": {"type": ["string", "null"]},
                     },
                 },

@@ -1,4 +1,4 @@
-"""Customer.io's App API: deliveries, activities and lists of names, page by page."""
+"""Client of Customer.io's App API: pages of deliveries and activities, lists of names, reporting webhooks."""
 
 from __future__ import annotations
 
@@ -21,19 +21,20 @@ from airflow_provider_cio.http.transport import Answer, Retries, StatusError, Tr
 
 T = TypeVar("T")
 
+#: Base URL of each region.
 REGIONS = {"us": "https://api.customer.io", "eu": "https://api-eu.customer.io"}
-#: The most that `/v1/messages` gives at once.
+#: Most rows of a page of `/v1/messages`.
 PAGE_SIZE = 1000
-#: The most that `/v1/activities` gives at once.
+#: Most rows of a page of `/v1/activities`.
 ACTIVITY_PAGE_SIZE = 100
 NEWSLETTERS = "/v1/newsletters"
 WEBHOOKS = "/v1/reporting_webhooks"
-#: The `limit` of newsletters, the one list of names that has pages. Its maximum is not documented: where this is
-#: refused, they are asked for without it.
-_NEWSLETTERS_AT_ONCE = 100
-#: Where a list of names is cut off: one that is longer has a cursor that does not end.
-_MOST_PAGES_OF_NAMES = 1000
-#: Seconds that a list of names is retried.
+#: Rows of a page of newsletters, the only list of names with pages. Its maximum is not documented, so the request is
+#: repeated without a `limit` if it is refused.
+_NEWSLETTER_PAGE_SIZE = 100
+#: Most pages of a list of names. A longer list has a cursor that never ends.
+_MAX_PAGES_OF_NAMES = 1000
+#: Seconds for which a list of names is retried, because the reading of deliveries waits for it.
 _PATIENCE_FOR_NAMES = 60.0
 
 
@@ -48,9 +49,9 @@ _decode_webhooks = msgspec.json.Decoder(
 
 
 class CustomerIOClient(Client):
-    """Reads one workspace.
+    """Client of one Customer.io workspace.
 
-    :param region: only for the advice that an error gives; `base_url` says where to ask.
+    :param region: name of the region for the advice in errors. Requests go to `base_url`.
     """
 
     def __init__(
@@ -82,24 +83,25 @@ class CustomerIOClient(Client):
         )
 
     def wanted_in_flight(self) -> int:
-        """How many requests at once use up the allowed rate, at the latency seen so far."""
+        """Return the number of parallel requests that use up the allowed rate, at the latency seen so far."""
         return self._transport.wanted_in_flight()
 
     def page(self, query: Mapping[str, str | int]) -> Page[Delivery]:
-        """One page of `/v1/messages`. Every value is percent-encoded: unencoded ones give an empty list.
+        """Return one page of `/v1/messages`.
 
-        :raises TryAgainLaterError: out of reach for too long, 403, or a cursor that is no longer valid.
-        :raises ConfigurationError: 401, 404, or what `Transport.request` says.
-        :raises UnexpectedDataError: another refusal, or an answer that is no page.
+        :param query: percent-encoded by the transport, because Customer.io answers unencoded values with empty lists.
+        :raises TryAgainLaterError: Customer.io was out of reach for too long, answered 403, or forgot the cursor.
+        :raises ConfigurationError: Customer.io answered 401 or 404, or the cause is one of `Transport.request`.
+        :raises UnexpectedDataError: Customer.io refused the request otherwise, or the answer is no page.
         """
         return self._get("/v1/messages", query, _deliveries.page)
 
     def activity_page(self, query: Mapping[str, str | int]) -> Page[Activity]:
-        """One page of `/v1/activities`, at most 100 rows, newest first but for a few. Raises as `page` does."""
+        """Return one page of `/v1/activities`, almost in the order newest first. Raise as `page` does."""
         return self._get("/v1/activities", query, _activities.page)
 
     def delivery(self, delivery_id: str) -> Delivery | Malformed | None:
-        """One delivery, or None if Customer.io has it no more. Raises as `page` does."""
+        """Return one delivery; None if Customer.io no longer has it. Raise as `page` does."""
 
         def decode(body: bytes) -> Delivery | Malformed:
             fields = _decode_raw_fields(mended(body))
@@ -115,18 +117,17 @@ class CustomerIOClient(Client):
             raise self._explained(error, "/v1/messages") from None
 
     def names(self, path: str, key: str) -> dict[str, str]:
-        """Names by id, of all pages of one list. A nameless or malformed item is left out.
+        """Return the names of one list by id, from all its pages. Leave out malformed items and those without a name.
 
-        :param key: of the answer's field that has the items.
-
+        :param key: field of the answer that has the items.
         :raises ConfigurationError: the key may not read the list.
-        :raises TryAgainLaterError: out of reach for a minute, or 403 or 400 to a page after the first.
-        :raises UnexpectedDataError: what is there is no such list.
+        :raises TryAgainLaterError: Customer.io was out of reach for a minute, or refused a page after the first.
+        :raises UnexpectedDataError: the answer has no such list.
         """
         patience = replace(self._transport.retries, total=min(self._transport.retries.total, _PATIENCE_FOR_NAMES))
         found: dict[str, str] = {}
-        query: dict[str, str | int] = {"limit": _NEWSLETTERS_AT_ONCE} if path == NEWSLETTERS else {}
-        for _ in range(_MOST_PAGES_OF_NAMES):
+        query: dict[str, str | int] = {"limit": _NEWSLETTER_PAGE_SIZE} if path == NEWSLETTERS else {}
+        for _ in range(_MAX_PAGES_OF_NAMES):
             try:
                 answer = self._ask(path, query, lambda body: _decode_object(mended(body)), patience)
             except StatusError as error:
@@ -154,7 +155,7 @@ class CustomerIOClient(Client):
         return {str(one["id"]): one["name"] for one in named if one.get("name")}
 
     def reporting_webhooks(self) -> list[ReportingWebhook]:
-        """All of the workspace. Raises as `names` does."""
+        """Return all reporting webhooks of the workspace. Raise as `names` does."""
         try:
             found: Any = self._ask(WEBHOOKS, {}, _decode_webhooks)
         except StatusError as error:
@@ -162,9 +163,11 @@ class CustomerIOClient(Client):
         return found.reporting_webhooks or []
 
     def save_reporting_webhook(self, webhook: ReportingWebhook) -> ReportingWebhook:
-        """Create one that has no id, which is tried once: a try whose answer is lost may have created it. Else update.
+        """Create a reporting webhook if it has no id, else update it.
 
-        :raises ConfigurationError: the key may not do it, or Customer.io does not take name, endpoint or events.
+        A creation is tried only once, because a try may succeed although its answer is lost.
+
+        :raises ConfigurationError: the key may not change webhooks, or Customer.io rejects name, endpoint or events.
         """
         fields = msgspec.structs.asdict(webhook)
         webhook_id = fields.pop("id")
@@ -181,12 +184,12 @@ class CustomerIOClient(Client):
         except StatusError as error:
             if error.status in (400, 422):
                 raise ConfigurationError(
-                    f"{self.name} does not take the reporting webhook, it answered {error}. Check name, URL and events."
+                    f"{self.name} rejected the reporting webhook: {error}. Check name, URL and events."
                 ) from None
             raise self._explained(error, WEBHOOKS, optional=True) from None
 
     def check_access(self, path: str) -> None:
-        """Ask once for a list, whose content does not matter. Raises as `names` does."""
+        """Check that the key may read a list, with a single request. Raise as `names` does."""
         try:
             self._ask(path, {}, _decode_object, replace(self._transport.retries, attempts=1))
         except StatusError as error:
@@ -231,10 +234,10 @@ class CustomerIOClient(Client):
         )
 
     def _explained(self, error: StatusError, path: str, *, cursor: bool = False, optional: bool = False) -> Exception:
-        """The error to raise.
+        """Return the error to raise for a status.
 
         :param cursor: the request had a cursor.
-        :param optional: not every key needs to read this list, so one that may not is a matter of its scope.
+        :param optional: most uses do not need this list, so the error for 403 asks for a scope of the key.
         """
         transport = self._transport
         answered = f"{transport.name} answered {error}."
@@ -259,7 +262,7 @@ class CustomerIOClient(Client):
 
 
 def _is_named(item: Any) -> bool:
-    """Whether it is an object with an id, and with a name that is text or missing."""
+    """Return True for an object with an id, whose name is text or missing."""
     return (
         isinstance(item, dict)
         and type(item.get("id")) in (str, int)

@@ -1,4 +1,4 @@
-"""Rows one by one, as Customer.io lists them, for those who want neither occurrences nor events."""
+"""Iterate over Customer.io's rows for the hook, without making occurrences or events."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from airflow_provider_cio.exceptions import UnexpectedDataError
 
 T = TypeVar("T", Delivery, Activity)
 
-#: Ids of activities that are remembered, of each type: rows move to a further page while others arrive ahead of them.
+#: Ids of activities that are remembered for each type, because new activities move known ones to the next page.
 _REMEMBERED = 20_000
-#: Odd rows that the error names.
+#: Malformed rows that the error names, so that it stays short.
 _MOST_NAMED = 5
 
 
 def deliveries(reader: Reader, windows: Sequence[Window]) -> Iterator[Delivery | Malformed]:
-    """Each delivery of these windows once, in no order."""
+    """Yield each delivery of these windows once, in no order."""
     for read in reader.deliveries(windows):
         yield from read.malformed
         yield from read.deliveries
 
 
 def activities(reader: Reader, types: Sequence[str], interval: Interval) -> Iterator[Activity | Malformed]:
-    """Each activity of the interval once, about newest first. An odd row may be older if it does not say its time."""
+    """Yield each activity of the interval once, about newest first. A malformed row without a time may be older."""
     start, end = interval
     passed_on: dict[str, dict[str, None]] = {kind: {} for kind in types}
     for kind, page in reader.activities(types, start):
-        for odd in page.malformed:
-            if odd.created is None or start <= odd.created < end:
-                yield odd
+        for malformed in page.malformed:
+            if malformed.created is None or start <= malformed.created < end:
+                yield malformed
         known = passed_on[kind]
         for row in page.rows:
             if start <= row.timestamp < end and row.id not in known:
@@ -45,24 +45,24 @@ def activities(reader: Reader, types: Sequence[str], interval: Interval) -> Iter
 
 
 def well_shaped(rows: Iterable[T | Malformed], on_malformed: Callable[[Malformed], None] | None) -> Iterator[T]:
-    """Those of the documented shape.
+    """Yield the rows of the documented shape.
 
-    :param on_malformed: gets each of the others; None: they are an error, once all else has been passed on.
-    :raises UnexpectedDataError: naming how many, which, and why.
+    :param on_malformed: called with each malformed row; None: raise an error for them after the last row.
+    :raises UnexpectedDataError: the message has the number of malformed rows, and ids and problems of the first.
     """
-    odd, named = 0, list[str]()
+    malformed, named = 0, list[str]()
     for row in rows:
         if not isinstance(row, Malformed):
             yield row
         elif on_malformed:
             on_malformed(row)
         else:
-            odd += 1
+            malformed += 1
             if len(named) < _MOST_NAMED:
                 named.append(f"{row.id or 'one without an id'}: {row.problem}")
-    if odd:
-        which = "; ".join(named) + ("; ..." if odd > len(named) else "")
+    if malformed:
+        first = "; ".join(named) + ("; ..." if malformed > len(named) else "")
         raise UnexpectedDataError(
-            f"{odd} of Customer.io's rows do not have the documented shape, all others were passed on: {which}. "
-            "To go on without an error, give on_malformed=, which gets each of them."
+            f"{malformed} of Customer.io's rows do not have the documented shape, all others were passed on: {first}. "
+            "To avoid the error, set on_malformed to a function, which is called with each of them."
         )

@@ -1,6 +1,6 @@
-"""Names of what a message was sent by: a campaign, newsletter, broadcast or transactional message.
+"""Names of the parents of messages: campaigns, newsletters, broadcasts and transactional messages.
 
-Reports and rows have the parent's id only. The App API has a list of names for each kind of parent.
+Reports and rows have only the parent's id. The App API has a list of names for each kind of parent.
 """
 
 from __future__ import annotations
@@ -17,25 +17,22 @@ from airflow_provider_cio.exceptions import ConfigurationError, UnexpectedDataEr
 if TYPE_CHECKING:
     from airflow_provider_cio.customerio.reader import Reader
 
-#: For each field of a message that names a parent: the list that has the parents' names, and the list's key.
+#: For each field of a message with a parent's id: path of the list of names, and key of the list in the answer.
 NAME_LISTS = {
     "campaign_id": ("/v1/campaigns", "campaigns"),
     "newsletter_id": (NEWSLETTERS, "newsletters"),
     "broadcast_id": ("/v1/broadcasts", "broadcasts"),
     "transactional_message_id": ("/v1/transactional", "messages"),
 }
-#: Pieces that wait for a list of names; then reading waits, too.
-_MOST_HELD = 16
+#: Most pieces that wait for a list of names, so that memory stays bounded. Then the reading waits too.
+_MAX_HELD = 16
 
-#: Names by the parent's id, by the field that names the parent.
-Lists = dict[str, dict[str, str]]
+#: For each field of `NAME_LISTS`, the names by the parents' ids.
+NamesByField = dict[str, dict[str, str]]
 
 
 def parent_of(message: Message) -> str | None:
-    """Return the field of `NAME_LISTS` that names the message's parent, if it has one.
-
-    Written out, because it runs for every occurrence.
-    """
+    """Return the field of `NAME_LISTS` that has the parent's id, or None. No loop, because each occurrence calls it."""
     if message.campaign_id is not None:
         return "campaign_id"
     if message.newsletter_id is not None:
@@ -46,38 +43,43 @@ def parent_of(message: Message) -> str | None:
 
 
 def read_list(client: CustomerIOClient, field: str) -> dict[str, str]:
-    """Read the names of all parents of one kind, by their ids. Raises as `CustomerIOClient.names` does."""
+    """Read the names of all parents of one kind, by their ids. Raise as `CustomerIOClient.names` does."""
     return client.names(*NAME_LISTS[field])
 
 
 def name_in(names: Mapping[str, str], message: Message, field: str) -> str | None:
-    """Return the name of the message's parent; None if the list does not have it, because it was deleted, say."""
+    """Return the name of the message's parent; None if it is not in the list, for example after its deletion."""
     return names.get(str(getattr(message, field)))
 
 
-def unreadable(errors: Mapping[str, Exception]) -> str:
-    """Return one warning for all lists that can't be read, by field."""
+def names_warning(errors: Mapping[str, Exception]) -> str:
+    """Return one text about all lists that can't be read.
+
+    :param errors: by the field of `NAME_LISTS`.
+    """
     fields = ", ".join(errors)
     return f"No campaign_name for events with a {fields}: {' '.join(dict.fromkeys(map(str, errors.values())))}"
 
 
 class Names:
-    """Names for a run. Each list is read at most once, beside the pages, when the first occurrence needs it.
+    """Names for a run. Each list is read once, in parallel with the pages, when an occurrence first needs it.
 
-    A list that the key may not read costs a warning. One that is away for the moment fails the run: a retry can cure
-    that, and names can't be added to events later.
+    A list that the key may not read only causes a warning. A list that is out of reach fails the run, because a retry
+    can help, and names can't be added to events later.
+
+    :param warn: called with one text about all lists that can't be read.
     """
 
     def __init__(self, reader: Reader, warn: Callable[[str], None]) -> None:
         self._reader = reader
         self._warn = warn
         self._asked: dict[str, Future[dict[str, str]]] = {}
-        self._lists: Lists = {}
+        self._lists: NamesByField = {}
 
     def of(self, message: Message) -> str | None:
-        """Return the name of the message's parent, if it has one.
+        """Return the name of the message's parent, or None.
 
-        :raises TryAgainLaterError: its list can't be read now.
+        :raises TryAgainLaterError: the list is out of reach.
         """
         field = parent_of(message)
         if field is None:
@@ -88,7 +90,7 @@ class Names:
         return name_in(self._lists[field], message, field)
 
     def ahead_of(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
-        """Yield the same pieces, each once the lists that it needs are there. Meanwhile the reading goes on."""
+        """Yield the same pieces, each after the lists that it needs have come. The reading goes on meanwhile."""
         held: deque[Piece] = deque()
         for piece in pieces:
             if len(self._asked) < len(NAME_LISTS):
@@ -96,7 +98,7 @@ class Names:
                     if field:
                         self._ask(field)
             held.append(piece)
-            while held and (len(held) > _MOST_HELD or all(answer.done() for answer in self._asked.values())):
+            while held and (len(held) > _MAX_HELD or all(answer.done() for answer in self._asked.values())):
                 yield held.popleft()
         yield from held
 
@@ -105,7 +107,7 @@ class Names:
             self._asked[field] = self._reader.submit(read_list, self._reader.client, field)
 
     def _collect(self, wanted: str) -> None:
-        """Wait for a list. If it can't be read, wait for the others too, so that one warning tells of all."""
+        """Wait for a list. If it can't be read, wait for the others too, so that one warning names all."""
         errors: dict[str, Exception] = {}
         for field in [wanted, *self._asked]:
             if field not in self._lists and (field == wanted or errors):
@@ -114,4 +116,4 @@ class Names:
                 except (ConfigurationError, UnexpectedDataError) as error:
                     self._lists[field], errors[field] = {}, error
         if errors:
-            self._warn(unreadable(errors))
+            self._warn(names_warning(errors))

@@ -31,12 +31,12 @@ class Refused(NamedTuple):
 
     :param reason: a short name to count by, such as ``refused_413``.
     :param event: encoded.
-    :param said: explanation of the service that refused it, if any.
+    :param explanation: text of the service that refused it, if any.
     """
 
     reason: str
     event: bytes
-    said: str = ""
+    explanation: str = ""
 
 
 encode = msgspec.json.Encoder().encode

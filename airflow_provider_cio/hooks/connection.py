@@ -1,4 +1,4 @@
-"""Read the fields of a connection for both hooks: typed, checked, with errors that name the field and the fix."""
+"""Read and check the fields of a connection for both hooks. Errors name the connection, the field and the fix."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 
 class ConnectionFields:
-    """The fields of one connection. Errors show no value but the region's, only kinds of values."""
+    """Fields of one connection. Errors show only the kind of a value, except the region's."""
 
     def __init__(self, connection: Connection) -> None:
         self.conn_id = str(connection.conn_id)
         self._connection = connection
-        try:  # Connection.extra_dejson takes malformed JSON for an empty object, and a region would go unnoticed
+        try:  # Connection.extra_dejson reads malformed JSON as an empty object, which hides the region
             extra = json.loads(connection.extra) if connection.extra else {}
         except ValueError:
             raise self.error("extra", "must be a JSON object, got text that is not JSON") from None
@@ -35,37 +35,39 @@ class ConnectionFields:
         self._extra: Mapping[str, Any] = extra
 
     def error(self, name: str, problem: str) -> ConfigurationError:
+        """Return an error about the field `name`."""
         return ConfigurationError(f"Connection {self.conn_id!r}: {name} {problem}.")
 
-    def secret(self, what: str, fallback: str | None = None) -> str:
-        """The password, stripped, else the extra field named `fallback`.
+    def secret(self, needed: str, fallback: str | None = None) -> str:
+        """Return the password, stripped, else the extra field named `fallback`.
 
-        :param what: what belongs there and where to find it, for the error.
+        :param needed: name of the secret, and the place to find it, for the error.
         """
         name, value = "password", (self._connection.password or "").strip()
         if not value and fallback and self._extra.get(fallback):
             name, value = fallback, self.text(fallback, "")
         if not value:
-            raise self.error("password", f"is empty: put {what} there")
-        return self._masked(name, value, what)
+            raise self.error("password", f"is empty: put {needed} there")
+        return self._masked(name, value, needed)
 
-    def extra_secret(self, name: str, what: str) -> str | None:
-        """An extra field, stripped; None if it is empty.
+    def extra_secret(self, name: str, needed: str) -> str | None:
+        """Return an extra field, stripped; None if it is empty.
 
-        :param what: as for `secret`.
+        :param needed: as for `secret`.
         """
         value = self.text(name, "")
-        return self._masked(name, value, what) if value else None
+        return self._masked(name, value, needed) if value else None
 
-    def _masked(self, name: str, value: str, what: str) -> str:
+    def _masked(self, name: str, value: str, needed: str) -> str:
+        """Check a secret, and have Airflow mask it in logs."""
         if not (value.isascii() and value.isprintable() and " " not in value):
-            raise self.error(name, f"must be one word of plain ASCII, got other characters: put {what} there")
-        # Airflow masks a password as it stands in the connection, blanks included, and such an extra field not at all.
+            raise self.error(name, f"must be one word of plain ASCII, got other characters: put {needed} there")
+        # Airflow masks the password only with its blanks, and does not mask such an extra field.
         mask_secret(value)
         return value
 
     def region(self, known: Mapping[str, str]) -> str:
-        """One of the keys of `known`, the first by default."""
+        """Return the region: one of the keys of `known`, the first by default."""
         value = self._extra.get("region")
         if value is None or value == "":
             return next(iter(known))
@@ -76,7 +78,7 @@ class ConnectionFields:
         return name
 
     def base_url(self, regional: str) -> str:
-        """`host` with `port` in place of the regional URL if set; https unless it names a scheme."""
+        """Return the URL of `host` and `port`, https unless it names a scheme; the regional URL if `host` is empty."""
         host = (self._connection.host or "").strip()
         if not host:
             return regional
@@ -95,7 +97,7 @@ class ConnectionFields:
         return f"{url.scheme}://{netloc}{url.path.rstrip('/')}"
 
     def number(self, name: str, default: float, *, unit: str, zero: str | None = None) -> float:
-        """A finite number above 0, or 0 if `zero` says what that means. Text that reads as a number will do."""
+        """Return a finite number above 0, also from text. 0 is allowed if `zero` explains it."""
         value = self._extra.get(name)
         if value is None or value == "":
             return default
@@ -108,7 +110,7 @@ class ConnectionFields:
         return number
 
     def flag(self, name: str) -> bool:
-        """True or false, as such or as text; false by default."""
+        """Return true or false, also from text; False if the field is empty."""
         value = self._extra.get(name)
         if value is None or (isinstance(value, str) and not value.strip()):
             return False
@@ -118,7 +120,7 @@ class ConnectionFields:
         return flag
 
     def text(self, name: str, default: str) -> str:
-        """Stripped."""
+        """Return the text, stripped; the default if it is empty."""
         value = self._extra.get(name)
         if value is None or value == "":
             return default

@@ -1,4 +1,4 @@
-"""Connection type `customerio` -> `CustomerIOClient`."""
+"""Hook for connections of type `customerio`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from airflow.providers.common.compat.sdk import BaseHook
 
 from airflow_provider_cio.exceptions import ConfigurationError, CustomerIOToSegmentError
 from airflow_provider_cio.hooks.connection import ConnectionFields
+from airflow_provider_cio.hooks.form import FormMixin
 from airflow_provider_cio.values import kind_of
 
 if TYPE_CHECKING:
@@ -22,13 +23,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-
-#: What it is and where it is found: the App API never shows it.
+#: Name of the signing key, and the place to find it, for texts: the App API never shows the key.
 SIGNING_KEY = "the signing key (Customer.io: Reporting Webhooks > the menu of the webhook > Copy signing key)"
 
 
 class CustomerIOSettings(NamedTuple):
-    """`timeout` in seconds. `base_url` is the region's, or what `host` puts in its place."""
+    """Settings from a connection. `base_url` is the region's unless `host` replaces it; `timeout` is in seconds."""
 
     api_key: str
     base_url: str
@@ -37,35 +37,21 @@ class CustomerIOSettings(NamedTuple):
     timeout: float
 
 
-class CustomerIOHook(BaseHook):
-    """Reads a Customer.io workspace through its App API.
+class CustomerIOHook(FormMixin, BaseHook):
+    """Hook for a Customer.io workspace, through its App API.
 
-    The connection: `password` is the App API key; `host` (with `port`) replaces the region's base URL; extra
-    fields are `region` (``us``, ``eu``), `requests_per_second` (8; Customer.io allows 10 to a
-    workspace, all its clients together), `timeout` (60 seconds), and, to check reporting webhooks,
-    `webhook_signing_secret` and `webhook_signing_secret_previous`.
+    In the connection, `password` is the App API key; `host` (with `port`) replaces the region's base URL; extra
+    fields are `region` (``us``, ``eu``), `requests_per_second` (8; Customer.io allows 10 to a workspace, for all its
+    clients together), `timeout` (60 seconds), and, to verify reporting webhooks, `webhook_signing_secret` and
+    `webhook_signing_secret_previous`.
 
-    :param customerio_conn_id: read once, at first use.
+    :param customerio_conn_id: id of the connection, which is read once, at first use.
     """
 
     conn_name_attr = "customerio_conn_id"
     default_conn_name = "customerio_default"
     conn_type = "customerio"
     hook_name = "Customer.io"
-
-    @classmethod
-    def get_connection_form_widgets(cls) -> dict[str, Any]:
-        """For Airflow 3.0 and 3.1; later ones read `get_provider_info`."""
-        from airflow_provider_cio.hooks.form import widgets
-
-        return widgets(cls.conn_type)
-
-    @classmethod
-    def get_ui_field_behaviour(cls) -> dict[str, Any]:
-        """For Airflow 3.0 and 3.1; later ones read `get_provider_info`."""
-        from airflow_provider_cio.hooks.form import field_behaviour
-
-        return field_behaviour(cls.conn_type)
 
     def __init__(self, *, customerio_conn_id: str = default_conn_name, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -77,7 +63,10 @@ class CustomerIOHook(BaseHook):
 
     @cached_property
     def settings(self) -> CustomerIOSettings:
-        """:raises ConfigurationError: naming the connection, the field and the fix."""
+        """Settings of the client.
+
+        :raises ConfigurationError: a field is wrong. The message names connection, field and fix.
+        """
         from airflow_provider_cio.customerio.client import REGIONS
 
         fields = self._fields
@@ -92,9 +81,9 @@ class CustomerIOHook(BaseHook):
 
     @cached_property
     def webhook_signing_secrets(self) -> tuple[str, ...]:
-        """The keys that a reporting webhook's signature may be made with, the current one first; empty if none is set.
+        """Signing keys of reporting webhooks, the current one first; empty if none is set.
 
-        :raises ConfigurationError: naming the connection, the field and the fix.
+        :raises ConfigurationError: a field is wrong. The message names connection, field and fix.
         """
         found = (
             self._fields.extra_secret("webhook_signing_secret", SIGNING_KEY),
@@ -103,9 +92,9 @@ class CustomerIOHook(BaseHook):
         return tuple(secret for secret in found if secret)
 
     def get_conn(self, *, retries: Retries | None = None) -> CustomerIOClient:
-        """A new client, which the caller closes.
+        """Return a new client, which the caller has to close.
 
-        :param retries: other than for ten minutes.
+        :param retries: limits in place of the default, which retries for ten minutes.
         """
         from airflow_provider_cio.customerio.client import CustomerIOClient
 
@@ -126,18 +115,18 @@ class CustomerIOHook(BaseHook):
     ) -> Generator[Delivery]:
         """Iterate over the deliveries that were created in ``[start, end)``, in no order.
 
-        What happened to them until now is in their `metrics`. Pages are read side by side, as fast as the connection's
-        rate allows, and none is kept. To leave early, `close()` the iterator, which closes its connections.
+        Their `metrics` have the times of everything that happened to them until now. Pages are read in parallel, as
+        fast as the connection's rate allows, and none stays in memory. To stop early, call `close()` on the iterator.
 
-        :param start: a datetime or ISO 8601, UTC unless it says otherwise; and so `end`.
+        :param start: a datetime or ISO 8601 text, in UTC unless it says otherwise; `end` too.
         :param channel: ``email``, ``push``, ``sms``, ``in_app``, ``whatsapp``, ``slack`` or ``webhook``.
-        :param drafts: those that were never sent, in place of those that were.
-        :param on_malformed: gets each row of another shape than documented.
-        :raises ConfigurationError: at once if a parameter is wrong; while iterating, if the connection is.
+        :param drafts: read drafts, which were never sent, in place of sent messages.
+        :param on_malformed: called with each row of another shape than documented.
+        :raises ConfigurationError: at once if a parameter is wrong; during the iteration if the connection is wrong.
         :raises TryAgainLaterError: Customer.io was out of reach for ten minutes.
-        :raises UnexpectedDataError: without `on_malformed`, at the end, if there were such rows: which, and why.
+        :raises UnexpectedDataError: without `on_malformed`, after the last row, if rows were malformed.
         """
-        from airflow_provider_cio.customerio import listing as rows
+        from airflow_provider_cio.customerio import listing
         from airflow_provider_cio.customerio.windows import created_between
         from airflow_provider_cio.events.catalog import CHANNELS
         from airflow_provider_cio.events.interval import interval_between
@@ -146,7 +135,7 @@ class CustomerIOHook(BaseHook):
         if kind not in CHANNELS.values():
             raise ConfigurationError(f"channel must be one of {', '.join(CHANNELS)}, got {channel!r}")
         windows = created_between(interval_between(start, end), kind, drafts=drafts)
-        return self._rows(lambda reader: rows.well_shaped(rows.deliveries(reader, windows), on_malformed))
+        return self._rows(lambda reader: listing.well_shaped(listing.deliveries(reader, windows), on_malformed))
 
     def activities(
         self,
@@ -156,23 +145,22 @@ class CustomerIOHook(BaseHook):
         *,
         on_malformed: Callable[[Malformed], None] | None = None,
     ) -> Generator[Activity]:
-        """Iterate over what happened in ``[start, end)``, each type about newest first.
+        """Iterate over the activities of ``[start, end)``, each type about newest first.
 
-        Customer.io can't be asked for a time, so all that is newer than `end` is read too. It guarantees 30 days.
+        All activities since `end` are read too, because Customer.io can't select them by time. It guarantees 30 days.
 
         :param types: Customer.io's names, such as ``delivered_email``, ``clicked_push``, ``event``.
 
         The other parameters and the errors are those of `deliveries`.
         """
-        from airflow_provider_cio.customerio import listing as rows
+        from airflow_provider_cio.customerio import listing
         from airflow_provider_cio.events.interval import interval_between
 
         interval = interval_between(start, end)
         if isinstance(types, str) or not types:
             raise ConfigurationError(f"types must be a list of names, such as ['opened_email'], got {kind_of(types)}")
-        return self._rows(
-            lambda reader: rows.well_shaped(rows.activities(reader, list(dict.fromkeys(types)), interval), on_malformed)
-        )
+        names = list(dict.fromkeys(types))
+        return self._rows(lambda reader: listing.well_shaped(listing.activities(reader, names, interval), on_malformed))
 
     def _rows(self, read: Callable[[Reader], Iterator[T]]) -> Generator[T]:
         """Read with a client of its own, so that any number of iterators may be open."""
@@ -191,19 +179,19 @@ class CustomerIOHook(BaseHook):
     def ensure_reporting_webhook(
         self, name: str, url: str, collections: str | Iterable[str], full_resolution: bool = False
     ) -> dict[str, Any]:
-        """Subscribe a stream to these collections: create the reporting webhook, or correct the one that is there.
+        """Subscribe a stream to these collections: create its reporting webhook, or correct the existing one.
 
-        A new one is disabled, since its signing key has to be copied by hand first: Customer.io's App API never shows
-        it. Once the key is in the connection, another call enables it. One that is enabled is never disabled, since
-        Customer.io does not say whether it keeps what happens meanwhile.
+        A new webhook is disabled, because its signing key has to be copied by hand first: the App API never shows the
+        key. Once the connection has the key, another call enables the webhook. No call disables a webhook, because
+        Customer.io does not document whether it keeps the reports of that time.
 
-        :param name: by which the webhook is found again; or it is the one that has this URL.
-        :param url: of the stream, as Customer.io reaches it: ``https://airflow.example.com/cio/<stream>``.
-        :param collections: names or groups, those of the stream.
-        :param full_resolution: report each open and click, not the first ones only; that of the stream.
+        :param name: name of the webhook. A webhook with this name or this URL is the existing one.
+        :param url: URL of the stream for Customer.io: ``https://airflow.example.com/cio/<stream>``.
+        :param collections: names or groups, the same as in the stream's options.
+        :param full_resolution: report each open and click, not only the first; the same as in the stream's options.
         :returns: ``id``, ``enabled``, ``changed`` (sentences) and ``next_step`` (a sentence, or empty).
         :raises ConfigurationError: a parameter is wrong, several webhooks have this name or URL, or the key of the
-            connection may not change them.
+            connection may not change webhooks.
         """
         from airflow_provider_cio.customerio.webhooks import differences, find_webhook, wanted_webhook
 
@@ -230,18 +218,18 @@ class CustomerIOHook(BaseHook):
     def reporting_webhook_drift(
         self, name: str, url: str, collections: str | Iterable[str], full_resolution: bool = False
     ) -> list[str]:
-        """How the reporting webhook differs from what `ensure_reporting_webhook` would make it, in sentences.
+        """Return the changes that `ensure_reporting_webhook` would make, in sentences. Change nothing.
 
-        It changes nothing. The parameters and the errors are those of `ensure_reporting_webhook`.
+        The parameters and the errors are those of `ensure_reporting_webhook`.
 
-        :returns: empty if reports can arrive as they should.
+        :returns: empty if all reports can arrive.
         """
         from airflow_provider_cio.customerio.webhooks import differences, find_webhook, wanted_webhook
 
         wanted = wanted_webhook(name, url, collections, full_resolution)
         with self.get_conn() as client:
             found = find_webhook(client.reporting_webhooks(), wanted)
-        drift = ["there is none"] if found is None else differences(found, wanted)
+        drift = ["there is no such webhook"] if found is None else differences(found, wanted)
         if found is not None and found.disabled:
             drift.append("it is disabled")
         if not self.webhook_signing_secrets:
@@ -249,7 +237,7 @@ class CustomerIOHook(BaseHook):
         return drift
 
     def _next_step(self, name: str, has_key: bool, *, enabled: bool) -> str:
-        """What is left to do by hand."""
+        """Return the step that is left to do by hand, or empty text."""
         copy = f"copy {SIGNING_KEY} into webhook_signing_secret of connection {self.customerio_conn_id!r}"
         if has_key:
             return "" if enabled else f"call this again if the connection has its signing key, else {copy} before"
@@ -258,7 +246,7 @@ class CustomerIOHook(BaseHook):
         return f"{copy}, then call this again: it enables the webhook"
 
     def test_connection(self) -> tuple[bool, str]:
-        """Ask for one e-mail delivery, which every use needs; then for the lists that only some uses need."""
+        """Request one e-mail delivery, which every use needs, then the lists that only some uses need."""
         from airflow_provider_cio.http.transport import Retries
 
         try:
@@ -272,7 +260,7 @@ class CustomerIOHook(BaseHook):
         return True, " ".join([f"{self.settings.base_url} accepts the key, and the key may read messages.", *limits])
 
     def _limits_of_the_key(self, client: CustomerIOClient) -> list[str]:
-        """A sentence for what will not work since the key may not read a list."""
+        """Return a sentence for each feature that lacks a list, because the key may not read it."""
         from airflow_provider_cio.customerio.names import NAME_LISTS
 
         lists = {path: "campaign_name" for path, _ in NAME_LISTS.values()}
@@ -282,7 +270,7 @@ class CustomerIOHook(BaseHook):
                 client.check_access(path)
             except ConfigurationError:
                 refused.setdefault(needed_for, []).append(path)
-            except CustomerIOToSegmentError as error:  # the next requests would only keep the user waiting
+            except CustomerIOToSegmentError as error:  # more requests would only keep the user waiting
                 return [*_sentences(refused), f"Could not check the other permissions: {error}"]
         return _sentences(refused)
 

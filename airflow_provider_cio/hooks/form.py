@@ -1,7 +1,4 @@
-"""The connection forms for Airflow 3.0 and 3.1, which ask the hooks for them.
-
-Later versions read the provider's metadata alone. This makes the same form of the same data.
-"""
+"""Connection forms for Airflow 3.0 and 3.1. Later versions read the same data from the provider's metadata."""
 
 from __future__ import annotations
 
@@ -10,35 +7,47 @@ from typing import Any
 from airflow_provider_cio.get_provider_info import get_provider_info
 
 
-def widgets(conn_type: str) -> dict[str, Any]:
-    """The form's own fields, by the name that each has in extra.
+class FormMixin:
+    """Mixin for a hook that has a connection form: the methods that Airflow 3.0 and 3.1 call."""
 
-    :raises ImportError: Airflow 3.0 without wtforms. It then shows the standard fields and extra as JSON.
-    """
-    # Airflow puts classes of its own in place of these while it asks, so they must be looked up here.
-    from wtforms import BooleanField, StringField  # type: ignore[import-untyped]
-    from wtforms.validators import any_of  # type: ignore[import-untyped]
+    conn_type: str
 
-    made: dict[str, Any] = {}
-    for name, field in _connection_type(conn_type)["conn-fields"].items():
-        schema = field["schema"]
-        default = schema.get("default")
-        shared = {
-            "label": field["label"],
-            "description": field["description"],
-            "validators": [any_of(schema["enum"])] if "enum" in schema else [],
-        }
-        if "boolean" in schema["type"]:
-            made[name] = BooleanField(**shared, default=default)
-        else:  # numbers too, since IntegerField takes no fractions; the hook reads text that is a number
-            made[name] = StringField(**shared, default=None if default is None else str(default))
-    return made
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if FormMixin in cls.__bases__:  # Airflow calls a method only if the hook's own class has it
+            for name in ("get_connection_form_widgets", "get_ui_field_behaviour"):
+                setattr(cls, name, vars(FormMixin)[name])
 
+    @classmethod
+    def get_connection_form_widgets(cls) -> dict[str, Any]:
+        """Return the form's own fields by their names in extra.
 
-def field_behaviour(conn_type: str) -> dict[str, Any]:
-    """Which of the standard fields are hidden or have another label."""
-    behaviour = _connection_type(conn_type)["ui-field-behaviour"]
-    return {name.replace("-", "_"): value for name, value in behaviour.items()}
+        :raises ImportError: Airflow 3.0 without wtforms. It then shows the standard fields, and extra as JSON.
+        """
+        # Import here, because Airflow puts its own classes in place of these while it calls this method.
+        from wtforms import BooleanField, StringField  # type: ignore[import-untyped]
+        from wtforms.validators import any_of  # type: ignore[import-untyped]
+
+        widgets: dict[str, Any] = {}
+        for name, field in _connection_type(cls.conn_type)["conn-fields"].items():
+            schema = field["schema"]
+            default = schema.get("default")
+            shared = {
+                "label": field["label"],
+                "description": field["description"],
+                "validators": [any_of(schema["enum"])] if "enum" in schema else [],
+            }
+            if "boolean" in schema["type"]:
+                widgets[name] = BooleanField(**shared, default=default)
+            else:  # numbers too, because IntegerField accepts no fractions; the hook reads numbers from text
+                widgets[name] = StringField(**shared, default=None if default is None else str(default))
+        return widgets
+
+    @classmethod
+    def get_ui_field_behaviour(cls) -> dict[str, Any]:
+        """Return the standard fields that are hidden or have another label."""
+        behaviour = _connection_type(cls.conn_type)["ui-field-behaviour"]
+        return {name.replace("-", "_"): value for name, value in behaviour.items()}
 
 
 def _connection_type(name: str) -> dict[str, Any]:

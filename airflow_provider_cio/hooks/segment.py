@@ -1,4 +1,4 @@
-"""Connection type `segment_source` -> `SegmentClient`."""
+"""Hook for connections of type `segment_source`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from airflow.providers.common.compat.sdk import BaseHook
 
 from airflow_provider_cio.exceptions import CustomerIOToSegmentError, EventsRefusedError
 from airflow_provider_cio.hooks.connection import ConnectionFields
+from airflow_provider_cio.hooks.form import FormMixin
 
 if TYPE_CHECKING:
     from airflow_provider_cio.http.transport import Retries
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class SegmentSettings(NamedTuple):
-    """`timeout` in seconds. `base_url` is the region's, or what `host` puts in its place."""
+    """Settings from a connection. `base_url` is the region's unless `host` replaces it; `timeout` is in seconds."""
 
     write_key: str
     base_url: str
@@ -28,34 +29,20 @@ class SegmentSettings(NamedTuple):
     timeout: float
 
 
-class SegmentHook(BaseHook):
-    """Sends to a Segment source through the Tracking API, or to a receiver of the same shape.
+class SegmentHook(FormMixin, BaseHook):
+    """Hook for a Segment source, or a receiver with the same API.
 
-    The connection: `password` is the write key (extra `write_key` is read as a fallback); `host` (with `port`)
+    In the connection, `password` is the write key (extra `write_key` is read as a fallback); `host` (with `port`)
     replaces the region's base URL; extra fields are `region` (``us``, ``eu``), `path` (``/v1/batch``), `gzip`
     (false), `events_per_second` (1000; 0 is no limit), `timeout` (60 seconds) and `message_id_namespace`.
 
-    :param segment_conn_id: read once, at first use.
+    :param segment_conn_id: id of the connection, which is read once, at first use.
     """
 
     conn_name_attr = "segment_conn_id"
     default_conn_name = "segment_default"
     conn_type = "segment_source"
     hook_name = "Segment source"
-
-    @classmethod
-    def get_connection_form_widgets(cls) -> dict[str, Any]:
-        """For Airflow 3.0 and 3.1; later ones read `get_provider_info`."""
-        from airflow_provider_cio.hooks.form import widgets
-
-        return widgets(cls.conn_type)
-
-    @classmethod
-    def get_ui_field_behaviour(cls) -> dict[str, Any]:
-        """For Airflow 3.0 and 3.1; later ones read `get_provider_info`."""
-        from airflow_provider_cio.hooks.form import field_behaviour
-
-        return field_behaviour(cls.conn_type)
 
     def __init__(self, *, segment_conn_id: str = default_conn_name, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -67,7 +54,10 @@ class SegmentHook(BaseHook):
 
     @cached_property
     def settings(self) -> SegmentSettings:
-        """:raises ConfigurationError: naming the connection, the field and the fix."""
+        """Settings of the client.
+
+        :raises ConfigurationError: a field is wrong. The message names connection, field and fix.
+        """
         from airflow_provider_cio.segment.client import DEFAULT_PATH, REGIONS
 
         fields = self._fields
@@ -86,14 +76,14 @@ class SegmentHook(BaseHook):
 
     @cached_property
     def message_id_namespace(self) -> str:
-        """The extra field of that name, else derived from the write key: a new key then means new `messageId`s."""
+        """Namespace of `messageId`: the extra field, else a hash of the write key. Then a new key makes new ids."""
         derived = hashlib.sha256(f"airflow-provider-cio:{self.settings.write_key}".encode()).hexdigest()
         return self._fields.text("message_id_namespace", derived)
 
     def get_conn(self, *, retries: Retries | None = None) -> SegmentClient:
-        """A new client, which the caller closes.
+        """Return a new client, which the caller has to close.
 
-        :param retries: other than for ten minutes.
+        :param retries: limits in place of the default, which retries for ten minutes.
         """
         from airflow_provider_cio.segment.client import SegmentClient
 
@@ -104,13 +94,13 @@ class SegmentHook(BaseHook):
     def track(self, events: Iterable[Mapping[str, Any]]) -> dict[str, int]:
         """Send `track` calls as they are, in batches, with retries: ``hook.track(events_in("s3://..."))``.
 
-        Each needs `event`, `messageId` and `userId` or `anonymousId`; `type` is added. A repeated `messageId` is
-        dropped by Segment, so sending again does no harm for about a day.
+        Each needs `event`, `messageId` and `userId` or `anonymousId`; `type` is added. For about a day the same calls
+        can be sent again, because Segment drops a repeated `messageId`.
 
-        :returns: how many ``events``, in how many ``batches``, and ``bytes``.
-        :raises ConfigurationError: an event lacks what it needs; the message names its position. Some of
-            the earlier ones may be sent, and all can be given again.
-        :raises EventsRefusedError: Segment refused events, all others were sent; the message names reasons and ids.
+        :returns: numbers of ``events``, ``batches`` and ``bytes``.
+        :raises ConfigurationError: a call lacks a field; the message names its position. Some earlier calls may have
+            been sent, and all can be sent again.
+        :raises EventsRefusedError: Segment refused some calls. All others were sent; the message names reasons and ids.
         """
         from airflow_provider_cio.segment.calls import send_calls
 
@@ -118,18 +108,18 @@ class SegmentHook(BaseHook):
             return send_calls(client, events)
 
     def test_connection(self) -> tuple[bool, str]:
-        """Post an empty batch, which creates no event: proves network, host, path, and that a key is there.
+        """Check network, host and path with an empty batch, which makes no event.
 
-        Segment's Tracking API does not check write keys (it answers 200 to unknown ones), and the one
-        address that may know them has the key in its URL. Receivers such as RudderStack do check.
+        The write key is not checked, because Segment's Tracking API answers 200 to unknown keys, and the one address
+        that may know them has the key in its URL. Receivers such as RudderStack do check it.
         """
         from airflow_provider_cio.http.transport import Retries
 
         try:
             with self.get_conn(retries=Retries(attempts=1)) as client:
                 client.send([])
-        except EventsRefusedError as error:  # "the batch is empty": the receiver was reached and has read it
-            answer = f"answered to an empty batch, which it does not take ({error})"
+        except EventsRefusedError as error:  # the receiver has read the batch, and may only refuse it for being empty
+            answer = f"refused an empty batch ({error})"
         except CustomerIOToSegmentError as error:
             return False, str(error)
         except Exception as error:

@@ -1,4 +1,4 @@
-"""The pipeline of a run, built from its options. The operators and the tests use the same function."""
+"""Build the pipeline of a run from its options. The operators and the tests use the same function."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def mode_of(interval: Interval, options: Options, log: Logger) -> str:
-    """Return `opens_and_clicks` as asked for, or ``first`` if activities do not reach back that far."""
+    """Return the option `opens_and_clicks`, or ``first`` if activities do not reach back to the interval."""
     asked = options.opens_and_clicks
     if asked == "first" or not any((one.channel, one.metric) in REPEATING for one in options.collections):
         return asked
@@ -32,7 +32,7 @@ def mode_of(interval: Interval, options: Options, log: Logger) -> str:
         return asked
     log.warning(
         "Customer.io guarantees activities for %d days, and %s starts earlier: this run sends first opens and "
-        "clicks only, those of machines among them.",
+        "clicks only, including those of machines.",
         GUARANTEED_DAYS,
         interval,
     )
@@ -54,12 +54,12 @@ def build_pipeline(
     callbacks: Callable[[Result], Callbacks] = lambda result: Callbacks(),
     **reading: Any,
 ) -> Pipeline:
-    """Build the pipeline that reads with `client` and delivers into `sink`; it closes both.
+    """Build a pipeline that reads with `client` and delivers into `sink`. It closes both.
 
-    :param mode: the answer of `mode_of`.
-    :param warn: told of lists of names that can't be read.
-    :param callbacks: makes the callbacks, given the result that the pipeline fills.
-    :param reading: other page sizes, for `Reader`.
+    :param mode: the result of `mode_of`.
+    :param warn: called with a text about lists of names that can't be read.
+    :param callbacks: called with the result that the pipeline fills; returns the callbacks of the pipeline.
+    :param reading: page sizes, for `Reader`.
     """
     reader = Reader(client, **reading)
     names = Names(reader, warn)

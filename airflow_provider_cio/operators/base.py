@@ -1,4 +1,4 @@
-"""Base class of both operators: parameters, waiting, running, telling."""
+"""Base class of both operators: parameters, waiting, the run, and its result."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from airflow_provider_cio.exceptions import (
     EventsRefusedError,
     TryAgainLaterError,
 )
-from airflow_provider_cio.operators.options import Options, check_what_is_known, read_options
+from airflow_provider_cio.operators.options import Options, check_parameters, read_options
 from airflow_provider_cio.operators.waiting import wait_as_asked, wait_until_settled
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 class ParameterError(ConfigurationError, AirflowFailException):
-    """A wrong parameter. Airflow retries no task for it, mapped ones included."""
+    """A parameter is wrong. Airflow does not retry the task, not even a mapped one."""
 
 
 class CustomerIOOperator(BaseOperator):
@@ -57,15 +57,15 @@ class CustomerIOOperator(BaseOperator):
         "preview",
     )
 
-    # Airflow before 3.1.7 keeps to the time of a reschedule only for tasks that look like sensors in rescheduling mode.
-    # In each version the scheduler then looks the time up with one more query, and OpenLineage's provider sends the
-    # START of a rescheduled try only once. Nothing else follows.
+    # Airflow before 3.1.7 respects the time of a reschedule only for tasks that look like sensors in rescheduling mode.
+    # Two effects follow in every version: the scheduler looks the time up with one more query, and OpenLineage's
+    # provider sends the START of a rescheduled try only once.
     reschedule = True
     _is_sensor = True
 
     @classmethod
     def get_serialized_fields(cls) -> frozenset[str]:
-        """Return the attributes that the scheduler gets."""
+        """Return the names of the attributes that the scheduler gets."""
         fields: frozenset[str] = super().get_serialized_fields()  # type: ignore[no-untyped-call]
         return fields | {"reschedule", "_is_sensor"}
 
@@ -101,19 +101,19 @@ class CustomerIOOperator(BaseOperator):
         self._inputs: Sequence[Dataset] = ()
         self._outputs: Sequence[Dataset] = ()
         try:
-            check_what_is_known(self)
+            check_parameters(self)
         except ConfigurationError as error:
             raise ParameterError(str(error)) from None
 
     def _destination(self, options: Options) -> Destination:
         """Return the destination of the events.
 
-        :raises ConfigurationError: its connection lacks something.
+        :raises ConfigurationError: its connection is wrong or incomplete.
         """
         raise NotImplementedError
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """Wait until the interval is settled, run the pipeline over it, and tell Airflow the result."""
+        """Wait until the interval is settled, deliver its events, and return the result."""
         try:
             options = read_options(self)
             interval = resolve_interval(self.interval_start, self.interval_end, context)
@@ -127,10 +127,10 @@ class CustomerIOOperator(BaseOperator):
             raise
         except CustomerIOToSegmentError as error:  # a retry would end the same way
             raise AirflowFailException(str(error)) from error
-        return self._told(result, dead_letters, options, context)
+        return self._publish(result, dead_letters, options, context)
 
     def _run(self, options: Options, interval: Interval, dead_letters: DeadLetters | None, context: Context) -> Result:
-        """Build source, mapper and sink from the options, and run them over the interval."""
+        """Build the pipeline from the options, run it over the interval, and record its counts."""
         from airflow_provider_cio.hooks.customerio import CustomerIOHook
         from airflow_provider_cio.observability.lineage import customerio_datasets
         from airflow_provider_cio.observability.logs import log_findings, log_progress, log_sample
@@ -145,24 +145,12 @@ class CustomerIOOperator(BaseOperator):
         origin = (options.customerio_conn_id, customerio.settings.base_url)
         destination = self._destination(options)
         mode = mode_of(interval, options, self.log)
-        self.log.info(
-            "Interval %s, look-back %g days, opens and clicks %s: %s",
-            interval,
-            options.lookback / timedelta(days=1),
-            mode,
-            ", ".join(one.name for one in options.collections),
-        )
+        days, names = options.lookback / timedelta(days=1), ", ".join(one.name for one in options.collections)
+        self.log.info("Interval %s, look-back %g days, opens and clicks %s: %s", interval, days, mode, names)
+
         store = CheckpointStore(None if options.preview else context.get("task_state_store"), self.log)
-        checkpoint = store.load(
-            fingerprint(
-                interval,
-                mode,
-                options.decisive,
-                origin,
-                destination.identity,
-                destination.message_id_namespace,
-            )
-        )
+        namespace = destination.message_id_namespace
+        checkpoint = store.load(fingerprint(interval, mode, options.decisive, origin, destination.identity, namespace))
         sink = destination.sink()
         pipeline = build_pipeline(
             customerio.get_conn(),
@@ -170,7 +158,7 @@ class CustomerIOOperator(BaseOperator):
             options,
             interval,
             mode=mode,
-            message_id_namespace=destination.message_id_namespace,
+            message_id_namespace=namespace,
             send_to_customerio_destinations=destination.send_to_customerio_destinations,
             wording=destination.wording,
             warn=self.log.warning,
@@ -179,6 +167,7 @@ class CustomerIOOperator(BaseOperator):
         )
         with dead_letters or nullcontext(), self._killable():
             result = pipeline.run()
+
         log_progress(self.log, "Done", result)
         store.forget()
         log_findings(self.log, result)
@@ -189,6 +178,7 @@ class CustomerIOOperator(BaseOperator):
         return result
 
     def _callbacks(self, dead_letters: DeadLetters | None, save: Any, result: Result) -> Callbacks:
+        """Return the callbacks that log progress, write dead letters and save checkpoints."""
         from airflow_provider_cio.observability.logs import log_progress
         from airflow_provider_cio.pipeline.pipeline import Callbacks
 
@@ -203,7 +193,7 @@ class CustomerIOOperator(BaseOperator):
         )
 
     def _dead_letters(self, options: Options, context: Context) -> DeadLetters | None:
-        """Return the file for events that can't be sent, if one is wanted and can be written."""
+        """Return the file for events that can't be delivered, or None. Check that it can be written."""
         if options.dead_letter_path is None or options.preview:
             return None
         from airflow_provider_cio.pipeline.dead_letters import DeadLetters
@@ -213,43 +203,48 @@ class CustomerIOOperator(BaseOperator):
         return dead_letters
 
     def _fail_if_refused(self, result: Result, dead_letters: DeadLetters | None, options: Options) -> None:
-        """:raises EventsRefusedError: naming reasons and deliveries."""
+        """Fail the task if events were refused, unless they are among the dead letters. A preview never fails.
+
+        :raises EventsRefusedError: the message names reasons and deliveries.
+        """
         done = result.wording.done
         if options.preview:
-            self.log.info(
-                "This was a preview: nothing was %s. It could not have %s: %s", done, done, dict(result.refused)
-            )
+            refused = dict(result.refused)
+            self.log.info("This was a preview: nothing was %s. Events that can't be %s: %s", done, done, refused)
             return
-        if result.refused and dead_letters:
+        if not result.refused:
+            return
+        if dead_letters:
             self.log.warning("Events that can't be %s are in %s: %s", done, dead_letters.path, result.refusals())
-        unidentified = result.refused["unidentified"] if options.on_unidentified == "fail" else 0
-        if not result.refused or (dead_letters and not unidentified):
-            return
-        kept = f"They are in {dead_letters.path}." if dead_letters else "Set dead_letter_path to have them kept aside."
+            if options.on_unidentified != "fail" or not result.refused["unidentified"]:
+                return
+            advice = f"They are in {dead_letters.path}."
+        else:
+            advice = "Set dead_letter_path to save them in a file."
         raise EventsRefusedError(
-            f"{result.refused.total()} events or rows can't be {done}, all others were: {result.refusals()} {kept}"
+            f"{result.refused.total()} events or rows can't be {done}, all others were: {result.refusals()} {advice}"
         )
 
-    def _told(
+    def _publish(
         self, result: Result, dead_letters: DeadLetters | None, options: Options, context: Context
     ) -> dict[str, Any]:
-        """Return the result for XCom, and put it into the events of the task's assets."""
+        """Return the result for XCom, and attach it to the events of the task's assets."""
         from airflow_provider_cio.observability.assets import describe_outlets
 
-        told = result.as_dict()
+        published = result.as_dict()
         if options.preview:
-            told |= {"preview": True, "refused": dict(result.refused)}
+            published |= {"preview": True, "refused": dict(result.refused)}
         elif result.refused and dead_letters:
-            told["dead_letters"] = {"path": str(dead_letters.path), "events": dict(result.refused)}
-        describe_outlets(self.outlets, told | self._asset_extra(options), context)
-        return told
+            published["dead_letters"] = {"path": str(dead_letters.path), "events": dict(result.refused)}
+        describe_outlets(self.outlets, published | self._asset_extra(options), context)
+        return published
 
     def _asset_extra(self, options: Options) -> dict[str, Any]:
-        """Return the fields that the event of an asset has besides the result."""
+        """Return the extra fields of the asset event."""
         return {}
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any]:
-        """Return the datasets of the run. OpenLineage's provider calls this if it is installed."""
+        """Return the datasets of the run, for OpenLineage's provider."""
         from airflow_provider_cio.observability.lineage import lineage
 
         return lineage(self._inputs, self._outputs)
@@ -257,8 +252,8 @@ class CustomerIOOperator(BaseOperator):
     def on_kill(self) -> None:
         """End the running `execute`, which then closes its clients.
 
-        Airflow calls this from its signal handler, in the thread of `execute`. Closing anything here could wait for a
-        lock that this very thread holds.
+        Airflow calls this method from its signal handler, in the thread of `execute`. Do not close anything here: that
+        could wait for a lock that this thread holds itself.
         """
         if self._running:
             raise SystemExit("The task was killed.")

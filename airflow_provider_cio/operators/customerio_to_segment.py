@@ -1,4 +1,4 @@
-"""Operator from Customer.io to Segment."""
+"""Operator that sends events from Customer.io to Segment."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 class CustomerIOToSegmentOperator(CustomerIOOperator):
-    """Send what happened to Customer.io's messages within a data interval to Segment, as `track` events.
+    """Send a Segment `track` event for each open, click, bounce, ... of a Customer.io message within a data interval.
 
     An occurrence belongs to the interval ``[start, end)`` that contains its time, and has the same `messageId` in
     every run. So adjacent intervals send the whole history once, in any order, and a run can be repeated: Segment
-    drops repeated ids for about 24 hours, and its warehouses still do later, streaming destinations don't.
+    drops repeated ids for about 24 hours. After that its warehouses still drop them, its streaming destinations do not.
 
     All parameters are templates. A template that renders to text stands for a value: a list as JSON, a number of days
     or minutes, ``true`` or ``false``.
@@ -44,7 +44,7 @@ class CustomerIOToSegmentOperator(CustomerIOOperator):
         time after it happened: a timedelta or a number of minutes, at most 7 days. An early run is rescheduled, which
         takes neither a worker's slot nor a try.
     :param pii: treatment of personal data: ``keep``; ``hash`` (SHA-256 of the trimmed lower-case text); ``drop``.
-        `airflow_provider_cio.events.privacy` says what each covers.
+        `airflow_provider_cio.events.privacy` lists the fields that count as personal data.
     :param on_unidentified: treatment of an event whose person has neither id nor address: ``skip`` counts it as
         skipped; ``cio_id`` sends the person's `cio_id` as `anonymousId`, and skips the event if there is none;
         ``dead_letter`` treats it like any event that can't be delivered; ``fail`` fails the task at its end in any

@@ -1,4 +1,4 @@
-"""Operator from Customer.io to a warehouse."""
+"""Operator that loads events from Customer.io into a warehouse."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 class CustomerIOToWarehouseOperator(CustomerIOOperator):
-    """Load what happened to Customer.io's messages within a data interval into Segment's tables in a warehouse.
+    """Load a row for each open, click, bounce, ... of a Customer.io message within a data interval into a warehouse.
 
-    There is a table for each collection (``email_link_clicked``), and ``tracks`` over all of them, with the
-    `messageId` as ``id``. A load adds only rows whose id is not there yet, so an interval can be run again, in any
-    order, and two at once. Rows wait on the worker's disk, at most about 200 MB of them, and are loaded at each
-    checkpoint, into a table and ``tracks`` in one transaction. Schema, tables and columns are made where they are
-    missing; nothing else is changed.
+    The tables are Segment's: one for each collection (``email_link_clicked``), and ``tracks`` for all, with the
+    `messageId` as ``id``. A load adds only rows whose id is not there yet, so intervals can be run again, in any
+    order, and at the same time. Rows wait on the worker's disk, about 200 MB at most, and each checkpoint loads them
+    into a table and ``tracks`` in one transaction. Missing schemas, tables and columns are created; nothing else is
+    changed.
 
     All parameters are templates. A template that renders to text stands for a value: a list as JSON, a number of days
     or minutes, ``true`` or ``false``.
@@ -30,8 +30,8 @@ class CustomerIOToWarehouseOperator(CustomerIOOperator):
     :param warehouse_conn_id: connection of type `postgres`, `duckdb`, `redshift` or `gcpbigquery`. Its Airflow
         provider comes with an extra: ``pip install 'airflow-provider-cio[postgres]'``.
     :param schema: schema of the tables: a lower-case letter, then lower-case letters, digits and underscores.
-    :param message_id_namespace: part of the hash behind every id. For the ids that another road sends to Segment,
-        give the field of this name in its connection.
+    :param message_id_namespace: part of the hash behind every id. For the same ids as in Segment, use the value of
+        this field in the Segment connection.
     :param collections: names or groups of the catalog: ``["Email Opened"]``, ``"email"``, ``"push"``, ..., ``"all"``.
         The default is the six of Segment's own Customer.io source.
     :param opens_and_clicks: ``first`` takes the one open and the one click that a delivery shows. ``every`` takes
@@ -48,7 +48,7 @@ class CustomerIOToWarehouseOperator(CustomerIOOperator):
         time after it happened: a timedelta or a number of minutes, at most 7 days. An early run is rescheduled, which
         takes neither a worker's slot nor a try.
     :param pii: treatment of personal data: ``keep``; ``hash`` (SHA-256 of the trimmed lower-case text); ``drop``.
-        `airflow_provider_cio.events.privacy` says what each covers.
+        `airflow_provider_cio.events.privacy` lists the fields that count as personal data.
     :param on_unidentified: treatment of an event whose person has neither id nor address: ``skip`` counts it as
         skipped; ``cio_id`` sends the person's `cio_id` as `anonymousId`, and skips the event if there is none;
         ``dead_letter`` treats it like any event that can't be delivered; ``fail`` fails the task at its end in any

@@ -1,4 +1,4 @@
-"""Destinations of events: Segment, or a warehouse. Nothing is asked of either before the pipeline runs."""
+"""Destinations of events: Segment, or a warehouse. Neither is connected to before the pipeline runs."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from airflow_provider_cio.warehouse.tables import TRACKS
 
 
 class Destination(ABC):
-    """One place for the events of a run.
+    """Destination of the events of a run.
 
-    :raises ConfigurationError: from the constructor, the connection lacks something.
+    :raises ConfigurationError: from the constructor: the connection is wrong or incomplete.
     """
 
-    #: Words of log and result.
+    #: Words for log and result.
     wording: ClassVar[Wording]
     #: Namespace of the `messageId` of its events.
     message_id_namespace: str
@@ -35,7 +35,7 @@ class Destination(ABC):
     @property
     @abstractmethod
     def identity(self) -> tuple[object, ...]:
-        """Everything that tells this destination from another one. A checkpoint holds only for the same."""
+        """Settings that distinguish this destination, because a checkpoint is valid for one destination only."""
 
     @abstractmethod
     def sink(self) -> Sink:
@@ -43,7 +43,7 @@ class Destination(ABC):
 
     @abstractmethod
     def datasets(self, result: Result) -> Sequence[Dataset]:
-        """Return the datasets that a finished run has written."""
+        """Return the datasets that a finished run has written to."""
 
 
 class SegmentDestination(Destination):

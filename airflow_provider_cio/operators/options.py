@@ -1,6 +1,7 @@
 """Read the parameters of operators, and with the same readers the options of streams.
 
-A parameter is a template field, so each value may come as text. Every DAG file imports this module: no msgspec here.
+A parameter is a template field, so each value may come as text. Every DAG file imports this module, so that it must not
+import msgspec.
 """
 
 from __future__ import annotations
@@ -17,17 +18,19 @@ from airflow_provider_cio.events.interval import check_bounds
 from airflow_provider_cio.exceptions import ConfigurationError
 from airflow_provider_cio.values import flag_in, kind_of, number_in, shown
 
+#: Customer.io lists the deliveries of about six months.
 MAX_LOOKBACK = timedelta(days=180)
+#: Far more than any delay of Customer.io's. A longer time is probably in the wrong unit.
 MAX_SETTLING_TIME = timedelta(days=7)
-#: Characters; PostgreSQL cuts longer names, without a word.
+#: Characters of the name of a schema. PostgreSQL silently truncates longer names.
 _LONGEST_SCHEMA = 63
 
-#: Reads the value of the parameter of that name.
-Reader = Callable[[str, object], Any]
+#: Function of a parameter's name and value that returns the value as the package uses it.
+ValueReader = Callable[[str, object], Any]
 
 
 class Options(NamedTuple):
-    """The parameters of an operator, read. Those that an operator does not have keep their defaults."""
+    """Parameters of an operator, after reading. Those that an operator lacks have their defaults."""
 
     collections: tuple[Collection, ...] = resolve_collections(DEFAULT_COLLECTIONS)
     opens_and_clicks: str = "first"
@@ -46,7 +49,7 @@ class Options(NamedTuple):
 
     @property
     def decisive(self) -> tuple[object, ...]:
-        """The options that decide which events are sent, for the fingerprint of a checkpoint."""
+        """Options that decide which events are sent, for the fingerprint of a checkpoint."""
         return (
             self.lookback,
             sorted(one.name for one in self.collections),
@@ -57,14 +60,17 @@ class Options(NamedTuple):
 
 
 def read_options(operator: Any) -> Options:
-    """:raises ConfigurationError: naming the parameter, the kind of its value, and the fix."""
+    """Read the parameters of an operator.
+
+    :raises ConfigurationError: a value is wrong. The message names the parameter, the kind of its value, and the fix.
+    """
     options = Options(**{name: read(name, getattr(operator, name)) for name, read in _readers_for(operator)})
     check_dead_letters(options.on_unidentified, options.dead_letter_path)
     return options
 
 
-def check_what_is_known(operator: Any) -> None:
-    """Check the parameters when the DAG is parsed, but for those that a template or another task gives in the run.
+def check_parameters(operator: Any) -> None:
+    """Check the parameters when the DAG is parsed, except those that a template or another task sets in the run.
 
     :raises ConfigurationError: as `read_options` does.
     """
@@ -79,17 +85,20 @@ def check_what_is_known(operator: Any) -> None:
 
 
 def check_dead_letters(on_unidentified: str, dead_letter_path: str | None) -> None:
-    """:raises ConfigurationError: dead letters are asked for, and have no place to go."""
+    """Check that there is a folder for dead letters if `on_unidentified` makes them.
+
+    :raises ConfigurationError: there is none.
+    """
     if on_unidentified == "dead_letter" and dead_letter_path is None:
-        raise ConfigurationError("on_unidentified='dead_letter' needs dead_letter_path: say where they should go")
+        raise ConfigurationError("on_unidentified='dead_letter' needs dead_letter_path: set it to an absolute folder")
 
 
-def _readers_for(operator: Any) -> list[tuple[str, Reader]]:
+def _readers_for(operator: Any) -> list[tuple[str, ValueReader]]:
     return [(name, read) for name, read in READERS.items() if name in operator.template_fields]
 
 
 def _is_rendered_later(value: object) -> bool:
-    """Tell whether a value is a template, the result of another task, or contains one of them."""
+    """Return True if a value is a template or the result of another task, or contains one."""
     if isinstance(value, str):
         return "{{" in value or "{%" in value
     if isinstance(value, list | tuple | set):
@@ -98,13 +107,16 @@ def _is_rendered_later(value: object) -> bool:
 
 
 def read_flag(name: str, value: object) -> bool:
+    """Read true or false, also from text."""
     flag = flag_in(value)
     if flag is None:
         raise ConfigurationError(f"{name} must be true or false, got {kind_of(value)}")
     return flag
 
 
-def one_of(*known: str) -> Reader:
+def one_of(*known: str) -> ValueReader:
+    """Return a reader that accepts only these words."""
+
     def read(name: str, value: object) -> str:
         word = value.strip() if isinstance(value, str) else None
         if word not in known:
@@ -114,8 +126,8 @@ def one_of(*known: str) -> Reader:
     return read
 
 
-def _text(must: str, fix: str) -> Reader:
-    """Read text that is not blank, and strip it. A template that is None renders to ``None``."""
+def _text(must: str, fix: str) -> ValueReader:
+    """Return a reader of text, stripped. Neither blank text nor ``None``, to which a None renders, is accepted."""
 
     def read(name: str, value: object) -> str:
         if not isinstance(value, str) or value.strip() in ("", "None"):
@@ -134,7 +146,7 @@ def _read_collections(name: str, value: object) -> tuple[Collection, ...]:
 
 
 def _list_in(name: str, text: str) -> object:
-    """Read a list that is written as JSON, or as a template shows one of Python's."""
+    """Read a list from JSON, or from the Python that a template renders a list to."""
     for read in (json.loads, ast.literal_eval):
         try:
             return read(text)
@@ -143,8 +155,8 @@ def _list_in(name: str, text: str) -> object:
     raise ConfigurationError(f"{name} is not a valid list: write it as JSON, such as '[\"Email Opened\"]'")
 
 
-def _span(unit: str, most: timedelta) -> Reader:
-    """Read a timedelta, or a number of days or minutes."""
+def _span(unit: str, most: timedelta) -> ValueReader:
+    """Return a reader of a timedelta, or of a number of days or minutes."""
     one = timedelta(**{unit: 1})
 
     def read(name: str, value: object) -> timedelta:
@@ -161,7 +173,7 @@ def _span(unit: str, most: timedelta) -> Reader:
     return read
 
 
-_read_folder = _text("an absolute folder, local or remote", "name one, or leave it out")
+_read_folder = _text("an absolute folder, local or remote", "set one, or leave it out")
 
 
 def _read_path(name: str, value: object) -> str | None:
@@ -180,7 +192,7 @@ def _read_schema(name: str, value: object) -> str:
 
 _read_conn_id = _text("the id of a connection", "leave it out for the default one")
 
-READERS: dict[str, Reader] = {
+READERS: dict[str, ValueReader] = {
     "collections": _read_collections,
     "opens_and_clicks": one_of("first", "every", "every_human"),
     "lookback": _span("days", MAX_LOOKBACK),

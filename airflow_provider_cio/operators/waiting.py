@@ -1,4 +1,4 @@
-"""Waits outside a worker's slot: Airflow reschedules the task, and that takes none of its tries."""
+"""Wait without a worker's slot: Airflow reschedules the task, which uses up none of its tries."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LONGEST = 86_400
 
 
 def wait_until_settled(interval: Interval, settled: int, log: Logger) -> None:
-    """Reschedule the task to the end of the settling time, if that has not come yet.
+    """Reschedule the task to the end of the settling time, unless that has passed.
 
     :param settled: end of the settling time, in Unix seconds.
     :raises AirflowRescheduleException: to wait.
@@ -36,7 +36,7 @@ def wait_until_settled(interval: Interval, settled: int, log: Logger) -> None:
 
 
 def wait_as_asked(error: TryAgainLaterError, settled: int, context: Context, log: Logger) -> None:
-    """Reschedule the task as far as the service asks, unless the try has waited for a day already.
+    """Reschedule the task for as long as the service asks, unless the try has waited for a day already.
 
     :raises AirflowRescheduleException: to wait.
     """
@@ -46,8 +46,9 @@ def wait_as_asked(error: TryAgainLaterError, settled: int, context: Context, log
 
 
 def _waited(context: Context, settled: int) -> float:
-    """Seconds since this try was first rescheduled, without its settling time."""
-    first_reschedule_date = getattr(context.get("ti"), "get_first_reschedule_date", None)  # a test's own may lack it
+    """Return the seconds since this try was first rescheduled, without its settling time."""
+    # The task instance of a test may lack this method.
+    first_reschedule_date = getattr(context.get("ti"), "get_first_reschedule_date", None)
     first = first_reschedule_date(context) if first_reschedule_date else None
     return max(0.0, time.time() - max(first.timestamp(), settled)) if first else 0.0
 

@@ -1,4 +1,4 @@
-"""The pipeline of a run: a source of occurrences, the mapper, a sink of events, and one result."""
+"""Pipeline of a run: a source of occurrences, the mapper, a sink of events, and one result."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from airflow_provider_cio.pipeline.ends import Sink, Source
 from airflow_provider_cio.pipeline.result import Result, Tally
 from airflow_provider_cio.pipeline.ticker import ticking
 
-#: Seconds between two checkpoints; each is a round trip to Airflow's API.
+#: Seconds between two checkpoints, because each is a round trip to Airflow's API.
 CHECKPOINT_EVERY = 5.0
 
 
@@ -27,11 +27,10 @@ CHECKPOINT_EVERY = 5.0
 class Callbacks:
     """Functions that a run calls while it works.
 
-    :param progress: called every ten seconds from a thread of its own, with a sentence on what the run waits for, or
-        an empty one.
-    :param refused_event: gets the reason and the encoded event for each event that can't be delivered.
-    :param refused_row: gets each malformed row of Customer.io's that belongs to this interval.
-    :param save: stores the state of the checkpoint, about every five seconds if it has changed.
+    :param progress: called every ten seconds in its own thread, with a sentence about the current waits, or empty text.
+    :param refused_event: called with the reason and the encoded event for each event that can't be delivered.
+    :param refused_row: called with each malformed row that belongs to this interval.
+    :param save: called with the state of the checkpoint, about every five seconds if it has changed.
     """
 
     progress: Callable[[str], None] = lambda waits: None
@@ -41,10 +40,10 @@ class Callbacks:
 
 
 class Pipeline:
-    """One run over one interval: every occurrence in it becomes one event, and is delivered or counted as refused.
+    """Run over one interval, which delivers one event for each occurrence, or counts it as skipped or refused.
 
     :param result: filled while the pipeline runs.
-    :param skip_unidentified: count events of people who can't be named as skipped, rather than as refused.
+    :param skip_unidentified: count events without an id of a person as skipped, not as refused.
     :param checkpoint: the windows that earlier tries have delivered; this one adds its own.
     """
 
@@ -67,9 +66,9 @@ class Pipeline:
         self._checkpoint = Checkpoint() if checkpoint is None else checkpoint
         self._callbacks = callbacks or Callbacks()
         self._connected = False
-        self._taken = 0  # pieces that the sink has been given
+        self._pieces = 0  # that the sink has accepted
         self._unfinished: dict[Window, Tally] = {}
-        self._finished: deque[tuple[int, Window, Tally]] = deque()  # windows, and the number of their last piece
+        self._finished: deque[tuple[int, Window, Tally]] = deque()  # number of a window's last piece, and the window
         self._checkpoint_due = time.monotonic() + CHECKPOINT_EVERY
         self._unsaved = self._flushed = False
         self._earlier = Counter(self._checkpoint.work)
@@ -86,7 +85,7 @@ class Pipeline:
                 self._settle()
             self._sink.flush()
             self._settle()
-            while self._sink.acknowledged < self._taken:
+            while self._sink.acknowledged < self._pieces:
                 self._sink.wait()
                 self._settle()
         self._count_work()
@@ -98,18 +97,18 @@ class Pipeline:
             self._callbacks.refused_row(row)
         tally = Tally(piece.read, Counter(), piece.skipped)
         self._sink.take(self._events(piece, tally))
-        self._taken += 1
+        self._pieces += 1
         self.result.tally.add(tally)
         if piece.window is not None:
             self._unfinished.setdefault(piece.window, Tally()).add(tally)
             if piece.last:
-                self._finished.append((self._taken, piece.window, self._unfinished.pop(piece.window)))
+                self._finished.append((self._pieces, piece.window, self._unfinished.pop(piece.window)))
 
     def _events(self, piece: Piece, tally: Tally) -> Iterator[Event]:
-        make, skip = self._mapper.event, self._skip_unidentified
+        event_of, skip = self._mapper.event, self._skip_unidentified
         unidentified: list[str] = []
         for occurrence in piece.occurrences:
-            event = make(occurrence)
+            event = event_of(occurrence)
             if event.user_id or event.anonymous_id:
                 yield event
                 continue
@@ -123,16 +122,16 @@ class Pipeline:
             tally.skipped["unidentified"] += len(unidentified)
 
     def _settle(self) -> None:
-        """Count what the sink has refused, and save the windows that it has acknowledged."""
+        """Count the events that the sink has refused, and save the windows that it has acknowledged."""
         for refused in self._sink.refused():
             event: dict[str, Any] = msgspec.json.decode(refused.event)
             self.result.tally.events[event["event"]] -= 1
-            self.result.refuse(refused.reason, event["properties"]["delivery_id"], refused.said)
+            self.result.refuse(refused.reason, event["properties"]["delivery_id"], refused.explanation)
             self._callbacks.refused_event(refused.reason, refused.event)
         self._save_if_due()
 
     def _save_if_due(self) -> None:
-        """Add the windows that are acknowledged whole to the checkpoint, and save it if it is time.
+        """Add completely acknowledged windows to the checkpoint, and save it if it is due.
 
         Stop saving after the first refusal, so that a retry meets the refused event again and reports it.
         """
@@ -152,7 +151,7 @@ class Pipeline:
             self._callbacks.save(self._checkpoint.state(self.result.work))
         elif self._finished and not self._flushed:
             self._flushed = True
-            self._sink.flush()  # a batch that fills slowly must not hold the checkpoint up
+            self._sink.flush()  # a slowly filling batch must not delay the checkpoint
 
     def _progress(self) -> None:
         self._count_work()

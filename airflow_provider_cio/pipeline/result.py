@@ -1,4 +1,4 @@
-"""The result of a run: its counts, for the log and for XCom. Pure."""
+"""Result of a run: its counts, for the log and for XCom. Pure."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any, NamedTuple, Self
 
 from airflow_provider_cio.events.interval import Interval, iso
 
-#: Delivery ids that an error names for each reason.
+#: Delivery ids that an error names for each reason, so that it stays short.
 _NAMED_IDS = 5
-#: Counts of the source that the result shows under ``"read"`` where they are not zero.
+#: Counts of the source that the result shows under ``"read"`` unless they are zero.
 _READING = ("retried", "rate_limited", "out_of_order", "cut_short")
 
 
@@ -24,13 +24,13 @@ class Tally:
     skipped: Counter[str] = field(default_factory=Counter)
 
     def add(self, other: Tally) -> None:
-        """Add the counts of another one."""
+        """Add the counts of another tally."""
         self.read.update(other.read)
         self.events.update(other.events)
         self.skipped.update(other.skipped)
 
     def as_dict(self) -> dict[str, dict[str, int]]:
-        """Return plain JSON."""
+        """Return the counts as plain JSON."""
         return {"read": dict(self.read), "events": dict(self.events), "skipped": dict(self.skipped)}
 
     @classmethod
@@ -45,10 +45,10 @@ class Tally:
 
 
 class Wording(NamedTuple):
-    """The words in which a run speaks of its events.
+    """Words for the events of a run.
 
     :param done: past participle, and key of the result.
-    :param counts: the sink's counts that the result shows under that key.
+    :param counts: counts of the sink that the result shows under that key.
     :param progress: text for the log, with these counts in braces.
     """
 
@@ -63,10 +63,10 @@ LOADED = Wording("loaded", ("events", "new"), "{events} events loaded, {new} of 
 
 @dataclass
 class Result:
-    """Counts of all tries of a run, as far as they are known.
+    """Counts of a run, over all its tries.
 
     :param work: counts of both ends: ``requests``, ``retried``, ``rate_limited``; ``batches``, ``bytes``.
-    :param refused: for each reason, how many events or rows could not be delivered.
+    :param refused: for each reason, the number of events or rows that could not be delivered.
     :param refused_ids: for each reason, the ids of the first deliveries or malformed rows.
     :param explanations: for each reason, the explanation of the first refusal that had one.
     :param fell_back: first opens and clicks were read, because activities do not reach back that far.
@@ -111,7 +111,7 @@ class Result:
         return f"{counted}: {explanation}" if explanation else counted
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the result as the operator returns it: plain, small JSON."""
+        """Return the result for XCom, as small, plain JSON."""
         read = {"requests": self.work["requests"], "deliveries": self.tally.read["deliveries"]}
         optional = Counter(self.tally.read)
         del optional["deliveries"]

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-#: Seconds between two lines in the log of a run.
+#: Seconds between two calls, because no run may be silent for longer.
 PROGRESS_EVERY = 10.0
 
 
@@ -14,7 +14,7 @@ PROGRESS_EVERY = 10.0
 def ticking(call: Callable[[], None]) -> Iterator[None]:
     """Call `call` every ten seconds from a background thread, even while the main thread is blocked.
 
-    A call that is under way at the end is waited for, so that none comes after it.
+    The exit waits for a call that is under way, so that none comes later.
     """
     ended = threading.Event()
 

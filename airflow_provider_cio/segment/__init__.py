@@ -1,1 +1,1 @@
-"""Segment's Tracking API: its client, batches, and the sink of a run."""
+"""Segment's Tracking API: client, batches, and the sink of a run."""

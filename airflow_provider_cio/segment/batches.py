@@ -1,4 +1,4 @@
-"""Batches of encoded events: pack them, send them, and find the events at fault in one that is refused."""
+"""Pack encoded events into batches, send these, and isolate the events at fault in a refused one."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ from airflow_provider_cio.events.event import Refused
 from airflow_provider_cio.exceptions import EventsRefusedError
 from airflow_provider_cio.segment.client import SegmentClient
 
-#: In flight at once; each is up to half a megabyte.
+#: Batches in flight at once. Each holds up to half a megabyte of memory.
 MAX_BATCHES = 4
-# A batch, uncompressed: 500 KB and 2,500 events, by Segment's word. Its own clients stop at this size too, since it is
-# unclear whether its KB has 1,000 or 1,024 bytes.
+#: Bytes of an uncompressed batch. Segment allows 500 KB. Its own clients stop at this size too, because it is unclear
+#: whether a KB has 1,000 or 1,024 bytes.
 MAX_BATCH_BYTES = 475_000
+#: Events of a batch, Segment's documented limit.
 MAX_BATCH_EVENTS = 2_500
-#: If this many single events are refused and none was ever taken, Segment refuses the source, not the events.
+#: If this many single events are refused and none was ever accepted, Segment rejects the source, not the events.
 _SAMPLES = 32
-#: Seconds for which an answer proves that the service does not refuse everything.
+#: Seconds for which an accepted request proves that the service does not refuse everything.
 _PROOF = 60.0
-#: RudderStack refuses an empty batch by name ("Empty batch payload"), so it has understood the request.
+#: RudderStack refuses an empty batch by name ("Empty batch payload"), so it has read the request.
 _EMPTY_BATCH = re.compile(r"empty[ _]batch", re.IGNORECASE)
 
 
 class Packer:
-    """Groups encoded events so that no request reaches 475,000 bytes or exceeds 2,500 events. Order is kept.
+    """Packer of encoded events, in order. No request reaches 475,000 bytes or exceeds 2,500 events.
 
     :param envelope: bytes of a request around its events.
     """
@@ -60,9 +61,9 @@ class Packer:
 
 
 class Settled(NamedTuple):
-    """Events that one request has settled: all of them are delivered, or the only one is refused.
+    """Events that one request has settled: either all are delivered, or a single event is refused.
 
-    :param size: bytes of the request's body before compression, if it was taken.
+    :param size: bytes of the request's body before compression; 0 if it was refused.
     """
 
     events: list[bytes]
@@ -71,25 +72,25 @@ class Settled(NamedTuple):
 
 
 class Sender:
-    """Delivers batches, and tells events at fault from a service that refuses everything. Safe to share by threads."""
+    """Sender of batches, which tells bad events from a service that refuses everything. Threads can share it."""
 
     def __init__(self, client: SegmentClient) -> None:
         self._client = client
-        # When the service last took events, and when it last understood an empty batch; by the monotonic clock.
-        self._took_at = self._understood_at = -math.inf
+        # Last times, by the monotonic clock, at which the service accepted events, and understood an empty batch.
+        self._accepted_at = self._understood_at = -math.inf
 
     @property
-    def has_taken(self) -> bool:
-        """Whether the service has ever taken an event from this sender."""
-        return self._took_at > -math.inf
+    def has_delivered(self) -> bool:
+        """True if the service has ever accepted an event from this sender."""
+        return self._accepted_at > -math.inf
 
     def deliver(self, batch: list[bytes]) -> Iterator[Settled]:
         """Deliver a batch, and yield its events as they are settled.
 
         A refused batch is halved until the events at fault are alone, so that all others are delivered. If nothing was
-        taken within the last minute, the service has to show first that it does not refuse everything.
+        accepted within the last minute, the service has to prove first that it does not refuse everything.
 
-        :raises EventsRefusedError: it does, so no event of the batch is at fault.
+        :raises EventsRefusedError: the service refuses everything, so no event is at fault.
         :raises ConfigurationError, TryAgainLaterError: from the request that failed.
         """
         parts = deque([batch])
@@ -100,7 +101,7 @@ class Sender:
                 yield sent
                 continue
             settled = {0: sent} if len(part) == 1 else {}
-            if not _is_recent(self._took_at):
+            if not _is_recent(self._accepted_at):
                 settled = settled or self._samples(part)
                 self._raise_if_all_is_refused(sent.refused)
             yield from settled.values()
@@ -109,35 +110,38 @@ class Sender:
             parts += (half for half in (rest[:middle], rest[middle:]) if half)
 
     def _send(self, part: list[bytes]) -> Settled:
-        """Send one request. If several events are refused, they are not settled by it."""
+        """Send one request. Its refusal does not settle several events, because only some may be at fault."""
         try:
             size = self._client.send(part)
         except EventsRefusedError as error:
             return Settled(part, refused=Refused(error.reason, part[0], str(error)))
-        self._took_at = time.monotonic()
+        self._accepted_at = time.monotonic()
         return Settled(part, size)
 
     def _samples(self, part: list[bytes]) -> dict[int, Settled]:
-        """Send single events from all over the part, until one is taken. Return the answers by index."""
+        """Send single events from all over the part, until one is accepted. Return the answers by index."""
         found: dict[int, Settled] = {}
         last = min(_SAMPLES, len(part)) - 1
         for sample in range(last + 1):
             index = sample * (len(part) - 1) // last
             found[index] = self._send([part[index]])
-            if _is_recent(self._took_at):
+            if _is_recent(self._accepted_at):
                 break
         return found
 
     def _raise_if_all_is_refused(self, refused: Refused) -> None:
-        """Send an empty batch, if nothing was taken of late: the service makes no event of it."""
-        if _is_recent(self._took_at) or _is_recent(self._understood_at):
+        """Send an empty batch, which makes no event, unless there is a recent proof.
+
+        :raises EventsRefusedError: the service refuses the empty batch too.
+        """
+        if _is_recent(self._accepted_at) or _is_recent(self._understood_at):
             return
         try:
             self._client.send([])
         except EventsRefusedError as error:
             if not _EMPTY_BATCH.search(str(error)):
-                said = f"{refused.said} Nor was an empty batch: check host and path of the connection."
-                raise EventsRefusedError(said, refused.reason) from None
+                text = f"{refused.explanation} Nor was an empty batch: check host and path of the connection."
+                raise EventsRefusedError(text, refused.reason) from None
         self._understood_at = time.monotonic()
 
 
@@ -147,7 +151,7 @@ def _is_recent(moment: float) -> bool:
 
 @dataclass
 class Outcome:
-    """What became of a batch. `size` is the bytes of request bodies before compression."""
+    """Counts and refused events of one batch. `size` is the bytes of request bodies before compression."""
 
     events: int = 0
     batches: int = 0
@@ -163,14 +167,14 @@ class Outcome:
             self.size += settled.size
 
     def counts(self) -> dict[str, int]:
-        """Return what was delivered: events, batches and bytes."""
+        """Return the counts of the delivery: events, batches and bytes."""
         return {"events": self.events, "batches": self.batches, "bytes": self.size}
 
 
 class InFlight:
-    """Delivers the batches of one run, several at once, each in a thread.
+    """Batches of one run in flight, each in a thread.
 
-    Outcomes come back in the order in which the batches were given, so after n of them the first n are settled.
+    Outcomes come back in the order of the batches, so after n outcomes the first n batches are settled.
     """
 
     def __init__(self, client: SegmentClient) -> None:
@@ -184,12 +188,12 @@ class InFlight:
         return len(self._running)
 
     def send(self, batch: list[bytes]) -> list[Outcome]:
-        """Give a batch of encoded events, waiting while too many are in flight. Return what has come back."""
+        """Start a batch of encoded events. Wait while too many are in flight, and return the outcomes so far."""
         self._running.append(self._pool.submit(self._deliver, batch))
         return self.settled(at_most=MAX_BATCHES)
 
     def settled(self, at_most: int) -> list[Outcome]:
-        """Return the outcomes that have come back, waiting until no more than `at_most` batches are in flight.
+        """Wait until no more than `at_most` batches are in flight, and return the outcomes so far.
 
         :raises ConfigurationError, TryAgainLaterError, EventsRefusedError: from the batch that failed.
         """
@@ -202,15 +206,18 @@ class InFlight:
         self._pool.shutdown(wait=wait, cancel_futures=True)
 
     def _deliver(self, batch: list[bytes]) -> Outcome:
-        """:raises EventsRefusedError: many events were refused, and none was ever taken."""
+        """Deliver one batch in a thread.
+
+        :raises EventsRefusedError: `_SAMPLES` events were refused and none was ever accepted.
+        """
         outcome = Outcome()
         for settled in self._sender.deliver(batch):
             outcome.add(settled)
             if settled.refused:
                 with self._lock:
                     self._refused += 1
-                if self._refused >= _SAMPLES and not self._sender.has_taken:
-                    raise EventsRefusedError(settled.refused.said, settled.refused.reason)
+                if self._refused >= _SAMPLES and not self._sender.has_delivered:
+                    raise EventsRefusedError(settled.refused.explanation, settled.refused.reason)
         return outcome
 
     def __enter__(self) -> Self:

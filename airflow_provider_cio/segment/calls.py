@@ -1,4 +1,4 @@
-"""Track calls that are given as dicts, such as dead letters: checked like any other, packed and sent."""
+"""Send track calls that are given as dicts, such as dead letters, with the same checks as any other event."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from airflow_provider_cio.events.event import rule_broken_by
 from airflow_provider_cio.exceptions import ConfigurationError, EventsRefusedError
 from airflow_provider_cio.segment.batches import InFlight, Outcome, Packer
 from airflow_provider_cio.segment.client import SegmentClient
+from airflow_provider_cio.values import kind_of
 
-#: `messageId`s that the error names, for each reason.
+#: `messageId`s that the error names for each reason, so that it stays short.
 _MOST_NAMED = 5
 
 
@@ -30,8 +31,8 @@ def send_calls(client: SegmentClient, events: Iterable[Mapping[str, Any]]) -> di
     def settle(outcomes: Iterable[Outcome]) -> None:
         for outcome in outcomes:
             sent.update(outcome.counts())
-            for one in outcome.refused:
-                refuse(one.reason, msgspec.json.decode(one.event)["messageId"])
+            for refusal in outcome.refused:
+                refuse(refusal.reason, msgspec.json.decode(refusal.event)["messageId"])
 
     with InFlight(client) as in_flight:
         for position, event in enumerate(events):
@@ -53,15 +54,20 @@ def send_calls(client: SegmentClient, events: Iterable[Mapping[str, Any]]) -> di
 
 
 def _encoded(event: Mapping[str, Any], position: int) -> bytes:
-    """:raises ConfigurationError: it is no dict, holds what can't be JSON, or lacks a field that every event needs."""
+    """Encode one call.
+
+    :raises ConfigurationError: the call is no dict, has a value that JSON does not know, or lacks a required field.
+    """
     try:
         encoded = msgspec.json.encode({**event, "type": "track"})
     except (TypeError, ValueError) as error:  # a lone surrogate is a ValueError
-        kind = type(error).__name__
         raise ConfigurationError(
-            f"Event {position} (counted from 0) can't be made JSON ({kind}): give a dict"
+            f"Event {position} (counted from 0) can't be encoded as JSON ({type(error).__name__}): give a dict of JSON "
+            "values"
         ) from None
     for name in ("event", "messageId"):
         if not isinstance(event.get(name), str) or not event[name]:
-            raise ConfigurationError(f"Event {position} (counted from 0) has no text under {name!r}: give it one")
+            raise ConfigurationError(
+                f"Event {position} (counted from 0): {name!r} must be text, got {kind_of(event.get(name))}"
+            )
     return encoded

@@ -1,4 +1,4 @@
-"""Segment's HTTP Tracking API: events are encoded once, packed into batches, posted."""
+"""Client of Segment's HTTP Tracking API, which posts batches of encoded events."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from airflow_provider_cio.http.client import Client
 from airflow_provider_cio.http.rate_limit import RateLimiter
 from airflow_provider_cio.http.transport import Answer, Retries, StatusError, Transport, UnreadableBody
 
+#: Base URL of each region.
 REGIONS = {"us": "https://api.segment.io", "eu": "https://events.eu1.segmentapis.com"}
+#: Path of Segment's batch endpoint.
 DEFAULT_PATH = "/v1/batch"
 #: Statuses of a refusal that the events may have caused. Others, such as 402, concern the source and may pass.
 _ABOUT_EVENTS = (200, 400, 413, 422)
 
 
 class SegmentClient(Client):
-    """Sends to one source. Also fits receivers of the same shape, through `base_url` and `path`."""
+    """Client of one Segment source, or of a receiver with the same API at `base_url` and `path`."""
 
     def __init__(
         self,
@@ -55,10 +57,10 @@ class SegmentClient(Client):
     def send(self, batch: list[bytes]) -> int:
         """Post one batch of encoded events, and return the bytes of its body before compression.
 
-        A 200 is no proof that Segment keeps an event, so each has to be checked before.
+        Check each event before, because Segment answers 200 to events that it drops.
 
-        :raises EventsRefusedError: a refusal that the events may have caused.
-        :raises ConfigurationError: a refusal for the key, the source or the path.
+        :raises EventsRefusedError: the events may have caused the refusal.
+        :raises ConfigurationError: the key, the source or the path caused the refusal.
         """
         try:
             return self._transport.request(
@@ -73,7 +75,10 @@ class SegmentClient(Client):
             raise self._explained(error, len(batch)) from None
 
     def _accepted(self, answer: Answer, batch: list[bytes]) -> int:
-        """Segment says ``{"success": true}``, others ``OK`` or nothing. A page of HTML is a gateway's, no success."""
+        """Return the bytes of the body if the answer acknowledges the batch.
+
+        Segment answers ``{"success": true}``, other receivers ``OK`` or nothing. HTML comes from a gateway between.
+        """
         body = answer.body[:1000].lstrip()
         if body.startswith(b"<"):
             raise UnreadableBody("a page of HTML or XML instead of an acknowledgement")
@@ -82,7 +87,7 @@ class SegmentClient(Client):
         return self.envelope + sum(map(len, batch)) + max(0, len(batch) - 1)
 
     def _body(self, batch: list[bytes]) -> bytes:
-        """`sentAt` is the time of this attempt: Segment shifts each event's time by what passed since it."""
+        """Return the body. `sentAt` is the time of this attempt, because Segment shifts event times by its age."""
         sent_at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z").encode()
         return b'{"batch":[%b],"sentAt":"%b","writeKey":%b}' % (b",".join(batch), sent_at, self._key)
 
@@ -90,6 +95,7 @@ class SegmentClient(Client):
         return gzip.compress(body, compresslevel=6) if self._compress else body
 
     def _explained(self, error: StatusError, events: int) -> Exception:
+        """Return the error to raise for a refusal."""
         transport = self._transport
         answered = f"{transport.name} answered {error}."
         if error.status in (401, 403) or "write key" in error.text.lower():

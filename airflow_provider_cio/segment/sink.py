@@ -1,4 +1,4 @@
-"""The sink of a run that sends its events to Segment: checked, in batches, several of them in flight."""
+"""Sink of a run that sends its events to Segment: it checks and packs them, and has several batches in flight."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from airflow_provider_cio.segment.client import SegmentClient
 
 
 class SegmentSink:
-    """Sends events with `client`, which it closes when it is left."""
+    """Sink that sends events with `client`, and closes it on exit."""
 
     def __init__(self, client: SegmentClient) -> None:
         self._client = client
@@ -32,10 +32,10 @@ class SegmentSink:
         return rule_broken(event, encoded)
 
     def check(self) -> None:
-        """Do nothing: Segment does not tell whether it knows a write key."""
+        """Do nothing, because Segment does not tell whether it knows a write key."""
 
     def take(self, events: Iterable[Event]) -> None:
-        """Take all events of the next piece, waiting while too many batches are in flight."""
+        """Accept all events of the next piece. Block while too many batches are in flight."""
         add = self._packer.add
         for event in events:
             encoded = encode(event)
@@ -62,11 +62,11 @@ class SegmentSink:
         return refused
 
     def counts(self) -> dict[str, int]:
-        """Return what was delivered so far: events, batches and bytes."""
+        """Return the counts of the deliveries so far: events, batches and bytes."""
         return dict(self._sent)
 
     def waiting(self) -> str | None:
-        """Return in one sentence what the client waits for; None if it does not wait."""
+        """Return one sentence about the client's current wait, or None."""
         return self._client.waiting()
 
     def _send(self, batch: list[bytes]) -> None:
@@ -91,7 +91,7 @@ class SegmentSink:
 
 
 class Ledger:
-    """Which pieces are acknowledged: all of their events are in batches that are settled.
+    """Record of the acknowledged pieces, whose events are all in settled batches.
 
     Batches are settled in the order in which they were sent, and events are packed in the order of their pieces.
     """
@@ -99,10 +99,10 @@ class Ledger:
     def __init__(self) -> None:
         self.acknowledged = 0
         self._sent = self._settled = 0
-        self._needs: deque[int] = deque()  # for each piece not acknowledged: that many settled batches
+        self._needs: deque[int] = deque()  # settled batches that each unacknowledged piece needs
 
     def piece_taken(self, *, pending: bool) -> None:
-        """:param pending: events of it, or of an earlier piece, are in no batch yet."""
+        """Count a piece. If events of it or of an earlier piece are in no batch yet, it is `pending`."""
         self._needs.append(self._sent + pending)
         self._acknowledge()
 

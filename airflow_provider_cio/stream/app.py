@@ -1,16 +1,16 @@
-"""Customer.io's reporting webhooks over HTTP: `app` is an ASGI application, for any server or mounted in another app.
+"""ASGI application for Customer.io's reporting webhooks. `app` runs on any server, or mounted in another application.
 
-``POST /<name>`` takes a report of a stream, ``GET /<name>/health`` says how the stream is, with 200 or 503. The status
-decides what Customer.io does next, so these and no others answer a report:
+``POST /<name>`` accepts a report for a stream. ``GET /<name>/health`` answers 200 if the stream can verify reports,
+else 503. The status decides whether Customer.io sends a report again, so a report gets only one of these:
 
-====  ==================================================================================================
-204   the event is at Segment, or the report is knowingly ignored, or kept aside: Customer.io moves on
-401   the signature is missing or wrong: it comes again after an hour
-404   there is no such stream
-405   another method than POST
-413   more than any report has
-503   anything that may pass: it comes again soon, and for seven days
-====  ==================================================================================================
+====  ===================================================================================================
+204   Segment has the event, or the report was ignored, refused or set aside: Customer.io does not repeat it
+401   the signature is missing or wrong: Customer.io repeats the report after an hour
+404   no stream has this name
+405   the method is not POST
+413   the body is larger than any report
+503   any failure that may pass: Customer.io repeats the report soon, for seven days
+====  ===================================================================================================
 """
 
 from __future__ import annotations
@@ -24,31 +24,35 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from airflow_provider_cio.exceptions import ConfigurationError
+from airflow_provider_cio.stream.cached import NotFoundYet
 from airflow_provider_cio.stream.counts import LOG_EVERY
 from airflow_provider_cio.stream.intake import Unavailable, text_for_log
-from airflow_provider_cio.stream.kept import NotFoundYet
 from airflow_provider_cio.stream.settings import Streams, option_text, read_streams
 from airflow_provider_cio.stream.stream import Stream
 
 log = logging.getLogger(__name__)
 
 Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
+AsgiMessage = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[AsgiMessage]]
+Send = Callable[[AsgiMessage], Awaitable[None]]
 
-#: Seconds from a request to its answer; Customer.io waits for four.
+#: Seconds from a request to its answer. Customer.io waits for four.
 ANSWER_WITHIN = 3.0
-#: Seconds of them for the whole body to come in. Garbage collection may stop a process as large as Airflow's API server
-#: for most of a second.
+#: Seconds of these for the whole body. Garbage collection may stop a process as large as Airflow's API server for most
+#: of a second.
 BODY_WITHIN = 1.5
-#: Bytes of a body: without, and with the content of a message.
+#: Bytes of a body without the content of a message, so that a stranger can't fill the memory.
 MAX_BODY = 2**20
+#: Bytes of a body with the content of a message, for the same reason.
 MAX_BODY_WITH_CONTENT = 4 * 2**20
 
 
 class Response(NamedTuple):
-    """:param close: the rest of the request has not been read, so the connection can't be used again."""
+    """Answer to one request.
+
+    :param close: close the connection, because the rest of the request was not read.
+    """
 
     status: int
     body: bytes = b""
@@ -68,7 +72,10 @@ UNREAD = UNAVAILABLE._replace(close=True)
 
 
 class StreamApp:
-    """Reads which streams there are at the first request, so that importing it costs and starts nothing."""
+    """ASGI application that serves all configured streams.
+
+    It reads the options at the first request, so that an import costs and starts nothing.
+    """
 
     def __init__(self, read_option: Callable[[], str] = option_text) -> None:
         self._read_option = read_option
@@ -79,12 +86,12 @@ class StreamApp:
         if scope["type"] == "http":
             try:
                 answer = await self._answer(scope, receive)
-            except asyncio.CancelledError:  # the server ends; without an answer it would say 500
+            except asyncio.CancelledError:  # the server stops, and would answer 500 itself
                 await _respond(send, scope, UNREAD)
                 raise
             await _respond(send, scope, answer)
         elif scope["type"] == "lifespan":
-            await self._live(receive, send)
+            await self._lifespan(receive, send)
         elif scope["type"] == "websocket":
             with suppress(Exception):
                 await send({"type": "websocket.close", "code": 1000})
@@ -113,11 +120,11 @@ class StreamApp:
             return _unavailable(stream, "connections")
         except ConfigurationError as error:
             return _unavailable(stream, "configuration", str(error))
-        except Exception as error:  # nothing but the answers above may leave, or Customer.io waits for an hour
+        except Exception as error:  # after any other status Customer.io would wait for an hour
             return _unavailable(stream, "error", f"unexpected {text_for_log(error)}")
 
     async def _streams(self) -> Mapping[str, Stream | ConfigurationError]:
-        """Read once, good or wrong; again only after a failure that may pass.
+        """Return the streams by name. Read them once, and again only after a failure that may pass.
 
         :raises ConfigurationError: the option is malformed.
         """
@@ -133,14 +140,14 @@ class StreamApp:
             text = self._read_option()
             return read_streams(text) if text else {}
 
-        options = await asyncio.get_running_loop().run_in_executor(executor, read)
+        streams = await asyncio.get_running_loop().run_in_executor(executor, read)
         return {
-            name: one if isinstance(one, ConfigurationError) else Stream(name, one, executor)
-            for name, one in options.items()
+            name: options if isinstance(options, ConfigurationError) else Stream(name, options, executor)
+            for name, options in streams.items()
         }
 
-    async def _live(self, receive: Receive, send: Send) -> None:
-        """The server's own start and end; a mounted app never hears of them."""
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        """Handle the start and the end of the server. A mounted application gets neither of these messages."""
         while True:
             message = await receive()
             if message["type"] == "lifespan.startup":
@@ -165,14 +172,14 @@ app = StreamApp()
 
 
 async def _post(stream: Stream, scope: Scope, receive: Receive) -> Response:
-    most = MAX_BODY_WITH_CONTENT if stream.options.message_content else MAX_BODY
+    max_size = MAX_BODY_WITH_CONTENT if stream.options.message_content else MAX_BODY
     timestamp, signature, length = _headers(scope)
-    if length > most:
+    if length > max_size:
         return TOO_LARGE
     if timestamp is None or signature is None:
         stream.counts.add("unsigned")
         return UNSIGNED
-    body = await _body(receive, most)
+    body = await _body(receive, max_size)
     if body is None:
         return TOO_LARGE
     if not await stream.is_authentic(timestamp, body, signature):
@@ -199,7 +206,7 @@ async def _health(stream: Stream) -> Response:
 
 
 def _headers(scope: Scope) -> tuple[bytes | None, bytes | None, int]:
-    """Timestamp and signature if each is there exactly once, and the length that was announced."""
+    """Return timestamp, signature and announced length. The first two are None unless each is there exactly once."""
     timestamps, signatures, length = [], [], 0
     for name, value in scope["headers"]:
         lower = name.lower()
@@ -209,14 +216,15 @@ def _headers(scope: Scope) -> tuple[bytes | None, bytes | None, int]:
             signatures.append(value)
         elif lower == b"content-length" and value.isdigit():
             length = int(value[:20])
-    one = len(timestamps) == len(signatures) == 1
-    return (timestamps[0], signatures[0], length) if one else (None, None, length)
+    if len(timestamps) == len(signatures) == 1:
+        return timestamps[0], signatures[0], length
+    return None, None, length
 
 
-async def _body(receive: Receive, most: int) -> bytes | None:
-    """The whole body, or None if it is longer than that.
+async def _body(receive: Receive, max_size: int) -> bytes | None:
+    """Return the whole body; None if it has more bytes than `max_size`.
 
-    :raises Unavailable: it does not come, or its sender has gone.
+    :raises Unavailable: the body takes too long, or the client has disconnected.
     """
     parts: list[bytes] = []
     size = 0
@@ -228,7 +236,7 @@ async def _body(receive: Receive, most: int) -> bytes | None:
                     raise Unavailable("gone")
                 part = message.get("body", b"")
                 size += len(part)
-                if size > most:
+                if size > max_size:
                     return None
                 parts.append(part)
                 if not message.get("more_body", False):
@@ -249,7 +257,7 @@ _problem_logged_at: dict[str, float] = {}
 
 
 def _log_problem(name: str, problem: str) -> None:
-    """At most once a minute for each stream."""
+    """Log a problem, at most once a minute for each stream."""
     now = asyncio.get_running_loop().time()
     if now - _problem_logged_at.get(name, -LOG_EVERY) >= LOG_EVERY:
         _problem_logged_at[name] = now
@@ -257,17 +265,17 @@ def _log_problem(name: str, problem: str) -> None:
 
 
 def _path(scope: Scope) -> str:
-    """Below where the app is mounted."""
+    """Return the path below the mount point."""
     path: str = scope["path"]
     return path.removeprefix(scope.get("root_path", ""))
 
 
 async def _respond(send: Send, scope: Scope, answer: Response) -> None:
-    """A client that has gone is no error."""
+    """Send an answer. A client that has disconnected is no error."""
     headers = list(answer.headers)
     if answer.body:
         headers += [(b"content-type", answer.content_type), (b"content-length", str(len(answer.body)).encode())]
-    if answer.close and scope.get("http_version", "1.1") < "2":  # later ones have no such header
+    if answer.close and scope.get("http_version", "1.1") < "2":  # HTTP/2 has no such header
         headers.append((b"connection", b"close"))
     with suppress(Exception):
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})

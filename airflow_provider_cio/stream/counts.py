@@ -1,6 +1,6 @@
-"""What became of reports, counted: for Airflow's metrics every few seconds, for the log at most once a minute.
+"""Counts of a stream's reports, by outcome: sent to Airflow's metrics every few seconds, logged once a minute at most.
 
-While reports are not taken, the log says so every ten seconds.
+While reports are turned away, the log says so every ten seconds.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from airflow_provider_cio.observability.metrics import count
 
 log = logging.getLogger("airflow_provider_cio.stream")
 
-#: Seconds for which counts gather before they go to Airflow's metrics.
+#: Seconds for which counts gather before they go to Airflow's metrics, because each count there is a message.
 FLUSH_EVERY = 10.0
-#: Seconds between two lines in the log on counts, and between two on problems of one kind.
+#: Seconds between two log lines on counts, and between two on problems of one kind: strangers can cause problems.
 LOG_EVERY = 60.0
-#: Seconds between two lines on reports that have to come again, and on whom they wait for.
+#: Seconds between two log lines on reports that were turned away, so that no wait goes unexplained for longer.
 WAITS_EVERY = 10.0
-#: Outcomes that are no reason to worry; any other makes the line a warning.
+#: Outcomes of a healthy stream. Any other outcome makes the log line a warning.
 _EXPECTED = ("sent", "ignored", "skipped")
 
 
 class Counts:
-    """Of one stream.
+    """Counts of one stream, for Airflow's metrics and for the log.
 
-    Counted are outcomes, and beside them ``rate_limited`` (Segment's answers 429) and ``content_left_out``.
-    An outcome is ``sent``; ``ignored`` (nobody asked for it), ``skipped`` (for nobody in particular), ``refused`` (it
-    can't be sent), ``unavailable`` (it will come again) or ``unsigned``, and most have a reason after a dot.
+    An outcome is ``sent``, ``ignored`` (not asked for), ``skipped`` (no id of a person), ``refused`` (can't be sent),
+    ``unavailable`` (Customer.io has to repeat it) or ``unsigned``. Most have a reason after a dot. Also counted are
+    ``rate_limited`` (answers 429 of Segment) and ``content_left_out``.
 
-    :param name: of the stream.
-    :param executor: runs what takes time.
+    :param name: name of the stream.
+    :param executor: runs the calls of Airflow's metrics, which may block.
     """
 
     def __init__(self, name: str, executor: Executor) -> None:
@@ -47,7 +47,7 @@ class Counts:
         self._logged_at = -LOG_EVERY
         self._problem_at: dict[str, float] = {}
         self._waits: Counter[str] = Counter()
-        self._waits_for: dict[str, str] = {}  # what is wrong, by outcome
+        self._wait_problems: dict[str, str] = {}  # by outcome
         self._pause_ends = 0.0
         self._waits_timer: asyncio.TimerHandle | None = None
 
@@ -58,9 +58,9 @@ class Counts:
             self._timer = asyncio.get_running_loop().call_later(FLUSH_EVERY, self._flush)
 
     def problem(self, kind: str, text: str) -> None:
-        """Log what is wrong, but not for every report.
+        """Log a problem, at most once a minute for each kind.
 
-        :param text: without secrets and personal data.
+        :param text: contains neither secrets nor personal data.
         """
         now = time.monotonic()
         if now - self._problem_at.get(kind, -LOG_EVERY) >= LOG_EVERY:
@@ -68,15 +68,15 @@ class Counts:
             log.warning("Stream %r: %s", self._name, text)
 
     def waits(self, outcome: str, problem: str = "", pause: float = 0.0) -> None:
-        """Count a report that has to come again. The first one is logged at once, those after it together.
+        """Count a report that Customer.io has to repeat. Log the first one at once, and later ones together.
 
-        :param problem: what is wrong, without secrets and personal data.
-        :param pause: seconds for which nothing is sent.
+        :param problem: explanation for the log, without secrets and personal data.
+        :param pause: seconds for which the stream sends nothing.
         """
         self.add(outcome)
         self._waits[outcome] += 1
         if problem:
-            self._waits_for[outcome] = problem
+            self._wait_problems[outcome] = problem
         self._pause_ends = max(self._pause_ends, time.monotonic() + pause)
         if self._waits_timer is None:
             self._log_waits()
@@ -88,10 +88,10 @@ class Counts:
         self._waits_timer = asyncio.get_running_loop().call_later(WAITS_EVERY, self._log_waits)
         left = math.ceil(self._pause_ends - time.monotonic())
         paused = f"; nothing is sent for another {left} s" if left > 0 else ""
-        why = " ".join(["", *dict.fromkeys(self._waits_for.values())])
-        log.warning("Stream %r waits: %s%s.%s", self._name, _numbers(self._waits), paused, why)
+        problems = " ".join(["", *dict.fromkeys(self._wait_problems.values())])
+        log.warning("Stream %r waits: %s%s.%s", self._name, _numbers(self._waits), paused, problems)
         self._waits.clear()
-        self._waits_for.clear()
+        self._wait_problems.clear()
 
     def _flush(self) -> None:
         counted, self._for_metrics = self._for_metrics, Counter()
@@ -108,8 +108,8 @@ class Counts:
 
     def _log(self) -> None:
         counted, self._for_log = self._for_log, Counter()
-        worry = any(outcome.partition(".")[0] not in _EXPECTED for outcome in counted)
-        level = logging.WARNING if worry else logging.INFO
+        healthy = all(outcome.partition(".")[0] in _EXPECTED for outcome in counted)
+        level = logging.INFO if healthy else logging.WARNING
         log.log(level, "Stream %r, reports since the last line: %s", self._name, _numbers(counted))
 
 
@@ -118,7 +118,7 @@ def _numbers(counted: Counter[str]) -> str:
 
 
 def send_metrics(stream: str, counted: Counter[str]) -> None:
-    """``customerio.stream.<outcome>``, with the stream and the reason as tags."""
+    """Add counts to Airflow's metrics ``customerio.stream.<outcome>``, with the stream and the reason as tags."""
     for outcome, number in counted.items():
         kind, _, reason = outcome.partition(".")
         count(f"stream.{kind}", number, {"stream": stream} | ({"reason": reason} if reason else {}))

@@ -1,7 +1,7 @@
-"""Reporting webhooks: their JSON to typed reports, and these to the occurrences that the mapper knows. Pure.
+"""Decode reporting webhooks into typed reports, and make occurrences of these. Pure.
 
-A report is ``{"event_id", "object_type", "metric", "timestamp", "data"}``. What `data` has depends on the channel, the
-metric and on what the message was sent by; whatever is in none of the classes below is ignored.
+A report is ``{"event_id", "object_type", "metric", "timestamp", "data"}``. The fields of `data` depend on the channel,
+the metric and the parent of the message. Fields that no class below declares are ignored.
 """
 
 from __future__ import annotations
@@ -29,20 +29,23 @@ from airflow_provider_cio.events.occurrence import (
 _CUSTOMER_METRICS = frozenset(
     ("subscribed", "subscription_preferences_changed", "cio_subscription_preferences_changed")
 )
+#: Metrics that can happen to one message several times.
 _REPEATING_METRICS = frozenset(("opened", "clicked"))
+#: Fields of `data` that describe an open or click.
 _DETAILS = ("href", "link_id", "machine", "prefetched", "proxied", "synthetic", "tracked_response")
+#: Channel and metric of every collection.
 _KNOWN = frozenset((collection.channel, collection.metric) for collection in CATALOG.values())
 
 
 class Recipient(msgspec.Struct, gc=False):
-    """A device that a push was sent to."""
+    """Device that a push was sent to."""
 
     device_id: str | None = None
     failure_message: str | None = None
 
 
 class Data(msgspec.Struct, gc=False):
-    """`data` of a report on a delivery. What only describes is taken as it comes, so that it spoils no report."""
+    """`data` of a report. Details of opens and clicks may have any type, so that they make no report malformed."""
 
     delivery_id: str | None = None
     identifiers: Identifiers | None = None
@@ -69,27 +72,27 @@ class Data(msgspec.Struct, gc=False):
     synthetic: Any = None
     tracked_response: Any = None
     content: Any = None
-    #: Only customer events have it.
+    #: Only reports about a person's subscription have `email_address`.
     email_address: Any = None
 
 
 class Report(msgspec.Struct, gc=False):
-    """One reporting webhook. `timestamp` is when it happened, in Unix seconds."""
+    """One reporting webhook. `timestamp` is the time of the occurrence, in Unix seconds."""
 
     metric: str
     timestamp: int
     data: Data
-    object_type: str = ""  # the specification calls it `object_type_type` where preferences change
+    object_type: str = ""  # `object_type_type` in the specification of preference changes
     event_id: str | None = None
 
     @property
     def channel(self) -> str:
-        """As `Collection.channel`."""
+        """Channel, as `Collection.channel` names it."""
         return CHANNELS.get(self.object_type, self.object_type)
 
     @property
     def is_of_customer(self) -> bool:
-        """It is about a person's subscription, though it may say ``email`` and ``unsubscribed``."""
+        """True for a report about a person's subscription, even if it says ``email`` and ``unsubscribed``."""
         return (
             self.object_type == "customer"
             or self.metric in _CUSTOMER_METRICS
@@ -98,13 +101,13 @@ class Report(msgspec.Struct, gc=False):
 
 
 class TooLong(NamedTuple):
-    """A report of which no event can be made in time. `field` is the text that is too long."""
+    """Report that would take too long to map. `field` names the text that is too long."""
 
     field: str
 
 
 class Ignored(NamedTuple):
-    """A report that nobody has asked for. `reason` is a short name to count by."""
+    """Report that the stream was not asked for. `reason` is a short name to count by."""
 
     reason: str
 
@@ -113,7 +116,7 @@ _decode = msgspec.json.Decoder(Report).decode
 
 
 def read_report(body: bytes) -> Report | Malformed:
-    """The report in the body of a request, or what is wrong with it."""
+    """Decode the body of a request. Return `Malformed`, with the problem, if it is no report."""
     try:
         return _decode(body)
     except UNDECODABLE:
@@ -125,9 +128,9 @@ def read_report(body: bytes) -> Report | Malformed:
 
 
 class Wanted:
-    """The collections that a stream sends, and how it makes occurrences of their reports.
+    """Collections that a stream sends. It makes occurrences of their reports and ignores all others.
 
-    :param full_resolution: each open and click is a report of its own: its `event_id` tells it from the others.
+    :param full_resolution: every open and click has a report. Its `event_id` distinguishes it from the others.
     :param message_content: keep the body of a message that was sent.
     """
 
@@ -139,7 +142,7 @@ class Wanted:
         self._message_content = message_content
 
     def occurrence(self, report: Report) -> Occurrence | Ignored | Malformed:
-        """What the report tells of. `Malformed` has no raw body here: the caller knows it."""
+        """Return the occurrence of a report, or the reason for none. `Malformed.raw` is empty."""
         if report.is_of_customer:
             return Ignored("customer_event")
         if not report.object_type:
@@ -168,14 +171,14 @@ class Wanted:
 
 
 def is_too_long(text: Any) -> bool:
-    """No event with this text could be sent: known before it is mapped, which takes long for megabytes."""
+    """Return True if no event can contain this text. Check before mapping, which takes long for megabytes."""
     return isinstance(text, str) and len(text) > MAX_EVENT_BYTES
 
 
-def too_long_to_treat(occurrence: Occurrence) -> str | None:
-    """The first text in which to look for personal data would hold up all other reports, by name.
+def overlong_text(occurrence: Occurrence) -> str | None:
+    """Return the name of the first text that takes too long to search for personal data, or None.
 
-    A failure message is none of them: no more than a leading code stays of it, of whatever length it is.
+    A failure message is not checked, because no more of it than a leading code is searched or sent.
     """
     message, engagement = occurrence.message, occurrence.engagement or Engagement()
     texts = {
@@ -191,15 +194,15 @@ def too_long_to_treat(occurrence: Occurrence) -> str | None:
 
 
 def _engagement(data: Data) -> Engagement | None:
-    """Return the link and the client that a report tells of, if it tells of any."""
+    """Return link and client of an open or click; None if the report has neither."""
     details = {name: value for name in _DETAILS if (value := getattr(data, name)) is not None}
     return engagement_in(details) if details else None
 
 
 def _message(channel: str, delivery_id: str, data: Data, content: str | None) -> Message:
-    """Return the message that a report is about, as far as it tells of it."""
+    """Return the message of a report, with the fields that the report has."""
     recipient, failure_message = data.recipient, data.failure_message
-    if data.recipients:  # of a push: its devices
+    if data.recipients:  # the devices of a push
         recipient = recipient or ",".join(one.device_id for one in data.recipients if one.device_id) or None
         failures = (one.failure_message for one in data.recipients if one.failure_message)
         failure_message = failure_message or next(failures, None)

@@ -1,4 +1,4 @@
-"""Read the options in `[customerio]`: the streams and what each does, and whether Airflow's API server mounts them."""
+"""Read Airflow's options in `[customerio]`: the streams, and whether the API server mounts them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from airflow_provider_cio.exceptions import ConfigurationError
 from airflow_provider_cio.operators.options import READERS, Options, check_dead_letters, one_of, read_flag
 from airflow_provider_cio.values import flag_in, kind_of
 
-#: How errors call the option.
+#: Name of the option in errors.
 OPTION = "[customerio] streams"
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _EXAMPLE = '{"main": {"customerio_conn_id": "customerio_default", "segment_conn_id": "segment_default"}}'
@@ -21,10 +21,10 @@ _OPERATOR = Options()
 
 
 class StreamOptions(NamedTuple):
-    """The options of one stream. Those that an operator has too have the same meaning, reader and default.
+    """Options of one stream. Those that an operator has too have the same meaning, reader and default.
 
-    :param full_resolution: the webhook reports every open and click, and each is sent as an event of its own.
-    :param message_content: `Sent` events have the body of the message, as far as an event has room for it.
+    :param full_resolution: the webhook reports every open and click; send each as an event of its own.
+    :param message_content: put the body of the message into `Sent` events, if it fits.
     """
 
     customerio_conn_id: str = _OPERATOR.customerio_conn_id
@@ -38,22 +38,21 @@ class StreamOptions(NamedTuple):
     message_content: bool = False
 
 
-#: A stream has no end at which it could fail.
+#: Readers of the options. `on_unidentified` can't be ``fail``, because a stream has no end at which it could fail.
 _READERS = READERS | {
     "on_unidentified": one_of("skip", "cio_id", "dead_letter"),
     "full_resolution": read_flag,
     "message_content": read_flag,
 }
 
-#: By the name of the stream: its options, or why they can't be used.
+#: By the name of the stream: its options, or the error in them.
 Streams = Mapping[str, StreamOptions | ConfigurationError]
 
 
 def read_streams(text: str) -> Streams:
-    """Read the option. The error of a wrong stream stands in its place, so that the other streams can run.
+    """Read the streams from JSON. A wrong stream has its error as its value, so that the other streams can run.
 
-    :param text: JSON, as the option has it.
-    :raises ConfigurationError: it is no JSON object, or a name can't be part of a URL.
+    :raises ConfigurationError: the text is no JSON object, or a name can't be part of a URL.
     """
     try:
         by_name = json.loads(text)
@@ -88,14 +87,14 @@ def _read_stream(name: str, given: object) -> StreamOptions | ConfigurationError
 
 
 def option_text() -> str:
-    """Return `[customerio] streams` as Airflow has it (`airflow.cfg`, ``AIRFLOW__CUSTOMERIO__STREAMS``), or ""."""
+    """Return `[customerio] streams` from Airflow's configuration; empty text if it is not set."""
     from airflow.providers.common.compat.sdk import conf
 
     return str(conf.get("customerio", "streams", fallback="") or "").strip()
 
 
 def mount_streams() -> bool:
-    """Return `[customerio] mount_streams`. A value that is neither true nor false leaves the streams mounted."""
+    """Return False only if `[customerio] mount_streams` is false. Any value that can't be read counts as true."""
     from airflow.providers.common.compat.sdk import conf
 
     return flag_in(conf.get("customerio", "mount_streams", fallback="true")) is not False

@@ -1,6 +1,6 @@
-"""Customer.io's signature of a reporting webhook. Pure.
+"""Check Customer.io's signature of a reporting webhook. Pure.
 
-It is the HMAC-SHA256, in hex, of ``v0:<timestamp>:<raw body>`` under the webhook's signing key.
+The signature is the HMAC-SHA256, in hex, of ``v0:<timestamp>:<raw body>`` with the webhook's signing key.
 """
 
 from __future__ import annotations
@@ -8,14 +8,14 @@ from __future__ import annotations
 import hmac
 from collections.abc import Sequence
 
-#: Digits of a Unix time; some more than any has.
+#: Most digits of a timestamp. A Unix time has ten.
 _LONGEST_TIMESTAMP = 20
 
 
 def signature_of(secret: str, timestamp: bytes, body: bytes) -> bytes:
-    """In lower-case hex.
+    """Return the signature in lower-case hex.
 
-    :raises ValueError: the key is empty: anybody could sign with that.
+    :raises ValueError: the key is empty, and anybody could sign with an empty key.
     """
     if not secret:
         raise ValueError("the signing key is empty")
@@ -23,13 +23,13 @@ def signature_of(secret: str, timestamp: bytes, body: bytes) -> bytes:
 
 
 def is_signed(secrets: Sequence[str], timestamp: bytes, body: bytes, signature: bytes) -> bool:
-    """Whether the signature was made with one of the keys.
+    """Return True if the signature was made with one of the keys.
 
-    It takes the same time whichever key fits and wherever a wrong signature differs. How old the timestamp is does not
-    matter: nobody says that a retry is signed anew, and a report that is sent again has the same `messageId`.
+    The check takes the same time for every signature, right or wrong. The age of the timestamp is not checked, because
+    Customer.io may repeat a report with its first signature, and a repeated report has the same `messageId`.
 
-    :param timestamp: as the header ``x-cio-timestamp`` has it.
-    :param signature: as ``x-cio-signature`` has it.
+    :param timestamp: value of the header ``x-cio-timestamp``.
+    :param signature: value of the header ``x-cio-signature``.
     :raises ValueError: a key is empty.
     """
     if not (timestamp.isdigit() and len(timestamp) <= _LONGEST_TIMESTAMP):

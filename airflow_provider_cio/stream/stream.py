@@ -1,4 +1,4 @@
-"""One stream: a report comes in, is verified, mapped and forwarded, and only then acknowledged."""
+"""One stream: verify each report, map it, send its event to Segment, and only then acknowledge it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
-import msgspec
+from msgspec.structs import replace
 
 from airflow_provider_cio.events.event import encode, rule_broken
 from airflow_provider_cio.events.mapping import Mapper
@@ -19,38 +19,38 @@ from airflow_provider_cio.events.occurrence import Malformed, Occurrence
 from airflow_provider_cio.http.transport import Retries
 from airflow_provider_cio.segment.batches import Sender, Settled
 from airflow_provider_cio.segment.client import SegmentClient
+from airflow_provider_cio.stream.cached import Cached, NotFoundYet
+from airflow_provider_cio.stream.cached_names import CachedNames
 from airflow_provider_cio.stream.counts import Counts
 from airflow_provider_cio.stream.intake import Intake, Unavailable, text_for_log
-from airflow_provider_cio.stream.kept import Kept, NotFoundYet
-from airflow_provider_cio.stream.kept_names import KeptNames
-from airflow_provider_cio.stream.reports import Ignored, TooLong, Wanted, is_too_long, read_report, too_long_to_treat
+from airflow_provider_cio.stream.reports import Ignored, TooLong, Wanted, is_too_long, overlong_text, read_report
 from airflow_provider_cio.stream.settings import StreamOptions
 from airflow_provider_cio.stream.signature import is_signed
 
-#: Seconds for a connection to Segment, and for each read.
+#: Seconds to connect to Segment, and for each read. Customer.io waits for four in all.
 _TIMEOUT = 2.0
-#: A request that fails at once, on a connection that was just closed say, is repeated once.
+#: One repetition at once, because Segment may just have closed an idle connection.
 _RETRIES = Retries(attempts=2, total=0.5, first=0.05)
 
 
 class Connections(NamedTuple):
-    """What a stream reads from its two connections, and what it makes of it.
+    """Settings from a stream's two connections, and the objects that are built from them.
 
-    :param place: all that decides where events go.
+    :param identity: every setting of Segment's connection. New objects are built only if it changes.
     """
 
     secrets: tuple[str, ...]
-    place: tuple[object, ...]
+    identity: tuple[object, ...]
     client: SegmentClient
     mapper: Mapper
     intake: Intake
 
 
 class Stream:
-    """Belongs to one event loop.
+    """Stream of reports, for one event loop.
 
-    :param name: as the URL has it.
-    :param executor: runs look-ups and metrics.
+    :param name: name in the URL.
+    :param executor: runs look-ups and the calls of Airflow's metrics.
     """
 
     def __init__(self, name: str, options: StreamOptions, executor: ThreadPoolExecutor) -> None:
@@ -62,27 +62,31 @@ class Stream:
             full_resolution=options.full_resolution,
             message_content=options.message_content,
         )
-        self._connections = Kept(self._look_up, executor, self._look_up_failed)
-        self._names = KeptNames(options.customerio_conn_id, lambda text: self.counts.problem("names", text))
-        self._rate_limited: WeakKeyDictionary[SegmentClient, int] = WeakKeyDictionary()  # answers 429 that are counted
-        self._letters = Intake(self._write_letters, name="dead-letters")
+        self._connections = Cached(self._look_up, executor, self._look_up_failed)
+        self._names = CachedNames(options.customerio_conn_id, lambda text: self.counts.problem("names", text))
+        self._rate_limited: WeakKeyDictionary[SegmentClient, int] = WeakKeyDictionary()  # answers 429 already counted
+        self._dead_letters = Intake(self._write_letters, name="dead-letters")
 
     async def connections(self) -> Connections:
-        """:raises Unavailable: they can't be read, or lack the signing key."""
+        """Return the connections, from the cache.
+
+        :raises NotFoundYet: they can't be read.
+        :raises Unavailable: there is no signing key.
+        """
         return self._usable(await self._connections.get())
 
     async def warm_up(self) -> None:
-        """Read the connections ahead of the first report."""
+        """Read the connections and the names before the first report comes."""
         try:
             await self.connections()
             await self._names.ready()
         except (Unavailable, NotFoundYet) as error:
-            self.counts.problem("connections", f"is not ready: {error}")
+            self.counts.problem("connections", f"not ready yet: {error}")
 
     async def is_authentic(self, timestamp: bytes, body: bytes, signature: bytes) -> bool:
-        """False only if no key fits that the connection has now: who is told so comes again after an hour.
+        """Return False only after looking the keys up again: a 401 makes Customer.io wait for an hour.
 
-        :raises Unavailable, NotFoundYet: there is no key to tell by, or there may be a newer one.
+        :raises Unavailable, NotFoundYet: no key is known, or there may be a newer one.
         """
         asked_at = time.monotonic()
         connections = await self.connections()
@@ -98,26 +102,24 @@ class Stream:
         return False
 
     async def take(self, body: bytes) -> str:
-        """Return the outcome when the event is safe at Segment, kept aside, or knowingly ignored.
+        """Deliver an authentic report to Segment or to the dead letters, or ignore it. Return the outcome.
 
-        :param body: of an authentic report.
-        :raises Unavailable: it has to come again.
+        :raises Unavailable: Customer.io has to repeat the report.
         """
         connections = await self.connections()
         await self._names.ready()
         try:
-            made = self._event(body, connections.mapper)
-        except Exception as error:  # it would come again for days, and hold up all that follows
-            made = Malformed(body, f"can't be mapped: {type(error).__name__}")
-        if isinstance(made, str):
-            return made
-        if isinstance(made, Malformed):
-            return await self._kept_aside("malformed", body=body, problem=made.problem)
-        if isinstance(made, TooLong):
-            return await self._kept_aside(
-                "event_too_large", body=body, problem=f"its {made.field} alone is longer than an event may be"
-            )
-        event, reason = made
+            mapped = self._event(body, connections.mapper)
+        except Exception as error:  # Customer.io would repeat the report for days, and delay all others
+            mapped = Malformed(body, f"can't be mapped: {type(error).__name__}")
+        if isinstance(mapped, str):
+            return mapped
+        if isinstance(mapped, Malformed):
+            return await self._refuse("malformed", body=body, problem=mapped.problem)
+        if isinstance(mapped, TooLong):
+            problem = f"its {mapped.field} alone is longer than an event may be"
+            return await self._refuse("event_too_large", body=body, problem=problem)
+        event, reason = mapped
         if reason == "unidentified" and self.options.on_unidentified != "dead_letter":
             return "skipped.unidentified"
         if not reason:
@@ -127,17 +129,17 @@ class Stream:
                 self._count_rate_limited(connections.client)
             if refused is None:
                 return "sent"
-            self.counts.problem("refused", f"Segment refuses an event: {refused.said}")
+            self.counts.problem("refused", f"Segment refuses an event: {refused.explanation}")
             reason = refused.reason
-        return await self._kept_aside(reason, event=event)
+        return await self._refuse(reason, event=event)
 
     def segment_reached(self) -> bool | None:
-        """Whether the last batch reached Segment; None if there was none yet."""
+        """Return True if the last batch reached Segment; None before the first one."""
         connections = self._connections.value
         return connections and connections.intake.reached
 
     def _event(self, body: bytes, mapper: Mapper) -> tuple[bytes, str | None] | Malformed | TooLong | str:
-        """The event, encoded, and why it can't be sent; what is wrong with the report; or why nobody wants it."""
+        """Return the encoded event and the rule that it breaks, or the report's problem, or the outcome ``ignored``."""
         report = read_report(body)
         if isinstance(report, Malformed):
             return report
@@ -146,33 +148,36 @@ class Stream:
             return f"ignored.{occurrence.reason}"
         if isinstance(occurrence, Malformed):
             return occurrence
-        if self.options.pii != "keep" and (field := too_long_to_treat(occurrence)):
+        if self.options.pii != "keep" and (field := overlong_text(occurrence)):
             return TooLong(field)
         return self._encoded(occurrence, mapper)
 
     def _encoded(self, occurrence: Occurrence, mapper: Mapper) -> tuple[bytes, str | None]:
-        left_out = is_too_long(occurrence.message.content)
-        if left_out:
-            occurrence = _without_content(occurrence)
-        event = mapper.event(occurrence)
-        encoded = encode(event)
-        reason = rule_broken(event, encoded)
-        if reason == "event_too_large" and occurrence.message.content:
-            left_out = True
-            event = mapper.event(_without_content(occurrence))
-            encoded = encode(event)
-            reason = rule_broken(event, encoded)
-        if left_out:
-            self.counts.add("content_left_out")
-        return encoded, reason
+        """Map and encode an occurrence, without the message's content if that does not fit."""
 
-    async def _kept_aside(self, reason: str, *, event: bytes = b"", body: bytes = b"", problem: str = "") -> str:
+        def checked(occurrence: Occurrence) -> tuple[bytes, str | None]:
+            event = mapper.event(occurrence)
+            encoded = encode(event)
+            return encoded, rule_broken(event, encoded)
+
+        message = occurrence.message
+        if not is_too_long(message.content):
+            encoded, reason = checked(occurrence)
+            if reason != "event_too_large" or not message.content:
+                return encoded, reason
+        self.counts.add("content_left_out")
+        return checked(replace(occurrence, message=replace(message, content=None)))
+
+    async def _refuse(self, reason: str, *, event: bytes = b"", body: bytes = b"", problem: str = "") -> str:
+        """Write the event, or else the body, to the dead letters if a path is set. Return the outcome."""
         self.counts.problem(f"refused.{reason}", f"a report can't be sent ({reason}). {problem}".rstrip())
         if self.options.dead_letter_path is not None:
             from airflow_provider_cio.pipeline.dead_letters import event_letter, row_letter
 
             try:
-                await self._letters.put(event_letter(reason, event) if event else row_letter(reason, body, problem))
+                await self._dead_letters.put(
+                    event_letter(reason, event) if event else row_letter(reason, body, problem)
+                )
             except Unavailable as error:
                 raise Unavailable("dead_letters", error.problem) from None
         return f"refused.{reason}"
@@ -197,7 +202,7 @@ class Stream:
         if not connections.secrets:
             raise Unavailable(
                 "no_key",
-                f"connection {self.options.customerio_conn_id!r} has no webhook_signing_secret to verify with",
+                f"connection {self.options.customerio_conn_id!r} has no webhook_signing_secret to verify reports with",
             )
         return connections
 
@@ -209,11 +214,11 @@ class Stream:
         if options.dead_letter_path is not None:
             from airflow_provider_cio.pipeline.dead_letters import check_location
 
-            check_location(options.dead_letter_path)  # the first report that can't be sent would hold up all others
+            check_location(options.dead_letter_path)  # at the start, not at the first report that can't be sent
         secrets = CustomerIOHook(customerio_conn_id=options.customerio_conn_id).webhook_signing_secrets
         segment = SegmentHook(segment_conn_id=options.segment_conn_id)
-        place = (segment.settings, segment.message_id_namespace)
-        if before and before.place == place:
+        identity = (segment.settings, segment.message_id_namespace)
+        if before and before.identity == identity:
             return before._replace(secrets=secrets)
         settings = segment.settings._replace(timeout=min(segment.settings.timeout, _TIMEOUT))
         client = SegmentClient(
@@ -227,11 +232,7 @@ class Stream:
             name_of=self._names.of,
         )
         intake = Intake(Sender(client).deliver, name=f"stream-{self.name}", envelope=client.envelope)
-        return Connections(secrets, place, client, mapper, intake)
+        return Connections(secrets, identity, client, mapper, intake)
 
     def _look_up_failed(self, error: BaseException) -> None:
         self.counts.problem("connections", f"it can't be set up: {text_for_log(error)}")
-
-
-def _without_content(occurrence: Occurrence) -> Occurrence:
-    return msgspec.structs.replace(occurrence, message=msgspec.structs.replace(occurrence.message, content=None))

@@ -563,7 +563,7 @@ def test_a_cursor_of_names_that_repeats_ends_the_list(server: Loopback) -> None:
 
 
 def test_a_list_of_names_without_an_end_ends(server: Loopback, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(customerio, "_MOST_PAGES_OF_NAMES", 5)
+    monkeypatch.setattr(customerio, "_MAX_PAGES_OF_NAMES", 5)
     server.say(lambda heard: listed({"id": len(server.heard), "name": "One"}, following=f"{len(server.heard)}"))
     assert len(names(server.url)) == 5
 

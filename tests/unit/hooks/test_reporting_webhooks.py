@@ -130,7 +130,7 @@ def test_the_order_of_events_is_no_difference(sandbox: Sandbox, hook_with: HookW
 
 def test_drift_tells_what_keeps_reports_away(sandbox: Sandbox, hook_with: HookWith) -> None:
     no_key = "connection 'its_id' has no webhook_signing_secret"
-    assert hook_with().reporting_webhook_drift("stream", URL, NAMES) == ["there is none", no_key]
+    assert hook_with().reporting_webhook_drift("stream", URL, NAMES) == ["there is no such webhook", no_key]
     there(sandbox, disabled=True, full_resolution=True)
     drift = hook_with().reporting_webhook_drift("stream", URL, NAMES, full_resolution=True)
     assert drift == ["it is disabled", no_key]
@@ -198,7 +198,7 @@ def test_a_key_that_may_not(sandbox: Sandbox, hook_with: HookWith, changes: dict
 
 def test_what_customerio_does_not_take_is_said(sandbox: Sandbox, hook_with: HookWith) -> None:
     sandbox.faults.add(Fault(side="customerio", kind="400", at=1))
-    with pytest.raises(ConfigurationError, match="does not take the reporting webhook, it answered 400"):
+    with pytest.raises(ConfigurationError, match="rejected the reporting webhook: 400"):
         hook_with().ensure_reporting_webhook("stream", URL, NAMES)
 
 

@@ -658,8 +658,8 @@ def test_what_still_can_not_be_sent_is_named_and_the_others_are_kept_once(sandbo
     ("event", "error", "message"),
     [
         ({"messageId": "m", "userId": "1"}, ConfigurationError, "Event 1 .*'event'"),
-        (7, ConfigurationError, "Event 1 .*can't be made JSON"),
-        ({"event": "E", "properties": object()}, ConfigurationError, "Event 1 .*can't be made JSON"),
+        (7, ConfigurationError, "Event 1 .*can't be encoded as JSON"),
+        ({"event": "E", "properties": object()}, ConfigurationError, "Event 1 .*can't be encoded as JSON"),
         ({"event": "E", "userId": "1"}, ConfigurationError, "Event 1 .*'messageId'"),
         ({"event": "E", "messageId": "m"}, EventsRefusedError, "unidentified: 1 .*m"),
         ({"event": "E", "messageId": "m", "userId": 7}, EventsRefusedError, "id_not_string: 1"),

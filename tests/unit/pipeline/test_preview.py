@@ -44,7 +44,7 @@ def test_it_tells_once_of_each_event_that_could_not_be_sent_and_does_not_show_it
     with preview(shown.append) as sink:
         sink.take([event(1, text="x" * MAX_EVENT_BYTES), event(2)])
         (refused,) = sink.refused()
-        assert (refused.reason, refused.said) == ("event_too_large", "")
+        assert (refused.reason, refused.explanation) == ("event_too_large", "")
         assert ids([refused.event]) == ["m1"]
         assert sink.refused() == []
     assert ids(shown) == ["m2"]

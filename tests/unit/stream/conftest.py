@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import airflow.settings  # noqa: F401  # it sets logging up, which must not happen in mid-test
 import pytest
 
-from airflow_provider_cio.stream import app, intake, kept, stream
+from airflow_provider_cio.stream import app, cached, intake, stream
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -17,5 +17,5 @@ def _patient() -> Iterator[None]:
         patch.setattr(app, "BODY_WITHIN", 30.0)
         patch.setattr(intake, "BATCH_BUDGET", 40.0)
         patch.setattr(stream, "_TIMEOUT", 30.0)
-        patch.setattr(kept, "RENEW_EVERY", 0.0)  # each wrong signature has the keys looked up, and so its own answer
+        patch.setattr(cached, "RENEW_EVERY", 0.0)  # each wrong signature has the keys looked up, and so its own answer
         yield

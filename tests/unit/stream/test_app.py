@@ -14,7 +14,7 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from airflow_provider_cio.stream import app as app_module
-from airflow_provider_cio.stream import counts, intake, kept
+from airflow_provider_cio.stream import cached, counts, intake
 from airflow_provider_cio.stream import stream as stream_module
 from airflow_provider_cio.stream.app import MAX_BODY, MAX_BODY_WITH_CONTENT, StreamApp
 from tests.sandbox import Fault, Sandbox
@@ -440,8 +440,8 @@ def test_a_receiver_that_names_the_empty_batch_has_understood_the_request(stream
 def test_no_key_no_connection_and_no_good_option(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(kept, "PAUSE", 0.0)
-    monkeypatch.setattr(kept, "FRESH", 0.0)
+    monkeypatch.setattr(cached, "PAUSE", 0.0)
+    monkeypatch.setattr(cached, "FRESH", 0.0)
     monkeypatch.setattr(counts, "WAITS_EVERY", 0.05)
     connect(monkeypatch, sandbox)
     streams = {"main": {}, "wrong": {"pii": "hide"}}
@@ -527,11 +527,11 @@ def test_a_new_key_takes_effect_with_the_first_report_that_is_signed_with_it(
 def test_no_good_signature_is_called_wrong_because_a_stranger_used_up_the_look_up(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert kept.RENEW_EVERY == 0.0, "that of these tests"
+    assert cached.RENEW_EVERY == 0.0, "that of these tests"
     body, stranger = encoded(report()), {"x-cio-signature": "0" * 64}
     with running(sandbox, monkeypatch) as stream:
         assert stream.post(body, **stranger).status_code == 401
-        monkeypatch.setattr(kept, "RENEW_EVERY", 3600.0)
+        monkeypatch.setattr(cached, "RENEW_EVERY", 3600.0)
         put(
             monkeypatch,
             "customerio_default",
@@ -541,7 +541,7 @@ def test_no_good_signature_is_called_wrong_because_a_stranger_used_up_the_look_u
         assert stream.post(body, **stranger).status_code == 503, "nobody can tell the two apart"
         assert stream.post(body).status_code == 204, "the other key is still known"
         assert counted(stream) == {"unsigned": 1, "unavailable.key_not_renewed": 2, "sent": 1}
-        monkeypatch.setattr(kept, "RENEW_EVERY", 0.0)  # the second is over
+        monkeypatch.setattr(cached, "RENEW_EVERY", 0.0)  # the second is over
         assert stream.post(body, **signed(body, "new-key")).status_code == 204
         assert stream.post(body, **stranger).status_code == 401
 

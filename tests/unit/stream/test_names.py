@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from airflow_provider_cio.stream import kept_names
+from airflow_provider_cio.stream import cached_names
 from tests.sandbox import Fault, History, Sandbox
 from tests.unit.stream.support import Running, connect, report
 
@@ -46,7 +46,7 @@ def test_names_are_personal_where_an_address_is_in_them(sandbox: Sandbox) -> Non
 
 
 def test_a_campaign_that_is_new_has_its_name_a_moment_later(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kept_names, "FRESH_FOR_A_NEW_ONE", 0.0)
+    monkeypatch.setattr(cached_names, "FRESH_FOR_A_NEW_ONE", 0.0)
     with Running({"main": {}}) as stream:
         assert stream.post(report(delivery_id="0")).status_code == 204
         rows = [{**row, "campaign_id": 10} for row in CAMPAIGNS["deliveries"]]  # type: ignore[dict-item]
@@ -75,7 +75,7 @@ def test_an_app_api_that_hangs_takes_no_thread_from_what_reports_wait_for(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Connections are looked up by four threads, for all streams."""
-    monkeypatch.setattr(kept_names, "_PATIENCE", 0.05)
+    monkeypatch.setattr(cached_names, "_PATIENCE", 0.05)
     sandbox.settings.latency = 40
     with Running({f"s{number}": {} for number in range(8)}) as app:
         began = time.monotonic()
@@ -90,8 +90,8 @@ def test_an_app_api_that_hangs_takes_no_thread_from_what_reports_wait_for(
 def test_an_app_api_that_hangs_is_not_waited_for_as_long_as_the_connection_says(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(kept_names, "_TIMEOUT", 0.2)
-    monkeypatch.setattr(kept_names, "_PATIENCE", 0.05)
+    monkeypatch.setattr(cached_names, "_TIMEOUT", 0.2)
+    monkeypatch.setattr(cached_names, "_PATIENCE", 0.05)
     sandbox.settings.latency = 40
     with Running({"main": {}}) as stream:
         assert stream.post(report()).status_code == 204
@@ -102,7 +102,7 @@ def test_an_app_api_that_hangs_is_not_waited_for_as_long_as_the_connection_says(
 
 
 def test_no_report_waits_long_for_a_name(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kept_names, "_PATIENCE", 0.05)
+    monkeypatch.setattr(cached_names, "_PATIENCE", 0.05)
     sandbox.settings.latency = 20
     with Running({"main": {}}) as stream:
         began = time.monotonic()

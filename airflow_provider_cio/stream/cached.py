@@ -1,4 +1,4 @@
-"""The result of a slow look-up, kept for a while: a connection may come from a database or a secrets backend."""
+"""Cache for the result of a slow look-up, such as a connection from a database or a secrets backend."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
-#: Seconds after which a result is looked up anew, in the background.
+#: Seconds until a result is looked up again, in the background.
 FRESH = 60.0
-#: Seconds after which a look-up that failed is repeated.
+#: Seconds until a failed look-up is repeated.
 PAUSE = 5.0
-#: Seconds between two look-ups for a result that may be too old: strangers can ask for it often.
+#: Seconds between two look-ups on request, because unauthenticated callers can trigger them.
 RENEW_EVERY = 1.0
 
 
@@ -23,14 +23,14 @@ class NotFoundYet(Exception):
     """No look-up has succeeded so far."""
 
 
-class Kept(Generic[T]):
-    """The last good result stands in while a newer one can't be had: a backend that fails may say "not found".
+class Cached(Generic[T]):
+    """Last good result of a look-up, for one event loop.
 
-    Belongs to one event loop.
+    It is used until a newer one is there, because a failing backend may say "not found".
 
-    :param look_up: runs in a thread; it gets the last good result.
-    :param failed: told of a look-up that raised.
-    :param fresh: seconds; see `FRESH`, which is the default.
+    :param look_up: called in a thread with the last good result.
+    :param failed: called with the error of a look-up that raised.
+    :param fresh: seconds, in place of `FRESH`.
     """
 
     def __init__(
@@ -46,31 +46,34 @@ class Kept(Generic[T]):
         self._running: asyncio.Future[T] | None = None
         self._fresh = FRESH if fresh is None else fresh
         self._begun_at = -math.inf
-        #: When the look-up of the last good result was begun, by the monotonic clock: it shows no later change.
+        #: Time by the monotonic clock at which the look-up of `value` began. Later changes may be missing from it.
         self.as_of = -math.inf
-        #: Whether the last look-up raised.
+        #: True if the last look-up raised.
         self.last_failed = False
         self._value: T | None = None
 
     @property
     def value(self) -> T | None:
-        """The last good result, without looking anything up."""
+        """Last good result, without a look-up; None if there is none."""
         return self._value
 
     async def get(self) -> T:
-        """:raises NotFoundYet: there is none."""
+        """Return the last good result. Wait for a look-up only if there is none.
+
+        :raises NotFoundYet: that look-up failed.
+        """
         self.begin_if_older_than(PAUSE if self.last_failed else self._fresh)
         if self._value is None:
-            await self._ended()
+            await self._wait()
         return self._good()
 
     async def renewed(self) -> T:
-        """Looked up anew, unless that was begun moments ago: `as_of` tells.
+        """Look up again, unless a look-up began within the last second. `as_of` tells the age of the result.
 
-        :raises NotFoundYet: there is none.
+        :raises NotFoundYet: no look-up has succeeded.
         """
         self.begin_if_older_than(RENEW_EVERY)
-        await self._ended()
+        await self._wait()
         return self._good()
 
     def _good(self) -> T:
@@ -78,12 +81,12 @@ class Kept(Generic[T]):
             raise NotFoundYet
         return self._value
 
-    async def _ended(self) -> None:
+    async def _wait(self) -> None:
         if self._running is not None:
             await asyncio.wait([self._running])
 
     def begin_if_older_than(self, seconds: float) -> None:
-        """Look it up in the background, unless one look-up runs or was begun since."""
+        """Start a look-up in the background, unless one is running or began within these seconds."""
         if self._running is None and time.monotonic() - self._begun_at >= seconds:
             self._begun_at = time.monotonic()
             self._running = asyncio.get_running_loop().run_in_executor(self._executor, self._look_up, self._value)
