@@ -11,7 +11,7 @@ from airflow.providers.common.compat.sdk import BaseHook
 
 from airflow_provider_cio.exceptions import ConfigurationError, CustomerIOToSegmentError
 from airflow_provider_cio.hooks.connection import ConnectionFields
-from airflow_provider_cio.hooks.form import FormMixin
+from airflow_provider_cio.hooks.form import connection_form_widgets, ui_field_behaviour
 from airflow_provider_cio.values import kind_of
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class CustomerIOSettings(NamedTuple):
     timeout: float
 
 
-class CustomerIOHook(FormMixin, BaseHook):
+class CustomerIOHook(BaseHook):
     """Hook for a Customer.io workspace, through its App API.
 
     In the connection, `password` is the App API key; `host` (with `port`) replaces the region's base URL; extra
@@ -52,6 +52,9 @@ class CustomerIOHook(FormMixin, BaseHook):
     default_conn_name = "customerio_default"
     conn_type = "customerio"
     hook_name = "Customer.io"
+    # Airflow 3.0 and 3.1 call these; later versions read the provider's metadata.
+    get_connection_form_widgets = classmethod(connection_form_widgets)
+    get_ui_field_behaviour = classmethod(ui_field_behaviour)
 
     def __init__(self, *, customerio_conn_id: str = default_conn_name, **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -11,7 +11,7 @@ from airflow.providers.common.compat.sdk import BaseHook
 
 from airflow_provider_cio.exceptions import CustomerIOToSegmentError, EventsRefusedError
 from airflow_provider_cio.hooks.connection import ConnectionFields
-from airflow_provider_cio.hooks.form import FormMixin
+from airflow_provider_cio.hooks.form import connection_form_widgets, ui_field_behaviour
 
 if TYPE_CHECKING:
     from airflow_provider_cio.http.transport import Retries
@@ -29,7 +29,7 @@ class SegmentSettings(NamedTuple):
     timeout: float
 
 
-class SegmentHook(FormMixin, BaseHook):
+class SegmentHook(BaseHook):
     """Hook for a Segment source, or a receiver with the same API.
 
     In the connection, `password` is the write key (extra `write_key` is read as a fallback); `host` (with `port`)
@@ -43,6 +43,9 @@ class SegmentHook(FormMixin, BaseHook):
     default_conn_name = "segment_default"
     conn_type = "segment_source"
     hook_name = "Segment source"
+    # Airflow 3.0 and 3.1 call these; later versions read the provider's metadata.
+    get_connection_form_widgets = classmethod(connection_form_widgets)
+    get_ui_field_behaviour = classmethod(ui_field_behaviour)
 
     def __init__(self, *, segment_conn_id: str = default_conn_name, **kwargs: Any) -> None:
         super().__init__(**kwargs)
