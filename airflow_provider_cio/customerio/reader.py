@@ -21,15 +21,15 @@ P = ParamSpec("P")
 T = TypeVar("T")
 Row = TypeVar("Row", Delivery, Malformed)
 
-#: In flight. Enough for answers that take more than a second at ten requests a second.
+#: Requests in flight at once: enough for ten requests a second whose answers take more than a second.
 MAX_REQUESTS = 12
-#: Beyond the requests that use up the rate at the latency seen so far: the limiter allows short bursts.
+#: Requests beyond those that use up the rate at the present latency, because the limiter allows short bursts.
 _BEYOND_RATE = 1
-#: Seconds by which activities may be out of order; observed, nowhere documented.
+#: Seconds by which activities may be out of order. Consumers observed it; nobody documents it.
 TOLERANCE = 3600
-#: In a row, before a list of activities counts as ended: some lists end with a cursor that leads nowhere.
+#: Empty pages in a row after which a list of activities counts as ended: some lists end with a cursor to nowhere.
 MAX_EMPTY_ACTIVITY_PAGES = 5
-#: Ids that are remembered for each window while it is read, to pass on once a delivery that moves to a later page.
+#: Ids remembered for each open window, so that a delivery that moves to a later page is passed on once.
 _REMEMBERED = 20_000
 
 
@@ -209,7 +209,7 @@ def _each_once(rows: Sequence[Row], met: set[str]) -> list[Row]:
 
 
 class _ActivityChain:
-    """The pages of one type of activity, from its newest on."""
+    """The pages of one type of activity, newest first."""
 
     def __init__(self, kind: str, page_size: int) -> None:
         self.kind = kind
@@ -219,7 +219,7 @@ class _ActivityChain:
         self._empty = 0
 
     def goes_on(self, page: Page[Activity], since: int) -> bool:
-        """Set the next query, if there is more to ask. Other clients take one empty page for the end of the list."""
+        """Set the next query, and return whether there is more to ask."""
         times = [row.timestamp for row in page.rows]
         times += [row.created for row in page.malformed if row.created is not None]
         self._empty = 0 if page.rows or page.malformed else self._empty + 1

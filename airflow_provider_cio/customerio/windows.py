@@ -19,9 +19,9 @@ from airflow_provider_cio.events.catalog import Collection
 from airflow_provider_cio.events.interval import Interval, Window
 from airflow_provider_cio.exceptions import TryAgainLaterError
 
-#: Seconds. The API silently cuts a request at six months (reference: customerio.md 1.2).
+#: Seconds. Customer.io silently cuts a request that spans more than six months.
 LONGEST_WINDOW = 90 * 86_400
-#: Seconds by which a delivery's `created` may be later than its own first metric: another clock may stamp it.
+#: Seconds by which a delivery's `created` may be later than its first metric, because another clock may stamp it.
 CREATED_LATE = 60
 #: Empty pages in a row, each with a `next`, before a list counts as one that never ends.
 MAX_EMPTY_PAGES = 50
@@ -64,13 +64,11 @@ def query_of(window: Window, page_size: int = PAGE_SIZE) -> dict[str, str | int]
 
 
 def plan(interval: Interval, lookback: int, collections: Sequence[Collection]) -> list[Window]:
-    """The windows that hold every delivery an occurrence in the interval can belong to.
+    """Return the windows that hold every delivery of which something can have happened in the interval.
 
-    They cover ``[start - lookback, end + 60 s)`` without gap or overlap, since a delivery is found by when it was
-    created, not by when something happened to it. One bound is the interval's start: so an odd row that does not
-    say when it was created is known to be this interval's own, or an earlier one's.
-
-    Drafts are listed apart from what was sent, so they are read too if their collection is wanted.
+    They cover ``[start - lookback, end + 60 s)`` without gap or overlap, because Customer.io finds a delivery by its
+    creation. One bound is the interval's start, so that a malformed row without a time is known to be this interval's
+    own, or an earlier one's. Drafts are a list of their own, which is read only if their collection is wanted.
 
     :param lookback: seconds.
     """
@@ -87,12 +85,12 @@ def plan(interval: Interval, lookback: int, collections: Sequence[Collection]) -
 
 
 def created_between(interval: Interval, channel: str, *, drafts: bool = False) -> list[Window]:
-    """The windows of the deliveries that were created in the interval, without gap or overlap."""
+    """Return windows that cover the interval without gap or overlap."""
     return [Window(channel, start, end, drafts) for start, end in _even(*interval)]
 
 
 def _even(start: int, end: int) -> list[tuple[int, int]]:
-    """Equal parts of ``[start, end)`` that the API does not cut."""
+    """Divide ``[start, end)`` into equal parts that the API does not cut."""
     count = -(-(end - start) // LONGEST_WINDOW)
     return list(pairwise(start + (end - start) * part // count for part in range(count + 1))) if count else []
 
