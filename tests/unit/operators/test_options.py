@@ -454,7 +454,7 @@ def test_logs_show_no_personal_data(
     result = operator(collections="all", **parameters).execute(during(RECENT))
     text = logged(capfd)
     assert "Done: " in text
-    assert text.count("No campaign_name") == (4 if scopes else 0)
+    assert ("No campaign_name" in text) == bool(scopes)
     assert_nobody_is_in(text)
     assert_nobody_is_in(json.dumps(result))
 
