@@ -58,6 +58,11 @@ _ENCODED = re.compile(
 _LEVELS = 8
 
 
+def decoded(text: str) -> str:
+    """Return the text with each percent-, HTML and JSON escape undone, once."""
+    return _ENCODED.sub(lambda encoded: _plain(encoded[0]), text)
+
+
 def one_address(text: str) -> bool:
     """Return whether the text is exactly one plain address, without a name or blanks around it."""
     return _ONE.fullmatch(text) is not None
@@ -119,15 +124,21 @@ def _decoded_once(text: str, starts: list[int]) -> tuple[str, list[int]]:
         parts.append(text[copied:start])
         found += starts[copied:start]
         copied = end
-        if text[start] == "%":  # UTF-8; an invalid byte becomes a lone surrogate
-            plain = unquote_to_bytes(encoded[0]).decode("utf-8", "surrogateescape")
+        if text[start] == "%":
+            plain = _plain(encoded[0])
             for character in plain:
                 found.append(starts[start])
                 start += 3 * len(character.encode("utf-8", "surrogateescape"))
         else:
-            plain = chr(int(encoded[0][2:], 16)) if text[start] == "\\" else html.unescape(encoded[0])
+            plain = _plain(encoded[0])
             found += [starts[start]] * len(plain)
         parts.append(plain)
     parts.append(text[copied:])
     found += starts[copied:]
     return "".join(parts), found
+
+
+def _plain(encoded: str) -> str:
+    if encoded[0] == "%":  # UTF-8; an invalid byte becomes a lone surrogate
+        return unquote_to_bytes(encoded).decode("utf-8", "surrogateescape")
+    return chr(int(encoded[2:], 16)) if encoded[0] == "\\" else html.unescape(encoded)

@@ -27,6 +27,8 @@ REGIONS = {"us": "https://api.customer.io", "eu": "https://api-eu.customer.io"}
 PAGE_SIZE = 1000
 #: Most rows of a page of `/v1/activities`.
 ACTIVITY_PAGE_SIZE = 100
+#: Bytes of an answer: a page of 1,000 deliveries has about 1 KiB for each, and may have 32.
+_LARGEST_ANSWER = 2**25
 NEWSLETTERS = "/v1/newsletters"
 WEBHOOKS = "/v1/reporting_webhooks"
 #: Rows of a page of newsletters, the only list of names with pages. Its maximum is not documented, so the request is
@@ -79,6 +81,7 @@ class CustomerIOClient(Client):
                 limiter=RateLimiter(requests_per_second, bursts=True),
                 retries=retries or Retries(),
                 secrets=(api_key,),
+                largest_answer=_LARGEST_ANSWER,
             )
         )
 
@@ -216,11 +219,12 @@ class CustomerIOClient(Client):
                 return decode(answer.body)
             except msgspec.ValidationError as error:
                 raise UnexpectedDataError(
-                    f"{self.name}: the answer to {path} does not have the documented shape: {error}. "
+                    f"{self.name}: the answer to {path} does not have the documented shape: "
+                    f"{self._transport.safe_text(str(error))}. "
                     "Please report it with this message."
                 ) from None
             except UNDECODABLE:
-                kind = answer.headers.get("Content-Type", "unknown type")
+                kind = self._transport.safe_text(answer.headers.get("Content-Type", "")) or "unknown type"
                 raise UnreadableBody(f"{len(answer.body)} bytes of {kind} that are not whole JSON") from None
 
         return self._transport.request(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import html
+import base64
 import json
 import re
 import socket
@@ -15,31 +15,85 @@ from typing import Any
 
 import requests
 
-from airflow_provider_cio.addresses import masked_addresses
+from airflow_provider_cio.addresses import decoded, masked_addresses
 from airflow_provider_cio.exceptions import ConfigurationError
+from airflow_provider_cio.http.session import UnusableAnswer
 
 #: Tags; scripts and styles with their content. An unclosed script or style extends to the end of the page.
 _MARKUP = re.compile(r"(?is)<(script|style)\b.*?(?:</\1>|\Z)|<[^<>]*>")
 #: Bytes of an answer that are searched for messages, because a proxy's page may be long.
-_LONGEST_ANSWER = 100_000
+LONGEST_EXPLANATION = 100_000
 #: Levels of JSON that are searched for messages, so that the recursion ends.
 _DEEPEST_MESSAGE = 8
 #: Characters of a service's text in an error: enough for its messages, short enough for one line in a log.
-_LONGEST_TEXT = 300
+_LONGEST_TEXT = 200
+#: Characters of a text that are looked at. The last ones are not shown, because they may be the beginning of a secret
+#: or an address, which nobody would recognise.
+_LOOKED_AT = 20_000
+_NOT_SHOWN = 4_000
+#: Nested escapes, such as a link within a link, that are undone.
+_LEVELS = 8
+#: Longest time, in seconds, that a service is believed to ask to wait. More is a broken clock or a bad joke.
+_LONGEST_WAIT = 30 * 86_400.0
 
 
-def presentable(text: str, secrets: Iterable[str]) -> str:
-    """Return the text as one short line without the secrets and without e-mail addresses."""
-    text = html.unescape(text).replace("%40", "@")
-    for secret in secrets:
-        text = text.replace(secret, "***")
-    text = " ".join(masked_addresses(text).split())
-    return text if len(text) <= _LONGEST_TEXT else text[:_LONGEST_TEXT] + "..."
+def safe_text(text: str, secrets: Iterable[str] = ()) -> str:
+    """Return a text from outside as one line of at most 200 characters that may be shown: the one gate for all of them.
+
+    It has no secret, in any of its spellings, no e-mail address, and no control character. Escapes are undone, so that
+    it can be read; secrets and addresses are masked before and after each step. The time is linear in its length.
+    """
+    pattern = _pattern_of(secrets)
+    was_cut = len(text) > _LOOKED_AT
+    text = _masked(text[:_LOOKED_AT], pattern)
+    for _ in range(_LEVELS):
+        plain = _masked(decoded(text), pattern)
+        if plain == text:
+            break
+        text = plain
+    else:
+        text = re.sub(r"[%&\\]", " ", text)  # nobody writes so many levels but to hide something
+    if was_cut:
+        text = text[:-_NOT_SHOWN]
+    text = " ".join(text.split())
+    return text if len(text) <= _LONGEST_TEXT else text[: _LONGEST_TEXT - 3] + "..."
 
 
-def error_text(body: bytes) -> str:
-    """Return the messages in a JSON answer, else its whole text without HTML markup."""
-    text = body[:_LONGEST_ANSWER].decode("utf-8", "replace")
+def _masked(text: str, pattern: re.Pattern[str] | None) -> str:
+    """Return the text without control characters, secrets and addresses.
+
+    Invisible characters go without leaving a blank, because they may stand between any two letters of a secret, as the
+    NULs of UTF-16 do.
+    """
+    if not text.isprintable():
+        text = "".join(one if one.isprintable() else " " if one.isspace() else "" for one in text)
+    return masked_addresses(pattern.sub("***", text) if pattern else text)
+
+
+def _pattern_of(secrets: Iterable[str]) -> re.Pattern[str] | None:
+    """Return a pattern of the secrets: plain, as in JSON, and as in the header of Basic authentication.
+
+    Percent-encoding and HTML need none, because `safe_text` undoes them.
+    """
+    spellings: set[str] = set()
+    for secret in filter(None, secrets):
+        spellings |= {secret, json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]}
+        for user in (secret, f"{secret}:"):
+            encoded = base64.b64encode(user.encode("utf-8", "surrogatepass")).decode().rstrip("=")
+            spellings |= {encoded, encoded.replace("+", "-").replace("/", "_")}
+    spellings |= {spelling.replace("/", "\\/") for spelling in spellings}
+    longest_first = sorted(spellings, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first)), re.IGNORECASE) if spellings else None
+
+
+def error_text(body: bytes, secrets: Iterable[str] = ()) -> str:
+    """Return the messages in a JSON answer, else its whole text without HTML markup. It is not yet safe to show.
+
+    :param secrets: are masked before a long text is cut, because half of one would not be recognised later.
+    """
+    text = body[:LONGEST_EXPLANATION].decode(json.detect_encoding(body), "replace")
+    if len(body) >= LONGEST_EXPLANATION:
+        text = _masked(text, _pattern_of(secrets))[:-_NOT_SHOWN]
     try:
         answer = json.loads(text)
     except (ValueError, RecursionError):
@@ -89,7 +143,10 @@ def fault_or_error(
     kind = type(error).__name__
     reasons = (getattr(cause, "reason", None) for cause in causes)
     reason = next((reason for reason in reasons if isinstance(reason, Exception)), error)
-    text = presentable(str(reason), secrets)
+    text = safe_text(str(reason), secrets)
+    for cause in causes:
+        if isinstance(cause, UnusableAnswer):
+            return Fault(f"sent an answer that can't be used: {cause}")
     if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
         return ConfigurationError(
             f"{name}: the certificate of {base_url} can't be verified: {text}. Check host and region. If a proxy "
@@ -122,15 +179,24 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 def asked_wait(headers: Mapping[str, str]) -> float | None:
     """Return the seconds that Retry-After, else X-RateLimit-Reset, asks to wait; None without a valid header.
 
-    Each may be a number of seconds, Unix seconds or an HTTP date.
+    Each may be a number of seconds, Unix seconds or an HTTP date. A wait of more than 30 days is not valid.
     """
     for name in ("Retry-After", "X-RateLimit-Reset"):
-        value = headers.get(name, "").strip()
-        if re.fullmatch(r"[0-9]{1,12}(\.[0-9]+)?", value):
-            seconds = float(value)
-            return seconds if seconds < 1e9 else max(0.0, seconds - time.time())
-        try:
-            return max(0.0, timegm(parsedate_to_datetime(value).utctimetuple()) - time.time())
-        except (ValueError, OverflowError, TypeError):
-            continue
+        wait = _seconds(headers.get(name, "").strip())
+        if wait is not None and wait <= _LONGEST_WAIT:
+            return wait
     return None
+
+
+def _seconds(value: str) -> float | None:
+    if re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,9})?", value):
+        seconds = float(value)
+        return seconds if seconds < 1e9 else max(0.0, seconds - time.time())
+    try:
+        return max(0.0, timegm(parsedate_to_datetime(value).utctimetuple()) - time.time())
+    except (ValueError, OverflowError, TypeError, IndexError):
+        return None
+
+
+#: The former name of the gate.
+presentable = safe_text

@@ -17,6 +17,10 @@ RATE_AFTER_429 = 0.8
 LOWEST_RATE = 0.05
 #: Share of the configured rate that each request restores after a 429.
 RECOVERY_PER_REQUEST = 0.01
+#: Lowest and highest units a second. Beyond these, numbers overflow.
+_RATES = (1e-9, 1e9)
+#: Longest sleep at once, in seconds, because none can be of centuries.
+_LONGEST_SLEEP = 3600.0
 
 
 @dataclass(slots=True, eq=False)
@@ -45,6 +49,7 @@ class RateLimiter:
     """
 
     def __init__(self, per_second: float, *, bursts: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
+        per_second = per_second and min(max(per_second, _RATES[0]), _RATES[1])
         self._clock = clock
         self._lock = threading.Lock()
         self._window = max(1.0, 1 / per_second) + MARGIN if per_second else 0.0
@@ -73,7 +78,7 @@ class RateLimiter:
                 at = self._earliest(now)
                 if at <= now:
                     return self._grant(now, units)
-            sleep(at - now)
+            sleep(min(at - now, _LONGEST_SLEEP))
 
     def slow_down(self, seconds: float, grant: Grant) -> None:
         """Grant nothing for `seconds`, then continue at a lower rate.

@@ -9,27 +9,32 @@ import math
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple, Self, TypeVar
 
 import requests
 import urllib3
-from requests.adapters import HTTPAdapter
 
 from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError
-from airflow_provider_cio.http.errors import Fault, asked_wait, error_text, fault_or_error, presentable
+from airflow_provider_cio.http.errors import (
+    LONGEST_EXPLANATION,
+    Fault,
+    asked_wait,
+    error_text,
+    fault_or_error,
+    safe_text,
+)
 from airflow_provider_cio.http.rate_limit import Grant, RateLimiter
+from airflow_provider_cio.http.session import TIMEOUTS_PER_ANSWER, read_body, session
 
 T = TypeVar("T")
 
 #: Longest seconds to wait for a connection: a host that takes longer is down.
 _CONNECT_TIMEOUT = 10.0
-#: Bytes that are read at once. The default of requests, 10 KiB, costs more time than decoding.
-_CHUNK = 2**20
-#: Open connections that are kept: at least one for each thread that shares the session.
-_CONNECTIONS = 16
+#: Seconds after which an answer that has not come whole is worth a line in the log.
+_SLOW = 5.0
 #: Weight of the newest request in the smoothed latency: about the last ten requests count.
 _NEWEST_WEIGHT = 0.2
 
@@ -75,7 +80,7 @@ class StatusError(Exception):
 
 
 class UnreadableBody(Exception):
-    """A 2xx answer with an unexpected body: cut off, or the page of a gateway."""
+    """A 2xx answer with an unexpected body: cut off, or the page of a gateway. Its text is shown as it is."""
 
 
 class ClosedError(Exception):
@@ -86,7 +91,8 @@ class Transport:
     """A session with retries, for requests that may be repeated.
 
     :param name: name of the service in errors, e.g. ``Customer.io (connection 'customerio_default')``.
-    :param timeout: seconds to wait for a connection (at most 10), and for each read.
+    :param timeout: seconds to wait for a connection (at most 10), and for each read. A whole answer has four times it.
+    :param largest_answer: bytes, unpacked, that a 2xx answer may have.
     :param secrets: texts that no error may show.
     """
 
@@ -100,6 +106,7 @@ class Transport:
         limiter: RateLimiter,
         retries: Retries,
         secrets: tuple[str, ...],
+        largest_answer: int,
     ) -> None:
         self.base_url = base_url.rstrip("/")
         self.name = name
@@ -110,14 +117,16 @@ class Transport:
         self._timeout = (min(timeout, _CONNECT_TIMEOUT), timeout)
         self._limiter = limiter
         self._secrets = secrets
+        self._largest_answer = largest_answer
         self._latency = 0.0  # seconds from a request to its whole answer, smoothed
         self._answered = False
         self._wait_ends = -math.inf  # end of the longest wait of any thread
         self._waits_for = ("", 0)  # problem that caused this wait, number of the attempt after it
-        self._lock = threading.Lock()  # guards the counts and the wait
+        self._under_way: dict[int, float] = {}  # for each thread in an exchange: when it began
+        self._lock = threading.Lock()  # guards the counts, the wait and the exchanges
         self._closed = threading.Event()
         self._this_thread = threading.local()
-        self._session = _session(self.base_url)
+        self._session = session(self.base_url)
 
     def request(
         self,
@@ -183,18 +192,23 @@ class Transport:
         """Send one request and return its answer, whatever the status."""
         sent_at = time.monotonic()
         try:
-            with self._session.request(
-                method,
-                self.base_url + path,
-                params=params,
-                data=body,
-                headers=headers,
-                auth=self._auth,
-                timeout=self._timeout,
-                allow_redirects=False,
-                stream=True,
-            ) as response:
-                content = b"".join(response.iter_content(_CHUNK))
+            with (
+                self._noting_exchange(),
+                self._session.request(
+                    method,
+                    self.base_url + path,
+                    params=params,
+                    data=body,
+                    headers=headers,
+                    auth=self._auth,
+                    timeout=self._timeout,
+                    allow_redirects=False,
+                    stream=True,
+                ) as response,
+            ):
+                succeeded = 200 <= response.status_code < 300
+                largest = self._largest_answer if succeeded else LONGEST_EXPLANATION
+                content = read_body(response, largest, cut=not succeeded)
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
             if self._closed.is_set():
                 raise self._closed_error() from None
@@ -215,7 +229,7 @@ class Transport:
             if self.base_url.startswith("https:"):
                 # A handshake takes at most as many round trips as request and answer, and no work of the service.
                 self._limiter.sent_late(grant, latency / 2)
-        if 200 <= response.status_code < 300:
+        if succeeded:
             self._latency += (latency - self._latency) * (_NEWEST_WEIGHT if self._latency else 1)
         return Answer(response.status_code, response.reason or "", response.headers, content)
 
@@ -239,24 +253,47 @@ class Transport:
 
     def error_text(self, answer: Answer) -> str:
         """Return the service's explanation in an answer, as one short line that may be shown."""
-        text = presentable(error_text(answer.body), self._secrets)
-        return text or presentable(answer.reason, self._secrets) or "no further text"
+        return (
+            self.safe_text(error_text(answer.body, self._secrets)) or self.safe_text(answer.reason) or "no further text"
+        )
+
+    def safe_text(self, text: str) -> str:
+        """Return a text of the service as one short line that may be shown."""
+        return safe_text(text, self._secrets)
 
     def wanted_in_flight(self) -> int:
         """Return the number of requests in flight, at least 1, that use up the rate at the latency seen so far."""
         return max(1, math.ceil(min(self._limiter.rate, 1e6) * self._latency))
 
     def waiting(self) -> str | None:
-        """Return one sentence about the longest wait before a repeated request, or None.
+        """Return one sentence about the longest wait before a repeated request, else about the slowest answer, or None.
 
         Waits for the rate limiter do not count.
         """
+        now = time.monotonic()
         with self._lock:
             problem, attempt = self._waits_for
-            left = self._wait_ends - time.monotonic()
-        if left <= 0 or self._closed.is_set():
+            left = self._wait_ends - now
+            took = now - min(self._under_way.values(), default=now)
+        if self._closed.is_set():
             return None
-        return f"{self.name} {problem}; waits {math.ceil(left)} s before attempt {attempt}"
+        if left > 0:
+            return f"{self.name} {problem}; waits {math.ceil(left)} s before attempt {attempt}"
+        if took > _SLOW:
+            longest = TIMEOUTS_PER_ANSWER * self._timeout[1]
+            return f"{self.name} has not sent its whole answer for {took:.0f} s; waits for it up to {longest:g} s"
+        return None
+
+    @contextmanager
+    def _noting_exchange(self) -> Iterator[None]:
+        thread = threading.get_ident()
+        with self._lock:
+            self._under_way[thread] = time.monotonic()
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._under_way[thread]
 
     def _note_wait(self, seconds: float, problem: str, attempt: int) -> None:
         ends = time.monotonic() + seconds
@@ -291,14 +328,3 @@ class Transport:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _session(url: str) -> requests.Session:
-    """Return a session that has read proxies and certificates from the environment once, not at each request."""
-    session = requests.Session()
-    for scheme in ("http://", "https://"):
-        session.mount(scheme, HTTPAdapter(pool_maxsize=_CONNECTIONS))
-    with suppress(ValueError):  # an invalid URL: the first request raises
-        settings = session.merge_environment_settings(url, {}, None, None, None)
-        session.proxies, session.verify, session.trust_env = settings["proxies"], settings["verify"], False
-    return session

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-from base64 import b64encode
 from datetime import UTC, datetime
 
 from requests.auth import HTTPBasicAuth
@@ -18,8 +17,13 @@ from airflow_provider_cio.http.transport import Answer, Retries, StatusError, Tr
 REGIONS = {"us": "https://api.segment.io", "eu": "https://events.eu1.segmentapis.com"}
 #: Path of Segment's batch endpoint.
 DEFAULT_PATH = "/v1/batch"
+#: Bodies that say that a batch was taken, besides JSON objects.
+_WORDS_OF_SUCCESS = (b"", b"ok", b"success")
+#: Bytes of an answer. An acknowledgement has some 20; the longest known refusal, Jitsu's, a line of some 300 for each
+#: of 2,500 events.
+_LARGEST_ANSWER = 2**21
 #: Statuses of a refusal that the events may have caused. Others, such as 402, concern the source and may pass.
-_ABOUT_EVENTS = (200, 400, 413, 422)
+_ABOUT_EVENTS = (*range(200, 300), 400, 413, 422)
 
 
 class SegmentClient(Client):
@@ -49,7 +53,8 @@ class SegmentClient(Client):
                 timeout=timeout,
                 limiter=RateLimiter(events_per_second),
                 retries=retries or Retries(),
-                secrets=(write_key, b64encode(f"{write_key}:".encode()).decode()),
+                secrets=(write_key,),
+                largest_answer=_LARGEST_ANSWER,
             )
         )
         self.envelope = len(self._body([]))
@@ -75,16 +80,24 @@ class SegmentClient(Client):
             raise self._explained(error, len(batch)) from None
 
     def _accepted(self, answer: Answer, batch: list[bytes]) -> int:
-        """Return the bytes of the body if the answer acknowledges the batch.
+        """Return the bytes of the body if the answer acknowledges the batch. docs/connections.md lists what does.
 
-        Segment answers ``{"success": true}``, other receivers ``OK`` or nothing. HTML comes from a gateway between.
+        :raises StatusError: the answer says that events were refused.
+        :raises UnreadableBody: the answer says neither, like the page of a gateway.
         """
-        body = answer.body[:1000].lstrip()
-        if body.startswith(b"<"):
-            raise UnreadableBody("a page of HTML or XML instead of an acknowledgement")
-        if b'"success":false' in body.replace(b" ", b""):
-            raise StatusError(answer.status, self._transport.error_text(answer))
-        return self.envelope + sum(map(len, batch)) + max(0, len(batch) - 1)
+        size = self.envelope + sum(map(len, batch)) + max(0, len(batch) - 1)
+        if answer.body.strip().lower() in _WORDS_OF_SUCCESS:
+            return size
+        try:
+            document = json.loads(answer.body)
+        except (ValueError, RecursionError):
+            document = None
+        if isinstance(document, dict):
+            if document.get("success") is False or document.get("ok") is False:
+                raise StatusError(answer.status, self._transport.error_text(answer))
+            if not (document.get("error") or document.get("errors")):
+                return size
+        raise UnreadableBody(f"no acknowledgement, but {self._transport.error_text(answer)}")
 
     def _body(self, batch: list[bytes]) -> bytes:
         """Return the body. `sentAt` is the time of this attempt, because Segment shifts event times by its age."""

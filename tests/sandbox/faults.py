@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from random import Random
 from time import time
@@ -19,6 +21,7 @@ from tests.sandbox.answers import http_date
 
 Side = Literal["customerio", "segment"]
 Kind = Literal[
+    "200",
     "400",
     "401",
     "403",
@@ -35,13 +38,32 @@ Kind = Literal[
     "truncated",
     "truncated_json",
     "repeat_cursor",
+    "slow_head",
+    "slow_body",
+    "endless",
+    "gzip_bomb",
 ]
 
 #: The kinds that spoil the answer of a request which was processed; the others come instead of the service.
-PROCESSED: frozenset[Kind] = frozenset(("reset_after", "timeout", "truncated", "truncated_json", "repeat_cursor"))
+PROCESSED: frozenset[Kind] = frozenset(
+    (
+        "reset_after",
+        "timeout",
+        "truncated",
+        "truncated_json",
+        "repeat_cursor",
+        "slow_head",
+        "slow_body",
+        "endless",
+        "gzip_bomb",
+    )
+)
+#: MiB of zeros that a `gzip_bomb` unfolds to.
+BOMB_MEBIBYTES = 1536
 
 HTML = "<!DOCTYPE html>\n<html><head><title>{0}</title></head><body><h1>{0}</h1></body></html>\n"
 _DETAILS = {
+    200: "not what the service would say",
     400: "bad request",
     401: "unauthorized",
     403: "forbidden",
@@ -63,11 +85,15 @@ class Fault(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tru
     Statuses, `html` (502), `html200` and `reset` come instead of the service: nothing is processed.
     `reset_after`, `timeout`, `truncated`, `truncated_json` and `repeat_cursor` spoil the answer of a
     request that was fully processed; a batch is then kept. `repeat_cursor` needs a request with a cursor.
+    So do `slow_body` and `slow_head`, which send the body (or all of the answer) by a byte every `seconds`, `endless`,
+    whose body has no end, and `gzip_bomb`, whose body is 1.5 MiB on the wire and 1.5 GiB unpacked.
 
     :param path: how the path begins of the requests that it meets. Then only those count for `at`, since it was added.
     :param retry_after: for 429 and 503; a number of seconds, or "date": an HTTP date `seconds` from now.
-    :param seconds: how long `timeout` holds the answer, and how far off the date of `retry_after` is.
+    :param seconds: how long `timeout` holds the answer, how far off the date of `retry_after` is, and the time between
+        two bytes of a slow answer.
     :param body: the body of a status, instead of the service's usual one.
+    :param encoding: of this body, such as "utf-16".
     """
 
     side: Side
@@ -81,6 +107,7 @@ class Fault(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tru
     retry_after: float | Literal["date"] | None = None
     seconds: float = 1.0
     body: str | None = None
+    encoding: str = "utf-8"
 
     def __post_init__(self) -> None:
         if (self.kind is None) == (not self.kinds):
@@ -167,6 +194,18 @@ async def play(kind: Kind, fault: Fault, app: ASGIApp, scope: Scope, receive: Re
     elif kind == "truncated_json":
         answer = await _process(app, scope, receive)
         await _reply(answer, answer.body[: len(answer.body) // 2], send)
+    elif kind in {"slow_head", "slow_body"}:
+        answer = await _process(app, scope, receive)
+        await _write_slowly(receive, answer, fault.seconds, slow_head=kind == "slow_head")
+        await _gone(receive)
+    elif kind == "endless":
+        answer = await _process(app, scope, receive)
+        await _write_chunks(receive, answer, [], _forever(answer.body[:1] + b" " * 2**16))
+        await _gone(receive)
+    elif kind == "gzip_bomb":
+        answer = await _process(app, scope, receive)
+        await _write_chunks(receive, answer, [b"content-encoding: gzip"], _bomb())
+        await _gone(receive)
     elif kind == "repeat_cursor":
         answer = await _process(app, scope, receive)
         await _reply(answer, _with_same_cursor(answer.body, scope), send)
@@ -214,11 +253,60 @@ async def _reply(answer: _Answer, body: bytes, send: Send) -> None:
 def _write_half(receive: Receive, answer: _Answer) -> None:
     """Announce the whole body, send half of it, close."""
     transport = transport_of(receive)
-    head = [b"HTTP/1.1 %d Cut" % answer.status]
-    head += [name + b": " + value for name, value in answer.headers if name.lower() != b"content-length"]
-    head.append(b"content-length: %d" % len(answer.body))
-    transport.write(b"\r\n".join(head) + b"\r\n\r\n" + answer.body[: len(answer.body) // 2])
+    head = _head(answer, [b"content-length: %d" % len(answer.body)])
+    transport.write(head + answer.body[: len(answer.body) // 2])
     transport.close()
+
+
+async def _write_slowly(receive: Receive, answer: _Answer, seconds: float, *, slow_head: bool) -> None:
+    transport = transport_of(receive)
+    head = _head(answer, [b"content-length: %d" % len(answer.body)])
+    if not slow_head:
+        transport.write(head)
+    for byte in head + answer.body if slow_head else answer.body:
+        if transport.is_closing():
+            return
+        transport.write(bytes([byte]))
+        await asyncio.sleep(seconds)
+    transport.close()
+
+
+async def _write_chunks(receive: Receive, answer: _Answer, headers: list[bytes], chunks: Iterable[bytes]) -> None:
+    """Send a body of unknown length, chunk by chunk, as fast as the client takes it."""
+    transport = transport_of(receive)
+    transport.write(_head(answer, [*headers, b"transfer-encoding: chunked"]))
+    for chunk in chunks:
+        transport.write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
+        while transport.get_write_buffer_size() and not transport.is_closing():
+            await asyncio.sleep(0.001)
+        if transport.is_closing():
+            return
+    transport.write(b"0\r\n\r\n")
+    transport.close()
+
+
+def _head(answer: _Answer, headers: list[bytes]) -> bytes:
+    head = [b"HTTP/1.1 %d Odd" % answer.status]
+    head += [name + b": " + value for name, value in answer.headers if name.lower() != b"content-length"]
+    return b"\r\n".join([*head, *headers]) + b"\r\n\r\n"
+
+
+def _forever(chunk: bytes) -> Iterable[bytes]:
+    while True:
+        yield chunk
+
+
+def _bomb() -> Iterable[bytes]:
+    """Yield a gzip of zeros. After a full flush, the same bytes stand for the same MiB each time."""
+    zeros = bytes(2**20)
+    packer = zlib.compressobj(9, wbits=-15)
+    mebibyte = packer.compress(zeros) + packer.flush(zlib.Z_FULL_FLUSH)
+    yield b"\x1f\x8b\x08\0\0\0\0\0\0\xff"
+    checksum = 0
+    for _ in range(BOMB_MEBIBYTES):
+        checksum = zlib.crc32(zeros, checksum)
+        yield mebibyte
+    yield packer.flush() + struct.pack("<II", checksum, BOMB_MEBIBYTES * 2**20 % 2**32)
 
 
 def _with_same_cursor(body: bytes, scope: Scope) -> bytes:
@@ -234,7 +322,9 @@ def _with_same_cursor(body: bytes, scope: Scope) -> bytes:
 def _refusal(kind: Kind, fault: Fault) -> Response:
     if kind in {"html", "html200"}:
         status = 200 if kind == "html200" else 502
-        return Response(fault.body or HTML.format(_DETAILS[502]), status, media_type="text/html")
+        return Response(
+            (fault.body or HTML.format(_DETAILS[502])).encode(fault.encoding), status, media_type="text/html"
+        )
     status = int(kind)
     headers = {}
     if status in {429, 503} and fault.retry_after is not None:
@@ -249,7 +339,9 @@ def _refusal(kind: Kind, fault: Fault) -> Response:
         media_type = "application/json"
     else:
         body, media_type = _DETAILS[status].title(), "text/plain"
-    return Response(fault.body if fault.body is not None else body, status, headers, media_type)
+    return Response(
+        (fault.body if fault.body is not None else body).encode(fault.encoding), status, headers, media_type
+    )
 
 
 async def _drain(receive: Receive) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 from base64 import b64encode
 from collections import Counter
 from collections.abc import Iterator
@@ -520,12 +521,14 @@ def test_counts_only(sandbox: Sandbox) -> None:
 # ---------------------------------------------------------------------------------------- faults
 
 
-def call(sandbox: Sandbox, side: Side, message_id: str = "m", timeout: float = 5) -> requests.Response:
+def call(
+    sandbox: Sandbox, side: Side, message_id: str = "m", timeout: float = 5, *, stream: bool = False
+) -> requests.Response:
     if side == "customerio":
         headers = {"Authorization": f"Bearer {KEY}"}
-        return requests.get(sandbox.url + "/v1/messages", headers=headers, timeout=timeout)
+        return requests.get(sandbox.url + "/v1/messages", headers=headers, timeout=timeout, stream=stream)
     body = {"batch": [event(message_id, properties={"x": "x" * 20_000})]}
-    return requests.post(sandbox.url + "/v1/batch", json=body, auth=(WRITE_KEY, ""), timeout=timeout)
+    return requests.post(sandbox.url + "/v1/batch", json=body, auth=(WRITE_KEY, ""), timeout=timeout, stream=stream)
 
 
 @pytest.mark.parametrize("side", ["customerio", "segment"])
@@ -587,6 +590,44 @@ def test_a_held_answer_comes_in_the_end(sandbox: Sandbox) -> None:
 
 
 @pytest.mark.parametrize("side", ["customerio", "segment"])
+@pytest.mark.parametrize("kind", ["slow_head", "slow_body"])
+def test_a_slow_answer_comes_byte_by_byte(sandbox: Sandbox, side: Side, kind: Kind) -> None:
+    sandbox.faults.add(Fault(side=side, kind=kind, seconds=0.002))
+    begun = time.monotonic()
+    answer = call(sandbox, side, timeout=2)
+    assert answer.status_code == 200
+    assert time.monotonic() - begun > 0.002 * len(answer.content)
+    if side == "segment":
+        assert sandbox.segment.kept_count == 1
+
+
+@pytest.mark.parametrize("side", ["customerio", "segment"])
+def test_an_endless_answer(sandbox: Sandbox, side: Side) -> None:
+    sandbox.faults.add(Fault(side=side, kind="endless"))
+    with call(sandbox, side, stream=True) as answer:
+        read = 0
+        for chunk in answer.iter_content(2**16):
+            read += len(chunk)
+            if read > 2**25:
+                break
+    assert read > 2**25
+
+
+@pytest.mark.parametrize("side", ["customerio", "segment"])
+def test_a_gzip_bomb_is_small_on_the_wire(sandbox: Sandbox, side: Side) -> None:
+    sandbox.faults.add(Fault(side=side, kind="gzip_bomb"))
+    with call(sandbox, side, stream=True) as answer:
+        packed = b"".join(answer.raw.stream(2**16, decode_content=False))
+    assert len(packed) < 2 * 2**20
+    unpacker = zlib.decompressobj(wbits=31)
+    unpacked = 0
+    while not unpacker.eof:
+        unpacked += len(unpacker.decompress(packed, 2**22))
+        packed = unpacker.unconsumed_tail
+    assert unpacked == 1536 * 2**20
+
+
+@pytest.mark.parametrize("side", ["customerio", "segment"])
 def test_retry_after_of_a_fault(sandbox: Sandbox, side: Side) -> None:
     sandbox.faults.add(Fault(side=side, kind="429", retry_after=3), Fault(side=side, kind="503", retry_after="date"))
     first, second = call(sandbox, side), call(sandbox, side)
@@ -628,6 +669,9 @@ def test_faults_by_number_by_turns_and_by_chance(sandbox: Sandbox) -> None:
 def test_a_fault_may_say_what_it_likes(sandbox: Sandbox) -> None:
     sandbox.faults.add(Fault(side="customerio", kind="400", body='{"meta":{"error":"bad cursor"}}'))
     assert ask(sandbox).json() == {"meta": {"error": "bad cursor"}}
+    sandbox.faults.add(Fault(side="segment", kind="200", body="<p>no</p>", encoding="utf-16"))
+    assert call(sandbox, "segment").content == "<p>no</p>".encode("utf-16")
+    assert sandbox.segment.received_count == 0
     with pytest.raises(ValueError, match="either a kind or kinds"):
         Fault(side="segment")
 

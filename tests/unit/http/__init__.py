@@ -23,12 +23,18 @@ class Heard(NamedTuple):
 
 
 class Say(NamedTuple):
-    """An answer. Without a `reason` it is the status' usual one."""
+    """An answer. Without a `reason` it is the status' usual one.
+
+    :param pace: seconds before each byte of the body.
+    :param raw: is sent in place of all else, and then the connection is closed.
+    """
 
     status: int = 200
     body: bytes | str = b"{}"
     headers: Mapping[str, str] = {}
     reason: str | None = None
+    pace: float = 0.0
+    raw: bytes | None = None
 
 
 SILENCE = Say(0)  # reads the request, and says nothing until the client hangs up
@@ -107,6 +113,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.rfile.read(1)
             self.close_connection = True
             return
+        if said.raw is not None:
+            self.wfile.write(said.raw)
+            self.close_connection = True
+            return
         content = said.body.encode() if isinstance(said.body, str) else said.body
         self.send_response(said.status, said.reason)
         for name, value in said.headers.items():
@@ -114,7 +124,14 @@ class _Handler(BaseHTTPRequestHandler):
         if said.status != 304:
             self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        self.wfile.write(content if said.status != 304 else b"")
+        if said.status == 304:
+            return
+        if not said.pace:
+            self.wfile.write(content)
+            return
+        for byte in content:
+            time.sleep(said.pace)
+            self.wfile.write(bytes([byte]))
 
     do_GET = do_POST = _any
 

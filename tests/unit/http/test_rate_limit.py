@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+import math
 import threading
 import time
 from collections import Counter
@@ -257,3 +259,23 @@ def test_threads_share_it(bursts: bool, per_second: float) -> None:
         assert all(later - first >= 1 for first, later in zip(times, times[20:], strict=False))
     else:
         assert all(later - first >= 0.02 - 1e-6 for first, later in pairwise(times))
+
+
+@pytest.mark.parametrize("bursts", [False, True])
+@pytest.mark.parametrize("per_second", [5e-324, 1e-300, 1e-12, 1e-9, 1e12, 1e300, math.inf])
+def test_rates_that_nobody_means(per_second: float, bursts: bool) -> None:
+    """A thread can't sleep for centuries at once, and some of these have no reciprocal."""
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        assert seconds < threading.TIMEOUT_MAX
+        slept.append(seconds)
+        if len(slept) == 3:
+            raise TimeoutError
+
+    limiter = RateLimiter(per_second, bursts=bursts)
+    grant = limiter.acquire(2500, sleep)
+    limiter.slow_down(0, grant)
+    with contextlib.suppress(TimeoutError):
+        limiter.acquire(2500, sleep)
+    assert len(slept) == 3 or per_second > 1

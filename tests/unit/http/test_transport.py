@@ -54,7 +54,8 @@ def transport(url: str, *, key: str = SECRET, **changes: Any) -> Transport:
         request.headers["Authorization"] = f"Bearer {key}"
         return request
 
-    options: dict[str, Any] = {"timeout": 5.0, "limiter": RateLimiter(0), "retries": QUICK, "secrets": (key,)} | changes
+    options: dict[str, Any] = {"timeout": 5.0, "limiter": RateLimiter(0), "retries": QUICK, "secrets": (key,)}
+    options |= {"largest_answer": 2**20} | changes
     return Transport(url, name=NAME, auth=bearer, **options)
 
 
@@ -621,8 +622,10 @@ def test_a_netrc_does_not_replace_the_key(server: Loopback, monkeypatch: pytest.
         ("<p>502</p><script>that does not end", "502"),
         ("<html></html>", "<html></html>"),
         ("", "Bad Request"),
-        (b"\xff\xfe broken", "\ufffd\ufffd broken"),
-        ("x" * 5000, "x" * 300 + "..."),
+        (b"\xff broken \xfe", "\ufffd broken \ufffd"),
+        ("in another script: é".encode("utf-16"), "in another script: é"),
+        ("no mark é".encode("utf-16-le"), "no mark é"),
+        ("x" * 5000, "x" * 197 + "..."),
     ],
 )
 def test_the_words_of_the_service(server: Loopback, body: str | bytes, words: str) -> None:

@@ -246,9 +246,25 @@ def test_segment_keeps_what_is_sent(sandbox: Sandbox, compress: bool, success_bo
     assert {kept["properties"]["subject"] for kept in sandbox.segment.kept} == {"Grüße 😀"}
 
 
-@pytest.mark.parametrize("body", ["", "{}", "OK", '{"ok": true}', '{"success": true}'])
+YES: dict[str, str | bytes] = {
+    "Segment": '{\n  "success": true\n}',
+    "RudderStack": "OK",
+    "Customer.io Pipelines": "{}",
+    "Jitsu": '{"ok": true, "receivedEvents": 2, "okEvents": 2}',
+    "Jitsu, less duplicates": '{"deduplicatedEvents": 1, "ok": true, "okEvents": 1, "processedEvents": 1}',
+    "nothing": "",
+    "a line break": "\r\n",
+    "a word": " Success\n",
+    "no error": '{"error": null, "errors": [], "message": "queued"}',
+    "a mark before JSON": b'\xef\xbb\xbf{"success": true}',
+    "another encoding": '{"success": true}'.encode("utf-16"),
+    "a long JSON": json.dumps({"message": "x" * 100_000, "success": True}),
+}
+
+
+@pytest.mark.parametrize("body", YES.values(), ids=YES)
 @pytest.mark.parametrize("status", [200, 202])
-def test_receivers_of_the_same_shape_have_other_words_for_yes(server: Loopback, body: str, status: int) -> None:
+def test_receivers_of_the_same_shape_have_other_words_for_yes(server: Loopback, body: str | bytes, status: int) -> None:
     server.say(Say(status, body))
     assert send(server.url) > 0
 
@@ -298,11 +314,69 @@ def test_a_page_instead_of_an_answer_is_no_success(sandbox: Sandbox) -> None:
     assert isinstance(error_of(sandbox.url), TryAgainLaterError | ConfigurationError)
 
 
-@pytest.mark.parametrize(
-    "body", ['{"success": false, "message": "no"}', '{\n  "success" : false\n}', '{"success":false}']
-)
-def test_success_false_is_no_success(server: Loopback, body: str) -> None:
+NEITHER: dict[str, str | bytes] = {
+    "a page": "<!DOCTYPE html><html><h1>Welcome</h1></html>",
+    "a page after a mark": b"\xef\xbb\xbf<html>Welcome</html>",
+    "a page in UTF-16": "<html>Welcome</html>".encode("utf-16"),
+    "a page in UTF-16 without a mark": "<html>Welcome</html>".encode("utf-16-le"),
+    "a page after a comment": "\f\v<!-- x --><html>Welcome</html>",
+    "an error": '{"error": "Welcome"}',
+    "an error beside success": '{"success": true, "error": {"message": "Welcome"}}',
+    "errors": '{"errors": [{"detail": "Welcome"}]}',
+    "success as a text": '{"success": "Welcome"}',
+    "success is null": '{"success": null, "message": "Welcome"}',
+    "success is 0": '{"success": 0, "message": "Welcome"}',
+    "a list": '["Welcome"]',
+    "a text": '"Welcome"',
+    "half a JSON": '{"success": true, "message": "Welcome',
+    "two": '{"success": true} {"message": "Welcome"}',
+    "a text about it": "OK? Welcome",
+    "deep": '{"success": true, "Welcome": ' + "[" * 100_000,
+    "a number": '{"success": true, "Welcome": ' + "9" * 5000 + "}",
+    "bytes": b"\x89PNG Welcome \xff\xfe\x00",
+}
+
+
+@pytest.mark.parametrize("body", NEITHER.values(), ids=NEITHER)
+def test_what_says_neither_is_tried_again_and_shown(server: Loopback, body: str | bytes) -> None:
+    server.say(Say(200, body), Say(200, '{"success": true}'))
+    assert send(server.url) > 0
+    assert len(server.heard) == 2
     server.say(Say(200, body))
+    error = error_of(server.url)
+    assert isinstance(error, TryAgainLaterError)
+    assert "sent an answer that can't be read: no acknowledgement, but " in str(error)
+    assert "Welcome" in str(error)
+
+
+def test_what_says_neither_is_masked(server: Loopback) -> None:
+    key = WRITE_KEY.encode("utf-16-le")
+    server.say(Say(200, b"<p>\0" + key + "jane.doe@example.com\n".encode("utf-16-le") * 99))
+    shown = str(error_of(server.url))
+    assert "<address>" in shown
+    assert WRITE_KEY not in shown
+    assert "jane" not in shown
+    assert len(shown) < 400
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"success": false, "message": "no"}',
+        '{\n  "success" : false\n}',
+        '{"success":false}',
+        '{"success":\tfalse}',
+        b'\xef\xbb\xbf{"success": false}',
+        '{"success": false}'.encode("utf-16"),
+        json.dumps({"message": "x" * 100_000, "success": False}),
+        # Jitsu, whose status is 200 whatever becomes of the events
+        '{"ok": false, "receivedEvents": 2, "okEvents": 1, "errors": ["Message ID: a: event error"]}',
+        '{"ok": false, "receivedEvents": 2, "okEvents": 0, "errors": ["Message ID: a: no destinations found"]}',
+    ],
+)
+@pytest.mark.parametrize("status", [200, 202])
+def test_success_false_is_no_success(server: Loopback, body: str | bytes, status: int) -> None:
+    server.say(Say(status, body))
     error = error_of(server.url)
     assert isinstance(error, EventsRefusedError)
     assert "batch of 2 events was not taken" in str(error)
