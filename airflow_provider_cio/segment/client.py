@@ -93,9 +93,10 @@ class SegmentClient(Client):
         except (ValueError, RecursionError):
             document = None
         if isinstance(document, dict):
-            if document.get("success") is False or document.get("ok") is False:
+            verdicts = [document[name] for name in ("success", "ok") if name in document]
+            if any(verdict is False for verdict in verdicts):
                 raise StatusError(answer.status, self._transport.error_text(answer))
-            if not (document.get("error") or document.get("errors")):
+            if all(verdict is True for verdict in verdicts) and not (document.get("error") or document.get("errors")):
                 return size
         raise UnreadableBody(f"no acknowledgement, but {self._transport.error_text(answer)}")
 
