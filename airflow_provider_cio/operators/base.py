@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from airflow_provider_cio.pipeline.result import Result
 
 
+#: Key under which Airflow keeps what a task returns.
+_RESULT_KEY = "return_value"
+
+
 class ParameterError(ConfigurationError, AirflowFailException):
     """A wrong parameter. Airflow retries no task for it, mapped ones included."""
 
@@ -121,7 +125,7 @@ class CustomerIOOperator(BaseOperator):
             wait_until_settled(interval, settled, self.log)
             dead_letters = self._dead_letters(options, context)
             result = self._run(options, interval, dead_letters, context)
-            self._fail_if_refused(result, dead_letters, options)
+            self._fail_if_refused(result, dead_letters, options, context)
         except TryAgainLaterError as error:
             wait_as_asked(error, settled, context, self.log)
             raise
@@ -135,7 +139,7 @@ class CustomerIOOperator(BaseOperator):
         from airflow_provider_cio.observability.lineage import customerio_datasets
         from airflow_provider_cio.observability.logs import log_findings, log_progress, log_sample
         from airflow_provider_cio.observability.metrics import count_run
-        from airflow_provider_cio.operators.assembly import build_pipeline, mode_of
+        from airflow_provider_cio.operators.assembly import build_pipeline, mode_of, warn_of_age
         from airflow_provider_cio.operators.checkpoint_store import CheckpointStore
         from airflow_provider_cio.pipeline.checkpoint import fingerprint
         from airflow_provider_cio.pipeline.preview import PreviewSink
@@ -145,6 +149,7 @@ class CustomerIOOperator(BaseOperator):
         origin = (options.customerio_conn_id, customerio.settings.base_url)
         destination = self._destination(options)
         mode = mode_of(interval, options, self.log)
+        warn_of_age(interval, options, self.log)
         self.log.info(
             "Interval %s, look-back %g days, opens and clicks %s: %s",
             interval,
@@ -212,8 +217,13 @@ class CustomerIOOperator(BaseOperator):
         dead_letters.check()
         return dead_letters
 
-    def _fail_if_refused(self, result: Result, dead_letters: DeadLetters | None, options: Options) -> None:
-        """:raises EventsRefusedError: naming reasons and deliveries."""
+    def _fail_if_refused(
+        self, result: Result, dead_letters: DeadLetters | None, options: Options, context: Context
+    ) -> None:
+        """Fail the run if it has refused events that nothing else keeps, and leave its result in XCom.
+
+        :raises EventsRefusedError: naming reasons and deliveries.
+        """
         done = result.wording.done
         if options.preview:
             self.log.info(
@@ -225,10 +235,21 @@ class CustomerIOOperator(BaseOperator):
         unidentified = result.refused["unidentified"] if options.on_unidentified == "fail" else 0
         if not result.refused or (dead_letters and not unidentified):
             return
+        self._push(_with_dead_letters(result, dead_letters) | {"refused": dict(result.refused)}, context)
         kept = f"They are in {dead_letters.path}." if dead_letters else "Set dead_letter_path to have them kept aside."
         raise EventsRefusedError(
             f"{result.refused.total()} events or rows can't be {done}, all others were: {result.refusals()} {kept}"
         )
+
+    def _push(self, result: dict[str, Any], context: Context) -> None:
+        """Push the result of a run that is about to fail, because Airflow does so for successful ones only."""
+        push = getattr(context.get("ti"), "xcom_push", None)
+        if not self.do_xcom_push or push is None:
+            return
+        try:
+            push(key=_RESULT_KEY, value=result)
+        except Exception as error:  # of any XCom backend; it must not hide why the run fails
+            self.log.warning("The counts of this run could not be left in XCom: %s", type(error).__name__)
 
     def _told(
         self, result: Result, dead_letters: DeadLetters | None, options: Options, context: Context
@@ -236,11 +257,9 @@ class CustomerIOOperator(BaseOperator):
         """Return the result for XCom, and put it into the events of the task's assets."""
         from airflow_provider_cio.observability.assets import describe_outlets
 
-        told = result.as_dict()
+        told = _with_dead_letters(result, dead_letters)
         if options.preview:
             told |= {"preview": True, "refused": dict(result.refused)}
-        elif result.refused and dead_letters:
-            told["dead_letters"] = {"path": str(dead_letters.path), "events": dict(result.refused)}
         describe_outlets(self.outlets, told | self._asset_extra(options), context)
         return told
 
@@ -270,3 +289,11 @@ class CustomerIOOperator(BaseOperator):
             yield
         finally:
             self._running = False
+
+
+def _with_dead_letters(result: Result, dead_letters: DeadLetters | None) -> dict[str, Any]:
+    """Return the result as plain JSON, with the place of its dead letters if there are any."""
+    told = result.as_dict()
+    if result.refused and dead_letters:
+        told["dead_letters"] = {"path": str(dead_letters.path), "events": dict(result.refused)}
+    return told
