@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections import Counter
 from typing import Any
 
 import msgspec
@@ -16,7 +15,7 @@ from airflow_provider_cio.customerio.reader import Read
 from airflow_provider_cio.customerio.rows import Delivery
 from airflow_provider_cio.events.catalog import CATALOG, DEFAULT_COLLECTIONS, resolve_collections
 from airflow_provider_cio.events.interval import Interval, Window
-from airflow_provider_cio.events.occurrence import Malformed
+from airflow_provider_cio.events.occurrence import Malformed, Piece
 
 SIX = resolve_collections(DEFAULT_COLLECTIONS)
 
@@ -34,42 +33,42 @@ def test_each_occurrence_is_inside_exactly_one_of_adjacent_intervals(
     found = [
         (occurrence.collection.metric, occurrence.time)
         for pair in itertools.pairwise(bounds)
-        for occurrence in occurrences([one(metrics)], SIX, Interval(*pair), Counter())
+        for occurrence in occurrences([one(metrics)], SIX, Interval(*pair), Piece())
     ]
     assert sorted(found) == sorted(metrics.items())
 
 
 def test_what_nobody_documented_is_ignored() -> None:
-    skipped: Counter[str] = Counter()
+    piece = Piece()
     odd = one({"secondary:delivered": 1_700_000_000, "human_opened": 3, "prefetch_opened": {"a": 1}, "opened": None})
-    assert list(occurrences([odd], SIX, Interval(10**9, 2 * 10**9), skipped)) == []
-    assert skipped == {}
+    assert list(occurrences([odd], SIX, Interval(10**9, 2 * 10**9), piece)) == []
+    assert piece.skipped == {}
 
 
 def test_only_what_has_no_collection_and_happened_inside_the_interval_is_counted_as_unknown() -> None:
-    skipped: Counter[str] = Counter()
+    piece = Piece()
     metrics = ("created", "sent", "human_opened", "prefetch_clicked", "topic_unsubscribed", "exploded")
     page = [one(dict.fromkeys(metrics, 10**9 + second)) for second in (14, 15, 16)]
-    assert list(occurrences(page, SIX, Interval(10**9 + 15, 10**9 + 16), skipped)) == []
-    assert list(occurrences([one({"deferred": 10**9}, "push")], SIX, Interval(10**9, 10**9 + 1), skipped)) == []
-    assert skipped == {"unknown_metric email.exploded": 1}
+    assert list(occurrences(page, SIX, Interval(10**9 + 15, 10**9 + 16), piece)) == []
+    assert list(occurrences([one({"deferred": 10**9}, "push")], SIX, Interval(10**9, 10**9 + 1), piece)) == []
+    assert piece.skipped == {"unknown_metric": 1}
 
 
 def test_a_wanted_metric_whose_value_is_no_time_is_counted() -> None:
-    skipped: Counter[str] = Counter()
+    piece = Piece()
     odd = one({"opened": 3, "clicked": "soon", "delivered": True, "bounced": 1.7e9, "unsubscribed": 17 * 10**11})
-    assert list(occurrences([odd], SIX, Interval(10**9, 2 * 10**9), skipped)) == []
-    assert skipped == {"not_a_time": 5}
+    assert list(occurrences([odd], SIX, Interval(10**9, 2 * 10**9), piece)) == []
+    assert piece.skipped == {"not_a_time": 5}
 
 
 def test_another_channel_is_no_e_mail() -> None:
-    assert list(occurrences([one({"opened": 1_700_000_000}, "push")], SIX, Interval(10**9, 2 * 10**9), Counter())) == []
+    assert list(occurrences([one({"opened": 1_700_000_000}, "push")], SIX, Interval(10**9, 2 * 10**9), Piece())) == []
 
 
 def test_bounds_are_half_open() -> None:
     opened = (CATALOG["Email Opened"],)
     at = {
-        time: list(occurrences([one({"opened": time})], opened, Interval(1_700_000_000, 1_700_000_010), Counter()))
+        time: list(occurrences([one({"opened": time})], opened, Interval(1_700_000_000, 1_700_000_010), Piece()))
         for time in (1_699_999_999, 1_700_000_000, 1_700_000_009, 1_700_000_010)
     }
     assert [bool(found) for found in at.values()] == [False, True, True, False]
