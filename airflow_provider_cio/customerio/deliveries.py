@@ -19,6 +19,7 @@ from airflow_provider_cio.customerio.windows import Done, plan
 from airflow_provider_cio.events.catalog import CATALOG, CHANNELS, Collection
 from airflow_provider_cio.events.interval import Interval, is_time
 from airflow_provider_cio.events.occurrence import Malformed, Occurrence, Piece
+from airflow_provider_cio.http.errors import presentable
 
 #: Prefixes of metrics that tell more about another metric.
 _REPEATS = ("human_", "prefetch_", "machine_", "link:", "secondary:")
@@ -173,7 +174,7 @@ def occurrences(
             elif metric not in known and type(time) is int and start <= time < end and not metric.startswith(_REPEATS):
                 piece.skipped["unknown_metric"] += 1
                 if len(piece.unknown) < _NAMED_METRICS:
-                    piece.unknown.add(f"{channel}.{metric}")
+                    piece.unknown.add(presentable(f"{channel}.{metric}", ()))
         for collection in by_person.get(channel, ()):
             yield from _by_person(delivery, collection, interval, piece)
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from airflow_provider_cio.http.errors import presentable
-
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
 
@@ -43,7 +41,7 @@ def log_findings(log: Logger, result: Result) -> None:
     """Log a warning for each count of a finished run that may need attention."""
     skipped, done = result.skipped, result.wording.done
     if skipped["unknown_metric"]:
-        names = ", ".join(presentable(name, ()) for name in sorted(result.tally.unknown))
+        names = ", ".join(sorted(result.tally.unknown))
         log.warning(
             "Customer.io reports %d times of metrics that belong to no collection%s",
             skipped["unknown_metric"],
@@ -51,8 +49,8 @@ def log_findings(log: Logger, result: Result) -> None:
         )
     if outside := result.tally.read["out_of_bounds"]:
         log.warning(
-            "%d deliveries were created outside the bounds that were asked for: they are left to the requests that ask "
-            "for them.",
+            "%d deliveries were created outside the bounds of the request that listed them, and were not passed on. "
+            "The request for their own time lists them.",
             outside,
         )
     if skipped["malformed"]:

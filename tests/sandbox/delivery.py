@@ -298,9 +298,7 @@ def from_row(row: Mapping[str, Any], *, draft: bool) -> Delivery:
     )
 
 
-def first_ones(
-    ones: Iterable[Engagement], metrics: Mapping[str, Any]
-) -> tuple[Engagement | None, Engagement | None]:
+def first_ones(ones: Iterable[Engagement], metrics: Mapping[str, Any]) -> tuple[Engagement | None, Engagement | None]:
     """The first of the opens (or clicks) of a delivery, and the first by a person if that has another time.
 
     Of several in one second the one with the smallest id, but a person's before a machine's.

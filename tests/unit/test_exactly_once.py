@@ -75,6 +75,7 @@ SERVICES = {
     "cursors_bound": st.booleans(),
     "cursor_lifetime": st.sampled_from([None, 6 * 3600]),  # none of an earlier run holds, unless that was just before
     "visible_after": st.sampled_from([None, 0, SETTLING]),
+    "loose_bounds": st.sampled_from([0, 0, 0, 3600]),
     "visible_from_creation": st.booleans(),
     "now_per_request": st.sampled_from([0, 20]),
     "requests_per_second": st.sampled_from([0, 0, 0, LIMIT["requests_per_second"]]),
@@ -245,6 +246,24 @@ def test_deliveries_that_come_in_while_a_list_is_read_move_the_others_and_cost_n
     wanted = to_send(held_in_mode(mode, world.history, [interval]))
     assert kept(world.segment.kept) == wanted
     assert world.segment.duplicates == []
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_rows_outside_the_bounds_are_counted_and_not_passed_on(world: Sandbox, mode: str) -> None:
+    """Each window's list has those of its neighbours, too, odd ones among them."""
+    # So few that no window is asked for in parts.
+    history = History.generate(seed=3, deliveries=120, start=STRETCH.start, end=STRETCH.end, burst=0)
+    interval = Interval(STRETCH.start + DAY, STRETCH.start + 2 * DAY)
+    results = []
+    for loose_bounds in (0, 3600):
+        world.settings = Settings(loose_bounds=loose_bounds, odd_deliveries=0.1, odd_kinds=("delivery.subject:number",))
+        world.history = history
+        world.reset()
+        result = run_pipeline(world, interval, names="email", lookback=3600, mode=mode)
+        results.append((result.events, result.skipped, result.refused, kept(world.segment.kept)))
+        assert bool(result.tally.read["out_of_bounds"]) == bool(loose_bounds)
+        assert world.segment.duplicates == []
+    assert results[0] == results[1]
 
 
 Key = tuple[str, str, int]

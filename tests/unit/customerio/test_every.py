@@ -146,6 +146,7 @@ def of_deleted(history: History, intervals: list[Interval], names: str | tuple[s
                 data.get("user_agent"),
                 bool(data.get("machine")),
                 bool(data.get("prefetched")),
+                None,
             )
         )
     return found
