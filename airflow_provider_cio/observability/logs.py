@@ -43,9 +43,9 @@ def log_findings(log: Logger, result: Result) -> None:
     if skipped["unknown_metric"]:
         names = ", ".join(sorted(result.tally.unknown))
         log.warning(
-            "Customer.io reports %d times of metrics that belong to no collection%s",
+            "Customer.io reports metrics that belong to no collection, %d times%s",
             skipped["unknown_metric"],
-            f", such as {names}" if names else "",
+            f": {names}" if names else "",
         )
     if outside := result.tally.read["out_of_bounds"]:
         log.warning(
