@@ -18,15 +18,13 @@ from airflow_provider_cio.customerio.rows import Delivery
 from airflow_provider_cio.customerio.windows import Done, plan
 from airflow_provider_cio.events.catalog import CATALOG, CHANNELS, Collection
 from airflow_provider_cio.events.interval import Interval, is_time
-from airflow_provider_cio.events.occurrence import Malformed, Occurrence, Piece
+from airflow_provider_cio.events.occurrence import MOST_NAMED, Malformed, Occurrence, Piece
 from airflow_provider_cio.http.errors import presentable
 
 #: Prefixes of metrics that tell more about another metric.
 _REPEATS = ("human_", "prefetch_", "machine_", "link:", "secondary:")
 #: Metrics that live answers have without documentation. They belong to no collection.
 _KNOWN_BUT_UNUSED = {"created", "topic_unsubscribed"}
-#: Unknown metrics that a piece names.
-_NAMED_METRICS = 5
 #: Metrics of each channel that are not reported as unknown.
 _KNOWN = {
     channel: _KNOWN_BUT_UNUSED | {one.metric for one in CATALOG.values() if one.channel == channel}
@@ -173,7 +171,7 @@ def occurrences(
                     piece.skipped["not_a_time"] += 1
             elif metric not in known and type(time) is int and start <= time < end and not metric.startswith(_REPEATS):
                 piece.skipped["unknown_metric"] += 1
-                if len(piece.unknown) < _NAMED_METRICS:
+                if len(piece.unknown) < MOST_NAMED:
                     piece.unknown.add(presentable(f"{channel}.{metric}", ()))
         for collection in by_person.get(channel, ()):
             yield from _by_person(delivery, collection, interval, piece)

@@ -12,6 +12,8 @@ import msgspec
 from airflow_provider_cio.events.catalog import Collection
 from airflow_provider_cio.events.interval import Window
 
+#: Unknown metrics that are named at most, because a service may send any number of them.
+MOST_NAMED = 5
 #: Integer or text: the specification and live answers do not agree.
 Id = str | int | None
 
@@ -115,7 +117,7 @@ class Piece:
     :param malformed: rows of this interval that can't be read.
     :param read: counts by kind, e.g. ``deliveries``.
     :param skipped: counts, by reason, of rows and metrics that make no event.
-    :param unknown: names of some metrics that belong to no collection, such as ``email.exploded``.
+    :param unknown: names of up to five metrics that belong to no collection, such as ``email.exploded``.
     :param window: the window that was read, if any.
     :param last: the piece is the last one of its window.
     """

@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 
 from airflow_provider_cio.events.interval import Interval, iso
+from airflow_provider_cio.events.occurrence import MOST_NAMED
 
 #: Delivery ids that an error names for each reason.
 _NAMED_IDS = 5
-#: Unknown metrics that the log names.
-_NAMED_METRICS = 5
 #: Counts of the source that the result shows under ``"read"`` where they are not zero.
 _READING = ("retried", "rate_limited", "out_of_order", "cut_short")
 
@@ -21,7 +20,7 @@ _READING = ("retried", "rate_limited", "out_of_order", "cut_short")
 class Tally:
     """Counts of rows read, by kind; of events, by collection; of rows and metrics skipped, by reason.
 
-    :param unknown: names of some metrics that belong to no collection, for the log of this try only.
+    :param unknown: names of up to five metrics that belong to no collection, for the log of this try only.
     """
 
     read: Counter[str] = field(default_factory=Counter)
@@ -34,7 +33,7 @@ class Tally:
         self.read.update(other.read)
         self.events.update(other.events)
         self.skipped.update(other.skipped)
-        self.unknown = set(sorted(self.unknown | other.unknown)[:_NAMED_METRICS])
+        self.unknown = set(sorted(self.unknown | other.unknown)[:MOST_NAMED])
 
     def as_dict(self) -> dict[str, dict[str, int]]:
         """Return plain JSON."""

@@ -219,7 +219,7 @@ def test_every_one_is_told_of_those_that_the_api_documents_activities_of() -> No
 def test_a_large_history_in_the_real_page_sizes(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(extract, "PAGE_SIZE", 1000)
     monkeypatch.setattr(reading, "ACTIVITY_PAGE_SIZE", 100)
-    sandbox.history = History.generate(seed=3, deliveries=4000, start=NOVEMBER - 9 * DAY, end=NOVEMBER + 2 * DAY)
+    sandbox.history = History.generate(seed=3, deliveries=8000, start=NOVEMBER - 9 * DAY, end=NOVEMBER + 2 * DAY)
     report = run_full(sandbox, DAY_ONE)
     truth = held(sandbox.history, [DAY_ONE])
     expected = to_send(truth)
