@@ -15,14 +15,9 @@ from typing import Self
 import msgspec
 
 from airflow_provider_cio.customerio.client import Page
-from airflow_provider_cio.customerio.deliveries import (
-    Deliveries,
-    created_of,
-    occurrences,
-    piece_of,
-    time_of,
-)
+from airflow_provider_cio.customerio.deliveries import Deliveries, created_of, piece_of, time_of, within_bounds
 from airflow_provider_cio.customerio.names import Names
+from airflow_provider_cio.customerio.opens_and_clicks import human_time, occurrence_at
 from airflow_provider_cio.customerio.reader import Read, Reader
 from airflow_provider_cio.customerio.rows import Activity, Delivery
 from airflow_provider_cio.customerio.windows import Done
@@ -60,15 +55,17 @@ class EveryOpenAndClick(Deliveries):
     """Source of the occurrences of `Deliveries` and of each further open and click.
 
     The activity whose time is the delivery's own time of the metric is the first open or click, and the same occurrence
-    that `Deliveries` yields. Of several in that second, the one with the smallest id is the first. If no activity has
-    that time, the first one is sent without a link.
+    that `Deliveries` yields; likewise the first that a person made. Of several in that second, it is the one with the
+    smallest id, and of those that a person made if the delivery's time is a person's. If no activity has that time, the
+    occurrence is yielded as `Deliveries` knows it.
 
     A retry reads all activities again, because the temporary file is lost with the worker. It yields only unfinished
     windows.
 
     :param lookback: seconds before the interval in which a delivery may have been created. It does not limit opens and
         clicks.
-    :param humans_only: skip opens and clicks that no person made.
+    :param humans_only: skip opens and clicks that no person made. Where there are no activities, take the first that a
+        person made.
     """
 
     def __init__(
@@ -81,10 +78,11 @@ class EveryOpenAndClick(Deliveries):
         lookback: int,
         humans_only: bool = False,
     ) -> None:
-        super().__init__(reader, names, collections=collections, interval=interval, lookback=lookback)
+        super().__init__(
+            reader, names, collections=collections, interval=interval, lookback=lookback, humans_only=humans_only
+        )
         self._repeating = [one for one in collections if (one.channel, one.metric) in REPEATING]
         self._others = [one for one in collections if one not in self._repeating]
-        self._humans_only = humans_only
 
     def pieces(self, done: Done) -> Iterator[Piece]:
         with PendingActivities() as pending:
@@ -112,14 +110,15 @@ class EveryOpenAndClick(Deliveries):
             yield piece
 
     def _joined(self, read: Read, pending: PendingActivities, done: Done) -> Piece:
+        read, outside = within_bounds(read)
         waiting = pending.take([delivery.id for delivery in read.deliveries])
         if done:
             read = read._replace(
                 deliveries=[row for row in read.deliveries if not done.covers(read.window, row.created)],
                 malformed=[row for row in read.malformed if not done.covers(read.window, created_of(row, read))],
             )
-        piece = piece_of(read, self._interval)
-        piece.occurrences = list(occurrences(read.deliveries, self._others, self._interval, piece.skipped))
+        piece = piece_of(read, self._interval, outside)
+        piece.occurrences = list(self._occurrences(read, self._others, piece))
         for delivery in read.deliveries:
             piece.occurrences += self._opens_and_clicks(delivery, waiting.get(delivery.id, {}), piece)
         return piece
@@ -147,19 +146,30 @@ class EveryOpenAndClick(Deliveries):
                 continue
             activities = waiting.get(collection, [])
             yield from self._of_collection(delivery, collection, activities, piece)
-            time = time_of(delivery, collection.metric, piece.skipped)
-            if time and start <= time < end and all(activity.timestamp != time for activity in activities):
-                piece.read["opens_and_clicks_without_activity"] += 1
-                yield Occurrence(delivery, collection, time)
+            first = time_of(delivery, collection.metric, piece.skipped)
+            told = {one.timestamp for one in activities}
+            for time in dict.fromkeys((first, human_time(delivery, collection.metric))):
+                if time is not None and start <= time < end and time not in told:
+                    piece.read["opens_and_clicks_without_activity"] += 1
+                    yield from self._unless_of_machine(occurrence_at(delivery, collection, time), piece)
 
     def _of_collection(
         self, delivery: Delivery, collection: Collection, activities: Sequence[Activity], piece: Piece
     ) -> Iterator[Occurrence]:
-        time = delivery.metrics.get(collection.metric)
-        first = min((one.id for one in activities if one.timestamp == time), default=None)
+        first, first_human = _first_ones(delivery, collection.metric, activities)
         for activity in activities:
-            key = None if activity.id == first else activity.id
-            yield from self._occurrence(delivery, collection, activity, key, piece)
+            is_first = activity is first or activity is first_human
+            yield from self._unless_of_machine(
+                Occurrence(
+                    delivery,
+                    collection,
+                    activity.timestamp,
+                    engagement_in(activity.data or {}),
+                    None if is_first else activity.id,
+                    first_human=activity is first_human,
+                ),
+                piece,
+            )
 
     def _without_delivery(
         self, delivery_id: str, collection: Collection, activities: Sequence[Activity], piece: Piece
@@ -175,16 +185,15 @@ class EveryOpenAndClick(Deliveries):
                 customer_identifiers=activity.customer_identifiers,
                 customer_id=activity.customer_id,
             )
-            yield from self._occurrence(message, collection, activity, activity.id, piece)
+            engagement = engagement_in(activity.data or {})
+            occurrence = Occurrence(message, collection, activity.timestamp, engagement, activity.id)
+            yield from self._unless_of_machine(occurrence, piece)
 
-    def _occurrence(
-        self, message: Message, collection: Collection, activity: Activity, key: str | None, piece: Piece
-    ) -> Iterator[Occurrence]:
-        engagement = engagement_in(activity.data or {})
-        if self._humans_only and engagement.is_of_machine:
+    def _unless_of_machine(self, occurrence: Occurrence, piece: Piece) -> Iterator[Occurrence]:
+        if self._humans_only and occurrence.engagement and occurrence.engagement.is_of_machine:
             piece.skipped["machine"] += 1
         else:
-            yield Occurrence(message, collection, activity.timestamp, engagement, key)
+            yield occurrence
 
 
 class PendingActivities:
@@ -240,6 +249,26 @@ class PendingActivities:
 
     def __exit__(self, *_: object) -> None:
         self._rows.close()
+
+
+def _first_ones(
+    delivery: Delivery, metric: str, activities: Sequence[Activity]
+) -> tuple[Activity | None, Activity | None]:
+    """Return the first of all, and the first that a person made if that has another time.
+
+    Each has the time that the delivery shows. A machine's is the first that a person made in no case, and the first of
+    all only if the delivery shows no person's at that time, or there is no other.
+    """
+
+    def at(time: int | None, *, by_person: bool) -> Activity | None:
+        ones = [one for one in activities if one.timestamp == time]
+        people = [one for one in ones if not engagement_in(one.data or {}).is_of_machine] if by_person else ones
+        return min(people, key=lambda one: one.id, default=None)
+
+    time, human = delivery.metrics.get(metric), human_time(delivery, metric)
+    if time == human:
+        return at(time, by_person=True) or at(time, by_person=False), None
+    return at(time, by_person=False), at(human, by_person=True)
 
 
 def _delivery_id(activity: Activity) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import msgspec
 import requests
@@ -17,7 +17,14 @@ from airflow_provider_cio.events.occurrence import Malformed
 from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError, UnexpectedDataError
 from airflow_provider_cio.http.client import Client
 from airflow_provider_cio.http.rate_limit import RateLimiter
-from airflow_provider_cio.http.transport import Answer, Retries, StatusError, Transport, UnreadableBody
+from airflow_provider_cio.http.transport import (
+    Answer,
+    RedirectError,
+    Retries,
+    StatusError,
+    Transport,
+    UnreadableBody,
+)
 
 T = TypeVar("T")
 
@@ -227,15 +234,33 @@ class CustomerIOClient(Client):
                 kind = self._transport.safe_text(answer.headers.get("Content-Type", "")) or "unknown type"
                 raise UnreadableBody(f"{len(answer.body)} bytes of {kind} that are not whole JSON") from None
 
-        return self._transport.request(
-            method,
-            path,
-            params=query,
-            read=read,
-            retries=retries,
-            headers={"Content-Type": "application/json"} if body else None,
-            body=(lambda: body) if body else None,
-        )
+        try:
+            return self._transport.request(
+                method,
+                path,
+                params=query,
+                read=read,
+                retries=retries,
+                headers={"Content-Type": "application/json"} if body else None,
+                body=(lambda: body) if body else None,
+            )
+        except RedirectError as error:
+            if _host_of(error.location) != _host_of(REGIONS[self._other_region]):
+                raise
+            raise ConfigurationError(
+                f"{self.name} redirects to {REGIONS[self._other_region]}, because the account is in that region. "
+                f"{self._to_change_region}"
+            ) from None
+
+    @property
+    def _other_region(self) -> str:
+        return "eu" if self._region == "us" else "us"
+
+    @property
+    def _to_change_region(self) -> str:
+        """One sentence that says how the connection gets the other region."""
+        and_host = "" if self._transport.base_url in REGIONS.values() else ", and leave host empty"
+        return f"Set region to {self._other_region!r} in the connection{and_host}."
 
     def _explained(self, error: StatusError, path: str, *, cursor: bool = False, optional: bool = False) -> Exception:
         """Return the error to raise for a status.
@@ -246,10 +271,10 @@ class CustomerIOClient(Client):
         transport = self._transport
         answered = f"{transport.name} answered {error}."
         if error.status == 401:
-            other = "eu" if self._region == "us" else "us"
             return ConfigurationError(
-                f"{answered} Check that password holds an App API key (not a Track API key) of this workspace, and the "
-                f"region: {transport.base_url} was asked as region {self._region!r}, is the account in {other!r}?"
+                f"{answered} {transport.base_url} was asked, as region {self._region!r}. Check that password holds an "
+                "App API key (not a Track API key) of this workspace. Or the account is in the other region, which "
+                f"gives the same answer. {self._to_change_region}"
             )
         if error.status in (403, 404) and optional:
             return ConfigurationError(f"{answered} The key may not read {path}: give it that scope.")
@@ -263,6 +288,13 @@ class CustomerIOClient(Client):
         if error.status == 400 and cursor:
             return TryAgainLaterError(f"{answered} The cursor is no longer valid; a retry asks anew.")
         return UnexpectedDataError(answered)
+
+
+def _host_of(url: str) -> str | None:
+    try:
+        return urlsplit(url).hostname
+    except ValueError:  # it is no URL
+        return None
 
 
 def _is_named(item: Any) -> bool:

@@ -7,17 +7,24 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
 from airflow_provider_cio.customerio.names import Names
+from airflow_provider_cio.customerio.opens_and_clicks import (
+    RECORDED_SINCE,
+    human_time,
+    occurrence_at,
+    tells_people_from_machines,
+)
 from airflow_provider_cio.customerio.reader import Read, Reader
 from airflow_provider_cio.customerio.rows import Delivery
 from airflow_provider_cio.customerio.windows import Done, plan
 from airflow_provider_cio.events.catalog import CATALOG, CHANNELS, Collection
 from airflow_provider_cio.events.interval import Interval, is_time
-from airflow_provider_cio.events.occurrence import Malformed, Occurrence, Piece
+from airflow_provider_cio.events.occurrence import MOST_NAMED, Malformed, Occurrence, Piece
+from airflow_provider_cio.http.errors import presentable
 
-#: Prefixes of metrics that repeat another metric.
-_REPEATS = ("human_", "prefetch_")
+#: Prefixes of metrics that tell more about another metric.
+_REPEATS = ("human_", "prefetch_", "machine_", "link:", "secondary:")
 #: Metrics that live answers have without documentation. They belong to no collection.
-_KNOWN_BUT_UNUSED = {"created", "secondary:delivered", "topic_unsubscribed"}
+_KNOWN_BUT_UNUSED = {"created", "topic_unsubscribed"}
 #: Metrics of each channel that are not reported as unknown.
 _KNOWN = {
     channel: _KNOWN_BUT_UNUSED | {one.metric for one in CATALOG.values() if one.channel == channel}
@@ -30,15 +37,24 @@ class Deliveries:
 
     :param reader: the source enters and exits it.
     :param lookback: seconds before the interval in which a delivery may have been created.
+    :param humans_only: of opens and clicks, yield the first that a person made instead of the first of all.
     """
 
     def __init__(
-        self, reader: Reader, names: Names, *, collections: Sequence[Collection], interval: Interval, lookback: int
+        self,
+        reader: Reader,
+        names: Names,
+        *,
+        collections: Sequence[Collection],
+        interval: Interval,
+        lookback: int,
+        humans_only: bool = False,
     ) -> None:
         self._reader = reader
         self._names = names
         self._collections = collections
         self._interval = interval
+        self._humans_only = humans_only
         self._windows = plan(interval, lookback, collections)
 
     def counts(self) -> dict[str, int]:
@@ -61,16 +77,36 @@ class Deliveries:
         return self._names.ahead_of(self._piece(read) for read in reads)
 
     def _piece(self, read: Read) -> Piece:
-        piece = piece_of(read, self._interval)
-        piece.occurrences = list(occurrences(read.deliveries, self._collections, self._interval, piece.skipped))
+        read, outside = within_bounds(read)
+        piece = piece_of(read, self._interval, outside)
+        piece.occurrences = list(self._occurrences(read, self._collections, piece))
         return piece
 
+    def _occurrences(self, read: Read, collections: Sequence[Collection], piece: Piece) -> Iterator[Occurrence]:
+        return occurrences(read.deliveries, collections, self._interval, piece, humans_only=self._humans_only)
 
-def piece_of(read: Read, interval: Interval) -> Piece:
+
+def within_bounds(read: Read) -> tuple[Read, int]:
+    """Return the rows that were created inside the window, and the number of the others.
+
+    Rows outside the bounds that were asked for belong to another window, or to no window of this run.
+    """
+    _, start, end, _ = read.window
+    inside = read._replace(
+        deliveries=[row for row in read.deliveries if start <= row.created < end],
+        malformed=[row for row in read.malformed if start <= created_of(row, read) < end],
+    )
+    outside = len(read.deliveries) - len(inside.deliveries) + len(read.malformed) - len(inside.malformed)
+    return inside, outside
+
+
+def piece_of(read: Read, interval: Interval, outside: int = 0) -> Piece:
     """Return a piece without occurrences.
 
     A malformed row is refused by the interval in which its delivery was created. Other intervals that read it, in their
     look-back or in the minute after their end, count it as skipped.
+
+    :param outside: rows that are left out, because they are outside the bounds that were asked for.
     """
     own = [row for row in read.malformed if interval.start <= created_of(row, read) < interval.end]
     piece = Piece(
@@ -81,6 +117,8 @@ def piece_of(read: Read, interval: Interval) -> Piece:
     )
     if others := len(read.malformed) - len(own):
         piece.skipped["malformed"] = others
+    if outside:
+        piece.read["out_of_bounds"] = outside
     return piece
 
 
@@ -93,32 +131,70 @@ def created_of(row: Malformed, read: Read) -> int:
 
 
 def occurrences(
-    page: Sequence[Delivery], collections: Sequence[Collection], interval: Interval, skipped: Counter[str]
+    page: Sequence[Delivery],
+    collections: Sequence[Collection],
+    interval: Interval,
+    piece: Piece,
+    *,
+    humans_only: bool = False,
 ) -> Iterator[Occurrence]:
     """Yield the occurrences of these deliveries inside the interval.
 
-    :param skipped: increased under ``not_a_time`` by values of wanted metrics that can't be a time, and under
-        ``unknown_metric <channel>.<metric>`` by times inside the interval of metrics without a collection.
+    :param piece: its counts are increased: ``skipped`` under ``not_a_time`` by values of wanted metrics that can't be a
+        time, under ``unknown_metric`` by times inside the interval of metrics without a collection; see `_by_person`
+        for further ones.
+    :param humans_only: yield the first open and click that a person made instead of the first of all.
     """
     start, end = interval
     wanted: dict[str, dict[str, Collection]] = {}
+    by_person: dict[str, list[Collection]] = {}
     for collection in collections:
-        wanted.setdefault(collection.channel, {})[collection.metric] = collection
+        if humans_only and collection.metric in RECORDED_SINCE:
+            by_person.setdefault(collection.channel, []).append(collection)
+            wanted.setdefault(collection.channel, {})
+        else:
+            wanted.setdefault(collection.channel, {})[collection.metric] = collection
     for delivery in page:
-        by_metric = wanted.get(delivery.type)
+        channel = delivery.type
+        by_metric = wanted.get(channel)
         if by_metric is None:
             continue
-        known = _KNOWN[delivery.type]
+        known = _KNOWN[channel]
         for metric, time in delivery.metrics.items():
             found = by_metric.get(metric)
             if found is not None:
                 if is_time(time):
                     if start <= time < end:
-                        yield Occurrence(delivery, found, time)
+                        make = occurrence_at if metric in RECORDED_SINCE else Occurrence
+                        yield make(delivery, found, time)
                 elif time is not None:
-                    skipped["not_a_time"] += 1
+                    piece.skipped["not_a_time"] += 1
             elif metric not in known and type(time) is int and start <= time < end and not metric.startswith(_REPEATS):
-                skipped[f"unknown_metric {delivery.type}.{metric}"] += 1
+                piece.skipped["unknown_metric"] += 1
+                if len(piece.unknown) < MOST_NAMED:
+                    piece.unknown.add(presentable(f"{channel}.{metric}", ()))
+        for collection in by_person.get(channel, ()):
+            yield from _by_person(delivery, collection, interval, piece)
+
+
+def _by_person(delivery: Delivery, collection: Collection, interval: Interval, piece: Piece) -> Iterator[Occurrence]:
+    """Yield the first open or click that a person made, if it is inside the interval.
+
+    Where Customer.io does not tell people from machines, it is the first of all; in e-mail, which has told them apart
+    since 2025, that is counted as read under ``human_not_recorded``. A first one that no person made is counted as
+    skipped under ``machine``.
+    """
+    metric, (start, end) = collection.metric, interval
+    first, time = time_of(delivery, metric, piece.skipped), human_time(delivery, metric)
+    is_told = tells_people_from_machines(delivery, metric)
+    if not is_told:
+        time = first
+    if time is not None and start <= time < end:
+        if not is_told and delivery.type == "email":
+            piece.read["human_not_recorded"] += 1
+        yield occurrence_at(delivery, collection, time)
+    if first is not None and first != time and start <= first < end:
+        piece.skipped["machine"] += 1
 
 
 def time_of(delivery: Delivery, metric: str, skipped: Counter[str]) -> int | None:

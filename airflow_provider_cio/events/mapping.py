@@ -47,8 +47,8 @@ class Context(msgspec.Struct, rename="camel", gc=False):
 class Properties(msgspec.Struct, omit_defaults=True, gc=False):
     """`properties` of an event: the keys of Customer.io's reporting webhooks, and those of Segment's e-mail spec.
 
-    The fields from `href` on come from activities and reports only; `journey_id`, `trigger_id` and `content` from
-    reports only. Ids are text.
+    The fields from `href` on come from activities and reports, `link_id`, `machine` and `prefetched` also from the
+    list of deliveries; `journey_id`, `trigger_id` and `content` from reports only. Ids are text.
     """
 
     delivery_id: str
@@ -116,7 +116,7 @@ class Mapper:
             properties = msgspec.structs.replace(properties, content=content)
         return Event(
             collection.name,
-            self.message_id(message.id, collection.metric, occurrence.key),
+            self.message_id(message.id, occurrence.counted_as, occurrence.key),
             datetime.fromtimestamp(occurrence.time, UTC),
             properties,
             self._context_with(engagement) if engagement else self._context,
@@ -176,6 +176,7 @@ class Mapper:
     def message_id(self, delivery_id: str, metric: str, key: str | None = None) -> str:
         """Return the id of an occurrence, which is the same in every run, mode and stream.
 
+        :param metric: `Occurrence.counted_as`.
         :param key: `Occurrence.key`.
         """
         hashed = self._seed.copy()

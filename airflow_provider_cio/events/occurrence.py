@@ -12,6 +12,8 @@ import msgspec
 from airflow_provider_cio.events.catalog import Collection
 from airflow_provider_cio.events.interval import Window
 
+#: Unknown metrics that are named at most, because a service may send any number of them.
+MOST_NAMED = 5
 #: Integer or text: the specification and live answers do not agree.
 Id = str | int | None
 
@@ -76,6 +78,8 @@ class Occurrence(msgspec.Struct, frozen=True, gc=False):
 
     :param engagement: of an open or click, if known.
     :param key: distinguishes a further open or click from the first one, which has no key.
+    :param first_human: the first open or click that a person made, where the first of all has another time. It has no
+        key either.
     """
 
     message: Message
@@ -83,6 +87,12 @@ class Occurrence(msgspec.Struct, frozen=True, gc=False):
     time: int
     engagement: Engagement | None = None
     key: str | None = None
+    first_human: bool = False
+
+    @property
+    def counted_as(self) -> str:
+        """The metric of Customer.io's list that has the time of this occurrence, unless it has a key."""
+        return f"human_{self.collection.metric}" if self.first_human else self.collection.metric
 
 
 class Malformed(NamedTuple):
@@ -107,6 +117,7 @@ class Piece:
     :param malformed: rows of this interval that can't be read.
     :param read: counts by kind, e.g. ``deliveries``.
     :param skipped: counts, by reason, of rows and metrics that make no event.
+    :param unknown: names of up to five metrics that belong to no collection, such as ``email.exploded``.
     :param window: the window that was read, if any.
     :param last: the piece is the last one of its window.
     """
@@ -115,6 +126,7 @@ class Piece:
     malformed: Sequence[Malformed] = ()
     read: Counter[str] = field(default_factory=Counter)
     skipped: Counter[str] = field(default_factory=Counter)
+    unknown: set[str] = field(default_factory=set)
     window: Window | None = None
     last: bool = False
 

@@ -79,6 +79,17 @@ class StatusError(Exception):
         self.text = text
 
 
+class RedirectError(ConfigurationError):
+    """The service redirects, which is never followed.
+
+    :param location: address that it names, unchecked.
+    """
+
+    def __init__(self, text: str, location: str) -> None:
+        super().__init__(text)
+        self.location = location
+
+
 class UnreadableBody(Exception):
     """A 2xx answer with an unexpected body: cut off, or the page of a gateway. Its text is shown as it is."""
 
@@ -241,8 +252,9 @@ class Transport:
                 raise Fault(f"sent an answer that can't be read: {error}") from None
         status, text = answer.status, self.error_text(answer)
         if status < 400:
-            raise ConfigurationError(
-                f"{self.name} answered {status}: {text}. {self.base_url} redirects: put the final address into host."
+            raise RedirectError(
+                f"{self.name} answered {status}: {text}. {self.base_url} redirects: put the final address into host.",
+                answer.headers.get("Location", ""),
             )
         if status < 500 and status not in (408, 429):
             raise StatusError(status, text)

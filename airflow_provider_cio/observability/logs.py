@@ -40,9 +40,19 @@ def log_sample(log: Logger, event: bytes) -> None:
 def log_findings(log: Logger, result: Result) -> None:
     """Log a warning for each count of a finished run that may need attention."""
     skipped, done = result.skipped, result.wording.done
-    unknown = [reason for reason in skipped if reason.startswith("unknown_metric")]
-    if unknown:
-        log.warning("Customer.io reports metrics that belong to no collection: %s", ", ".join(unknown))
+    if skipped["unknown_metric"]:
+        names = ", ".join(sorted(result.tally.unknown))
+        log.warning(
+            "Customer.io reports metrics that belong to no collection, %d times%s",
+            skipped["unknown_metric"],
+            f": {names}" if names else "",
+        )
+    if outside := result.tally.read["out_of_bounds"]:
+        log.warning(
+            "%d deliveries were created outside the bounds of the request that listed them, and were not passed on. "
+            "The request for their own time lists them.",
+            outside,
+        )
     if skipped["malformed"]:
         log.warning(
             "%d malformed rows were created outside this interval. The runs of their own intervals refuse them.",
@@ -60,6 +70,17 @@ def log_findings(log: Logger, result: Result) -> None:
             result.work["cut_short"],
         )
     if alone := result.tally.read["opens_and_clicks_without_activity"]:
-        log.warning("%d opens and clicks were %s without a link: no activity has their time.", alone, done)
+        log.warning(
+            "%d opens and clicks have no activity of their time: they were %s as the list of deliveries shows them, or "
+            "skipped if it names a machine.",
+            alone,
+            done,
+        )
+    if unknown_people := result.tally.read["human_not_recorded"]:
+        log.warning(
+            "%d first opens and clicks may be those of machines: Customer.io has not recorded whether a person made "
+            "them.",
+            unknown_people,
+        )
     if not result.tally.read["deliveries"]:
         log.warning("Customer.io showed no delivery at all: check collections, lookback and the workspace.")

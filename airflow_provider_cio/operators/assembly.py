@@ -11,7 +11,7 @@ from airflow_provider_cio.customerio.client import CustomerIOClient
 from airflow_provider_cio.customerio.deliveries import Deliveries
 from airflow_provider_cio.customerio.names import Names
 from airflow_provider_cio.customerio.reader import Reader
-from airflow_provider_cio.events.interval import Interval, whole_seconds
+from airflow_provider_cio.events.interval import Interval, iso, whole_seconds
 from airflow_provider_cio.events.mapping import Mapper
 from airflow_provider_cio.operators.options import Options
 from airflow_provider_cio.pipeline.checkpoint import Checkpoint
@@ -22,21 +22,40 @@ from airflow_provider_cio.pipeline.result import SENT, Result, Tally, Wording
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
 
+#: Days for which Customer.io surely lists deliveries: it narrows longer requests to six months, silently.
+LISTED_DAYS = 180
+#: Modes that read activities -> the mode for intervals that those don't reach.
+_FROM_ACTIVITIES = {"every": "first", "every_human": "first_human"}
+
 
 def mode_of(interval: Interval, options: Options, log: Logger) -> str:
-    """Return the option `opens_and_clicks`, or ``first`` if activities do not reach back to the interval."""
+    """Return `opens_and_clicks` as asked for, or the first ones instead of each if activities don't reach that far."""
     asked = options.opens_and_clicks
-    if asked == "first" or not any((one.channel, one.metric) in REPEATING for one in options.collections):
+    if asked not in _FROM_ACTIVITIES or not any((one.channel, one.metric) in REPEATING for one in options.collections):
         return asked
     if interval.start >= time.time() - GUARANTEED_DAYS * 86_400:
         return asked
+    mode = _FROM_ACTIVITIES[asked]
     log.warning(
         "Customer.io guarantees activities for %d days, and %s starts earlier: this run sends first opens and "
-        "clicks only, including those of machines.",
+        "clicks only, as with opens_and_clicks=%r.",
         GUARANTEED_DAYS,
         interval,
+        mode,
     )
-    return "first"
+    return mode
+
+
+def warn_of_age(interval: Interval, options: Options, log: Logger) -> None:
+    """Log a warning if the run asks for deliveries that Customer.io may not list any more."""
+    first = interval.start - whole_seconds(options.lookback)
+    if first < time.time() - LISTED_DAYS * 86_400:
+        log.warning(
+            "This run reads deliveries created from %s on. Customer.io may show less of those that are more than %d "
+            "days old, without a word: shorten lookback, or compare the counts.",
+            iso(first),
+            LISTED_DAYS,
+        )
 
 
 def build_pipeline(
@@ -67,12 +86,9 @@ def build_pipeline(
         "collections": options.collections,
         "interval": interval,
         "lookback": whole_seconds(options.lookback),
+        "humans_only": mode in ("first_human", "every_human"),
     }
-    source: Source = (
-        Deliveries(reader, names, **shared)
-        if mode == "first"
-        else EveryOpenAndClick(reader, names, humans_only=mode == "every_human", **shared)
-    )
+    source: Source = (EveryOpenAndClick if mode in _FROM_ACTIVITIES else Deliveries)(reader, names, **shared)
     mapper = Mapper(
         message_id_namespace,
         send_to_customerio_destinations=send_to_customerio_destinations,
@@ -83,7 +99,7 @@ def build_pipeline(
     result = Result(
         interval,
         Tally.of(one.name for one in options.collections),
-        fell_back=mode != options.opens_and_clicks,
+        fell_back_to=mode if mode != options.opens_and_clicks else None,
         wording=wording,
     )
     return Pipeline(

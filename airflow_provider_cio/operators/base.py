@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from airflow_provider_cio.pipeline.result import Result
 
 
+#: Key under which Airflow keeps what a task returns.
+_RESULT_KEY = "return_value"
+
+
 class ParameterError(ConfigurationError, AirflowFailException):
     """A parameter is wrong. Airflow does not retry the task, not even a mapped one."""
 
@@ -121,7 +125,7 @@ class CustomerIOOperator(BaseOperator):
             wait_until_settled(interval, settled, self.log)
             dead_letters = self._dead_letters(options, context)
             result = self._run(options, interval, dead_letters, context)
-            self._fail_if_refused(result, dead_letters, options)
+            self._fail_if_refused(result, dead_letters, options, context)
         except TryAgainLaterError as error:
             wait_as_asked(error, settled, context, self.log)
             raise
@@ -135,7 +139,7 @@ class CustomerIOOperator(BaseOperator):
         from airflow_provider_cio.observability.lineage import customerio_datasets
         from airflow_provider_cio.observability.logs import log_findings, log_progress, log_sample
         from airflow_provider_cio.observability.metrics import count_run
-        from airflow_provider_cio.operators.assembly import build_pipeline, mode_of
+        from airflow_provider_cio.operators.assembly import build_pipeline, mode_of, warn_of_age
         from airflow_provider_cio.operators.checkpoint_store import CheckpointStore
         from airflow_provider_cio.pipeline.checkpoint import fingerprint
         from airflow_provider_cio.pipeline.preview import PreviewSink
@@ -145,6 +149,7 @@ class CustomerIOOperator(BaseOperator):
         origin = (options.customerio_conn_id, customerio.settings.base_url)
         destination = self._destination(options)
         mode = mode_of(interval, options, self.log)
+        warn_of_age(interval, options, self.log)
         days, names = options.lookback / timedelta(days=1), ", ".join(one.name for one in options.collections)
         self.log.info("Interval %s, look-back %g days, opens and clicks %s: %s", interval, days, mode, names)
 
@@ -202,8 +207,12 @@ class CustomerIOOperator(BaseOperator):
         dead_letters.check()
         return dead_letters
 
-    def _fail_if_refused(self, result: Result, dead_letters: DeadLetters | None, options: Options) -> None:
+    def _fail_if_refused(
+        self, result: Result, dead_letters: DeadLetters | None, options: Options, context: Context
+    ) -> None:
         """Fail the task if events were refused, unless they are among the dead letters. A preview never fails.
+
+        The result is left in XCom first.
 
         :raises EventsRefusedError: the message names reasons and deliveries.
         """
@@ -221,9 +230,20 @@ class CustomerIOOperator(BaseOperator):
             advice = f"They are in {dead_letters.path}."
         else:
             advice = "Set dead_letter_path to save them in a file."
+        self._push(_with_dead_letters(result, dead_letters) | {"refused": dict(result.refused)}, context)
         raise EventsRefusedError(
             f"{result.refused.total()} events or rows can't be {done}, all others were: {result.refusals()} {advice}"
         )
+
+    def _push(self, result: dict[str, Any], context: Context) -> None:
+        """Push the result of a run that is about to fail, because Airflow pushes only those of successful runs."""
+        push = getattr(context.get("ti"), "xcom_push", None)
+        if not self.do_xcom_push or push is None:
+            return
+        try:
+            push(key=_RESULT_KEY, value=result)
+        except Exception as error:  # of any XCom backend; it must not hide why the run fails
+            self.log.warning("The counts of this run could not be left in XCom: %s", type(error).__name__)
 
     def _publish(
         self, result: Result, dead_letters: DeadLetters | None, options: Options, context: Context
@@ -231,11 +251,9 @@ class CustomerIOOperator(BaseOperator):
         """Return the result for XCom, and attach it to the events of the task's assets."""
         from airflow_provider_cio.observability.assets import describe_outlets
 
-        published = result.as_dict()
+        published = _with_dead_letters(result, dead_letters)
         if options.preview:
             published |= {"preview": True, "refused": dict(result.refused)}
-        elif result.refused and dead_letters:
-            published["dead_letters"] = {"path": str(dead_letters.path), "events": dict(result.refused)}
         describe_outlets(self.outlets, published | self._asset_extra(options), context)
         return published
 
@@ -265,3 +283,11 @@ class CustomerIOOperator(BaseOperator):
             yield
         finally:
             self._running = False
+
+
+def _with_dead_letters(result: Result, dead_letters: DeadLetters | None) -> dict[str, Any]:
+    """Return the result as plain JSON, with the place of its dead letters if there are any."""
+    told = result.as_dict()
+    if result.refused and dead_letters:
+        told["dead_letters"] = {"path": str(dead_letters.path), "events": dict(result.refused)}
+    return told

@@ -30,11 +30,11 @@ class CustomerIOToSegmentOperator(CustomerIOOperator):
         comes back as a custom event of the person.
     :param collections: names or groups of the catalog: ``["Email Opened"]``, ``"email"``, ``"push"``, ..., ``"all"``.
         The default is the six of Segment's own Customer.io source.
-    :param opens_and_clicks: ``first`` takes the one open and the one click that a delivery shows. ``every`` takes
-        each of them with its link, from Customer.io's activities, and ``every_human`` leaves out those that no person
-        made. Customer.io guarantees activities for 30 days: an older interval takes the first ones, says so in the
-        log, and has ``"opens_and_clicks": "first"`` in its result. A first open has the same `messageId` in all
-        modes.
+    :param opens_and_clicks: ``first`` takes the first open and the first click that a delivery shows, ``first_human``
+        the first that a person made: mail programs open messages in advance, and scanners follow links. ``every``
+        takes each of them with its link, from Customer.io's activities, and ``every_human`` leaves out those that no
+        person made. Customer.io guarantees activities for 30 days: an older interval takes the first ones (of people),
+        says so in the log, and has the mode in its result. An open or click has the same `messageId` in all modes.
     :param interval_start: datetime or ISO 8601 text, in UTC unless it says otherwise. With `interval_end` it replaces
         the data interval of the run.
     :param interval_end: the first moment after the interval.
@@ -55,9 +55,11 @@ class CustomerIOToSegmentOperator(CustomerIOOperator):
     :param preview: deliver nothing: read, map, check and count, and log one masked sample of each collection.
     :returns: ``{"interval": {"start", "end"}, "read": {"requests", "deliveries"}, "events": {collection: n}, "sent":
         {"events", "batches", "bytes"}, "skipped": {reason: n}}``, the sums of all tries. Where they apply: in
-        ``"read"`` also ``"activities"``, ``"retried"``, ``"rate_limited"``, ``"out_of_order"``, ``"cut_short"`` and
-        ``"opens_and_clicks_without_activity"``; ``"resumed": True``; ``"dead_letters": {"path", "events": {reason:
-        n}}``; ``"preview": True`` with ``"refused": {reason: n}``. `docs/operator.md` explains each.
+        ``"read"`` also ``"activities"``, ``"retried"``, ``"rate_limited"``, ``"out_of_order"``, ``"out_of_bounds"``,
+        ``"cut_short"``, ``"human_not_recorded"`` and ``"opens_and_clicks_without_activity"``; ``"resumed": True``;
+        ``"dead_letters": {"path", "events": {reason: n}}``; ``"preview": True`` with ``"refused": {reason: n}``. A run
+        that fails at its end for refused events leaves the same in XCom, with ``"refused"``. `docs/operator.md`
+        explains each.
     """
 
     template_fields: Sequence[str] = (
@@ -73,7 +75,7 @@ class CustomerIOToSegmentOperator(CustomerIOOperator):
         customerio_conn_id: str = "customerio_default",
         segment_conn_id: str = "segment_default",
         collections: str | Sequence[str] = DEFAULT_COLLECTIONS,
-        opens_and_clicks: Literal["first", "every", "every_human"] | str = "first",
+        opens_and_clicks: Literal["first", "first_human", "every", "every_human"] | str = "first",
         interval_start: str | datetime | None = None,
         interval_end: str | datetime | None = None,
         lookback: timedelta | float | str = timedelta(days=30),

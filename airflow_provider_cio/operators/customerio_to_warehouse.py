@@ -34,11 +34,11 @@ class CustomerIOToWarehouseOperator(CustomerIOOperator):
         this field in the Segment connection.
     :param collections: names or groups of the catalog: ``["Email Opened"]``, ``"email"``, ``"push"``, ..., ``"all"``.
         The default is the six of Segment's own Customer.io source.
-    :param opens_and_clicks: ``first`` takes the one open and the one click that a delivery shows. ``every`` takes
-        each of them with its link, from Customer.io's activities, and ``every_human`` leaves out those that no person
-        made. Customer.io guarantees activities for 30 days: an older interval takes the first ones, says so in the
-        log, and has ``"opens_and_clicks": "first"`` in its result. A first open has the same `messageId` in all
-        modes.
+    :param opens_and_clicks: ``first`` takes the first open and the first click that a delivery shows, ``first_human``
+        the first that a person made: mail programs open messages in advance, and scanners follow links. ``every``
+        takes each of them with its link, from Customer.io's activities, and ``every_human`` leaves out those that no
+        person made. Customer.io guarantees activities for 30 days: an older interval takes the first ones (of people),
+        says so in the log, and has the mode in its result. An open or click has the same `messageId` in all modes.
     :param interval_start: datetime or ISO 8601 text, in UTC unless it says otherwise. With `interval_end` it replaces
         the data interval of the run.
     :param interval_end: the first moment after the interval.
@@ -60,9 +60,10 @@ class CustomerIOToWarehouseOperator(CustomerIOOperator):
     :returns: ``{"interval": {"start", "end"}, "read": {"requests", "deliveries"}, "events": {collection: n},
         "loaded": {"events", "new"}, "skipped": {reason: n}}``, the sums of all tries. ``"new"`` counts the events
         that no earlier run had loaded. Where they apply: in ``"read"`` also ``"activities"``, ``"retried"``,
-        ``"rate_limited"``, ``"out_of_order"``, ``"cut_short"`` and ``"opens_and_clicks_without_activity"``;
-        ``"resumed": True``; ``"dead_letters": {"path", "events": {reason: n}}``; ``"preview": True`` with
-        ``"refused": {reason: n}``. `docs/operator.md` explains each.
+        ``"rate_limited"``, ``"out_of_order"``, ``"out_of_bounds"``, ``"cut_short"``, ``"human_not_recorded"`` and
+        ``"opens_and_clicks_without_activity"``; ``"resumed": True``; ``"dead_letters": {"path", "events": {reason:
+        n}}``; ``"preview": True`` with ``"refused": {reason: n}``. A run that fails at its end for refused events
+        leaves the same in XCom, with ``"refused"``. `docs/operator.md` explains each.
     """
 
     template_fields: Sequence[str] = (
@@ -81,7 +82,7 @@ class CustomerIOToWarehouseOperator(CustomerIOOperator):
         schema: str = "customerio",
         message_id_namespace: str = "customerio",
         collections: str | Sequence[str] = DEFAULT_COLLECTIONS,
-        opens_and_clicks: Literal["first", "every", "every_human"] | str = "first",
+        opens_and_clicks: Literal["first", "first_human", "every", "every_human"] | str = "first",
         interval_start: str | datetime | None = None,
         interval_end: str | datetime | None = None,
         lookback: timedelta | float | str = timedelta(days=30),

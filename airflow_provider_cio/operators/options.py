@@ -194,7 +194,7 @@ _read_conn_id = _text("the id of a connection", "leave it out for the default on
 
 READERS: dict[str, ValueReader] = {
     "collections": _read_collections,
-    "opens_and_clicks": one_of("first", "every", "every_human"),
+    "opens_and_clicks": one_of("first", "first_human", "every", "every_human"),
     "lookback": _span("days", MAX_LOOKBACK),
     "settling_time": _span("minutes", MAX_SETTLING_TIME),
     "pii": one_of("keep", "hash", "drop"),

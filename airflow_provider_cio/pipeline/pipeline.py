@@ -95,7 +95,7 @@ class Pipeline:
         for row in piece.malformed:
             self.result.refuse("malformed", row.id, row.problem)
             self._callbacks.refused_row(row)
-        tally = Tally(piece.read, Counter(), piece.skipped)
+        tally = Tally(piece.read, Counter(), piece.skipped, piece.unknown)
         self._sink.take(self._events(piece, tally))
         self._pieces += 1
         self.result.tally.add(tally)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 
 from airflow_provider_cio.events.interval import Interval, iso
+from airflow_provider_cio.events.occurrence import MOST_NAMED
 
 #: Delivery ids that an error names for each reason, so that it stays short.
 _NAMED_IDS = 5
@@ -17,17 +18,22 @@ _READING = ("retried", "rate_limited", "out_of_order", "cut_short")
 
 @dataclass
 class Tally:
-    """Counts of rows read, by kind; of events, by collection; of rows and metrics skipped, by reason."""
+    """Counts of rows read, by kind; of events, by collection; of rows and metrics skipped, by reason.
+
+    :param unknown: names of up to five metrics that belong to no collection, for the log of this try only.
+    """
 
     read: Counter[str] = field(default_factory=Counter)
     events: Counter[str] = field(default_factory=Counter)
     skipped: Counter[str] = field(default_factory=Counter)
+    unknown: set[str] = field(default_factory=set)
 
     def add(self, other: Tally) -> None:
-        """Add the counts of another tally."""
+        """Add the counts of another tally, and some of its names."""
         self.read.update(other.read)
         self.events.update(other.events)
         self.skipped.update(other.skipped)
+        self.unknown = set(sorted(self.unknown | other.unknown)[:MOST_NAMED])
 
     def as_dict(self) -> dict[str, dict[str, int]]:
         """Return the counts as plain JSON."""
@@ -69,7 +75,7 @@ class Result:
     :param refused: for each reason, the number of events or rows that could not be delivered.
     :param refused_ids: for each reason, the ids of the first deliveries or malformed rows.
     :param explanations: for each reason, the explanation of the first refusal that had one.
-    :param fell_back: first opens and clicks were read, because activities do not reach back that far.
+    :param fell_back_to: mode of opens and clicks, if activities do not reach back as far as the one asked for.
     """
 
     interval: Interval
@@ -79,7 +85,7 @@ class Result:
     refused_ids: dict[str, list[str]] = field(default_factory=dict)
     explanations: dict[str, str] = field(default_factory=dict)
     resumed: bool = False
-    fell_back: bool = False
+    fell_back_to: str | None = None
     wording: Wording = SENT
 
     @property
@@ -125,6 +131,6 @@ class Result:
         }
         if self.resumed:
             result["resumed"] = True
-        if self.fell_back:
-            result["opens_and_clicks"] = "first"
+        if self.fell_back_to:
+            result["opens_and_clicks"] = self.fell_back_to
         return result

@@ -196,6 +196,7 @@ class CustomerIO:
             integer(params.get("end_ts"), "end_ts"),
             int(settings.clock()),
         )
+        start_ts, end_ts = start_ts - settings.loose_bounds, end_ts + settings.loose_bounds
         drafts = choice(params.get("drafts"), "drafts", ("true", "false", "1", "0")) in {"true", "1"}
         wanted = Filter(
             type=choice(params.get("type"), "type", TYPES),

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -16,6 +16,8 @@ from tests.sandbox.parents import Kind, Parent, parent_of
 FIRST_TIME = 10**9
 # The metrics that can happen to a delivery again and again.
 REPEATED = ("opened", "clicked")
+# Since when Customer.io records by whom e-mails were opened and clicked (reference/customerio.md 1.5).
+RECORDED_SINCE = {"opened": 1_742_428_800, "clicked": 1_745_107_200}
 # Whoever opened or clicked, as the keys of `metrics` say it (reference/customerio.md 1.5).
 _BY = ("human", "prefetch", "machine")
 _ADDRESS = re.compile(r"[^@\s,;<>\"]+@[^@\s,;<>\"/:]+")
@@ -62,7 +64,8 @@ class Truth:
 
     With neither `user_id` nor `anonymous_id` the occurrence happened to someone unidentified. `campaign_name`
     is the name of the parent, of whatever kind; None if there is no parent, or if it was deleted. What stands
-    below it is known of opens and clicks only, when every one of them is asked for.
+    below it is known of opens and clicks only: when every one of them is asked for, or the flags and the number of the
+    link from the row of the delivery.
     """
 
     collection: str
@@ -86,8 +89,13 @@ class Truth:
     prefetched: bool = False
     machine: bool = False
     #: This is the one that the delivery's own metric tells of. Of opens and clicks that are told one by one, the one
-    #: at the metric's time is; of several in that second, the one with the smallest activity id.
+    #: at the metric's time is; of several in that second, the one with the smallest activity id, among those by people
+    #: if the row says that a person was the first.
     first: bool = True
+    #: The first that a person made, as the row tells of it, where the first of all has another time.
+    first_human: bool = False
+    #: Number of the link, where only the row tells of the click.
+    link_id: str | None = None
 
 
 class Row(msgspec.Struct):
@@ -187,29 +195,55 @@ class Delivery(msgspec.Struct, kw_only=True):
             self.forgotten,
         )
 
-    def truth(self, campaign_name: str | None, engagements: list[Engagement] | None = None) -> Iterator[Truth]:
+    def truth(
+        self, campaign_name: str | None, engagements: list[Engagement] | None = None, *, human: bool = False
+    ) -> Iterator[Truth]:
         """What happened to it and has a collection.
 
         :param engagements: all opens and clicks, to be told in place of the first of each.
+        :param human: the first open and click by a person, as the row tells of them, in place of the first of all.
         """
         for metric, time in self.times.items():
-            if engagements is None or metric not in REPEATED:
+            if metric not in REPEATED:
                 yield from self._truth(metric, time, campaign_name)
-        firsts: dict[str, str] = {}
-        for one in engagements or ():
-            if one.time == self.times.get(one.metric):
-                firsts[one.metric] = min(one.activity_id, firsts.get(one.metric, one.activity_id))
-        for one in engagements or ():
-            first = firsts.get(one.metric) == one.activity_id
-            yield from self._truth(one.metric, one.time, campaign_name, one, first)
+            elif engagements is None:
+                yield from self._first(metric, campaign_name, human)
+        for metric in REPEATED if engagements else ():
+            ones = [one for one in engagements or () if one.metric == metric]
+            first, by_person = first_ones(ones, self.metrics)
+            for one in ones:
+                for row in self._truth(metric, one.time, campaign_name, one):
+                    yield replace(row, first=one is first, first_human=one is by_person)
+
+    def _first(self, metric: str, campaign_name: str | None, human: bool) -> Iterator[Truth]:
+        """The first one (by a person), and what the row tells of it."""
+        time: int | None = self.times[metric]
+        by_person = self.firsts.get(f"human_{metric}")
+        machines = [self.firsts.get(f"{by}_{metric}") for by in ("prefetch", "machine")]
+        if human and by_person is not None:
+            time = by_person
+        elif human and (any(machines) or (self.channel == "email" and self.created >= RECORDED_SINCE[metric])):
+            time = None
+        if time is None:
+            return
+        is_human, first = time == by_person, time == self.times[metric]
+        links: dict[str, list[str]] = {}
+        for key, at in self.firsts.items():
+            if at == time:
+                links.setdefault(key.partition(":")[0], []).append(key.partition(":")[2])
+        those = (is_human and links.get("human_link")) or links.get("link") or []
+        for row in self._truth(metric, time, campaign_name):
+            yield replace(
+                row,
+                first=first,
+                first_human=not first,
+                prefetched=metric == "opened" and time in machines and not is_human,
+                machine=metric == "clicked" and time in machines and not is_human,
+                link_id=those[0] if metric == "clicked" and len(those) == 1 else None,
+            )
 
     def _truth(
-        self,
-        metric: str,
-        time: int,
-        campaign_name: str | None,
-        one: Engagement | None = None,
-        first: bool = True,
+        self, metric: str, time: int, campaign_name: str | None, one: Engagement | None = None
     ) -> Iterator[Truth]:
         collection = COLLECTIONS.get((self.channel, metric))
         if collection is None:
@@ -235,7 +269,6 @@ class Delivery(msgspec.Struct, kw_only=True):
             None if one is None else one.user_agent,
             one is not None and one.prefetched,
             one is not None and one.machine,
-            first,
         )
 
 
@@ -263,6 +296,24 @@ def from_row(row: Mapping[str, Any], *, draft: bool) -> Delivery:
         broadcast_id=row.get("broadcast_id"),
         transactional_message_id=row.get("transactional_message_id"),
     )
+
+
+def first_ones(ones: Iterable[Engagement], metrics: Mapping[str, Any]) -> tuple[Engagement | None, Engagement | None]:
+    """The first of the opens (or clicks) of a delivery, and the first by a person if that has another time.
+
+    Of several in one second the one with the smallest id, but a person's before a machine's.
+    """
+    found: dict[str, Engagement] = {}
+    for one in sorted(ones, key=lambda one: one.activity_id):
+        by_person = not (one.machine or one.prefetched)
+        is_human = metrics.get(f"human_{one.metric}") == one.time
+        if metrics.get(one.metric) == one.time:
+            known = found.setdefault("first", one)
+            if is_human and by_person and (known.machine or known.prefetched):
+                found["first"] = one
+        elif is_human and by_person:
+            found.setdefault("human", one)
+    return found.get("first"), found.get("human")
 
 
 def is_time(value: object) -> bool:

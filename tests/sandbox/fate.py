@@ -95,7 +95,8 @@ class Fates:
             times[metric] = self._after(now, random() * HOUR)
         if "replied" in can and random() < 0.02:
             times["replied"] = self._after(now, random() * HOUR)
-        if (opens or clicks) and random() < 0.7:  # not from before these were recorded
+        is_recorded = random() < 0.7  # of e-mails always, but for those from before Customer.io did that
+        if (opens or clicks) and (is_recorded or delivery.channel == "email"):
             delivery.counts = {
                 key: count
                 for key, count in (

@@ -200,18 +200,20 @@ class History:
         *,
         drafts: bool = False,
         every: bool = False,
+        human: bool = False,
     ) -> list[Truth]:
         """What happened in [start, end) and has a collection, by time; nothing named means all.
 
         :param drafts: also the deliveries that the API never shows but when asked with `drafts=true`.
         :param every: each open and click, not the first of them only.
+        :param human: the first one by a person, not the first of all.
         """
         every_one = self._engagements() if every else None
         found = [
             truth
             for delivery in self.deliveries
             if (drafts or not delivery.stays_draft) and (channels is None or delivery.channel in channels)
-            for truth in delivery.truth(self._name_of(delivery), every_one and every_one(delivery))
+            for truth in delivery.truth(self._name_of(delivery), every_one and every_one(delivery), human=human)
             if (metrics is None or truth.metric in metrics)
             and (start is None or start <= truth.time)
             and (end is None or truth.time < end)

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from tests.sandbox.catalog import CHANNELS, COLLECTIONS
-from tests.sandbox.delivery import REPEATED, Engagement, base_of, is_time
+from tests.sandbox.delivery import REPEATED, Engagement, base_of, first_ones, is_time
 from tests.sandbox.dice import dice_of, upto
 from tests.sandbox.engagements import activity_id, link_id, ulid
 from tests.sandbox.history import History
@@ -139,8 +139,7 @@ def _occurrences(
         if metric == "created" or base_of(metric) != metric or not is_time(time):
             continue
         those = [one for one in engagements if one.metric == metric]
-        firsts = [one for one in those if one.time == time]
-        first = min(firsts, key=lambda one: one.activity_id, default=None)
+        first, _ = first_ones(those, row["metrics"])
         if metric not in REPEATED or first is None:
             yield metric, time, None, True
         for one in sorted(those, key=lambda one: (one.time, one.activity_id)):

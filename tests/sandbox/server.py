@@ -118,9 +118,10 @@ class Sandbox:
         *,
         drafts: bool = False,
         every: bool = False,
+        human: bool = False,
     ) -> Expected:
         """`History.truth`, sorted by what odd rows make of it."""
-        truth = self.history.truth(start, end, metrics, channels, drafts=drafts, every=every)
+        truth = self.history.truth(start, end, metrics, channels, drafts=drafts, every=every, human=human)
         return sort_truth(truth, self.odd_deliveries(), self.odd_activities() if every else {})
 
     def reset(self) -> None:

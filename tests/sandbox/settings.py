@@ -62,6 +62,8 @@ class Settings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     #: So many rows come in at the head of a list (of deliveries or activities) before each further page of it, so
     #: that each page begins with the last rows of the one before; all but one row of a page at most.
     repeated_rows: int = 0
+    #: Seconds by which a list of deliveries reaches beyond both bounds that were asked for.
+    loose_bounds: int = 0
     #: A delivery is listed only from the moment of its creation on, and not ahead of it.
     visible_from_creation: bool = False
     #: A metric (but `created`) and its activity are shown from their time on or up to so many seconds later, each

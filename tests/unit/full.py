@@ -40,6 +40,7 @@ class Told(NamedTuple):
     user_agent: str | None
     machine: bool
     prefetched: bool
+    link_id: str | None
 
 
 def run_full(
@@ -66,21 +67,42 @@ def held(
     *,
     lookback: int = 30 * DAY,
     every: bool = True,
+    human: bool = False,
 ) -> list[Truth]:
     """What runs over these intervals should find, worked out by the sandbox: activities know no look-back.
 
     Where no activities are documented, the delivery's first time stands for all of them.
+
+    :param human: of opens and clicks that are told by their delivery only, the first by a person.
     """
     wanted = {collection.name for collection in resolve_collections(names)}
     drafts = any(name.endswith(" Drafted") for name in wanted)
     found: list[Truth] = []
     for interval in intervals:
-        first = history.truth(*interval, drafts=drafts)
+        first = history.truth(*interval, drafts=drafts, human=human)
         if every:
             found += [row for row in history.truth(*interval, every=True) if (row.channel, row.metric) in DOCUMENTED]
             first = [row for row in first if (row.channel, row.metric) not in DOCUMENTED]
         found += [row for row in first if row.created >= interval.start - lookback]
     return [row for row in found if row.collection in wanted]
+
+
+def held_in_mode(
+    mode: str, history: History, intervals: Iterable[Interval], names: str | Sequence[str] = "all", **options: Any
+) -> list[Truth]:
+    """What runs with this `opens_and_clicks` should find."""
+    human = mode.endswith("human")
+    rows = held(history, intervals, names, every=mode.startswith("every"), human=human, **options)
+    return of_mode(rows, mode)
+
+
+def of_mode(rows: Iterable[Truth], mode: str) -> list[Truth]:
+    """Without what no person did, where activities tell."""
+    return [
+        one
+        for one in rows
+        if mode != "every_human" or not ((one.channel, one.metric) in DOCUMENTED and (one.machine or one.prefetched))
+    ]
 
 
 def told(row: Truth) -> Told:
@@ -99,6 +121,7 @@ def told(row: Truth) -> Told:
         row.user_agent,
         row.machine,
         row.prefetched,
+        row.link_id,
     )
 
 
@@ -134,4 +157,5 @@ def _kept(event: dict[str, Any]) -> Told:
         context.get("userAgent"),
         properties.get("machine", False),
         properties.get("prefetched", False),
+        properties.get("link_id"),
     )

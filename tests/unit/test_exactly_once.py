@@ -1,4 +1,4 @@
-"""Every occurrence is sent once and under one id, in all three modes, however the services are off."""
+"""Every occurrence is sent once and under one id, in all four modes, however the services are off."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from tests.sandbox import History, Sandbox, Settings
 from tests.sandbox.delivery import Truth
 from tests.sandbox.odd import ODDITIES, Odd
 from tests.unit import support
-from tests.unit.full import DOCUMENTED, Told, held, kept, to_send
+from tests.unit.full import DOCUMENTED, Told, held, held_in_mode, kept, of_mode, to_send
 from tests.unit.support import DAY, NOVEMBER, run_pipeline
 
 STRETCH = Interval(NOVEMBER, NOVEMBER + 3 * DAY)
-MODES = ("first", "every", "every_human")
+MODES = ("first", "first_human", "every", "every_human")
 #: Seconds from an interval's end to its run: the default of the operators, in which all that happened becomes visible.
 SETTLING = 1800
 #: As many attempts as it takes: a limit that is met again and again is no reason to give up.
@@ -73,6 +73,7 @@ SERVICES = {
     "cursors_bound": st.booleans(),
     "cursor_lifetime": st.sampled_from([None, 6 * 3600]),  # none of an earlier run holds, unless that was just before
     "visible_after": st.sampled_from([None, 0, SETTLING]),
+    "loose_bounds": st.sampled_from([0, 0, 0, 3600]),
     "visible_from_creation": st.booleans(),
     "now_per_request": st.sampled_from([0, 20]),
     "requests_per_second": st.sampled_from([0, 0, 0, LIMIT["requests_per_second"]]),
@@ -119,20 +120,15 @@ def run_in_time(world: Sandbox, interval: Interval, mode: str) -> Result:
     return run_pipeline(world, interval, names="all", mode=mode, retries=PATIENT)
 
 
-def of_mode(rows: Iterable[Truth], mode: str) -> list[Truth]:
-    """Without what no person did, where activities tell."""
-    return [
-        one
-        for one in rows
-        if mode != "every_human" or not ((one.channel, one.metric) in DOCUMENTED and (one.machine or one.prefetched))
-    ]
-
-
 def message_ids(rows: Iterable[Truth]) -> set[str]:
     """By the rule of identity, from what the sandbox holds to be the first open or click of a delivery."""
     mapper = Mapper("test")
     return {
-        mapper.message_id(one.delivery_id, one.metric, None if one.first else one.activity_id)
+        mapper.message_id(
+            one.delivery_id,
+            f"human_{one.metric}" if one.first_human else one.metric,
+            None if one.first or one.first_human else one.activity_id,
+        )
         for one in rows
         if one.user_id or one.anonymous_id
     }
@@ -152,7 +148,7 @@ def test_adjacent_intervals_send_each_occurrence_exactly_once(
         mode = data.draw(st.sampled_from(MODES))
         report = run_in_time(world, interval, mode)
         assert not report.refused
-        expected += of_mode(held(history, [interval], every=mode != "first"), mode)
+        expected += held_in_mode(mode, history, [interval])
     found, wanted = kept(world.segment.kept), to_send(expected)
     assert list((found - wanted).elements()) == []
     assert list((wanted - found).elements()) == []
@@ -174,6 +170,8 @@ def test_an_interval_that_is_run_in_every_mode_sends_each_occurrence_under_one_i
         for mode in data.draw(st.permutations(MODES)):
             run_in_time(world, interval, mode)
     everything = held(history, intervals)
+    people = held(history, intervals, every=False, human=True)
+    everything += [one for one in people if one.first_human and (one.channel, one.metric) not in DOCUMENTED]
     assert {event["messageId"] for event in world.segment.kept} == message_ids(everything)
     assert len(world.segment.kept) == to_send(everything).total()
 
@@ -183,7 +181,8 @@ def test_an_interval_that_is_run_in_every_mode_sends_each_occurrence_under_one_i
 def test_what_happened_up_to_a_minute_before_the_creation_is_sent(world: Sandbox, mode: str, late: int) -> None:
     """By the interval in which it happened, though its delivery is of the next one."""
     sent = STRETCH.start + DAY - 1
-    metrics = {"created": sent + late, "sent": sent, "delivered": sent + 2, "opened": sent + late + 5}
+    opened = sent + late + 5
+    metrics = {"created": sent + late, "sent": sent, "delivered": sent + 2, "opened": opened, "human_opened": opened}
     row = {"id": "a", "type": "email", "created": sent + late, "metrics": metrics, "customer_id": "1"}
     world.settings = Settings(visible_from_creation=True, visible_after=SETTLING)
     world.history = History([row])
@@ -242,9 +241,27 @@ def test_deliveries_that_come_in_while_a_list_is_read_move_the_others_and_cost_n
     world.reset()
     report = run_pipeline(world, interval, names="all", mode=mode)
     assert report.tally.read["deliveries"] > len(dense) + 5  # some came in
-    wanted = to_send(of_mode(held(world.history, [interval], every=mode != "first"), mode))
+    wanted = to_send(held_in_mode(mode, world.history, [interval]))
     assert kept(world.segment.kept) == wanted
     assert world.segment.duplicates == []
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_rows_outside_the_bounds_are_counted_and_not_passed_on(world: Sandbox, mode: str) -> None:
+    """Each window's list has those of its neighbours, too, odd ones among them."""
+    # So few that no window is asked for in parts.
+    history = History.generate(seed=3, deliveries=120, start=STRETCH.start, end=STRETCH.end, burst=0)
+    interval = Interval(STRETCH.start + DAY, STRETCH.start + 2 * DAY)
+    results = []
+    for loose_bounds in (0, 3600):
+        world.settings = Settings(loose_bounds=loose_bounds, odd_deliveries=0.1, odd_kinds=("delivery.subject:number",))
+        world.history = history
+        world.reset()
+        result = run_pipeline(world, interval, names="email", lookback=3600, mode=mode)
+        results.append((result.events, result.skipped, result.refused, kept(world.segment.kept)))
+        assert bool(result.tally.read["out_of_bounds"]) == bool(loose_bounds)
+        assert world.segment.duplicates == []
+    assert results[0] == results[1]
 
 
 Key = tuple[str, str, int]
@@ -269,10 +286,11 @@ def test_odd_rows_are_refused_alone(
     world.reset()
     reports = [run_pipeline(world, one, names="all", mode=mode) for one in cuts(data, history)]
     assert set(itertools.chain(*(report.refused for report in reports))) <= {"malformed"}
-    expected = world.expected(*STRETCH, drafts=True, every=mode != "first")
+    every, human = mode.startswith("every"), mode.endswith("human")
+    expected = world.expected(*STRETCH, drafts=True, every=every, human=human)
     everything = keys(itertools.chain(*expected))
     found = Counter(map(key, kept(world.segment.kept).elements()))
-    must = keys(of_mode([one for one in expected.must if mode == "first" or is_told(one)], mode))
+    must = keys(of_mode([one for one in expected.must if not every or is_told(one)], mode))
     assert list((must - found).elements()) == []
     assert list((found - everything).elements()) == []
 
@@ -330,8 +348,10 @@ def test_an_odd_delivery_is_refused_on_the_day_of_its_creation_and_passed_over_l
         assert report.skipped["malformed"] >= earlier
         assert bool(earlier) == (day != DAYS[0])
         assert bool(report.skipped["malformed"]) == bool(earlier or near)
-    # All that is not refused is sent, and nothing else.
-    gone = {id for _, id, _, one in rows if one.kind.name in unreadable}
+    # All that is neither refused nor outside the bounds that were asked for is sent, and nothing else.
+    outside = [id for _, id, _, one in rows if one.kind.name == "delivery.created:huge"]
+    assert sum(report.tally.read["out_of_bounds"] for report, _ in days) >= len(outside) > 0
+    gone = {id for _, id, _, one in rows if one.kind.name in unreadable}.union(outside)
     expected = world.expected(*STRETCH)
     wanted = keys([*expected.must, *(one for one in expected.may if one.delivery_id not in gone)])
     assert Counter(map(key, kept(world.segment.kept).elements())) == wanted

@@ -36,9 +36,9 @@ from airflow_provider_cio.segment import batches as sending
 from tests.sandbox import Fault, History, Sandbox, Settings
 from tests.sandbox.faults import Kind, Side
 from tests.sandbox.settings import Asked
-from tests.unit.full import held, kept, to_send
+from tests.unit.full import held, kept, of_mode, to_send
 from tests.unit.support import DAY, NOVEMBER, assert_kept_is_truth, run_pipeline, small_pages, truth_of
-from tests.unit.test_exactly_once import MODES, SETTLING, is_told, key, keys, of_mode
+from tests.unit.test_exactly_once import MODES, SETTLING, is_told, key, keys
 
 INTERVAL = Interval(NOVEMBER, NOVEMBER + 3 * DAY)
 HISTORY = History.generate(seed=3, deliveries=700, start=NOVEMBER - 4 * DAY, end=NOVEMBER + 3 * DAY)
@@ -472,8 +472,8 @@ def test_whatever_the_services_are_like_nothing_is_lost_and_nothing_untrue_is_se
             assert services["cursor_lifetime"]
             resumed = True
             report = run_pipeline(world, INTERVAL, checkpoint=Checkpoint("f", states[-1]), **options)
-    every = mode != "first"
-    expected = world.expected(*INTERVAL, channels={"email"}, every=every)
+    every, human = mode.startswith("every"), mode.endswith("human")
+    expected = world.expected(*INTERVAL, channels={"email"}, every=every, human=human)
     must, may, never = ([one for one in rows if one.collection in DEFAULT_COLLECTIONS] for rows in expected)
     found = Counter(map(key, kept(world.segment.kept).elements()))
     assert keys(of_mode([one for one in must if not every or is_told(one)], mode)) - found == Counter()

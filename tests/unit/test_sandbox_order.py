@@ -103,7 +103,7 @@ def test_nearly_newest_first(sandbox: Sandbox, history: History, share: float, s
 def test_rows_cross_pages(sandbox: Sandbox) -> None:
     """A row of a later page is newer than the last one of an earlier page."""
     sandbox.settings.order = "nearly"
-    sandbox.settings.displaced, sandbox.settings.displaced_by = 0.01, 3 * 3600
+    sandbox.settings.displaced, sandbox.settings.displaced_by = 0.02, 3 * 3600
     pages = [page["messages"] for page in chain(sandbox, limit=50)]
     crossed = [
         later["created"] > earlier["created"]

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_cio.customerio import client as customerio
-from airflow_provider_cio.customerio.client import CustomerIOClient, Page
+from airflow_provider_cio.customerio.client import REGIONS, CustomerIOClient, Page
 from airflow_provider_cio.customerio.names import NAME_LISTS
 from airflow_provider_cio.customerio.rows import Activity, Delivery
 from airflow_provider_cio.events.occurrence import Malformed
@@ -121,8 +121,8 @@ def test_what_nobody_documented_is_no_hindrance(server: Loopback) -> None:
 @pytest.mark.parametrize(
     ("changed", "key", "words"),
     [
-        ({}, "another-key", ["answered 401: unauthorized", "App API key", "region 'us'", "in 'eu'?"]),
-        ({"key_region": "eu"}, APP_KEY, ["answered 401: unauthorized", "region 'us'", "in 'eu'?"]),
+        ({}, "another-key", ["answered 401: unauthorized", "App API key", "region 'us'", "Set region to 'eu'"]),
+        ({"key_region": "eu"}, APP_KEY, ["answered 401: unauthorized", "region 'us'", "Set region to 'eu'"]),
     ],
 )
 def test_a_key_that_may_not_is_a_matter_of_the_connection(
@@ -139,8 +139,25 @@ def test_a_key_that_may_not_is_a_matter_of_the_connection(
 
 
 def test_the_other_region_is_the_one_that_was_not_asked(sandbox: Sandbox) -> None:
-    with pytest.raises(ConfigurationError, match="region 'eu', is the account in 'us'"):
+    with pytest.raises(ConfigurationError, match="as region 'eu'.* Set region to 'us' in the connection, and leave"):
         page(sandbox.url, key="another-key", region="eu")
+
+
+@pytest.mark.parametrize("region", ["us", "eu"])
+def test_a_redirect_to_the_other_region_names_it(server: Loopback, region: str) -> None:
+    other = {"us": "eu", "eu": "us"}[region]
+    server.say(Say(301, "", {"Location": f"{REGIONS[other]}/v1/messages?type=email"}))
+    with pytest.raises(ConfigurationError) as caught:
+        page(server.url, region=region)
+    assert str(caught.value).startswith(f"{NAME} redirects to {REGIONS[other]}, because")
+    assert f"Set region to '{other}' in the connection" in str(caught.value)
+
+
+@pytest.mark.parametrize("location", ["https://example.com/", REGIONS["us"], ""])
+def test_any_other_redirect_is_about_the_host(server: Loopback, location: str) -> None:
+    server.say(Say(301, "", {"Location": location}))
+    with pytest.raises(ConfigurationError, match="put the final address into host"):
+        page(server.url)
 
 
 def test_another_place_is_a_matter_of_the_connection(sandbox: Sandbox) -> None:

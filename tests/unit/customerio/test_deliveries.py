@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections import Counter
 from typing import Any
 
 import msgspec
@@ -11,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_cio.customerio.deliveries import occurrences, piece_of
+from airflow_provider_cio.customerio.deliveries import occurrences, piece_of, within_bounds
 from airflow_provider_cio.customerio.reader import Read
 from airflow_provider_cio.customerio.rows import Delivery
 from airflow_provider_cio.events.catalog import CATALOG, DEFAULT_COLLECTIONS, resolve_collections
 from airflow_provider_cio.events.interval import Interval, Window
-from airflow_provider_cio.events.occurrence import Malformed
+from airflow_provider_cio.events.occurrence import Engagement, Malformed, Piece
 
 SIX = resolve_collections(DEFAULT_COLLECTIONS)
 
@@ -34,45 +33,176 @@ def test_each_occurrence_is_inside_exactly_one_of_adjacent_intervals(
     found = [
         (occurrence.collection.metric, occurrence.time)
         for pair in itertools.pairwise(bounds)
-        for occurrence in occurrences([one(metrics)], SIX, Interval(*pair), Counter())
+        for occurrence in occurrences([one(metrics)], SIX, Interval(*pair), Piece())
     ]
     assert sorted(found) == sorted(metrics.items())
 
 
 def test_what_nobody_documented_is_ignored() -> None:
-    skipped: Counter[str] = Counter()
+    piece = Piece()
     odd = one({"secondary:delivered": 1_700_000_000, "human_opened": 3, "prefetch_opened": {"a": 1}, "opened": None})
-    assert list(occurrences([odd], SIX, Interval(10**9, 2 * 10**9), skipped)) == []
-    assert skipped == {}
+    assert list(occurrences([odd], SIX, Interval(10**9, 2 * 10**9), piece)) == []
+    assert piece.skipped == {}
 
 
 def test_only_what_has_no_collection_and_happened_inside_the_interval_is_counted_as_unknown() -> None:
-    skipped: Counter[str] = Counter()
+    piece = Piece()
     metrics = ("created", "sent", "human_opened", "prefetch_clicked", "topic_unsubscribed", "exploded")
     page = [one(dict.fromkeys(metrics, 10**9 + second)) for second in (14, 15, 16)]
-    assert list(occurrences(page, SIX, Interval(10**9 + 15, 10**9 + 16), skipped)) == []
-    assert list(occurrences([one({"deferred": 10**9}, "push")], SIX, Interval(10**9, 10**9 + 1), skipped)) == []
-    assert skipped == {"unknown_metric email.exploded": 1}
+    assert list(occurrences(page, SIX, Interval(10**9 + 15, 10**9 + 16), piece)) == []
+    assert list(occurrences([one({"deferred": 10**9}, "push")], SIX, Interval(10**9, 10**9 + 1), piece)) == []
+    assert piece.skipped == {"unknown_metric": 1}
 
 
 def test_a_wanted_metric_whose_value_is_no_time_is_counted() -> None:
-    skipped: Counter[str] = Counter()
+    piece = Piece()
     odd = one({"opened": 3, "clicked": "soon", "delivered": True, "bounced": 1.7e9, "unsubscribed": 17 * 10**11})
-    assert list(occurrences([odd], SIX, Interval(10**9, 2 * 10**9), skipped)) == []
-    assert skipped == {"not_a_time": 5}
+    assert list(occurrences([odd], SIX, Interval(10**9, 2 * 10**9), piece)) == []
+    assert piece.skipped == {"not_a_time": 5}
 
 
 def test_another_channel_is_no_e_mail() -> None:
-    assert list(occurrences([one({"opened": 1_700_000_000}, "push")], SIX, Interval(10**9, 2 * 10**9), Counter())) == []
+    assert list(occurrences([one({"opened": 1_700_000_000}, "push")], SIX, Interval(10**9, 2 * 10**9), Piece())) == []
 
 
 def test_bounds_are_half_open() -> None:
     opened = (CATALOG["Email Opened"],)
     at = {
-        time: list(occurrences([one({"opened": time})], opened, Interval(1_700_000_000, 1_700_000_010), Counter()))
+        time: list(occurrences([one({"opened": time})], opened, Interval(1_700_000_000, 1_700_000_010), Piece()))
         for time in (1_699_999_999, 1_700_000_000, 1_700_000_009, 1_700_000_010)
     }
     assert [bool(found) for found in at.values()] == [False, True, True, False]
+
+
+# Keys that tell more of another metric
+
+T, H, D = 1_800_000_000, 1_800_000_500, CATALOG
+WIDE = Interval(10**9, 2 * 10**9)
+
+
+@pytest.mark.parametrize(
+    "key", ["human_opened", "prefetch_clicked", "machine_clicked", "link:7", "human_link:7", "secondary:bounced"]
+)
+def test_what_repeats_a_metric_is_not_unknown(key: str) -> None:
+    piece = Piece()
+    assert list(occurrences([one({key: T})], (D["Email Sent"],), WIDE, piece)) == []
+    assert piece.skipped == {}
+    assert piece.unknown == set()
+
+
+def test_five_unknown_metrics_are_named() -> None:
+    piece = Piece()
+    page = [
+        one({f"boom{n} ana@example.com\n{'x' * 999}": T for n in range(20)}, channel) for channel in ("email", "push")
+    ]
+    collections = (D["Email Sent"], D["Push Sent"])
+    assert list(occurrences(page, collections, WIDE, piece)) == []
+    assert piece.skipped == {"unknown_metric": 40}
+    assert len(piece.unknown) == 5
+    for name in piece.unknown:
+        assert name.startswith("email.boom")
+        assert "ana@" not in name
+        assert "\n" not in name
+        assert len(name) < 400
+
+
+@pytest.mark.parametrize(
+    ("metrics", "prefetched", "machine", "link_id"),
+    [
+        ({"opened": T}, None, None, None),
+        ({"opened": T, "human_opened": T}, None, None, None),
+        ({"opened": T, "prefetch_opened": T}, True, None, None),
+        ({"opened": T, "prefetch_opened": T, "human_opened": H}, True, None, None),
+        ({"opened": T, "prefetch_opened": T, "human_opened": T}, None, None, None),
+        ({"opened": T, "prefetch_opened": H, "human_opened": T}, None, None, None),
+        ({"opened": T, "machine_opened": T}, None, True, None),
+        ({"clicked": T, "link:7": T}, None, None, "7"),
+        ({"clicked": T, "link:7": H, "link:8": T}, None, None, "8"),
+        ({"clicked": T, "link:7": T, "link:8": T}, None, None, None),  # a scanner's, on all links at once
+        ({"clicked": T, "human_clicked": T, "link:7": T, "link:8": T, "human_link:8": T}, None, None, "8"),
+        ({"clicked": T, "human_clicked": T, "link:7": T}, None, None, "7"),
+        ({"clicked": T, "prefetch_clicked": T, "human_clicked": H, "link:7": T}, None, True, "7"),
+        ({"clicked": T, "machine_clicked": T, "link:7": T, "human_link:8": T}, None, True, "7"),
+        ({"clicked": T, "machine_clicked": T, "human_clicked": T}, None, None, None),
+        ({"opened": T, "link:7": T}, None, None, None),
+        ({"clicked": T, "link:": T, "link:7": "x", "prefetch_clicked": True}, None, None, None),
+    ],
+)
+def test_what_the_list_tells_of_a_first_one(
+    metrics: dict[str, Any], prefetched: bool | None, machine: bool | None, link_id: str | None
+) -> None:
+    collections = (D["Email Opened"], D["Email Link Clicked"])
+    (found,) = occurrences([one(metrics)], collections, WIDE, Piece())
+    told = found.engagement or Engagement()
+    assert (told.prefetched, told.machine, told.link_id) == (prefetched, machine, link_id)
+    assert (found.time, found.key, found.first_human) == (T, None, False)
+
+
+# The first one that a person made
+
+BEFORE = {"opened": 1_742_428_799, "clicked": 1_745_107_199}  # the last seconds of 2025-03-19 and 2025-04-19
+
+
+@pytest.mark.parametrize("metric", ["opened", "clicked"])
+@pytest.mark.parametrize(
+    ("channel", "recent", "keys", "found", "skipped", "not_recorded"),
+    [
+        # by a person from the first on: it is the first one
+        ("email", True, {"": T, "human": T}, (T, False), 0, 0),
+        ("email", False, {"": T, "human": T}, (T, False), 0, 0),
+        ("email", True, {"": T, "human": T, "prefetch": T}, (T, False), 0, 0),
+        # by a person later, or not at all
+        ("email", True, {"": T, "human": H, "prefetch": T}, (H, True), 1, 0),
+        ("push", True, {"": T, "human": H}, (H, True), 1, 0),
+        ("email", False, {"": T, "human": H}, (H, True), 1, 0),
+        ("email", True, {"human": H}, (H, True), 0, 0),
+        ("email", True, {"": T}, None, 1, 0),
+        ("email", True, {"": T, "prefetch": T}, None, 1, 0),
+        ("email", False, {"": T, "machine": T}, None, 1, 0),
+        ("push", True, {"": T, "prefetch": T}, None, 1, 0),
+        # nobody knows
+        ("email", False, {"": T}, (T, False), 0, 1),
+        ("email", True, {"": T, "human": 3}, (T, False), 0, 1),
+        ("push", True, {"": T}, (T, False), 0, 0),
+        ("whatsapp", False, {"": T}, (T, False), 0, 0),
+        # nothing happened
+        ("email", False, {}, None, 0, 0),
+    ],
+)
+def test_the_first_that_a_person_made(
+    metric: str,
+    channel: str,
+    recent: bool,
+    keys: dict[str, Any],
+    found: tuple[int, bool] | None,
+    skipped: int,
+    not_recorded: int,
+) -> None:
+    collection = next(each for each in D.values() if (each.channel, each.metric) == (channel, metric))
+    metrics = {f"{by}_{metric}" if by else metric: time for by, time in keys.items()}
+    delivery = one(metrics, channel)
+    delivery.created = BEFORE[metric] + recent
+    piece = Piece()
+    got = list(occurrences([delivery], (collection, D["Email Sent"]), WIDE, piece, humans_only=True))
+    assert [(each.time, each.first_human) for each in got] == ([found] if found else [])
+    assert all(each.key is None for each in got)
+    assert piece.skipped["machine"] == skipped
+    assert piece.read["human_not_recorded"] == not_recorded
+    assert [each.counted_as for each in got] == ([f"human_{metric}" if found[1] else metric] if found else [])
+
+
+def test_each_is_counted_by_the_interval_of_its_time() -> None:
+    delivery = one({"opened": T, "prefetch_opened": T, "human_opened": H})
+    delivery.created = T - 1
+    for interval, times, skipped in (
+        (Interval(T, T + 1), [], 1),
+        (Interval(T + 1, H), [], 0),
+        (Interval(H, H + 1), [H], 0),
+    ):
+        piece = Piece()
+        found = occurrences([delivery], (D["Email Opened"],), interval, piece, humans_only=True)
+        assert [each.time for each in found] == times
+        assert piece.skipped["machine"] == skipped
 
 
 # Pieces
@@ -102,3 +232,13 @@ def test_an_undated_row_is_as_old_as_its_window(window: tuple[int, int], own: bo
     piece = piece_of(Read([], [undated], Window("email", *window), False), Interval(1000, 1100))
     assert piece.malformed == ([undated] if own else [])
     assert piece.skipped == ({} if own else {"malformed": 1})
+
+
+def test_rows_outside_the_bounds_are_left_out() -> None:
+    rows = [msgspec.structs.replace(one({"sent": T}), created=created) for created in (899, 900, 999, 1000)]
+    malformed = [Malformed(b"{}", "it", None, created) for created in (899, 900, 1000, None)]
+    read, outside = within_bounds(Read(rows, malformed, Window("email", 900, 1000), False))
+    assert [row.created for row in read.deliveries] == [900, 999]
+    assert [row.created for row in read.malformed] == [900, None]
+    assert outside == 4
+    assert piece_of(read, Interval(0, 1), outside).read == {"deliveries": 4, "out_of_bounds": 4}

@@ -144,6 +144,7 @@ def of_deleted(history: History, intervals: list[Interval], names: str | tuple[s
                 data.get("user_agent"),
                 bool(data.get("machine")),
                 bool(data.get("prefetched")),
+                None,
             )
         )
     return found
@@ -215,7 +216,7 @@ def test_every_one_is_told_of_those_that_the_api_documents_activities_of() -> No
 
 def test_a_large_history_in_the_real_page_sizes(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     support.small_pages(monkeypatch, 1000, 100)
-    sandbox.history = History.generate(seed=3, deliveries=4000, start=NOVEMBER - 9 * DAY, end=NOVEMBER + 2 * DAY)
+    sandbox.history = History.generate(seed=3, deliveries=8000, start=NOVEMBER - 9 * DAY, end=NOVEMBER + 2 * DAY)
     report = run_full(sandbox, DAY_ONE)
     truth = held(sandbox.history, [DAY_ONE])
     expected = to_send(truth)

@@ -395,7 +395,7 @@ def test_a_service_that_falls_ill_meanwhile(put: Put, sandbox: Sandbox, kind: An
     ("changed", "key", "words"),
     [
         ({}, KEY, ["answered 401", "App API key"]),
-        ({"key_region": "eu"}, APP_KEY, ["answered 401", "is the account in 'eu'?"]),
+        ({"key_region": "eu"}, APP_KEY, ["answered 401", "Set region to 'eu'"]),
         ({"scopes": ("campaigns",)}, APP_KEY, ["answered 403", "scope"]),
     ],
 )

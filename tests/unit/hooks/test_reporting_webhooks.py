@@ -186,7 +186,7 @@ def test_other_wrong_parameters() -> None:
     ("changes", "words"),
     [
         ({"scopes": ("messages",)}, "may not read /v1/reporting_webhooks: give it that scope"),
-        ({"key_region": "eu"}, "is the account in 'eu'?"),
+        ({"key_region": "eu"}, "Set region to 'eu'"),
     ],
 )
 def test_a_key_that_may_not(sandbox: Sandbox, hook_with: HookWith, changes: dict[str, Any], words: str) -> None:

@@ -130,7 +130,7 @@ def test_rows_that_earlier_runs_refused_are_only_warned_of(sandbox: Sandbox, cap
 
 
 def test_opens_that_no_activity_is_listed_of(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
-    """Within the 30 days, and yet not there: the first open is sent from the delivery, without a link."""
+    """Within the 30 days, and yet not there: the first open is sent as the delivery shows it."""
     day = int(time.time()) // DAY * DAY - 2 * DAY
     sandbox.history = History(deliveries=[row("d", created=day, metrics={"opened": day + 5, "clicked": day + 6})])
     sandbox.settings = Settings(activities_days=0.5)
@@ -138,7 +138,7 @@ def test_opens_that_no_activity_is_listed_of(sandbox: Sandbox, capfd: pytest.Cap
     assert result["sent"]["events"] == 2
     assert result["read"]["opens_and_clicks_without_activity"] == 2
     (warning,) = warnings(capfd)
-    assert "2 opens and clicks were sent without a link: no activity has their time." in warning
+    assert "2 opens and clicks have no activity of their time: they were sent as the list of deliveries" in warning
 
 
 def test_lists_of_activities_that_do_not_end(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:

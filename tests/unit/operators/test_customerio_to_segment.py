@@ -5,6 +5,8 @@ import threading
 import time
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pendulum
@@ -131,6 +133,70 @@ def test_an_event_against_segments_rules_fails_the_task_after_all_else_was_sent(
     with pytest.raises(AirflowFailException, match=r"1 events or rows.*event_too_large: 1 \(first ids: d0\)"):
         operator().execute(RUN)
     assert {event["properties"]["delivery_id"] for event in sandbox.segment.kept} == {f"d{n}" for n in range(1, 10)}
+
+
+class Recording(SimpleNamespace):
+    """A task instance that keeps what is pushed to XCom."""
+
+    def __init__(self) -> None:
+        super().__init__(dag_id="d", run_id="r", task_id="t", map_index=-1, try_number=1, pushed=[])
+
+    def xcom_push(self, key: str, value: Any) -> None:
+        self.pushed.append((key, json.loads(json.dumps(value))))
+
+
+def half_unidentified(number: int) -> dict[str, Any]:
+    opened = {"opened": NOVEMBER + number, "exploded": NOVEMBER + number}
+    shared = {"type": "email", "created": NOVEMBER, "subject": "x" * (40_000 if number == 3 else 1)}
+    return {"id": f"d{number}", "metrics": opened, "customer_id": "1" if number % 2 else None, **shared}
+
+
+def test_a_run_that_fails_for_refused_events_leaves_its_counts(sandbox: Sandbox, tmp_path: Path) -> None:
+    """The same as a successful run over the same rows returns, and the reasons."""
+    sandbox.history = History(deliveries=[half_unidentified(number) for number in range(10)])
+    ti = Recording()
+    with pytest.raises(AirflowFailException, match="6 events or rows"):
+        operator(on_unidentified="fail").execute(RUN | {"ti": ti})
+    ((key, value),) = ti.pushed
+    assert key == "return_value"
+    assert value.pop("refused") == {"unidentified": 5, "event_too_large": 1}
+    returned = operator(on_unidentified="dead_letter", dead_letter_path=str(tmp_path)).execute(RUN | {"ti": ti})
+    assert returned.pop("dead_letters")["events"] == {"unidentified": 5, "event_too_large": 1}
+    for result in (value, returned):
+        result["sent"].pop("bytes")  # of other times
+        result["read"].pop("requests")
+    assert value == returned
+    assert value["events"]["Email Opened"] == 4
+    assert value["skipped"] == {"unknown_metric": 10}
+    assert len(ti.pushed) == 1  # a successful result is Airflow's to push
+
+
+def test_a_failed_run_with_dead_letters_names_their_place(sandbox: Sandbox, tmp_path: Path) -> None:
+    sandbox.history = History(deliveries=[half_unidentified(number) for number in range(10)])
+    ti = Recording()
+    with pytest.raises(AirflowFailException, match="They are in"):
+        operator(on_unidentified="fail", dead_letter_path=str(tmp_path)).execute(RUN | {"ti": ti})
+    ((_, value),) = ti.pushed
+    assert value["refused"] == value["dead_letters"]["events"] == {"unidentified": 5, "event_too_large": 1}
+
+
+def test_counts_that_can_not_be_pushed_hide_no_failure(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    sandbox.history = History(deliveries=[half_unidentified(3)])
+    ti = Recording()
+    monkeypatch.setattr(Recording, "xcom_push", lambda *_, **__: 1 / 0)
+    with pytest.raises(AirflowFailException, match="1 events or rows"):
+        operator().execute(RUN | {"ti": ti})
+    assert "could not be left in XCom: ZeroDivisionError" in "".join(capfd.readouterr())
+
+
+def test_a_task_that_pushes_no_xcom_pushes_no_counts(sandbox: Sandbox) -> None:
+    sandbox.history = History(deliveries=[half_unidentified(3)])
+    ti = Recording()
+    with pytest.raises(AirflowFailException):
+        operator(do_xcom_push=False).execute(RUN | {"ti": ti})
+    assert ti.pushed == []
 
 
 def test_an_overloaded_service_leaves_the_retry_to_airflow(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from airflow_provider_cio.events.interval import Interval
 from airflow_provider_cio.exceptions import TryAgainLaterError
 from airflow_provider_cio.operators.customerio_to_segment import CustomerIOToSegmentOperator
 from tests.sandbox import Fault, History, Sandbox, Settings
-from tests.unit.full import held, kept, raw, to_send
+from tests.unit.full import held, held_in_mode, kept, raw, to_send
 from tests.unit.support import DAY, connect, small_pages
 
 # Activities are guaranteed for 30 days, so what happened must not be long ago.
@@ -29,7 +29,7 @@ START = int(time.time()) // DAY * DAY - 2 * DAY
 RECENT = Interval(START, START + DAY)
 OLD = Interval(START - 60 * DAY, START - 59 * DAY)
 HISTORY = History.generate(
-    seed=7, deliveries=1200, start=START - 5 * DAY, end=START + DAY, people=120, drafts=0.05, nasty=0.5
+    seed=8, deliveries=1200, start=START - 5 * DAY, end=START + DAY, people=120, drafts=0.05, nasty=0.5
 )
 LONG_AGO = History.generate(seed=7, deliveries=400, start=OLD.start - DAY, end=OLD.end)
 
@@ -102,7 +102,7 @@ def test_all_channels(sandbox: Sandbox, mode: Any) -> None:
 
 def test_one_id_in_all_modes(sandbox: Sandbox) -> None:
     """The events of all modes together are those of "every" alone."""
-    for mode in ("first", "every", "every_human", "first"):
+    for mode in ("first", "first_human", "every", "every_human", "first"):
         operator(collections=["Email Opened", "Email Link Clicked"], opens_and_clicks=mode).execute(during(RECENT))
     opens = held(HISTORY, [RECENT], ["Email Opened", "Email Link Clicked"])
     assert len(sandbox.segment.kept) == to_send(opens).total()
@@ -126,12 +126,54 @@ def test_unknown_metrics_are_counted(sandbox: Sandbox, capfd: pytest.CaptureFixt
     ]
     sandbox.history = History(deliveries=rows)
     result = operator(collections="all").execute(during(RECENT))
-    assert result["skipped"] == {"unknown_metric email.exploded": 30, "unknown_metric push.deferred": 30}
+    assert result["skipped"] == {"unknown_metric": 60}
     said = [line for line in logged(capfd).splitlines() if "metrics that belong to no collection" in line]
     assert len(said) == 1
     assert "warning" in said[0].lower()
     assert "email.exploded" in said[0]
     assert "push.deferred" in said[0]
+
+
+def test_a_name_from_outside_names_no_count(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
+    """However many metrics there are, there is one reason, and the log names five of them."""
+    names = [f"boom{n:03d} <b>ana@example.com</b>\n" for n in range(40)]
+    rows = [
+        {"id": f"d{n}", "type": "email", "created": START, "metrics": {name: START + 1}, "customer_id": "1"}
+        for n, name in enumerate(names)
+    ]
+    sandbox.history = History(deliveries=rows)
+    result = operator(collections="all").execute(during(RECENT))
+    assert result["skipped"] == {"unknown_metric": 40}
+    text = logged(capfd)
+    assert text.count("email.boom") == 5
+    assert "ana@" not in text
+
+
+def test_first_human(sandbox: Sandbox) -> None:
+    """No activity is asked for, and what no person did is counted."""
+    names = ["Email Opened", "Push Link Clicked", "Email Link Clicked"]
+    result = operator(collections=names, opens_and_clicks="first_human").execute(during(RECENT))
+    first, people = (held_in_mode(mode, HISTORY, [RECENT], names) for mode in ("first", "first_human"))
+    assert kept(sandbox.segment.kept) == to_send(people)
+    times = {(one.delivery_id, one.metric, one.time) for one in people}
+    gone = [one for one in first if (one.delivery_id, one.metric, one.time) not in times]
+    assert result["skipped"]["machine"] == len(gone) > 0
+    assert any(one.first_human for one in people)
+    assert not any(one.path == "/v1/activities" for one in sandbox.customerio.requests)
+    assert "human_not_recorded" not in result["read"]
+
+
+# The reach of Customer.io's list
+
+
+@pytest.mark.parametrize(("days", "lookback", "warns"), [(10, 180, True), (150, 30, True), (10, 160, False)])
+def test_a_window_that_customerio_may_cut(
+    sandbox: Sandbox, capfd: pytest.CaptureFixture[str], days: int, lookback: int, warns: bool
+) -> None:
+    start = int(time.time()) - days * DAY - 3600
+    operator(lookback=lookback).execute(during(Interval(start, start + 3600)))
+    text = "Customer.io may show less of those that are more than 180 days old"
+    assert logged(capfd).count(text) == warns
 
 
 # The thirty days
@@ -142,14 +184,15 @@ def test_an_old_interval_falls_back(sandbox: Sandbox, capfd: pytest.CaptureFixtu
     sandbox.history = LONG_AGO
     task = operator(collections="all", opens_and_clicks=mode)
     result = task.execute(during(OLD))
-    assert kept(sandbox.segment.kept) == to_send(held(LONG_AGO, [OLD], every=False))
+    first = mode.replace("every_human", "first_human").replace("every", "first")
+    assert kept(sandbox.segment.kept) == to_send(held_in_mode(first, LONG_AGO, [OLD]))
     assert result["sent"]["events"] > 50
-    assert result["opens_and_clicks"] == "first"
+    assert result["opens_and_clicks"] == first
     assert not any(one.path == "/v1/activities" for one in sandbox.customerio.requests)
     said = [line for line in logged(capfd).splitlines() if "warning" in line.lower() and "first opens" in line]
     assert len(said) == 1
     before = len(sandbox.segment.kept)
-    operator(collections="all").execute(during(OLD))
+    operator(collections="all", opens_and_clicks=first).execute(during(OLD))
     assert len(sandbox.segment.kept) == before  # the same events
     sandbox.reset()
     sandbox.history = HISTORY

@@ -45,8 +45,14 @@ def operator(**parameters: Any) -> CustomerIOToSegmentOperator:
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"opens_and_clicks": "all"}, "opens_and_clicks must be one of 'first', 'every', 'every_human', got 'all'"),
-        ({"opens_and_clicks": None}, "opens_and_clicks must be one of 'first', 'every', 'every_human', got nothing"),
+        (
+            {"opens_and_clicks": "all"},
+            "opens_and_clicks must be one of 'first', 'first_human', 'every', 'every_human', got 'all'",
+        ),
+        (
+            {"opens_and_clicks": None},
+            "opens_and_clicks must be one of 'first', 'first_human', 'every', 'every_human', got nothing",
+        ),
         ({"lookback": timedelta(days=181)}, "lookback must be 0 to 180 days, got 181 days"),
         ({"lookback": -1}, "lookback must be 0 to 180 days, got -1 days"),
         ({"lookback": "soon"}, "lookback must be a timedelta or a number of days, got a string"),

@@ -152,6 +152,7 @@ def test_the_fingerprint_changes_with_whatever_decides_which_events_go_where(
         {"send_to_customerio_destinations": True},
         {"interval_start": "2026-11-01", "interval_end": "2026-11-02"},
         recent,
+        recent | {"opens_and_clicks": "first_human"},
         recent | {"opens_and_clicks": "every"},
         recent | {"opens_and_clicks": "every_human"},
     ]

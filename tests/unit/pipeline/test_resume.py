@@ -339,7 +339,7 @@ KILLS = st.lists(
 @settings(max_examples=25)
 @given(
     kills=KILLS,
-    mode=st.sampled_from(["first", "every", "every_human"]),
+    mode=st.sampled_from(["first", "first_human", "every", "every_human"]),
     order=st.sampled_from(["newest", "nearly", "shuffled"]),
     in_flight=st.sampled_from([1, 4]),
 )

@@ -61,7 +61,7 @@ def small_pages_and_loads() -> Iterator[None]:
     cuts=st.sets(st.integers(STRETCH.start + 1, STRETCH.end - 1), max_size=3),
     order=st.randoms(use_true_random=False),
     again=st.integers(0, 2),
-    mode=st.sampled_from(["first", "every", "every_human"]),
+    mode=st.sampled_from(["first", "first_human", "every", "every_human"]),
     names=st.sampled_from(["email", "email", "all", ["Email Opened", "SMS Link Clicked"]]),
     pii=st.sampled_from(["keep", "hash", "drop"]),
     on_unidentified=st.sampled_from(["skip", "cio_id"]),
