@@ -89,13 +89,13 @@ CASES = [(channel, metric) for channel, metrics in SHAPES.items() for metric in 
 
 
 def read(one: Any) -> Report:
-    found = read_report(one if isinstance(one, bytes) else json.dumps(one).encode())
+    found = read_report(one if isinstance(one, bytes) else json.dumps(one).encode(), set())
     assert isinstance(found, Report), found
     return found
 
 
 def occurrence(one: Any, wanted: Wanted | None = None) -> Occurrence:
-    found = (wanted or Wanted(ALL)).occurrence(read(one))
+    found = (wanted or Wanted(ALL)).occurrence(read(one), set())
     assert isinstance(found, Occurrence), found
     return found
 
@@ -185,23 +185,23 @@ def test_an_email_that_somebody_unsubscribed_from_is_no_customer_event() -> None
 
 def test_only_what_is_asked_for_is_taken() -> None:
     wanted = Wanted(resolve_collections(["Email Opened"]))
-    assert isinstance(wanted.occurrence(read(report("opened"))), Occurrence)
-    assert wanted.occurrence(read(report("clicked"))) == Ignored("not_asked_for")
-    assert wanted.occurrence(read(report("opened", "push"))) == Ignored("not_asked_for")
-    assert wanted.occurrence(read(report("teleported"))) == Ignored("unknown_metric")
-    assert wanted.occurrence(read(report("opened", "live_notification"))) == Ignored("unknown_metric")
+    assert isinstance(wanted.occurrence(read(report("opened")), set()), Occurrence)
+    assert wanted.occurrence(read(report("clicked")), set()) == Ignored("not_asked_for")
+    assert wanted.occurrence(read(report("opened", "push")), set()) == Ignored("not_asked_for")
+    assert wanted.occurrence(read(report("teleported")), set()) == Ignored("unknown_metric")
+    assert wanted.occurrence(read(report("opened", "live_notification")), set()) == Ignored("unknown_metric")
 
 
 @pytest.mark.parametrize("timestamp", [0, -1, 12, 1613063089000, 10**18])
 def test_a_time_that_can_be_none(timestamp: int) -> None:
-    found = Wanted(ALL).occurrence(read(report() | {"timestamp": timestamp}))
+    found = Wanted(ALL).occurrence(read(report() | {"timestamp": timestamp}), set())
     assert isinstance(found, Malformed)
     assert "timestamp" in found.problem
 
 
 def test_a_report_without_a_delivery_is_malformed() -> None:
     for missing in (None, ""):
-        found = Wanted(ALL).occurrence(read(report(delivery_id=missing)))
+        found = Wanted(ALL).occurrence(read(report(delivery_id=missing)), set())
         assert isinstance(found, Malformed)
         assert "delivery_id" in found.problem
 
@@ -230,7 +230,7 @@ SECRET = "do-not-show-me"
     ],
 )
 def test_a_body_of_another_shape_is_kept_as_it_came(body: bytes) -> None:
-    found = read_report(body)
+    found = read_report(body, set())
     assert isinstance(found, Malformed)
     assert found.raw == body
     assert found.problem
@@ -240,7 +240,7 @@ def test_a_body_of_another_shape_is_kept_as_it_came(body: bytes) -> None:
 def test_a_report_without_a_type_is_malformed() -> None:
     one = report()
     del one["object_type"]
-    found = Wanted(ALL).occurrence(read(one))
+    found = Wanted(ALL).occurrence(read(one), set())
     assert isinstance(found, Malformed)
     assert "object_type" in found.problem
 
