@@ -275,11 +275,12 @@ def _engagement(data: Data) -> Engagement | None:
 
 
 def _devices(data: Data) -> list[Device] | None:
-    """Return the devices of a push, with null for empty text; None if there are none."""
-    return [
+    """Return the devices of a push, without empty texts and without empty devices; None if there are none."""
+    devices = (
         Device(one.device_id or None, one.device_platform or None, one.failure_message or None)
         for one in data.recipients or ()
-    ] or None
+    )
+    return [one for one in devices if one != Device()] or None
 
 
 def _message_of_person(data: Data, left_out: set[str]) -> Message:
