@@ -13,7 +13,7 @@ from typing import Any
 from airflow_provider_cio.customerio.rows import Delivery
 from airflow_provider_cio.events.catalog import Collection
 from airflow_provider_cio.events.interval import is_time
-from airflow_provider_cio.events.occurrence import Engagement, Occurrence
+from airflow_provider_cio.events.occurrence import Engagement, Occurrence, number_or_text
 
 #: Metrics that tell people from machines -> Unix seconds since which Customer.io records it reliably for e-mail
 #: (2025-03-20 and 2025-04-20). Messages created before may lack `human_opened` though a person opened them.
@@ -52,7 +52,7 @@ def _engagement(metrics: Mapping[str, Any], metric: str, time: int) -> Engagemen
     link_id = _link_at(metrics, time, by_person=by_person) if metric == "clicked" else None
     if not (prefetched or machine or link_id):
         return None
-    return Engagement(link_id=link_id, machine=machine or None, prefetched=prefetched or None)
+    return Engagement(link_id=number_or_text(link_id), machine=machine or None, prefetched=prefetched or None)
 
 
 def _link_at(metrics: Mapping[str, Any], time: int, *, by_person: bool) -> str | None:

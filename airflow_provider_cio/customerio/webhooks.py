@@ -11,6 +11,9 @@ from airflow_provider_cio.exceptions import ConfigurationError
 if TYPE_CHECKING:
     from airflow_provider_cio.customerio.rows import ReportingWebhook
 
+#: Events that are reported, but that the App API does not list among those of a webhook, so it may refuse them.
+_NOT_LISTED = {"slack_undeliverable"}
+
 
 def wanted_webhook(name: str, url: str, collections: str | Iterable[str], full_resolution: bool) -> ReportingWebhook:
     """Return the reporting webhook that a stream needs.
@@ -32,7 +35,8 @@ def wanted_webhook(name: str, url: str, collections: str | Iterable[str], full_r
             "url must be the stream's URL for Customer.io, such as 'https://airflow.example.com/cio/main', "
             "got text that is no URL"
         )
-    events = [one.report_name for one in resolve_collections(collections)]
+    names = [one.report_name for one in resolve_collections(collections, in_stream=True)]
+    events = [name for name in names if name not in _NOT_LISTED]
     return ReportingWebhook(name=name, endpoint=url, events=events, full_resolution=full_resolution)
 
 

@@ -1,7 +1,8 @@
 """Catalog of collections: the Segment event name of each pair of channel and metric.
 
 The names come from the event tables of Customer.io's pages "Segment (Message Metrics)" and "Customer.io Journeys".
-Pairs that only reporting webhooks have are named by analogy, and marked so.
+Pairs that only reporting webhooks have are named by analogy, and marked so. The collections of the group
+``subscription`` are about people, not messages: only reporting webhooks tell of them, so only streams have them.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def snakecase(name: str) -> str:
 class Collection(NamedTuple):
     """A named kind of event.
 
-    :param channel: `type` in Customer.io's `/v1/messages`, where SMS is ``twilio``.
+    :param channel: `type` in Customer.io's `/v1/messages`, where SMS is ``twilio``; ``customer`` for people.
     :param by_analogy: the name is not Customer.io's.
     """
 
@@ -47,6 +48,11 @@ class Collection(NamedTuple):
     def report_name(self) -> str:
         """Name of its event in reporting webhooks, such as ``sms_sent``."""
         return f"{_OBJECT_TYPES[self.channel]}_{self.metric}"
+
+    @property
+    def is_of_person(self) -> bool:
+        """True if it is about a person's subscription, not about a message."""
+        return self.channel == PERSON
 
 
 _EVENTS = {
@@ -85,12 +91,19 @@ _CHANNELS = {
     "sms": ("twilio", "SMS", _SMS, "dropped undeliverable replied"),
     "in_app": ("in_app", "In-App", "drafted attempted sent opened clicked converted failed", "undeliverable"),
     "whatsapp": ("whatsapp", "WhatsApp", "", f"{_SMS} opened dropped undeliverable replied"),
-    "slack": ("slack", "Slack", "drafted attempted sent clicked failed", "converted"),
+    "slack": ("slack", "Slack", "drafted attempted sent clicked failed", "converted undeliverable"),
     "webhook": ("webhook", "Webhook", "drafted attempted sent clicked converted failed", "undeliverable"),
 }
+#: Channel of the collections about people.
+PERSON = "customer"
+_SUBSCRIPTION = (
+    Collection("Subscribed", PERSON, "subscribed"),
+    Collection("Unsubscribed", PERSON, "unsubscribed"),
+    Collection("Subscription Preferences Changed", PERSON, "subscription_preferences_changed"),
+)
 #: Name of a channel in groups and in the `object_type` of reports -> `Collection.channel`.
 CHANNELS: dict[str, str] = {group: channel for group, (channel, *_) in _CHANNELS.items()}
-_OBJECT_TYPES = {channel: group for group, channel in CHANNELS.items()}
+_OBJECT_TYPES = {channel: group for group, channel in CHANNELS.items()} | {PERSON: PERSON}
 _EXCEPTIONS = {("in_app", "clicked"): "In-App Clicked"}
 
 
@@ -103,13 +116,13 @@ def _collections(group: str) -> list[Collection]:
     ]
 
 
-CATALOG: dict[str, Collection] = {
-    collection.name: collection for group in _CHANNELS for collection in _collections(group)
-}
+_BY_GROUP = {group: _collections(group) for group in _CHANNELS} | {"subscription": _SUBSCRIPTION}
 
-#: Names of the collections of each channel, and of all.
+CATALOG: dict[str, Collection] = {one.name: one for collections in _BY_GROUP.values() for one in collections}
+
+#: Names of the collections of each channel, of those about people, and of all.
 GROUPS: dict[str, tuple[str, ...]] = {
-    group: tuple(collection.name for collection in _collections(group)) for group in _CHANNELS
+    group: tuple(one.name for one in collections) for group, collections in _BY_GROUP.items()
 } | {"all": tuple(CATALOG)}
 
 #: The six collections that Segment's page on its Customer.io source lists.
@@ -123,10 +136,11 @@ DEFAULT_COLLECTIONS: tuple[str, ...] = (
 )
 
 
-def resolve_collections(names: str | Iterable[str]) -> tuple[Collection, ...]:
+def resolve_collections(names: str | Iterable[str], *, in_stream: bool = False) -> tuple[Collection, ...]:
     """Return the collections of names and groups, each once, in the given order. One text is one name.
 
-    :raises ConfigurationError: a name is unknown, or there is none.
+    :param in_stream: allow the collections about people, and include them in ``all``.
+    :raises ConfigurationError: a name is unknown or not allowed, or there is none.
     """
     if isinstance(names, str):
         names = [names]
@@ -145,7 +159,14 @@ def resolve_collections(names: str | Iterable[str]) -> tuple[Collection, ...]:
             near = get_close_matches(name, [*GROUPS, *CATALOG], n=3, cutoff=0.5)
             hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"groups are: {', '.join(GROUPS)}"
             raise ConfigurationError(f"collections: unknown collection {name!r}; {hint}")
-        found |= {member: CATALOG[member] for member in GROUPS.get(name, (name,))}
+        members = [CATALOG[member] for member in GROUPS.get(name, (name,))]
+        allowed = [one for one in members if in_stream or not one.is_of_person]
+        if not allowed:
+            raise ConfigurationError(
+                f"collections: only streams have {name!r}, because Customer.io tells of people who subscribe in "
+                "reporting webhooks only: put it into the collections of a stream"
+            )
+        found |= {one.name: one for one in allowed}
     if not found:
         raise ConfigurationError("collections must name at least one collection, got an empty list")
     return tuple(found.values())

@@ -11,7 +11,7 @@ import msgspec
 from airflow_provider_cio import __version__
 from airflow_provider_cio.addresses import one_address
 from airflow_provider_cio.events.event import Event
-from airflow_provider_cio.events.occurrence import Engagement, Id, Message, Occurrence
+from airflow_provider_cio.events.occurrence import Device, Engagement, Id, Message, Occurrence, Reported, number_or_text
 from airflow_provider_cio.events.privacy import Privacy
 
 #: Sender in the context of every event: `integration` and `library`.
@@ -48,36 +48,42 @@ class Properties(msgspec.Struct, omit_defaults=True, gc=False):
     """`properties` of an event: the keys of Customer.io's reporting webhooks, and those of Segment's e-mail spec.
 
     The fields from `href` on come from activities and reports, `link_id`, `machine` and `prefetched` also from the
-    list of deliveries; `journey_id`, `trigger_id` and `content` from reports only. Ids are text.
+    list of deliveries; `journey_id`, `trigger_id` and those from `content` on come from reports only. Ids have
+    Customer.io's types: those of a message's parents, and of a link, are numbers.
     """
 
-    delivery_id: str
+    delivery_id: str | None = None
     recipient: str | None = None
     subject: str | None = None
-    campaign_id: str | None = None
-    action_id: str | None = None
+    campaign_id: Id = None
+    action_id: Id = None
     journey_id: str | None = None
-    parent_action_id: str | None = None
-    newsletter_id: str | None = None
-    content_id: str | None = None
-    broadcast_id: str | None = None
-    trigger_id: str | None = None
-    transactional_message_id: str | None = None
+    parent_action_id: Id = None
+    newsletter_id: Id = None
+    content_id: Id = None
+    broadcast_id: Id = None
+    trigger_id: Id = None
+    transactional_message_id: Id = None
     trigger_event_id: str | None = None
     customer_id: str | None = None
+    cio_id: str | None = None
     failure_message: str | None = None
     email_id: str | None = None
     email_subject: str | None = None
     campaign_name: str | None = None
     href: str | None = None
     link_url: str | None = None
-    link_id: str | None = None
+    link_id: Id = None
     machine: bool | None = None
     prefetched: bool | None = None
     proxied: bool | None = None
     synthetic: bool | None = None
     tracked_response: str | None = None
     content: str | None = None
+    inbound_event_id: str | None = None
+    to: str | None = None
+    recipients: list[Device] | None = None
+    topics: dict[str, bool] | None = None
 
 
 class Mapper:
@@ -111,9 +117,8 @@ class Mapper:
         message, collection, engagement = occurrence.message, occurrence.collection, occurrence.engagement
         self._prepare(message)
         properties = self._properties_with(engagement) if engagement else self._properties
-        if message.content:
-            content = self._privacy.text(message.content, message.recipient)
-            properties = msgspec.structs.replace(properties, content=content)
+        if message.reported:
+            properties = self._properties_with_reported(properties, message.reported)
         return Event(
             collection.name,
             self.message_id(message.id, occurrence.counted_as, occurrence.key),
@@ -137,6 +142,17 @@ class Mapper:
             proxied=engagement.proxied,
             synthetic=engagement.synthetic,
             tracked_response=self._privacy.text(engagement.tracked_response, self._recipient),
+        )
+
+    def _properties_with_reported(self, properties: Properties, reported: Reported) -> Properties:
+        privacy = self._privacy
+        return msgspec.structs.replace(
+            properties,
+            content=privacy.text(reported.content, self._recipient),
+            inbound_event_id=privacy.id(reported.inbound_event_id),
+            to=privacy.text(reported.to, self._recipient),
+            recipients=reported.devices and [privacy.device(one) for one in reported.devices],
+            topics=reported.topics,
         )
 
     def _context_with(self, engagement: Engagement) -> Context:
@@ -168,6 +184,7 @@ class Mapper:
         privacy = self._privacy
         properties.recipient = privacy.addresses(properties.recipient)
         properties.customer_id = privacy.id(properties.customer_id)
+        properties.cio_id = privacy.cio_id(properties.cio_id)
         properties.subject = privacy.text(properties.subject, message.recipient)
         properties.email_subject = privacy.text(properties.email_subject, message.recipient)
         properties.campaign_name = privacy.text(properties.campaign_name, message.recipient)
@@ -216,21 +233,23 @@ def properties_of(message: Message, campaign_name: str | None = None) -> Propert
     in the order of `Properties`, because this is the slowest part of a run.
     """
     is_email = message.type == "email"
+    known = message.customer_identifiers
     return Properties(
-        message.id,
+        message.id or None,
         message.recipient or None,
         message.subject or None,
-        str(value) if (value := message.campaign_id) or value == 0 else None,
-        str(value) if (value := message.action_id) or value == 0 else None,
+        value if (value := message.campaign_id) is None or type(value) is int else number_or_text(value),
+        value if (value := message.action_id) is None or type(value) is int else number_or_text(value),
         str(value) if (value := message.journey_id) or value == 0 else None,
-        str(value) if (value := message.parent_action_id) or value == 0 else None,
-        str(value) if (value := message.newsletter_id) or value == 0 else None,
-        str(value) if (value := message.content_id) or value == 0 else None,
-        str(value) if (value := message.broadcast_id) or value == 0 else None,
-        str(value) if (value := message.trigger_id) or value == 0 else None,
-        str(value) if (value := message.transactional_message_id) or value == 0 else None,
+        value if (value := message.parent_action_id) is None or type(value) is int else number_or_text(value),
+        value if (value := message.newsletter_id) is None or type(value) is int else number_or_text(value),
+        value if (value := message.content_id) is None or type(value) is int else number_or_text(value),
+        value if (value := message.broadcast_id) is None or type(value) is int else number_or_text(value),
+        value if (value := message.trigger_id) is None or type(value) is int else number_or_text(value),
+        value if (value := message.transactional_message_id) is None or type(value) is int else number_or_text(value),
         str(value) if (value := message.trigger_event_id) or value == 0 else None,
         str(value) if (value := message.customer_id) or value == 0 else None,
+        _filled(known.cio_id) if known is not None else None,
         message.failure_message or None,
         message.id if is_email else None,
         (message.subject or None) if is_email else None,

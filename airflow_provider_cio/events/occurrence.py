@@ -16,6 +16,8 @@ from airflow_provider_cio.events.interval import Window
 MOST_NAMED = 5
 #: Integer or text: the specification and live answers do not agree.
 Id = str | int | None
+#: Digits that always fit into 64 bits.
+_MOST_DIGITS = 18
 
 
 class Identifiers(msgspec.Struct, gc=False):
@@ -26,11 +28,36 @@ class Identifiers(msgspec.Struct, gc=False):
     cio_id: Id = None
 
 
+class Device(msgspec.Struct, omit_defaults=True, gc=False):
+    """Device that a push was sent to. If the push failed for it, it has a `failure_message`."""
+
+    device_id: str | None = None
+    device_platform: str | None = None
+    failure_message: str | None = None
+
+
+class Reported(msgspec.Struct, frozen=True, gc=False):
+    """Facts that only reports tell.
+
+    :param content: body of the message, if the stream asks for it.
+    :param to: phone number that a person's answer was sent to.
+    :param devices: of a push.
+    :param topics: of changed subscription preferences; true if the person subscribes to the topic.
+    """
+
+    content: str | None = None
+    inbound_event_id: str | None = None
+    to: str | None = None
+    devices: list[Device] | None = None
+    topics: dict[str, bool] | None = None
+
+
 class Message(msgspec.Struct, gc=False):
     """One message to one person. Its fields have Customer.io's names; unknown ones are None.
 
+    :param id: the delivery's id; empty for a change of a person's subscription that no message caused.
     :param type: the channel, equal to `Collection.channel`.
-    :param content: body of the message. Only streams can ask for it; a row's `content` is not read.
+    :param reported: not part of rows.
     """
 
     id: Annotated[str, msgspec.Meta(min_length=1)]
@@ -51,14 +78,14 @@ class Message(msgspec.Struct, gc=False):
     #: Only reporting webhooks have `journey_id` and `trigger_id`.
     journey_id: Id = None
     trigger_id: Id = None
-    content: str | None = msgspec.field(default=None, name="the content of a report")
+    reported: Reported | None = msgspec.field(default=None, name="what only reports tell")
 
 
 class Engagement(msgspec.Struct, frozen=True, gc=False):
     """Link and client of one open or click. Flags are true or missing."""
 
     href: str | None = None
-    link_id: str | None = None
+    link_id: str | int | None = None
     machine: bool | None = None
     prefetched: bool | None = None
     proxied: bool | None = None
@@ -77,7 +104,8 @@ class Occurrence(msgspec.Struct, frozen=True, gc=False):
     """One metric happening to one message at one time.
 
     :param engagement: of an open or click, if known.
-    :param key: distinguishes a further open or click from the first one, which has no key.
+    :param key: distinguishes a further open or click from the first one, which has no key; and each answer to a
+        message, and each report about a person, from the others.
     :param first_human: the first open or click that a person made, where the first of all has another time. It has no
         key either.
     """
@@ -135,7 +163,7 @@ def engagement_in(data: Mapping[str, Any]) -> Engagement:
     """Return link and client from the `data` of an activity or a report, which is documented only in part."""
     return Engagement(
         href=_text(data, "href", "link"),
-        link_id=_text(data, "link_id"),
+        link_id=number_or_text(_text(data, "link_id")),
         machine=_flag(data, "machine"),
         prefetched=_flag(data, "prefetched"),
         proxied=_flag(data, "proxied"),
@@ -144,6 +172,16 @@ def engagement_in(data: Mapping[str, Any]) -> Engagement:
         ip=_first(_text(data, "ip_address", "ip")),
         user_agent=_text(data, "user_agent", "userAgent"),
     )
+
+
+def number_or_text(value: Id) -> Id:
+    """Return text of digits as a number, any other value unchanged, and empty text as None.
+
+    Longer text stays, because no database has a number for it.
+    """
+    if isinstance(value, str):
+        return int(value) if len(value) <= _MOST_DIGITS and value.isdecimal() and value.isascii() else value or None
+    return value
 
 
 def _text(data: Mapping[str, Any], *keys: str) -> str | None:

@@ -5,11 +5,13 @@ Effect of `hash` and `drop`:
 ==========================  ==========================================================================================
 e-mail addresses            replaced everywhere, in each spelling that `addresses` lists: `hash` inserts the hash of
                             the plain address, `drop` inserts nothing
-recipients                  replaced as a whole: addresses, phone numbers, device tokens
+recipients                  replaced as a whole: addresses, phone numbers, device tokens. So is each device of a push;
+                            its platform stays
 recipients in other texts   replaced: a phone number in any spacing (but not its national form, ``0170`` for
                             ``+49 170``), any other recipient in exactly its spelling
 `userId`, `customer_id`     replaced if they contain an address. Other ids stay, because events could not be joined
                             without them. With `drop`, a person known only by an address is `unidentified`
+`cio_id`                    dropped with `drop`; with `hash` it stays like other ids
 `failure_message`           only a leading SMTP code stays (``550 5.1.1``), because mail servers quote personal data
 IP addresses                dropped, also with `hash`
 names                       stay in subjects, campaign names and links
@@ -25,6 +27,7 @@ from collections.abc import Callable
 from typing import Any
 
 from airflow_provider_cio.addresses import has_address, masked_addresses, replace_addresses
+from airflow_provider_cio.events.occurrence import Device
 
 _NO_DIGIT = re.compile(r"\D")
 _PHONE_NUMBER = re.compile(r"[+\d\s()./-]+")
@@ -90,6 +93,17 @@ class Privacy:
         code = _SMTP_CODE.match(text)
         return code[1] if code else None
 
+    def cio_id(self, text: str | None) -> str | None:
+        """Treat Customer.io's own id of a person."""
+        return None if self.mode == "drop" else self.id(text)
+
+    def device(self, device: Device) -> Device:
+        """Treat a device: its id like an address, its failure message like that of a mail server."""
+        if self.keeps:
+            return device
+        failure_message = self.failure_message(device.failure_message)
+        return Device(self.address(device.device_id), device.device_platform, failure_message)
+
     def ip(self, text: str | None) -> str | None:
         """Treat an IP address, which is dropped with `hash`, too."""
         return text if self.keeps else None
@@ -131,6 +145,7 @@ _SHOWN = {
     "transactional_message_id",
     "trigger_event_id",
     "link_id",
+    "inbound_event_id",
     "machine",
     "prefetched",
     "proxied",

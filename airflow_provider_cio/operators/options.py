@@ -137,12 +137,17 @@ def _text(must: str, fix: str) -> ValueReader:
     return read
 
 
-def _read_collections(name: str, value: object) -> tuple[Collection, ...]:
-    if isinstance(value, str):
-        value = value.strip()
-        if value.startswith(("[", "(")):
-            value = _list_in(name, value)
-    return resolve_collections(value)  # type: ignore[arg-type]
+def collections_reader(*, in_stream: bool) -> ValueReader:
+    """Return a reader of names and groups; only a stream may have the collections about people."""
+
+    def read(name: str, value: object) -> tuple[Collection, ...]:
+        if isinstance(value, str):
+            value = value.strip()
+            if value.startswith(("[", "(")):
+                value = _list_in(name, value)
+        return resolve_collections(value, in_stream=in_stream)  # type: ignore[arg-type]
+
+    return read
 
 
 def _list_in(name: str, text: str) -> object:
@@ -193,7 +198,7 @@ def _read_schema(name: str, value: object) -> str:
 _read_conn_id = _text("the id of a connection", "leave it out for the default one")
 
 READERS: dict[str, ValueReader] = {
-    "collections": _read_collections,
+    "collections": collections_reader(in_stream=False),
     "opens_and_clicks": one_of("first", "first_human", "every", "every_human"),
     "lookback": _span("days", MAX_LOOKBACK),
     "settling_time": _span("minutes", MAX_SETTLING_TIME),

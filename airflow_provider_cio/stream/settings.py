@@ -9,7 +9,14 @@ from typing import NamedTuple
 
 from airflow_provider_cio.events.catalog import Collection
 from airflow_provider_cio.exceptions import ConfigurationError
-from airflow_provider_cio.operators.options import READERS, Options, check_dead_letters, one_of, read_flag
+from airflow_provider_cio.operators.options import (
+    READERS,
+    Options,
+    check_dead_letters,
+    collections_reader,
+    one_of,
+    read_flag,
+)
 from airflow_provider_cio.values import flag_in, kind_of
 
 #: Name of the option in errors.
@@ -40,6 +47,7 @@ class StreamOptions(NamedTuple):
 
 #: Readers of the options. `on_unidentified` can't be ``fail``, because a stream has no end at which it could fail.
 _READERS = READERS | {
+    "collections": collections_reader(in_stream=True),
     "on_unidentified": one_of("skip", "cio_id", "dead_letter"),
     "full_resolution": read_flag,
     "message_content": read_flag,

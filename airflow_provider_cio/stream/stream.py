@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from airflow_provider_cio.events.event import encode, rule_broken
 from airflow_provider_cio.events.mapping import Mapper
-from airflow_provider_cio.events.occurrence import Malformed, Occurrence
+from airflow_provider_cio.events.occurrence import Malformed, Occurrence, Reported
 from airflow_provider_cio.http.transport import Retries
 from airflow_provider_cio.segment.batches import Sender, Settled
 from airflow_provider_cio.segment.client import SegmentClient
@@ -31,6 +31,8 @@ from airflow_provider_cio.stream.signature import is_signed
 _TIMEOUT = 2.0
 #: One repetition at once, because Segment may just have closed an idle connection.
 _RETRIES = Retries(attempts=2, total=0.5, first=0.05)
+#: Channels and metrics without a collection that a stream names in the log.
+_MOST_NAMES = 20
 
 
 class Connections(NamedTuple):
@@ -65,6 +67,7 @@ class Stream:
         self._connections = Cached(self._look_up, executor, self._look_up_failed)
         self._names = CachedNames(options.customerio_conn_id, lambda text: self.counts.problem("names", text))
         self._rate_limited: WeakKeyDictionary[SegmentClient, int] = WeakKeyDictionary()  # answers 429 already counted
+        self._unknown: set[str] = set()  # channels and metrics that the log has named
         self._dead_letters = Intake(self._write_letters, name="dead-letters")
 
     async def connections(self) -> Connections:
@@ -140,17 +143,29 @@ class Stream:
 
     def _event(self, body: bytes, mapper: Mapper) -> tuple[bytes, str | None] | Malformed | TooLong | str:
         """Return the encoded event and the rule that it breaks, or the report's problem, or the outcome ``ignored``."""
-        report = read_report(body)
+        left_out: set[str] = set()
+        report = read_report(body, left_out)
         if isinstance(report, Malformed):
             return report
-        occurrence = self._wanted.occurrence(report)
+        occurrence = self._wanted.occurrence(report, left_out)
         if isinstance(occurrence, Ignored):
+            self._name_unknown(occurrence.unknown)
             return f"ignored.{occurrence.reason}"
         if isinstance(occurrence, Malformed):
             return occurrence
+        if left_out:
+            self.counts.add("field_left_out", len(left_out))
+            names = ", ".join(sorted(left_out))
+            self.counts.problem("field_left_out", f"left out of an event, because they are malformed: {names}")
         if self.options.pii != "keep" and (field := overlong_text(occurrence)):
             return TooLong(field)
         return self._encoded(occurrence, mapper)
+
+    def _name_unknown(self, name: str) -> None:
+        """Log each channel and metric without a collection once, but not more of them than `_MOST_NAMES`."""
+        if name and name not in self._unknown and len(self._unknown) < _MOST_NAMES:
+            self._unknown.add(name)
+            self.counts.problem(f"unknown {name}", f"Customer.io reports {name}, which no collection has")
 
     def _encoded(self, occurrence: Occurrence, mapper: Mapper) -> tuple[bytes, str | None]:
         """Map and encode an occurrence, without the message's content if that does not fit."""
@@ -160,13 +175,13 @@ class Stream:
             encoded = encode(event)
             return encoded, rule_broken(event, encoded)
 
-        message = occurrence.message
-        if not is_too_long(message.content):
+        message, reported = occurrence.message, occurrence.message.reported or Reported()
+        if not is_too_long(reported.content):
             encoded, reason = checked(occurrence)
-            if reason != "event_too_large" or not message.content:
+            if reason != "event_too_large" or not reported.content:
                 return encoded, reason
         self.counts.add("content_left_out")
-        return checked(replace(occurrence, message=replace(message, content=None)))
+        return checked(replace(occurrence, message=replace(message, reported=replace(reported, content=None))))
 
     async def _refuse(self, reason: str, *, event: bytes = b"", body: bytes = b"", problem: str = "") -> str:
         """Write the event, or else the body, to the dead letters if a path is set. Return the outcome."""

@@ -66,14 +66,14 @@ _TABLE = {
     "slack": ("Slack", ("drafted", "attempted", "sent", "clicked", "failed")),
 }
 
-# What the reporting webhooks can be subscribed to (reference/customerio.md 5) and that table does not name.
+# What the reporting webhooks tell of (reference/customerio.md 5) and that table does not name.
 _BY_ANALOGY = {
     "email": ("Email", ("undeliverable",)),
     "push": ("Push", ("undeliverable",)),
     "twilio": ("SMS", ("dropped", "undeliverable", "replied")),
     "in_app": ("In-App", ("undeliverable",)),
     "webhook": ("Webhook", ("undeliverable",)),
-    "slack": ("Slack", ("converted",)),
+    "slack": ("Slack", ("converted", "undeliverable")),
     "whatsapp": (
         "WhatsApp",
         (

@@ -15,7 +15,7 @@ _CAN = {
     "twilio": "attempted delivered clicked converted bounced dropped failed undeliverable replied".split(),
     "in_app": "attempted opened clicked converted failed undeliverable".split(),
     "whatsapp": "attempted delivered opened clicked converted bounced dropped failed undeliverable replied".split(),
-    "slack": "attempted clicked converted failed".split(),
+    "slack": "attempted clicked converted failed undeliverable".split(),
     "webhook": "attempted clicked converted failed undeliverable".split(),
 }
 

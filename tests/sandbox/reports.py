@@ -21,9 +21,12 @@ from tests.sandbox.parents import FIELDS
 
 #: `object_type` of each channel.
 OBJECT_TYPES = {channel: "sms" if channel == "twilio" else channel for channel in CHANNELS}
-#: What a webhook can be subscribed to, in the order of the App API's list of them.
+#: What a webhook can be subscribed to (`EVENTS`), in the order of the App API's list of them.
 CUSTOMER_EVENTS = ("customer_subscribed", "customer_unsubscribed", "customer_subscription_preferences_changed")
-EVENTS = (*CUSTOMER_EVENTS, *(f"{OBJECT_TYPES[channel]}_{metric}" for channel, metric in COLLECTIONS))
+REPORTED = (*CUSTOMER_EVENTS, *(f"{OBJECT_TYPES[channel]}_{metric}" for channel, metric in COLLECTIONS))
+#: The specification of the bodies has this one, and the App API's list has not.
+UNLISTED = "slack_undeliverable"
+EVENTS = tuple(event for event in REPORTED if event != UNLISTED)
 
 _FAILED = {"attempted": "failure_message", "failed": "failure_message", "undeliverable": "failure_message"}
 _TO = dict.fromkeys(("sent", "delivered", "clicked", "converted"), "recipient")
@@ -58,6 +61,17 @@ _ORIGINS = {
 #: What the schema describes, but does not require.
 _OPTIONAL = ("proxied", "prefetched", "synthetic", "machine", "tracked_response", "trigger_event_id")
 
+#: Values of another kind than the schema says, for what only describes.
+_ODD: dict[str, Any] = {
+    "subject": 7,
+    "recipient": ["a", "b"],
+    "recipients": ["token"],
+    "failure_message": {"code": 550},
+    "trigger_event_id": {"id": 1},
+    "action_id": 9.0,
+    "machine": "no",
+}
+
 _encode = msgspec.json.Encoder().encode
 
 
@@ -75,6 +89,12 @@ class Habits(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     unknown_keys: bool = False
     #: Also what happened but can't be subscribed to, such as `topic_unsubscribed`.
     unknown_metrics: bool = False
+    #: Each person who answers a message answers it twice.
+    second_answers: bool = False
+    #: Each push went to a second device, too, and failed for it.
+    two_devices: bool = False
+    #: What only describes is of another kind than the schema says.
+    odd_kinds: bool = False
     #: Where a change of preferences has its channel: the schema says `object_type_type`, a slip perhaps.
     preferences_key: Literal["object_type", "object_type_type"] = "object_type"
     #: Characters of the body of a message, where it is asked for.
@@ -91,7 +111,7 @@ class Subscription(msgspec.Struct, kw_only=True):
     disabled: bool = False
     full_resolution: bool = False
     with_content: bool = False
-    events: list[str] = msgspec.field(default_factory=lambda: list(EVENTS))
+    events: list[str] = msgspec.field(default_factory=lambda: list(REPORTED))
 
 
 class Report(NamedTuple):
@@ -123,9 +143,11 @@ def reports(history: History, subscription: Subscription | None = None, habits: 
                 unique = one.link not in links
                 links.add(one.link)
             event = f"{maker.object_type}_{metric}"
-            subscribed = event in wanted if event in EVENTS else habits.unknown_metrics
+            subscribed = event in wanted if event in REPORTED else habits.unknown_metrics
             if subscribed and (unique or subscription.full_resolution):
                 found.append(maker.report(event, metric, time, one, first))
+                if metric == "replied" and habits.second_answers:
+                    found.append(maker.report(event, metric, time + 60, one, False))
         found += (report for report in maker.of_person() if report.event in wanted)
     found.sort(key=lambda report: (report.time, report.event_id))
     return found
@@ -156,11 +178,11 @@ class _Maker:
         self.object_type = OBJECT_TYPES.get(self.channel, self.channel)
 
     def report(self, event: str, metric: str, time: int, one: Engagement | None, first: bool) -> Report:
-        of = one.activity_id if one else f"{self._id} {metric}"
+        of = one.activity_id if one else f"{self._id} {metric}" if first else f"{self._id} {metric} {time}"
         event_id = _event_id(of, time)
         if self._habits.event_id_of_activity:
             event_id = one.activity_id if one else activity_id(self._id, metric, 0, time)
-        data = self._person() | {"delivery_id": self._id} | self._origin() | self._details(metric, one)
+        data = self._person() | {"delivery_id": self._id} | self._origin() | self._details(metric, one, time)
         if self._habits.bare:
             needless = (*_OPTIONAL, *({"opened": ["subject"], "failed": ["recipient"]}.get(metric, ())))
             data = {key: value for key, value in data.items() if key not in needless}
@@ -192,6 +214,9 @@ class _Maker:
     ) -> Report:
         key = self._habits.preferences_key if event == CUSTOMER_EVENTS[2] else "object_type"
         body: dict[str, Any] = {"metric": metric, "event_id": event_id, key: by, "timestamp": time, "data": data}
+        if self._habits.odd_kinds:
+            data |= {key: odd for key, odd in _ODD.items() if key in data}
+            body["timestamp"] = float(time) if dice_of("odd", event_id) % 2 else str(time)
         if self._habits.unknown_keys:
             body["api_version"] = {"major": 2, "tags": ["x", None]}
             data["experiment"] = [{"id": 1.5}, None]
@@ -220,13 +245,13 @@ class _Maker:
         trigger = dice_of("trigger", row.get("broadcast_id"), row["created"] // 86_400)
         return {"journey_id": _event_id(f"journey {self._id}", row["created"]), "trigger_id": 1 + trigger % 1000}
 
-    def _details(self, metric: str, one: Engagement | None) -> dict[str, Any]:
+    def _details(self, metric: str, one: Engagement | None, time: int) -> dict[str, Any]:
         keys = _KEYS.get(self.object_type, {}).get(metric, "").split()
         data: dict[str, Any] = {key: self._row.get(key) or "" for key in keys}
         if "recipients" in data:
             data["recipients"] = self._devices(metric)
         if "inbound_event_id" in data:
-            data |= {"inbound_event_id": _event_id(f"inbound {self._id}", self._row["created"]), "to": "+15005550006"}
+            data |= {"inbound_event_id": _event_id(f"inbound {self._id}", time), "to": "+15005550006"}
         if metric == "sent" and self._with_content:
             data["content"] = self._content()
             if self.object_type == "email":
@@ -256,6 +281,8 @@ class _Maker:
         }
         if metric in ("bounced", "dropped"):
             device["failure_message"] = self._row.get("failure_message") or ""
+        if self._habits.two_devices:
+            return [device, {"device_id": "second", "device_platform": "ios", "failure_message": "Unregistered"}]
         return [device]
 
     def _content(self) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 from textwrap import dedent
 from typing import Any, NamedTuple
 
+import msgspec
 import pytest
 import yaml  # type: ignore[import-untyped]
 
@@ -24,7 +25,7 @@ import airflow_provider_cio
 from airflow_provider_cio.events.catalog import CATALOG, DEFAULT_COLLECTIONS
 from airflow_provider_cio.events.event import encode
 from airflow_provider_cio.events.mapping import Mapper, Properties
-from airflow_provider_cio.events.occurrence import Identifiers, Message, Occurrence
+from airflow_provider_cio.events.occurrence import Device, Id, Identifiers, Message, Occurrence
 from airflow_provider_cio.get_provider_info import get_provider_info
 from airflow_provider_cio.operators.customerio_to_segment import CustomerIOToSegmentOperator
 from airflow_provider_cio.operators.customerio_to_warehouse import CustomerIOToWarehouseOperator
@@ -254,22 +255,35 @@ def test_the_table_of_all_events_is_the_catalog() -> None:
         if cell
     }
     known = set()
-    for one in CATALOG.values():
+    for one in (one for one in CATALOG.values() if not one.is_of_person):
         channel, _, event = one.name.partition(" ")
         known.add((channel, one.metric, f"*{event}*" if one.by_analogy else event))
     assert documented == known
 
 
+def test_the_events_about_people_are_those_of_the_catalog() -> None:
+    rows = [(event, metric.strip("`")) for event, metric, _ in table("events.md", "People who subscribe")]
+    assert rows == [(one.name, one.metric) for one in CATALOG.values() if one.is_of_person]
+
+
 def test_the_properties_are_those_of_the_mapping() -> None:
-    names = [name for cells in table("events.md", "Properties") for name in re.findall(r"`(\w+)`", cells[0])]
-    assert sorted(names) == sorted(Properties.__struct_fields__)
+    rows = table("events.md", "Properties")
+    documented = [(name, kind) for names, kind, *_ in rows for name in re.findall(r"`(\w+)`", names)]
+    words = {
+        str | None: "text",
+        Id: "number",
+        bool | None: "true",
+        list[Device] | None: "list of objects",
+        dict[str, bool] | None: "object",
+    }
+    assert sorted(documented) == sorted((one.name, words[one.type]) for one in msgspec.structs.fields(Properties))
 
 
 @pytest.mark.parametrize("page", ["README.md", "events.md"])
 def test_the_event_that_is_shown_is_made_of_such_a_delivery(page: str) -> None:
     on_page = [block for block in BLOCKS if block.page.name == page]
     (shown,) = [json.loads(block.code) for block in on_page if re.match(r'\{\s*"type": "track"', block.code)]
-    jane = Identifiers(42, "jane@example.com")
+    jane = Identifiers(42, "jane@example.com", "d9c106000001")
     told = {"recipient": "jane@example.com", "subject": "Hi Jane", "campaign_id": 9, "action_id": 11}
     message = Message("RPILAgUBcRhIBqSfeiIwdIYJKxTY", "email", jane, 42, **told)  # type: ignore[arg-type]
     mapper = Mapper("example", name_of=lambda message: "Welcome")

@@ -398,7 +398,7 @@ def test_every_pair_that_webhooks_report_has_a_collection() -> None:
         "twilio": "drafted attempted sent delivered clicked converted bounced dropped failed undeliverable replied",
         "whatsapp": "drafted attempted sent delivered opened clicked converted bounced dropped failed undeliverable"
         " replied",
-        "slack": "drafted attempted sent clicked converted failed",
+        "slack": "drafted attempted sent clicked converted failed undeliverable",
         "webhook": "drafted attempted sent clicked converted failed undeliverable",
     }
     assert COLLECTIONS.keys() == {(channel, metric) for channel, all in reported.items() for metric in all.split()}
@@ -415,7 +415,7 @@ def test_every_pair_that_webhooks_report_has_a_collection() -> None:
         ("slack", "converted"): "Slack Converted",
     }
     assert {pair: COLLECTIONS[pair] for pair in names} == names
-    assert len(ANALOGUES) == 20
+    assert len(ANALOGUES) == 21
     assert ("email", "deferred") not in ANALOGUES
 
 

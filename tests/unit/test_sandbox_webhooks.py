@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 from tests.sandbox import History, Sandbox
 from tests.sandbox.catalog import COLLECTIONS
 from tests.sandbox.delivery import REPEATED
-from tests.sandbox.reports import EVENTS, Habits, Report, Subscription, reports
+from tests.sandbox.reports import EVENTS, REPORTED, UNLISTED, Habits, Report, Subscription, reports
 from tests.sandbox.webhooks import LONG_STATUSES, SIGNING_KEY, Call, Calling, Sender, sign
 
 DAY = 86_400
@@ -182,7 +182,8 @@ def test_the_events_are_those_of_the_app_apis_list() -> None:
         "webhook": f"{short} undeliverable",
     }
     assert set(EVENTS) == {f"{kind}_{metric}" for kind, metrics in listed.items() for metric in metrics.split()}
-    assert len(EVENTS) == len(set(EVENTS)) == len(COLLECTIONS) + 3
+    assert {*EVENTS, UNLISTED} == set(REPORTED)
+    assert len(EVENTS) == len(set(EVENTS)) == len(COLLECTIONS) + 3 - 1
 
 
 def test_only_what_is_subscribed_to_is_sent_and_nothing_while_it_is_disabled(history: History) -> None:
@@ -236,6 +237,19 @@ def test_oddities_are_habits(history: History) -> None:
     activities = {row["id"] for row in history.activities.rows()}
     assert {report.event_id for report in odd if report.delivery_id} <= activities
     assert not {report.event_id for report in plain} & activities
+
+
+def test_what_repeats_and_what_is_odd_are_habits_too(history: History) -> None:
+    events = ["sms_replied", "push_sent"]
+    plain = reports(history, Subscription(events=events))
+    found = reports(history, Subscription(events=events), Habits(second_answers=True, two_devices=True))
+    answers = [body["data"] for body in bodies(found) if body["metric"] == "replied"]
+    assert len(answers) == 2 * sum(report.metric == "replied" for report in plain)
+    assert len({data["inbound_event_id"] for data in answers}) == len(answers)
+    assert all(len(body["data"]["recipients"]) == 2 for body in bodies(found) if body["metric"] == "sent")
+    odd = bodies(reports(history, None, Habits(odd_kinds=True)))
+    assert {type(body["timestamp"]) for body in odd} == {str, float}
+    assert {body["data"].get("subject", 7) for body in odd} == {7}
 
 
 def test_unique_clicks_may_be_those_of_each_link(history: History) -> None:

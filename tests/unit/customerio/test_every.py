@@ -261,15 +261,15 @@ def test_the_whole_event_of_a_click(sandbox: Sandbox) -> None:
         "delivery_id": "d1",
         "recipient": "ana@example.com",
         "subject": "Subject 1",
-        "campaign_id": "9",
-        "action_id": "42",
+        "campaign_id": 9,
+        "action_id": 42,
         "customer_id": "1",
         "email_id": "d1",
         "email_subject": "Subject 1",
         "campaign_name": "Welcome",
         "href": "https://example.com/?q=1",
         "link_url": "https://example.com/?q=1",
-        "link_id": "12",
+        "link_id": 12,
         "machine": True,
     }
     assert {key: event["context"][key] for key in ("ip", "userAgent", "traits")} == {
@@ -384,7 +384,7 @@ def test_what_is_left_of_a_deleted_delivery_is_what_its_activities_say(sandbox: 
     first, second = sorted(sandbox.segment.kept, key=lambda event: event["originalTimestamp"])
     assert (first.get("userId"), first.get("anonymousId")) == ("42", None)
     assert (second.get("userId"), second.get("anonymousId")) == (None, "ana@example.com")
-    assert second["properties"] == {"delivery_id": "gone=", "email_id": "gone="}
+    assert second["properties"] == {"delivery_id": "gone=", "email_id": "gone=", "cio_id": "d9"}
     assert second["context"]["userAgent"] == "Mozilla/5.0"
     assert first["messageId"] != second["messageId"]
     assert report.skipped == {"unidentified": 1}

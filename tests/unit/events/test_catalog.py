@@ -5,6 +5,7 @@ import pytest
 from airflow_provider_cio.events.catalog import CATALOG, DEFAULT_COLLECTIONS, resolve_collections
 from airflow_provider_cio.exceptions import ConfigurationError
 from tests.sandbox.catalog import ANALOGUES, COLLECTIONS
+from tests.unit.events.specification import BODIES, SUBSCRIBABLE, pairs
 
 
 def test_the_e_mail_column_is_complete() -> None:
@@ -29,11 +30,27 @@ def test_the_e_mail_column_is_complete() -> None:
 
 def test_the_whole_table_is_there_and_says_which_names_are_formed_by_analogy() -> None:
     """As the sandbox has it, which was written from the reference apart from the package."""
-    assert {(one.channel, one.metric): one.name for one in CATALOG.values()} == COLLECTIONS
+    of_messages = {(one.channel, one.metric): one.name for one in CATALOG.values() if not one.is_of_person}
+    assert of_messages == COLLECTIONS
     assert {(one.channel, one.metric) for one in CATALOG.values() if one.by_analogy} == set(ANALOGUES)
     assert CATALOG["Email Undeliverable"].by_analogy
     assert not CATALOG["Email Opened"].by_analogy
     assert len({one.table for one in CATALOG.values()}) == len(CATALOG)
+
+
+def test_every_documented_pair_has_a_collection() -> None:
+    documented = {(kind, metric.removeprefix("cio_")) for kind, metric in pairs(BODIES) | pairs(SUBSCRIBABLE)}
+    assert {one.report_name for one in CATALOG.values()} == {f"{kind}_{metric}" for kind, metric in documented}
+
+
+def test_only_streams_have_collections_about_people() -> None:
+    people = ["Subscribed", "Unsubscribed", "Subscription Preferences Changed"]
+    assert [one.name for one in resolve_collections("subscription", in_stream=True)] == people
+    assert len(resolve_collections("all", in_stream=True)) == len(CATALOG)
+    assert {one.name for one in resolve_collections("all")} == CATALOG.keys() - set(people)
+    for names in ("subscription", ["Email Opened", "Unsubscribed"]):
+        with pytest.raises(ConfigurationError, match="only streams have '(subscription|Unsubscribed)'"):
+            resolve_collections(names)
 
 
 def test_tables_are_named_as_segment_names_them() -> None:
@@ -58,7 +75,7 @@ def test_names_are_looked_up_once_each_in_order() -> None:
     [
         (["Email Clicked"], "unknown collection 'Email Clicked'; did you mean .*'Email Link Clicked'"),
         (["email opened"], "did you mean 'Email Opened'"),
-        (["xyz"], "groups are: email, push, sms, in_app, whatsapp, slack, webhook, all"),
+        (["xyz"], "groups are: email, push, sms, in_app, whatsapp, slack, webhook, subscription, all"),
         ("Email Open", "did you mean 'Email Opened'"),
         (None, "must be a list of names, got nothing"),
         ({"email": 1}, "must be a list of names, got an object"),

@@ -14,7 +14,7 @@ from airflow_provider_cio.customerio.rows import Delivery
 from airflow_provider_cio.events.catalog import CATALOG
 from airflow_provider_cio.events.event import encode, rule_broken
 from airflow_provider_cio.events.mapping import Mapper, email_of
-from airflow_provider_cio.events.occurrence import Occurrence
+from airflow_provider_cio.events.occurrence import Occurrence, engagement_in
 
 CLICKED = CATALOG["Email Link Clicked"]
 ADDRESS = st.from_regex(r"[a-z0-9.+-]{1,12}@[a-z0-9-]{1,12}\.(com|example)", fullmatch=True)
@@ -62,11 +62,12 @@ def test_the_whole_event() -> None:
             "delivery_id": "RPIL=",
             "recipient": "test@example.com",
             "subject": "Grüße 😀",
-            "campaign_id": "9",
-            "action_id": "42",
-            "parent_action_id": "1",
+            "campaign_id": 9,
+            "action_id": 42,
+            "parent_action_id": 1,
             "trigger_event_id": "01E4",
             "customer_id": "0200000001",
+            "cio_id": "d9c1",
             "email_id": "RPIL=",
             "email_subject": "Grüße 😀",
         },
@@ -140,7 +141,7 @@ def test_the_traits_name_the_person_before_the_recipient() -> None:
     subject=st.one_of(st.none(), st.text()),
     parent=ID,
 )
-def test_whatever_comes_an_event_has_one_identity_and_text_ids(
+def test_whatever_comes_an_event_has_one_identity_and_no_empty_ids(
     known: Any, customer_id: Any, recipient: Any, subject: Any, parent: Any
 ) -> None:
     one = delivery(
@@ -158,8 +159,45 @@ def test_whatever_comes_an_event_has_one_identity_and_text_ids(
         sent = as_sent(one)
         assert sent.get("userId") == user_id
         assert sent.get("anonymousId") == anonymous_id
-        assert all(isinstance(value, str) and value for value in sent["properties"].values())
+        assert all(value == 0 or value for value in sent["properties"].values())
         assert ("campaign_id" in sent["properties"]) == (parent not in (None, ""))
+        ids = (sent["properties"].get(name) for name in ("customer_id", "cio_id", "delivery_id"))
+        assert all(one is None or isinstance(one, str) for one in ids)
+
+
+PARENTS = (
+    "campaign_id action_id parent_action_id newsletter_id content_id broadcast_id trigger_id transactional_message_id"
+).split()
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        (9, 9),
+        (0, 0),
+        ("9", 9),
+        ("0", 0),
+        ("123456789012345678", 123456789012345678),
+        ("1234567890123456789", "1234567890123456789"),
+        ("nine", "nine"),
+        ("9.5", "9.5"),
+        ("-9", "-9"),
+        ("\u0669", "\u0669"),
+        ("\u00b2", "\u00b2"),
+    ],
+)
+def test_ids_of_parents_are_numbers_where_they_can_be(given: Any, sent: Any) -> None:
+    one = delivery(**dict.fromkeys(PARENTS, given), customer_id="7")
+    properties = as_sent(one)["properties"]
+    assert {name: properties[name] for name in PARENTS} == dict.fromkeys(PARENTS, sent)
+    assert engagement_in({"link_id": given}).link_id == sent
+
+
+def test_all_other_ids_are_text() -> None:
+    names = ("journey_id", "trigger_event_id", "customer_id")
+    assert {as_sent(delivery(**dict.fromkeys(names, 7)))["properties"][name] for name in names} == {"7"}
+    numbers = delivery(customer_identifiers={"id": 5, "cio_id": 7})
+    assert as_sent(numbers)["properties"] == {"delivery_id": "RPIL=", "email_id": "RPIL=", "cio_id": "7"}
 
 
 @given(st.text(), st.text(min_size=1), st.sampled_from(sorted(c.metric for c in CATALOG.values())))

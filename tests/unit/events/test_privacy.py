@@ -378,6 +378,7 @@ def test_every_place_that_an_address_can_stand_in_is_hashed() -> None:
         "delivery_id": "d1",
         "email_id": "d1",
         "customer_id": ana,
+        "cio_id": "d9",
         "recipient": f"{ana},{bob}",
         "subject": f"For {ana} only",
         "email_subject": f"For {ana} only",

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from airflow_provider_cio.customerio.webhooks import wanted_webhook
-from airflow_provider_cio.events.catalog import CATALOG
 from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError
 from airflow_provider_cio.hooks.customerio import CustomerIOHook
 from tests.sandbox import Fault, Sandbox, Settings
@@ -163,8 +162,13 @@ def test_two_of_them_are_for_a_person_to_sort_out(sandbox: Sandbox, hook_with: H
 
 def test_every_collection_can_be_subscribed_to() -> None:
     webhook = wanted_webhook("all", URL, "all", False)
-    assert set(webhook.events) == set(EVENTS) - set(CUSTOMER_EVENTS)
-    assert len(webhook.events) == len(CATALOG)
+    assert set(webhook.events) == set(EVENTS)
+    assert len(webhook.events) == len(EVENTS)
+
+
+def test_people_who_subscribe() -> None:
+    assert wanted_webhook("people", URL, "subscription", False).events == list(CUSTOMER_EVENTS)
+    assert wanted_webhook("people", URL, ["Unsubscribed"], False).events == ["customer_unsubscribed"]
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,8 @@ def operator(**parameters: Any) -> CustomerIOToSegmentOperator:
         ({"collections": ["email", "inapp"]}, "unknown collection 'inapp'; did you mean 'in_app'"),
         ({"collections": "twilio"}, "unknown collection 'twilio'; groups are: email, push, sms"),
         ({"collections": ["all", "Email Clicked"]}, "did you mean .*'Email Link Clicked'"),
+        ({"collections": "subscription"}, "only streams have 'subscription', because Customer.io tells of people"),
+        ({"collections": ["Email Opened", "Unsubscribed"]}, "only streams have 'Unsubscribed', because"),
         ({"collections": []}, "at least one collection"),
         ({"collections": None}, "collections must be a list of names, got nothing"),
         ({"lookback": float("nan")}, "lookback must be 0 to 180 days, got nan days"),
@@ -117,10 +119,12 @@ def names_of(task: CustomerIOToSegmentOperator) -> list[str]:
 
 def test_groups_of_collections() -> None:
     assert names_of(operator(collections="sms")) == [name for name in CATALOG if name.startswith("SMS ")]
-    assert names_of(operator(collections="all")) == list(CATALOG)
+    of_messages = [name for name, one in CATALOG.items() if not one.is_of_person]
+    assert names_of(operator(collections="all")) == of_messages
     assert names_of(operator(collections=("Slack Sent", "email", "Email Sent"))) == ["Slack Sent", *GROUPS["email"]]
     assert names_of(operator(collections="Email Sent")) == ["Email Sent"]
-    assert names_of(operator(collections=[*GROUPS][:-1])) == list(CATALOG)
+    channels = [name for name in GROUPS if name not in ("subscription", "all")]
+    assert names_of(operator(collections=channels)) == of_messages
 
 
 def test_values_given_as_text() -> None:

@@ -109,13 +109,51 @@ def test_the_namespace_and_the_loop_guard_are_those_of_the_pull_road(
     assert "integrations" not in event
 
 
+def test_a_report_of_a_person_is_an_event_where_it_is_asked_for(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = report("unsubscribed", "customer", delivery_id=None, recipient=None, subject=None, email_address=ADDRESS)
+    with running(sandbox, monkeypatch, collections="subscription") as stream:
+        assert [stream.post(one).status_code, stream.post(one).status_code] == [204, 204]
+        assert stream.post(report("unsubscribed")).status_code == 204
+        assert counted(stream) == {"sent": 2, "ignored.not_asked_for": 1}
+    [event] = sandbox.segment.kept
+    assert (event["event"], event["userId"]) == ("Unsubscribed", "42")
+    assert "delivery_id" not in event["properties"]
+
+
+def test_fields_of_another_kind_are_counted_and_named(
+    stream: Running, sandbox: Sandbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(2):
+        assert stream.post(report(subject=7, recipients=[ADDRESS])).status_code == 204
+    assert counted(stream) == {"sent": 2, "field_left_out": 4}
+    assert len(sandbox.segment.kept) == 1
+    [line] = [one.getMessage() for one in caplog.records if "left out" in one.getMessage()]
+    assert line == "Stream 'main': left out of an event, because they are malformed: recipients, subject"
+
+
+def test_what_no_collection_has_is_named_once(
+    stream: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(counts, "LOG_EVERY", 0.0)
+    most = stream_module._MOST_NAMES
+    for metric in ("teleported", "teleported", ADDRESS, *(f"m{number}" for number in range(most))):
+        assert stream.post(report(metric)).status_code == 204
+    assert counted(stream) == {"ignored.unknown_metric": 3 + most}
+    lines = [one.getMessage() for one in caplog.records if "no collection" in one.getMessage()]
+    assert lines[0] == "Stream 'main': Customer.io reports email teleported, which no collection has"
+    assert len(lines) == len(set(lines)) == most
+    assert ADDRESS not in caplog.text
+
+
 @pytest.mark.parametrize(
     ("one", "outcome"),
     [
         (report("sent"), "ignored.not_asked_for"),
         (report("opened", "push"), "ignored.not_asked_for"),
         (report("teleported"), "ignored.unknown_metric"),
-        (report("unsubscribed", delivery_id=None, email_address=ADDRESS), "ignored.customer_event"),
+        (report("unsubscribed", delivery_id=None, email_address=ADDRESS), "ignored.not_asked_for"),
         (report(identifiers=None, customer_id=None, recipient=None), "skipped.unidentified"),
         (report(delivery_id=None), "refused.malformed"),
         (report() | {"timestamp": 1}, "refused.malformed"),

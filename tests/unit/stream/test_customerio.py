@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from airflow_provider_cio.stream import intake
 from tests.e2e.compare import differences
 from tests.sandbox import Fault, History, Sandbox
 from tests.sandbox.catalog import CHANNELS
-from tests.sandbox.reports import Habits, Report, Subscription, reports
+from tests.sandbox.reports import CUSTOMER_EVENTS, Habits, Report, Subscription, reports
 from tests.sandbox.webhooks import LONG_PROBLEMS, LONG_STATUSES, Calling, Sender
 from tests.unit.stream.support import KEY, Running, connect
 from tests.unit.support import DAY, NOVEMBER, truth_of
@@ -40,11 +41,16 @@ def calling(**changes: object) -> Calling:
 
 
 @pytest.mark.parametrize(
-    ("full", "content", "bare", "unknown"),
-    [(False, False, False, False), (True, True, False, True), (False, True, True, True), (True, False, True, False)],
+    ("full", "content", "bare", "unknown", "odd"),
+    [
+        (False, False, False, False, False),
+        (True, True, False, True, False),
+        (False, True, True, True, True),
+        (True, False, True, False, True),
+    ],
 )
 def test_every_report_of_every_channel_is_taken(
-    sandbox: Sandbox, tmp_path: Path, full: bool, content: bool, bare: bool, unknown: bool
+    sandbox: Sandbox, tmp_path: Path, full: bool, content: bool, bare: bool, unknown: bool, odd: bool
 ) -> None:
     sandbox.reset()
     history = History.generate(
@@ -63,6 +69,8 @@ def test_every_report_of_every_channel_is_taken(
             bare=bare,
             unknown_keys=unknown,
             unknown_metrics=unknown,
+            two_devices=unknown,
+            odd_kinds=odd,
             preferences_key="object_type_type" if unknown else "object_type",
         ),
     )
@@ -77,10 +85,30 @@ def test_every_report_of_every_channel_is_taken(
     assert Counter(call.status for call in sender.calls) == {204: len(found)}
     assert list(tmp_path.iterdir()) == [], "none of them is malformed"
     assert sandbox.segment.dropped == []
-    events = Counter((event["properties"]["delivery_id"], event["event"]) for event in sandbox.segment.kept)
+    events = Counter((event["properties"].get("delivery_id"), event["event"]) for event in sandbox.segment.kept)
+    people = {name for delivery_id, name in events if delivery_id is None}
+    assert people == {"Subscribed", "Unsubscribed"}
+    events = Counter({key: count for key, count in events.items() if key[0] is not None})
     repeated = sum(count - 1 for count in events.values())
     assert (repeated > 0) is full
     assert content is any("content" in event["properties"] for event in sandbox.segment.kept)
+
+
+def test_each_answer_and_each_change_of_a_subscription_is_kept_once(sandbox: Sandbox) -> None:
+    sandbox.reset()
+    history = History.generate(seed=5, deliveries=3000, start=NOVEMBER, end=NOVEMBER + DAY, channels=CHANNELS)
+    events = ["sms_replied", "whatsapp_replied", *CUSTOMER_EVENTS]
+    found = reports(history, Subscription(events=events), Habits(second_answers=True))
+    sender = push(sandbox, found, calling(duplicates=0.5, in_flight=8), collections="all", on_unidentified="cio_id")
+    assert {call.status for call in sender.calls} == {204}
+    names = Counter(event["event"] for event in sandbox.segment.kept)
+    people = [(one, json.loads(one.body)["data"]) for one in found]
+    named = [one for one, data in people if data["customer_id"] or any(data["identifiers"].values())]
+    told = Counter(one.metric.removeprefix("cio_") for one in named)
+    assert names["SMS Replied"] + names["WhatsApp Replied"] == told["replied"] > 2
+    for metric in ("subscribed", "unsubscribed", "subscription_preferences_changed"):
+        assert names[metric.replace("_", " ").title()] == told[metric] > 0
+    assert sandbox.segment.duplicates
 
 
 def test_a_day_with_an_outage_arrives_whole_and_no_answer_costs_an_hour(sandbox: Sandbox) -> None:

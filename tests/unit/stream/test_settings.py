@@ -44,6 +44,14 @@ def test_all_options() -> None:
     assert [collection.name for collection in group.collections] == list(GROUPS["email"])
 
 
+@pytest.mark.parametrize("names", ["subscription", "all", '["all"]'])
+def test_people_who_subscribe(names: str) -> None:
+    found = one(collections=names)
+    assert isinstance(found, StreamOptions)
+    assert [collection.name for collection in found.collections] == list(GROUPS[names.strip('[]"')])
+    assert found.collections[-1].is_of_person
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '"main"', "null", '{"main": {}} x', "{main: {}}", "[" * 100_000])
 def test_an_option_that_is_no_object(text: str) -> None:
     with pytest.raises(ConfigurationError, match=r"\[customerio\] streams must be a JSON object"):
