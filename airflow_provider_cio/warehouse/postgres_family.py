@@ -12,7 +12,7 @@ from airflow_provider_cio.warehouse.database import Database, rows_rejected, sho
 #: may raise any class with any text, so its text is not shown.
 _CLASSES_WITHOUT_VALUES = ("", "08", "0A", "25", "28", "3D", "3F", "40", "42", "53", "54", "55", "57", "58")
 #: Of these classes, the ones after which another try may succeed. Internal errors (XX) may pass, too.
-_PASSING_CLASSES = ("", "08", "40", "53", "55", "57", "58", "XX")
+_PASSING_CLASSES = ("", "08", "25", "40", "53", "55", "57", "58", "XX")
 #: SQLSTATE of a syntax error, whose text quotes a part of the statement.
 _SYNTAX_ERROR = "42601"
 
@@ -78,9 +78,11 @@ class PostgresFamily(Database):
             return ConfigurationError(f"the connection is read-only: {text}. Use a connection that may write")
         if code == "42501":
             return self.not_allowed(text)
+        if code[:2] in ("28", "3D"):  # wrong user or password, unknown database
+            return login_rejected(text)
         if code in ("42P06", "42P07"):  # a schema or table exists, and the catalogs do not show it to the user
             return self.not_allowed(f"no right to it, and so it is not shown: {text} ({code})")
-        if code[:2] in ("0A", "25", "42"):  # an object is missing, or of another kind
+        if code[:2] in ("0A", "3F", "42"):  # an object is missing, or of another kind
             return ConfigurationError(f"{text} ({code}). Check whether somebody else changed schema {self._schema}")
         if code[:2] in _PASSING_CLASSES:
             return TryAgainLaterError(f"{text} ({code or 'no connection'})")

@@ -9,7 +9,7 @@ from typing import IO, Any, ClassVar
 from airflow_provider_cio.events.event import MAX_EVENT_BYTES
 from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError
 from airflow_provider_cio.warehouse.database import public_host, shown, write_conflict
-from airflow_provider_cio.warehouse.postgres_family import PostgresFamily, login_rejected, text_of
+from airflow_provider_cio.warehouse.postgres_family import PostgresFamily, text_of
 from airflow_provider_cio.warehouse.tables import SPOOLED, TRACKS, Column, Kind, csv_values
 
 #: Longest time, in milliseconds, that a load waits for another one before it leaves the retry to Airflow.
@@ -140,8 +140,6 @@ class Redshift(PostgresFamily):
         text = text_of(code, text, of_function="W" in fields)
         if code in _CONFLICTS:
             return write_conflict(f"{code}, {text}")
-        if code[:2] in ("28", "3D"):  # wrong user or password, unknown database
-            return login_rejected(text)
         return self.sqlstate_error(code, text)
 
 
