@@ -179,8 +179,8 @@ class Warehouse:
                         f"{database.quoted(column.name)} {database.alter_type} {needed}"
                     )
         if faults:
-            run = f"To make the short ones longer, run {'; '.join(fixes)}. Otherwise" if fixes else "Drop them, or"
-            raise ConfigurationError(f"{'; '.join(faults)}. Nothing was changed. {run} load into another schema")
+            fix = f"Run {'; '.join(fixes)}; or load" if fixes else "Load"
+            raise ConfigurationError(f"{'; '.join(faults)}. Nothing was changed. {fix} into another schema")
         return converted
 
     def _convertible(self, column: Column, found: str) -> bool:

@@ -63,9 +63,12 @@ def test_an_event_table_has_those_of_tracks_and_every_property() -> None:
         "prefetched",
         "proxied",
     }
-    assert NUMBERS == set(
-        "campaign_id action_id parent_action_id newsletter_id content_id broadcast_id transactional_message_id "
-        "link_id".split()
+    assert (
+        set(
+            "campaign_id action_id parent_action_id newsletter_id content_id broadcast_id transactional_message_id "
+            "link_id".split()
+        )
+        == NUMBERS
     )
 
 
