@@ -165,15 +165,17 @@ class Warehouse:
                 if column.name not in columns:
                     continue
                 found, length = columns[column.name]
-                where = f"column {column.name} of table {self._schema}.{table}"
                 needed = database.types[column.kind]
-                if found.lower() not in database.accepted_types[column.kind]:
-                    if not self._convertible(column, found):
-                        faults.append(f"{where} is {found}, and not {needed}")
-                        continue
+                fits = found.lower() in database.accepted_types[column.kind]
+                if not fits and self._convertible(column, found):
                     converted.setdefault(table, {})[column.name] = found
-                if length is not None and length < _NEEDED_LENGTHS.get(column.kind, 0):
-                    faults.append(f"{where} is {found}({length}), and not {needed}")
+                    fits = True
+                too_short = fits and length is not None and length < _NEEDED_LENGTHS.get(column.kind, 0)
+                if fits and not too_short:
+                    continue
+                shown = f"{found}({length})" if too_short else found
+                faults.append(f"column {column.name} of table {self._schema}.{table} is {shown}, and not {needed}")
+                if too_short:
                     fixes.append(
                         f"ALTER TABLE {database.quoted(self._schema, table)} ALTER COLUMN "
                         f"{database.quoted(column.name)} {database.alter_type} {needed}"
