@@ -56,15 +56,17 @@ class Wording(NamedTuple):
     :param done: past participle, and key of the result.
     :param counts: counts of the sink that the result shows under that key.
     :param progress: text for the log, with these counts in braces.
+    :param counts_if_any: further counts, which the result shows if they are not zero.
     """
 
     done: str
     counts: tuple[str, ...]
     progress: str
+    counts_if_any: tuple[str, ...] = ()
 
 
 SENT = Wording("sent", ("events", "batches", "bytes"), "{events} events sent in {batches} batches")
-LOADED = Wording("loaded", ("events", "new"), "{events} events loaded, {new} of them new")
+LOADED = Wording("loaded", ("events", "new"), "{events} events loaded, {new} of them new", ("null_ids",))
 
 
 @dataclass
@@ -126,7 +128,8 @@ class Result:
             "interval": {"start": iso(self.interval.start), "end": iso(self.interval.end)},
             "read": read | {key: count for key, count in optional.items() if count},
             "events": dict(self.tally.events),
-            self.wording.done: {count: self.work[count] for count in self.wording.counts},
+            self.wording.done: {count: self.work[count] for count in self.wording.counts}
+            | {count: self.work[count] for count in self.wording.counts_if_any if self.work[count]},
             "skipped": dict(self.tally.skipped),
         }
         if self.resumed:

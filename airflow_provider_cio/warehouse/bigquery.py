@@ -12,17 +12,17 @@ from typing import IO, Any, ClassVar
 import msgspec
 
 from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError
-from airflow_provider_cio.http.errors import presentable
 from airflow_provider_cio.warehouse.database import (
     ColumnRow,
     Database,
     ReportWait,
     TryAgainNowError,
     rows_rejected,
+    shown,
     write_conflict,
 )
 from airflow_provider_cio.warehouse.spool import Spool
-from airflow_provider_cio.warehouse.tables import SPOOLED, Column, Kind, csv_values
+from airflow_provider_cio.warehouse.tables import NUMBER, SPOOLED, Column, Kind, csv_values
 
 log = logging.getLogger(__name__)
 
@@ -46,13 +46,25 @@ class BigQuery(Database):
 
     name = "BigQuery"
     extra = "bigquery"
-    types: ClassVar = {Kind.ID: "STRING", Kind.TEXT: "STRING", Kind.BOOLEAN: "BOOL", Kind.TIME: "TIMESTAMP"}
+    types: ClassVar = {
+        Kind.ID: "STRING",
+        Kind.TEXT: "STRING",
+        Kind.NUMBER: "INT64",
+        Kind.BOOLEAN: "BOOL",
+        Kind.TIME: "TIMESTAMP",
+    }
     accepted_types: ClassVar = {
         Kind.ID: ("string",),
         Kind.TEXT: ("string",),
+        Kind.NUMBER: ("int64",),
         Kind.BOOLEAN: ("bool",),
         Kind.TIME: ("timestamp",),
     }
+    id_types: ClassVar = {
+        Kind.NUMBER: ("string", "numeric", "bignumeric", "float64"),
+        Kind.TEXT: ("int64", "numeric", "bignumeric", "float64"),
+    }
+    is_number = f"REGEXP_CONTAINS({{}}, r'{NUMBER.replace('{', '{{').replace('}', '}}')}')"
     id_constraint = ""  # as in Segment's tables
     table_options = " PARTITION BY _PARTITIONDATE"
     additional_columns: ClassVar = (Column("loaded_at", Kind.TIME),)
@@ -77,8 +89,7 @@ class BigQuery(Database):
             credentials, project = self._hook.get_credentials_and_project_id()
         except Exception as error:  # one of Airflow, of Google's library, of a file or of JSON
             raise ConfigurationError(
-                f"the credentials can't be loaded: {presentable(str(error), ())} ({type(error).__name__}). Correct the "
-                "connection"
+                f"the credentials can't be loaded: {shown(str(error))} ({type(error).__name__}). Correct the connection"
             ) from None
         session = _Session(Client(project=project, credentials=credentials), self._report_wait)
         try:
@@ -101,7 +112,8 @@ class BigQuery(Database):
 
     def columns(self, cursor: Any) -> Sequence[ColumnRow]:
         rows = cursor.execute(
-            f"SELECT table_name, column_name, data_type FROM {self.quoted(self._schema)}.INFORMATION_SCHEMA.COLUMNS"
+            "SELECT table_name, LOWER(column_name) AS name, data_type FROM "
+            f"{self.quoted(self._schema)}.INFORMATION_SCHEMA.COLUMNS"
         )
         return [(table, column, kind, None) for table, column, kind in rows]
 
@@ -116,13 +128,13 @@ class BigQuery(Database):
             ") WHERE nth = 1"
         )
 
-    def add_columns(self, cursor: Any, table: str, columns: Sequence[str]) -> None:
-        """Add all columns in one statement, because BigQuery allows five changes of a table in ten seconds.
+    def additions(self, table: str, columns: Sequence[str]) -> Sequence[str]:
+        """Return one statement for all columns, because BigQuery allows five changes of a table in ten seconds.
 
         https://cloud.google.com/bigquery/quotas
         """
         added = ", ".join(f"ADD COLUMN IF NOT EXISTS {column}" for column in columns)
-        cursor.execute(f"ALTER TABLE {self.quoted(self._schema, table)} {added}")
+        return [f"ALTER TABLE {self.quoted(self._schema, table)} {added}"]
 
     def stage(self, cursor: Any, name: str, file: IO[bytes]) -> str:
         """Copy the rows by a load job into a table, which BigQuery deletes after a day if the worker can't."""
@@ -198,34 +210,35 @@ class BigQuery(Database):
         if isinstance(error, TransportError | OSError):  # errors of requests are OSErrors
             return TryAgainLaterError(f"{type(error).__name__} (no connection)")
         if isinstance(error, GoogleAuthError):
-            return ConfigurationError(
-                f"Google rejected the credentials: {presentable(str(error), ())}. Correct the connection"
-            )
+            return ConfigurationError(f"Google rejected the credentials: {shown(str(error))}. Correct the connection")
         if not isinstance(error, GoogleAPIError):
             return None
         # Only the first of its errors is shown: further ones, and the error as text, may hold values of rows.
         first, *_ = *(item for item in getattr(error, "errors", ()) if isinstance(item, dict)), {}
         code, reason = error.code if isinstance(error, GoogleAPICallError) else None, first.get("reason", "")
-        text = presentable(first.get("message") or getattr(error, "message", None) or type(error).__name__, ())
-        shown = f"{text} ({', '.join(filter(None, (str(code or ''), reason)))})"
+        text = shown(first.get("message") or getattr(error, "message", None) or type(error).__name__)
+        codes = ", ".join(filter(None, (str(code or ""), reason)))
         if code == 409 or "concurrent update" in text:
             return write_conflict(text)
         if reason in ("invalid", "invalidInput"):  # the text may hold values of rows
             return rows_rejected(reason)
+        if reason == "invalidQuery":  # the text may hold a value that a conversion met
+            text = "BigQuery's list of jobs has the text"
+        told = f"{text} ({codes})"
         if reason == "accessDenied" or code == 401:
             return ConfigurationError(
-                f"the user lacks a role: {shown}. Grant roles/bigquery.jobUser on the project, and "
+                f"the user lacks a role: {told}. Grant roles/bigquery.jobUser on the project, and "
                 f"roles/bigquery.dataEditor on dataset {self._schema}, or on the project if there is no such dataset"
             )
         if reason == "billingNotEnabled":
             return ConfigurationError(
-                f"{shown}. Enable billing: a load inserts rows by statements, and BigQuery needs billing for them"
+                f"{told}. Enable billing: a load inserts rows by statements, and BigQuery needs billing for them"
             )
         if code in (400, 404):
             return ConfigurationError(
-                f"{shown}. Check that the connection has the project and the location of the dataset"
+                f"{told}. Check that the connection has the project and the location of the dataset"
             )
-        return TryAgainLaterError(shown)
+        return TryAgainLaterError(told)
 
 
 class _Session:
@@ -279,7 +292,7 @@ class _Session:
             self.client.close()
 
 
-def _json_line(values: list[str | bool | None]) -> bytes:
+def _json_line(values: list[str | int | bool | None]) -> bytes:
     """Encode a spooled row as one line of JSON, without its NULLs."""
     cells = zip(SPOOLED, values, strict=True)
     return _encode({column.name: value for column, value in cells if value is not None}) + b"\n"

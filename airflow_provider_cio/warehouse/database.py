@@ -2,27 +2,42 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import IO, Any, ClassVar
 
-from airflow_provider_cio.exceptions import ConfigurationError, CustomerIOToSegmentError, TryAgainLaterError
-from airflow_provider_cio.warehouse.tables import SPOOLED, Column, Kind
+from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError
+from airflow_provider_cio.http.errors import presentable
+from airflow_provider_cio.warehouse.tables import NUMBER, SPOOLED, Column, Kind
 
 #: Table, column, type, and the greatest length if the type has one.
 ColumnRow = tuple[str, str, str, int | None]
 #: Called with a sentence when a wait begins, and with None when it ends.
 ReportWait = Callable[[str | None], None]
 
+#: End of a host, after which there may be options, such as a token.
+_END_OF_HOST = re.compile(r"[\s?#&;=]")
+#: Users, passwords and tokens in the host of a connection, which drivers repeat in their errors.
+_SECRETS = re.compile(r"[^\s\"'/]+(?=@)|(?i:(?<=token=)|(?<=password=))[^\s\"'&;]+")
+
+
+def public_host(host: str) -> str:
+    """Return a host without what may be secret: a user, a password, options. Empty if that can't be told apart."""
+    login, _, rest = host.rpartition("@")
+    if _END_OF_HOST.search(login):
+        return ""
+    return _END_OF_HOST.split(rest.rpartition("://")[2])[0]
+
+
+def shown(text: str) -> str:
+    """Return a driver's text as one short line, without addresses, and without the secrets of a host."""
+    return presentable(_SECRETS.sub("***", text), ())
+
 
 class TryAgainNowError(TryAgainLaterError):
     """The database undid the load; another try within seconds may succeed."""
-
-
-def login_rejected(text: str) -> ConfigurationError:
-    """Return the error for a wrong user, password or database."""
-    return ConfigurationError(f"login rejected: {text}. Check login, password and database of the connection")
 
 
 def rows_rejected(detail: str) -> ConfigurationError:
@@ -38,32 +53,6 @@ def rows_rejected(detail: str) -> ConfigurationError:
 def write_conflict(detail: str) -> TryAgainNowError:
     """Return the error for a load that the database stopped in favor of another writer."""
     return TryAgainNowError(f"another session writes to the same tables ({detail})")
-
-
-def sqlstate_error(code: str, text: str, *, schema: str, privileges: str, rule: str = "") -> CustomerIOToSegmentError:
-    """Return the error for a SQLSTATE of PostgreSQL or a descendant.
-
-    https://www.postgresql.org/docs/current/errcodes-appendix.html
-
-    :param code: empty if there was no connection.
-    :param text: the server's text; not shown if it may hold values of a row.
-    :param privileges: on tables, that a load needs.
-    :param rule: names of the table, column and constraint that rejected a row, as far as the server tells them.
-    """
-    if code == "25006":
-        return ConfigurationError(f"the connection is read-only: {text}. Use a connection that may write")
-    if code == "42501":
-        return ConfigurationError(
-            f"the user lacks a privilege: {text}. Run the statement for it: GRANT CREATE ON DATABASE <database> TO "
-            "<user> (to make the schema); GRANT TEMPORARY ON DATABASE <database> TO <user>; GRANT USAGE, CREATE ON "
-            f"SCHEMA {schema} TO <user>; GRANT {privileges} ON ALL TABLES IN SCHEMA {schema} TO <user>. Only the owner "
-            "of a table can add a column to it"
-        )
-    if code[:2] == "42":  # an object is missing, or there already, or of another kind
-        return ConfigurationError(f"{text} ({code}). Check whether somebody else changed schema {schema}")
-    if code[:2] in ("22", "23"):  # a value does not fit its column, or breaks a constraint
-        return rows_rejected(", ".join(filter(None, (code, rule))))
-    return TryAgainLaterError(f"{text} ({code or 'no connection'})")
 
 
 class Database(ABC):
@@ -88,12 +77,24 @@ class Database(ABC):
     primary_key: ClassVar[str] = ""
     #: Options of a new table, after the closing bracket; begin with a space, or are empty.
     table_options: ClassVar[str] = ""
-    #: Columns for the time of the load that Segment makes in this kind of database only.
+    #: Columns that Segment makes in this kind of database only. A load leaves them NULL, but for `LOAD_TIMES`.
     additional_columns: ClassVar[Sequence[Column]] = ()
+    #: Types of existing columns for ids that are not of the declared type: ids are converted to them.
+    id_types: ClassVar[Mapping[Kind, Collection[str]]]
+    #: Condition that the text in braces is a number.
+    is_number: ClassVar[str] = f"{{}} ~ '{NUMBER.replace('{', '{{').replace('}', '}}')}'"
+    #: Expression for a name in the catalog, in the form in which the database compares it.
+    folded: ClassVar[str] = "{}"
+    #: Schemas that are the database's own, as a regular expression.
+    own_schemas: ClassVar[str] = "information_schema|pg_.*"
+    #: Statements that begin a transaction, with the settings that a load relies on.
+    begin: ClassVar[Sequence[str]] = ("BEGIN",)
     #: Whether the user's rights can differ between two tables of one schema.
     rights_by_table: ClassVar[bool] = True
     #: Words between a column and its new type in ALTER COLUMN.
     alter_type: ClassVar[str] = "TYPE"
+    #: Statement that lets a user add columns to the tables of an owner; empty if there is none.
+    share_tables: ClassVar[str] = ""
     #: Quotation mark around a name.
     quote: ClassVar[str] = '"'
     #: Bytes of spooled rows at which a load begins: some 300,000 rows, which bounds the use of the worker's disk.
@@ -102,14 +103,19 @@ class Database(ABC):
     clock: ClassVar[str]
 
     def __init__(self, hook: Any, schema: str, report_wait: ReportWait) -> None:
+        if re.fullmatch(self.own_schemas, schema):
+            raise ConfigurationError(f"schema {schema} is the database's own: give another one, such as customerio")
         self._hook = hook
         self._schema = schema
         self._report_wait = report_wait
 
     @classmethod
     def namespace(cls, host: str, port: int | None) -> str:
-        """Return OpenLineage's name of the server: https://openlineage.io/docs/spec/naming."""
-        return f"{cls.extra}://{host}{f':{port}' if port else ''}"
+        """Return OpenLineage's name of the server: https://openlineage.io/docs/spec/naming.
+
+        A user, a password or options in the host are left out.
+        """
+        return f"{cls.extra}://{public_host(host)}{f':{port}' if port else ''}"
 
     @classmethod
     def database_name(cls, connection: Any) -> str:
@@ -127,8 +133,9 @@ class Database(ABC):
     @contextmanager
     def transaction(self, cursor: Any) -> Iterator[None]:
         """Commit at the end, or roll back on an exception."""
-        cursor.execute("BEGIN")
         try:
+            for statement in self.begin:
+                cursor.execute(statement)
             yield
             cursor.execute("COMMIT")
         except BaseException:
@@ -139,7 +146,7 @@ class Database(ABC):
     def has_schema(self, cursor: Any) -> bool:
         """Return whether the schema exists."""
         cursor.execute(
-            f"SELECT 1 FROM information_schema.schemata WHERE schema_name = '{self._schema}' "
+            f"SELECT 1 FROM information_schema.schemata WHERE {self.folded.format('schema_name')} = '{self._schema}' "
             "AND catalog_name = current_database()"
         )
         return bool(cursor.fetchone())
@@ -147,8 +154,9 @@ class Database(ABC):
     def columns(self, cursor: Any) -> Sequence[ColumnRow]:
         """Return the columns of all tables in the schema."""
         cursor.execute(
-            "SELECT table_name, column_name, data_type, character_maximum_length FROM information_schema.columns "
-            f"WHERE table_schema = '{self._schema}' AND table_catalog = current_database()"
+            f"SELECT {self.folded.format('table_name')}, {self.folded.format('column_name')}, data_type, "
+            "character_maximum_length FROM information_schema.columns WHERE "
+            f"{self.folded.format('table_schema')} = '{self._schema}' AND table_catalog = current_database()"
         )
         found: Sequence[ColumnRow] = cursor.fetchall()
         return found
@@ -162,13 +170,20 @@ class Database(ABC):
             f"CREATE TABLE {self.quoted(self._schema, table)} ({columns}{self.primary_key}){self.table_options}"
         )
 
-    def add_columns(self, cursor: Any, table: str, columns: Sequence[str]) -> None:
-        """Add columns to a table.
+    def additions(self, table: str, columns: Sequence[str]) -> Sequence[str]:
+        """Return the statements that add columns to a table.
 
         :param columns: their declarations.
         """
-        for column in columns:
-            cursor.execute(f"ALTER TABLE {self.quoted(self._schema, table)} ADD COLUMN {column}")
+        return [f"ALTER TABLE {self.quoted(self._schema, table)} ADD COLUMN {column}" for column in columns]
+
+    def is_not_allowed(self, error: Exception) -> bool:
+        """Return whether the driver's error is about a missing privilege."""
+        return False
+
+    def owners(self, cursor: Any) -> tuple[str, Mapping[str, str]]:
+        """Return the user, and the owner of each table in the schema; no table if a right does not hang on it."""
+        return "", {}
 
     @abstractmethod
     def stage(self, cursor: Any, name: str, file: IO[bytes]) -> str:
@@ -224,6 +239,14 @@ class Database(ABC):
 
         Its text holds no value of a row.
         """
+
+    def converted(self, column: Column, found: str) -> str:
+        """Return the expression for a staged id in a column of another type; text that is no number becomes NULL."""
+        name = self.quoted(column.name)
+        cast = f"CAST({name} AS {found})"
+        if column.kind is Kind.TEXT:
+            return f"CASE WHEN {self.is_number.format(name)} THEN {cast} END"
+        return cast
 
     def stage_columns(self) -> str:
         """Return the declarations of the columns of a staged relation."""

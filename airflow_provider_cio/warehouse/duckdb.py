@@ -12,7 +12,13 @@ from pathlib import Path
 from typing import IO, Any, ClassVar
 
 from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError
-from airflow_provider_cio.warehouse.database import Database, ReportWait, TryAgainNowError, rows_rejected
+from airflow_provider_cio.warehouse.database import (
+    Database,
+    ReportWait,
+    TryAgainNowError,
+    rows_rejected,
+    shown,
+)
 from airflow_provider_cio.warehouse.tables import SPOOLED, Kind
 
 #: Longest time, in seconds, that a load waits for another process to close the file before it leaves the retry to
@@ -30,7 +36,13 @@ MEMORY = "64MB"
 MORE_MEMORY = "256MB"
 #: Threads for DuckDB, which by default uses all cores of the worker.
 THREADS = 1
-_TYPES = {Kind.ID: "VARCHAR", Kind.TEXT: "VARCHAR", Kind.BOOLEAN: "BOOLEAN", Kind.TIME: "TIMESTAMPTZ"}
+_TYPES = {
+    Kind.ID: "VARCHAR",
+    Kind.TEXT: "VARCHAR",
+    Kind.NUMBER: "BIGINT",
+    Kind.BOOLEAN: "BOOLEAN",
+    Kind.TIME: "TIMESTAMPTZ",
+}
 #: Options of `read_csv` that leave nothing to guess. Sizes are in bytes: the line of an event is under 256 KB, and
 #: buffers for longer lines would take 32 MB.
 _CSV = (
@@ -50,9 +62,16 @@ class DuckDB(Database):
     accepted_types: ClassVar = {
         Kind.ID: ("varchar",),
         Kind.TEXT: ("varchar",),
+        Kind.NUMBER: ("bigint",),
         Kind.BOOLEAN: ("boolean",),
         Kind.TIME: ("timestamp with time zone",),
     }
+    id_types: ClassVar = {
+        Kind.NUMBER: ("varchar", "decimal", "hugeint", "integer", "double"),
+        Kind.TEXT: ("bigint", "decimal", "hugeint", "double"),
+    }
+    folded = "lower({})"
+    own_schemas = "information_schema|pg_catalog|temp|system"
     # Larger than the others', because each load scans all ids and rewrites up to 122,880 rows of each table.
     spool_bytes = 200 * 1000 * 1000
     clock = "now()"
@@ -61,19 +80,34 @@ class DuckDB(Database):
         super().__init__(hook, schema, report_wait)
         self._memory = MEMORY
 
+    @classmethod
+    def namespace(cls, host: str, port: int | None) -> str:
+        """Return the path of the file, without options, such as a token."""
+        return f"duckdb://{host.partition('?')[0]}"
+
     def connect(self) -> tuple[Any, Any]:
         """Open the file, with DuckDB's use of memory and threads limited.
 
-        :raises ConfigurationError: the database is in memory, so its tables would be lost on closing.
+        :raises ConfigurationError: the database is in memory, so its tables would be lost on closing; or it has the
+            name of the schema, so DuckDB can't tell them apart.
         """
         import duckdb
 
         connection = self._open_when_free()
         try:
-            connection.execute("SELECT type, path FROM duckdb_databases() WHERE database_name = current_database()")
-            if connection.fetchone() == ("duckdb", None):
+            connection.execute(
+                "SELECT type, path, lower(database_name) FROM duckdb_databases() WHERE database_name = "
+                "current_database()"
+            )
+            kind, path, name = connection.fetchone()
+            if kind == "duckdb" and path is None:
                 raise ConfigurationError(
                     "the database is in memory and is lost when it is closed: put the path of a file into field Host"
+                )
+            if name == self._schema:
+                raise ConfigurationError(
+                    f"file and schema are both named {name}, so DuckDB can't tell which of them a query means: rename "
+                    "the file, or load into another schema"
                 )
             connection.execute(f"SET threads = {THREADS}")
             connection.execute(f"SET memory_limit = '{self._memory}'")
@@ -107,9 +141,7 @@ class DuckDB(Database):
 
         if not isinstance(error, duckdb.Error):
             return None
-        text = " ".join(str(error).split())
-        if isinstance(error, duckdb.ConversionException | duckdb.ConstraintException):  # the text holds values
-            return rows_rejected(type(error).__name__)
+        text = shown(str(error))
         if isinstance(error, duckdb.InvalidInputException) and "read-only" in text:
             return ConfigurationError("the file is opened read-only: remove read_only from the connection's extra")
         if isinstance(error, duckdb.OutOfMemoryException):
@@ -122,9 +154,18 @@ class DuckDB(Database):
             )
         if isinstance(error, duckdb.IOException) and "Cannot open file" in text:
             return ConfigurationError(f"{text}. Create the folder, and let this worker write to it")
+        if isinstance(error, duckdb.IOException) and "Is a directory" in text:
+            return ConfigurationError(f"{text}. Put the path of a file into field Host")
         if isinstance(error, duckdb.IOException) and "not a valid DuckDB database" in text:
             return ConfigurationError(f"{text} Use the path of another file, or delete this one if it is empty")
-        return TryAgainLaterError(f"{text} ({type(error).__name__})")
+        # Only these texts can hold no value of a row: they name files and tables.
+        if isinstance(error, duckdb.IOException | duckdb.ConnectionException):
+            return TryAgainLaterError(f"{text} ({type(error).__name__})")
+        if isinstance(error, duckdb.BinderException | duckdb.CatalogException):
+            return ConfigurationError(f"{text}. Check whether somebody else changed schema {self._schema}")
+        if isinstance(error, duckdb.DataError | duckdb.IntegrityError | duckdb.ProgrammingError):
+            return rows_rejected(type(error).__name__)
+        return TryAgainLaterError(type(error).__name__)
 
     def _make_file(self) -> None:
         """Create the file if there is none: complete, under a temporary name, and then under its own.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import IO, Any, ClassVar
 
 from airflow_provider_cio.exceptions import ConfigurationError
-from airflow_provider_cio.http.errors import presentable
-from airflow_provider_cio.warehouse.database import Database, login_rejected, sqlstate_error
+from airflow_provider_cio.warehouse.database import shown
+from airflow_provider_cio.warehouse.postgres_family import PostgresFamily, login_rejected, text_of
 from airflow_provider_cio.warehouse.tables import Kind
 
 #: Longest time, in PostgreSQL's notation, that a load waits for another one before it leaves the retry to Airflow.
@@ -19,7 +19,7 @@ _CHUNK = 1 << 16
 _LOGIN_REJECTED = ("authentication failed", "does not exist", "no pg_hba.conf entry", "not permitted to log in")
 
 
-class Postgres(Database):
+class Postgres(PostgresFamily):
     """PostgreSQL. Its primary key on `id` keeps an event from being stored twice."""
 
     name = "PostgreSQL"
@@ -27,28 +27,57 @@ class Postgres(Database):
     types: ClassVar = {
         Kind.ID: "varchar(1024)",
         Kind.TEXT: "text",
+        Kind.NUMBER: "bigint",
         Kind.BOOLEAN: "boolean",
         Kind.TIME: "timestamptz",
     }
     accepted_types: ClassVar = {
         Kind.ID: ("character varying", "text"),
         Kind.TEXT: ("text", "character varying"),
+        Kind.NUMBER: ("bigint",),
         Kind.BOOLEAN: ("boolean",),
         Kind.TIME: ("timestamp with time zone",),
     }
+    id_types: ClassVar = {
+        Kind.NUMBER: ("text", "character varying", "numeric", "integer", "double precision"),
+        Kind.TEXT: ("bigint", "numeric", "double precision"),
+    }
     primary_key = ', PRIMARY KEY ("id")'
     clock = "clock_timestamp()"
+    share_tables = "GRANT {owner} TO {user}"
+    # For this transaction only, because a pooler may give the session to others. Who waits for the lock has to see the
+    # rows of the load that had it, so the isolation matters; the other settings change the meaning of text.
+    begin = (
+        "BEGIN ISOLATION LEVEL READ COMMITTED",
+        "SET LOCAL client_encoding TO 'UTF8'",
+        "SET LOCAL standard_conforming_strings TO on",
+        "SET LOCAL DateStyle TO 'ISO, YMD'",
+        "SET LOCAL TimeZone TO 'UTC'",
+    )
 
     def connect(self) -> tuple[Any, Any]:
+        """Connect, and check that the database can hold all text.
+
+        :raises ConfigurationError: its encoding is not UTF8.
+        """
         connection = self._hook.get_conn()
-        connection.autocommit = True  # the load executes BEGIN and COMMIT itself
-        if hasattr(connection, "row_factory"):  # psycopg 3
-            from psycopg.rows import tuple_row
+        try:
+            connection.autocommit = True  # the load executes BEGIN and COMMIT itself
+            cursor = _cursor(connection)
+            cursor.execute("SHOW server_encoding")
+            [encoding] = cursor.fetchone()
+            if encoding != "UTF8":
+                raise ConfigurationError(
+                    f"the database has encoding {encoding}, which can't hold all text: load into a database that was "
+                    "made with ENCODING 'UTF8'"
+                )
+        except BaseException:
+            connection.close()
+            raise
+        return connection, cursor
 
-            return connection, connection.cursor(row_factory=tuple_row)
-        from psycopg2.extensions import cursor  # type: ignore[import-untyped]
-
-        return connection, connection.cursor(cursor_factory=cursor)
+    def is_not_allowed(self, error: Exception) -> bool:
+        return _sqlstate(error) == "42501"
 
     def stage(self, cursor: Any, name: str, file: IO[bytes]) -> str:
         cursor.execute(f"CREATE TEMP TABLE {name} ({self.stage_columns()}) ON COMMIT DROP")
@@ -74,14 +103,33 @@ class Postgres(Database):
         diagnosis = getattr(error, "diag", None)
         if diagnosis is None:
             return None
-        code = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None) or ""
-        text = presentable(diagnosis.message_primary or str(error).partition("\n")[0], ())
+        code = _sqlstate(error)
+        first_line = diagnosis.message_primary or str(error).partition("\n")[0]
+        # COPY has a context, too; others are of functions.
+        of_function = not (diagnosis.context or "COPY ").startswith("COPY ")
+        text = text_of(code, first_line, of_function=of_function)
         if code == "42P10":  # no key for ON CONFLICT
             return ConfigurationError(
                 f"a table in schema {self._schema} has no primary key: run ALTER TABLE ... ADD PRIMARY KEY (id)"
             )
-        if not code and any(part in text for part in _LOGIN_REJECTED):
-            return login_rejected(text)
+        if not code and any(part in first_line for part in _LOGIN_REJECTED):
+            return login_rejected(shown(first_line))
         names = [getattr(diagnosis, part) for part in ("table_name", "column_name", "constraint_name")]
         rule = ", ".join(filter(None, names)) or "no table named"
-        return sqlstate_error(code, text, schema=self._schema, privileges="SELECT, INSERT", rule=rule)
+        return self.sqlstate_error(code, text, rule)
+
+
+def _cursor(connection: Any) -> Any:
+    """Return a cursor whose rows are tuples, whatever the connection's default is."""
+    if hasattr(connection, "row_factory"):  # psycopg 3
+        from psycopg.rows import tuple_row
+
+        return connection.cursor(row_factory=tuple_row)
+    from psycopg2.extensions import cursor  # type: ignore[import-untyped]
+
+    return connection.cursor(cursor_factory=cursor)
+
+
+def _sqlstate(error: Exception) -> str:
+    """Return the SQLSTATE of an error of psycopg 3 or 2; empty if there was no connection."""
+    return getattr(error, "sqlstate", None) or getattr(error, "pgcode", None) or ""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import IO, Any, ClassVar
 
 from airflow_provider_cio.events.event import MAX_EVENT_BYTES
 from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError
-from airflow_provider_cio.http.errors import presentable
-from airflow_provider_cio.warehouse.database import Database, login_rejected, sqlstate_error, write_conflict
-from airflow_provider_cio.warehouse.tables import SPOOLED, TRACKS, Kind, csv_values
+from airflow_provider_cio.warehouse.database import public_host, shown, write_conflict
+from airflow_provider_cio.warehouse.postgres_family import PostgresFamily, text_of
+from airflow_provider_cio.warehouse.tables import SPOOLED, TRACKS, Column, Kind, csv_values
 
 #: Longest time, in milliseconds, that a load waits for another one before it leaves the retry to Airflow.
 _LOCK_TIMEOUT = 10 * 60 * 1000
@@ -22,11 +22,13 @@ _HOST = re.compile(r"([^.]+)\.[^.]+\.([^.]+)\.redshift(?:-serverless)?\.amazonaw
 #: SQLSTATEs of a conflict with another writer: duplicate schema, duplicate table, duplicate key (two made the same
 #: object), serialization failure, deadlock.
 _CONFLICTS = ("42P06", "42P07", "23505", "40001", "40P01")
+#: Settings of a session that a load relies on, because a role may have others.
+_SETTINGS = ("client_encoding TO 'UTF8'", "datestyle TO 'ISO'", "timezone TO 'UTC'")
 #: Text of a serialization failure that Redshift reports with the SQLSTATE of an internal error.
 _SERIALIZATION_FAILURE = "1023"
 
 
-class Redshift(Database):
+class Redshift(PostgresFamily):
     """Redshift. It enforces no keys, so a lock on `tracks` keeps two loads from storing an event twice."""
 
     name = "Redshift"
@@ -34,15 +36,23 @@ class Redshift(Database):
     types: ClassVar = {
         Kind.ID: "varchar(512)",
         Kind.TEXT: f"varchar({MAX_EVENT_BYTES})",  # Redshift counts bytes
+        Kind.NUMBER: "bigint",
         Kind.BOOLEAN: "boolean",
         Kind.TIME: "timestamp",
     }
     accepted_types: ClassVar = {
         Kind.ID: ("character varying",),
         Kind.TEXT: ("character varying",),
+        Kind.NUMBER: ("bigint",),
         Kind.BOOLEAN: ("boolean",),
         Kind.TIME: ("timestamp without time zone",),
     }
+    id_types: ClassVar = {
+        Kind.NUMBER: ("character varying", "numeric", "integer", "double precision"),
+        Kind.TEXT: ("bigint", "numeric", "double precision"),
+    }
+    additional_columns: ClassVar = (Column("uuid", Kind.NUMBER),)
+    privileges = "SELECT, INSERT, UPDATE"  # LOCK needs the right to UPDATE
     # A hint to the planner; Redshift does not enforce it.
     primary_key = ', PRIMARY KEY ("id")'
     table_options = ' DISTKEY ("id") SORTKEY ("received_at")'
@@ -51,6 +61,7 @@ class Redshift(Database):
 
     @classmethod
     def namespace(cls, host: str, port: int | None) -> str:
+        host = public_host(host)
         match = _HOST.fullmatch(host)
         return super().namespace(".".join(match.groups()) if match else host, port or 5439)
 
@@ -59,17 +70,24 @@ class Redshift(Database):
         connection = self._hook.get_conn()
         self._report_wait(None)
         connection.autocommit = True  # the load executes BEGIN and COMMIT itself
-        return connection, connection.cursor()
+        cursor = connection.cursor()
+        try:
+            for setting in _SETTINGS:
+                cursor.execute(f"SET {setting}")
+            cursor.execute(r"SELECT length('\\')")
+            self._escape = "\\" * (3 - int(cursor.fetchone()[0]))
+        except BaseException:
+            connection.close()
+            raise
+        return connection, cursor
 
-    def has_schema(self, cursor: Any) -> bool:
-        """Return whether the schema exists, even if it is another user's, which information_schema does not show."""
-        cursor.execute(f"SELECT 1 FROM pg_namespace WHERE nspname = '{self._schema}'")
-        return bool(cursor.fetchone())
+    def is_not_allowed(self, error: Exception) -> bool:
+        return bool(_fields(error).get("C") == "42501")
 
     def stage(self, cursor: Any, name: str, file: IO[bytes]) -> str:
         """Copy the rows by INSERTs, because COPY would need a bucket."""
         cursor.execute(f"CREATE TEMP TABLE {name} ({self.stage_columns()})")
-        for batch in _batches(_rows(file)):
+        for batch in _batches(_rows(file, self._escape)):
             cursor.execute(f"INSERT INTO {name} VALUES {batch}")
         cursor.execute(f"ANALYZE {name}")  # without it the planner takes the table for empty
         return name
@@ -85,7 +103,6 @@ class Redshift(Database):
         )
         exists = bool(cursor.fetchone())
         cursor.execute("COMMIT")
-        cursor.execute("SET timezone TO 'UTC'")
         cursor.execute(f"SET statement_timeout TO {_LOCK_TIMEOUT}")
         cursor.execute("BEGIN")
         if exists:
@@ -107,23 +124,29 @@ class Redshift(Database):
 
         if isinstance(error, BotoCoreError | ClientError):
             return ConfigurationError(
-                f"AWS issued no database password: {presentable(str(error), ())}. Check credentials and region of the "
+                f"AWS issued no database password: {shown(str(error))}. Check credentials and region of the "
                 "AWS connection"
             )
         if isinstance(error, OSError):  # the connection broke
             return TryAgainLaterError(f"{error.strerror or type(error).__name__} (no connection)")
         if not isinstance(error, Error):
             return None
-        fields = next(iter(error.args), "")
-        if not isinstance(fields, dict):
-            return TryAgainLaterError(f"{presentable(': '.join(map(str, error.args)), ())} (no connection)")
-        code, text = fields.get("C", ""), presentable(fields.get("M", ""), ())
-        if code in _CONFLICTS or text == _SERIALIZATION_FAILURE:
+        fields = _fields(error)
+        if not fields:
+            return TryAgainLaterError(f"{shown(': '.join(map(str, error.args)))} (no connection)")
+        code, text = fields.get("C", ""), fields.get("M", "")
+        if text == _SERIALIZATION_FAILURE:
             return write_conflict(f"{code}, {text}")
-        if code[:2] in ("28", "3D"):  # wrong user or password, unknown database
-            return login_rejected(text)
-        # LOCK needs the right to UPDATE.
-        return sqlstate_error(code, text, schema=self._schema, privileges="SELECT, INSERT, UPDATE")
+        text = text_of(code, text, of_function="W" in fields)
+        if code in _CONFLICTS:
+            return write_conflict(f"{code}, {text}")
+        return self.sqlstate_error(code, text)
+
+
+def _fields(error: Exception) -> Mapping[str, str]:
+    """Return the fields of the server's error; none if there was no connection."""
+    fields = next(iter(error.args), None)
+    return fields if isinstance(fields, dict) else {}
 
 
 def _batches(rows: Iterator[str]) -> Iterator[str]:
@@ -140,14 +163,20 @@ def _batches(rows: Iterator[str]) -> Iterator[str]:
         yield ",".join(batch)
 
 
-def _rows(file: IO[bytes]) -> Iterator[str]:
-    """Yield each spooled row as SQL literals in brackets."""
+def _rows(file: IO[bytes], escape: str) -> Iterator[str]:
+    """Yield each spooled row as SQL literals in brackets.
+
+    :param escape: a backslash, as a literal has it.
+    """
     for values in csv_values(file):
-        yield f"({','.join(_literal(column.kind, value) for column, value in zip(SPOOLED, values, strict=True))})"
+        cells = zip(SPOOLED, values, strict=True)
+        yield f"({','.join(_literal(column.kind, value, escape) for column, value in cells)})"
 
 
-def _literal(kind: Kind, value: str | bool | None) -> str:
+def _literal(kind: Kind, value: str | int | bool | None, escape: str) -> str:
+    if value is None:
+        return "null"
     if not isinstance(value, str):
-        return {True: "true", False: "false", None: "null"}[value]
-    text = value.replace("\\", "\\\\").replace("'", "''")
+        return str(value).lower()
+    text = value.replace("\\", escape).replace("'", "''")
     return f"TIMESTAMP '{text.replace('T', ' ').removesuffix('Z')}'" if kind is Kind.TIME else f"'{text}'"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Self
 
@@ -9,7 +11,9 @@ from airflow_provider_cio.events.catalog import CATALOG
 from airflow_provider_cio.events.event import Event, Refused, encode, rule_broken
 from airflow_provider_cio.warehouse.loading import Warehouse
 from airflow_provider_cio.warehouse.spool import Spool
-from airflow_provider_cio.warehouse.tables import Value, csv_lines, unstorable, values_of
+from airflow_provider_cio.warehouse.tables import SPOOLED, Value, csv_lines, number_of, unstorable, values_of
+
+log = logging.getLogger(__name__)
 
 
 class WarehouseSink:
@@ -26,7 +30,11 @@ class WarehouseSink:
         self._warehouse = warehouse
         self._tables = {name: CATALOG[name].table for name in collections}
         self._spool = Spool()
-        self._pieces_taken = self._loaded = self._new = 0
+        self._pieces_taken = self._loaded = self._new = self._null_ids = 0
+        #: Column -> values in the spool that are NULL in a table, because it has numbers there and they are none.
+        self._no_numbers: Counter[str] = Counter()
+        self._warned: set[str] = set()
+        self._numbers_of_others: list[int] = []  # places of text in a row that an existing table has as numbers
         self._refused: list[Refused] = []
 
     def rule_broken(self, event: Event, encoded: bytes) -> str | None:
@@ -53,7 +61,7 @@ class WarehouseSink:
             if reason := self.rule_broken(event, encoded):
                 self._refused.append(Refused(reason, encoded))
             else:
-                rows.setdefault(event.event, []).append(values_of(event))
+                rows.setdefault(event.event, []).append(self._row(event))
         for name, values in rows.items():
             self._spool.add(self._tables[name], csv_lines(values), len(values))
         self._pieces_taken += 1
@@ -74,19 +82,40 @@ class WarehouseSink:
         return refused
 
     def counts(self) -> dict[str, int]:
-        """Return the number of loaded ``events``, and how many of them were ``new`` to their tables."""
-        return {"events": self._loaded, "new": self._new}
+        """Return the number of loaded ``events``, and how many of them were ``new`` to their tables.
+
+        If there are any, also ``null_ids``: ids that are no numbers, of columns that are numbers in a table.
+        """
+        counts = {"events": self._loaded, "new": self._new}
+        return counts | {"null_ids": self._null_ids} if self._null_ids else counts
+
+    def _row(self, event: Event) -> tuple[Value, ...]:
+        row = values_of(event, self._no_numbers)
+        for place in self._numbers_of_others:
+            if row[place] is not None and number_of(row[place]) is None:
+                self._no_numbers[SPOOLED[place].name] += 1
+        return row
 
     def _load(self) -> None:
         if self._spool.rows:
             self._new += self._warehouse.load(self._spool)
             self._loaded += self._spool.rows
             self._spool.clear()
+            self._count_null_ids()
         self.acknowledged = self._pieces_taken
+
+    def _count_null_ids(self) -> None:
+        for column in sorted(self._no_numbers.keys() - self._warned):
+            log.warning("%s has text that is no number: it is NULL where a table has numbers.", column)
+        self._warned |= self._no_numbers.keys()
+        self._null_ids += self._no_numbers.total()
+        self._no_numbers.clear()
 
     def __enter__(self) -> Self:
         self.check()
         self._warehouse.prepare(list(self._tables.values()))
+        numbers = self._warehouse.numbers
+        self._numbers_of_others = [place for place, column in enumerate(SPOOLED) if column.name in numbers]
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

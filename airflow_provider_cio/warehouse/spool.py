@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from typing import IO
 
-from airflow_provider_cio.exceptions import TryAgainLaterError
+from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError
 
 
 class Spool:
@@ -31,7 +32,7 @@ class Spool:
         """
         try:
             if table not in self._files:
-                self._files[table] = self._open_files.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
+                self._files[table] = self._open_files.enter_context(temporary_file())
             self._files[table].write(lines)
         except OSError as error:
             raise _write_error(error) from error
@@ -54,6 +55,29 @@ class Spool:
             self._open_files.close()
         self._files = {}
         self.size = self.rows = 0
+
+
+def temporary_file() -> IO[bytes]:
+    """Open a file without a name.
+
+    :raises ConfigurationError: there is no folder for it. Python would fall back to another one than TMPDIR, which may
+        have less room.
+    :raises TryAgainLaterError: the folder's disk is full or read-only.
+    """
+    asked = os.environ.get("TMPDIR")
+    if asked and not os.path.isdir(asked):
+        raise ConfigurationError(
+            f"TMPDIR is {asked}, and there is no such folder on the worker: create it, or unset TMPDIR"
+        )
+    try:
+        return tempfile.TemporaryFile()
+    except FileNotFoundError as error:  # no folder can be written to, or it was removed after the start
+        raise ConfigurationError(
+            f"there is no folder for temporary files ({error.filename or tempfile.tempdir or 'none can be used'}): "
+            "create it, or set TMPDIR to another one"
+        ) from error
+    except OSError as error:
+        raise _write_error(error) from error
 
 
 def _write_error(error: OSError) -> TryAgainLaterError:

@@ -42,7 +42,8 @@ def test_tables_and_views_are_segments(bigquery_database: Place) -> None:
     )
     assert (kinds["id"], kinds["subject"], kinds["machine"]) == ("VARCHAR", "VARCHAR", "BOOLEAN")
     assert kinds["loaded_at"] == kinds["received_at"] == kinds["_PARTITIONTIME"] == "TIMESTAMP WITH TIME ZONE"
-    assert all(row["loaded_at"] == row["received_at"] for row in all_rows(bigquery_database))
+    assert kinds["campaign_id"] == "BIGINT"
+    assert all(row["loaded_at"] == row["uuid_ts"] for row in all_rows(bigquery_database))
     sent = "\n".join(bigquery_database.bigquery.statements)
     assert re.search(r"CREATE TABLE IF NOT EXISTS `[\w-]+`\.`customerio`\.`tracks` \(`id` STRING, ", sent)
     assert sent.count(" PARTITION BY _PARTITIONDATE") == 1 + len(NAMES)
@@ -125,7 +126,11 @@ def test_a_load_gives_up_in_the_end_and_a_retry_completes(
         ),
         ("billingNotEnabled", ConfigurationError, "BigQuery needs billing"),
         ("invalid", ConfigurationError, r"rejected the rows \(invalid\)\. Look for a constraint"),
-        ("invalidQuery", ConfigurationError, r"\(400, invalidQuery\)\. Check that the connection has the project"),
+        (
+            "invalidQuery",
+            ConfigurationError,
+            r"list of jobs has the text \(400, invalidQuery\)\. Check that the connection has the project",
+        ),
         ("resourcesExceeded", ConfigurationError, r"\(400, resourcesExceeded\)"),
         ("stopped", TryAgainLaterError, r"stopped"),
     ],

@@ -5,14 +5,26 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections import Counter
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_cio.events.catalog import snakecase
 from airflow_provider_cio.events.event import encode
-from airflow_provider_cio.warehouse.tables import SENDER_VALUES, SPOOLED, columns_of, csv_lines, unstorable, values_of
+from airflow_provider_cio.warehouse.tables import (
+    SENDER_VALUES,
+    SPOOLED,
+    Kind,
+    columns_of,
+    csv_lines,
+    csv_values,
+    number_of,
+    unstorable,
+    values_of,
+)
 from tests.unit.warehouse.events import event
 
 # As a real Segment warehouse has them (reference: BloomBooks' dump of one in PostgreSQL), and a Customer.io source's.
@@ -23,6 +35,8 @@ CONTEXT += ["user_agent"]
 #: SQL's words that need quotes in every statement of a reader's, on one database or another.
 RESERVED = set("all and as by case column create desc end from group in like limit link not null on or order".split())
 RESERVED |= set("select table tag then to union user using when where with open close".split())
+#: Ids that are numbers in the tables.
+NUMBERS = {column.name for column in columns_of("email_opened") if column.kind is Kind.NUMBER}
 
 
 def flattened(call: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -48,8 +62,14 @@ def test_an_event_table_has_those_of_tracks_and_every_property() -> None:
         "machine",
         "prefetched",
         "proxied",
-        "synthetic",
     }
+    assert (
+        set(
+            "campaign_id action_id parent_action_id newsletter_id content_id broadcast_id transactional_message_id "
+            "link_id".split()
+        )
+        == NUMBERS
+    )
 
 
 def test_no_column_needs_an_underscore_before_it() -> None:
@@ -72,6 +92,7 @@ def test_a_row_holds_all_of_the_event_and_nothing_else(data: dict[str, Any] | No
     expected = flattened(call["properties"]) | flattened(call["context"], "context_")
     expected |= {"id": call["messageId"], "event_text": call["event"], "user_id": call.get("userId")}
     expected |= {"anonymous_id": call.get("anonymousId"), "original_timestamp": made.timestamp}
+    expected |= {name: number_of(expected[name]) for name in NUMBERS & expected.keys()}
     row = {column.name: value for column, value in zip(SPOOLED, values_of(made), strict=True) if value is not None}
     assert row | SENDER_VALUES == {name: value for name, value in expected.items() if value is not None}
 
@@ -89,6 +110,39 @@ def test_lines_are_csv(rows: list[list[str | bool]]) -> None:
 def test_empty_text_is_not_null() -> None:
     plain, escaped = ("", None, "null", True, False), ("", None, 'say "a"', True, False)
     assert csv_lines([plain, escaped]) == b'"",null,"null",true,false\n"",null,"say ""a""",true,false\n'
+
+
+@pytest.mark.parametrize(
+    ("value", "number"),
+    [
+        *(
+            (13, 13),
+            ("13", 13),
+            ("-7", -7),
+            (0, 0),
+            ("007", 7),
+            (10**18 - 1, 10**18 - 1),
+            (-(10**18) + 1, -(10**18) + 1),
+        ),
+        *((10**18, None), (2**70, None), ("13a", None), ("1.5", None), ("1e3", None), (" 1", None), ("1\n", None)),
+        *(("", None), ("\u0661", None), (True, None), (1.0, None), (None, None)),
+    ],
+)
+def test_a_number_is_an_integer_or_text_that_is_one(value: object, number: int | None) -> None:
+    assert number_of(value) == number
+
+
+def test_an_id_that_is_no_number_is_null_and_counted() -> None:
+    counted: Counter[str] = Counter()
+    row = values_of(event(campaign_id="spring", action_id="12", newsletter_id=None), counted)
+    found = {column.name: value for column, value in zip(SPOOLED, row, strict=True)}
+    assert (found["campaign_id"], found["action_id"], found["newsletter_id"]) == (None, 12, None)
+    assert counted == {"campaign_id": 1}
+
+
+def test_lines_with_numbers_are_read_again() -> None:
+    rows: list[tuple[Any, ...]] = [("1", 1, -2, True, None, 'a "b"'), ("1", 1, -2, False, None, "ab")]
+    assert [tuple(row) for row in csv_values(io.BytesIO(csv_lines(rows)))] == rows
 
 
 def test_what_no_database_takes_is_named() -> None:
