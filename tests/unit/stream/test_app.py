@@ -524,6 +524,28 @@ def test_a_new_key_takes_effect_with_the_first_report_that_is_signed_with_it(
         assert stream.post(body).status_code == 401
 
 
+@pytest.mark.parametrize("which", ["webhook_signing_secret", "webhook_signing_secret_previous"])
+def test_a_mask_is_no_signing_key(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, which: str
+) -> None:
+    body = encoded(report())
+    connect(monkeypatch, sandbox)
+    good = {"webhook_signing_secret": KEY, "webhook_signing_secret_previous": PREVIOUS_KEY}
+    masked = {"conn_type": "customerio", "extra": good | {which: "***"}}
+    put(monkeypatch, "customerio_default", masked)
+    with Running({"main": {}}) as stream:
+        for key in ("***", KEY, PREVIOUS_KEY):
+            assert stream.post(body, **signed(body, key)).status_code == 503
+        assert stream.session.get(f"{stream.url}/main/health").status_code == 503
+    assert f"Connection 'customerio_default': {which} holds a mask such as '***'" in caplog.text
+    connect(monkeypatch, sandbox)
+    with Running({"main": {}}) as stream:
+        assert stream.post(body).status_code == 204
+        put(monkeypatch, "customerio_default", masked)
+        assert stream.post(body, **signed(body, "***")).status_code == 503
+    assert len(sandbox.segment.kept) == 1
+
+
 def test_no_good_signature_is_called_wrong_because_a_stranger_used_up_the_look_up(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
