@@ -79,7 +79,7 @@ def _connection(conn_id: str) -> Connection:
 
 def _check_masks(connection: Connection) -> None:
     """Check that no field holds a text that Airflow showed in place of a secret."""
-    extra = connection.extra_dejson
+    extra: Any = connection.extra_dejson  # whatever JSON it is
     for name, value in {"password": connection.password, **(extra if isinstance(extra, dict) else {})}.items():
         if is_mask(value):
             raise ConfigurationError(f"Connection {connection.conn_id!r}: {name} {HOLDS_A_MASK}.")
