@@ -115,7 +115,7 @@ FARTHEST_ZONES = [timezone(timedelta(hours=hours)) for hours in (-23, 0, 23)]
 def test_a_year_outside_the_range_is_named(year: int, zone: timezone) -> None:
     for odd in (datetime(year, 1, 1, tzinfo=zone), datetime(year, 12, 31, 23, 59, 59, 999_999, tzinfo=zone)):
         for value in (odd, odd.isoformat(), odd.date(), pendulum.instance(odd)):
-            bounds = (value, "2026-11-01") if year < 2026 else ("2026-11-01", value)
+            bounds: tuple[object, object] = (value, "2026-11-01") if year < 2026 else ("2026-11-01", value)
             name = "interval_start" if year < 2026 else "interval_end"
             wanted = f"^{name} must be in the years 2001 to 2999, got the year {year}$"
             with pytest.raises(ConfigurationError, match=wanted):
