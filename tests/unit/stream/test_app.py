@@ -4,17 +4,22 @@ import asyncio
 import json
 import logging
 import socket
+import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
+from airflow_provider_cio.hooks.customerio import CustomerIOHook
 from airflow_provider_cio.stream import app as app_module
-from airflow_provider_cio.stream import cached, counts, intake
+from airflow_provider_cio.stream import cached, counts, intake, unverified
 from airflow_provider_cio.stream import stream as stream_module
 from airflow_provider_cio.stream.app import MAX_BODY, MAX_BODY_WITH_CONTENT, StreamApp
 from tests.sandbox import Fault, Sandbox
@@ -307,6 +312,109 @@ def test_a_body_that_is_too_large(sandbox: Sandbox, monkeypatch: pytest.MonkeyPa
     with running(sandbox, monkeypatch, message_content=True) as stream:
         assert stream.post(b" " * (MAX_BODY + 1)).status_code == 204
         assert stream.post(b" " * (MAX_BODY_WITH_CONTENT + 1)).status_code == 413
+
+
+def test_unsigned_bodies_do_not_fill_the_memory(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but the last byte of 600 bodies of 1 MiB, as long as a body may take. Real reports get through."""
+    monkeypatch.setattr(app_module, "BODY_WITHIN", 3.0)
+    connect(monkeypatch, sandbox)
+    app = StreamApp(lambda: '{"main": {}}')
+
+    async def answer_to(headers: dict[str, str], *parts: bytes | int) -> int:
+        """Return the status for a body of these parts. A number stands for so many bytes, after which more come."""
+        left = list(parts)
+
+        async def receive() -> dict[str, Any]:
+            await asyncio.sleep(0)
+            if not left:
+                await asyncio.Event().wait()
+            part = left.pop(0)
+            more = bool(left) or isinstance(part, int)
+            return {"type": "http.request", "body": bytes(part), "more_body": more}
+
+        sent: list[Any] = []
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        listed = [(name.encode(), value.encode()) for name, value in headers.items()]
+        await app({"type": "http", "method": "POST", "path": "/main", "headers": listed}, receive, send)
+        return int(sent[0]["status"])
+
+    async def flood() -> tuple[list[int], list[int]]:
+        body = encoded(report())
+        assert await answer_to(signed(body), body) == 204, "the connections are known"
+        parts = [65_536] * 15 + [65_535]
+        strangers = [asyncio.create_task(answer_to(signed(b""), *parts)) for _ in range(600)]
+        while app._unverified.size < unverified.MOST - MAX_BODY:
+            await asyncio.sleep(0)
+        real = [await answer_to(signed(body), body) for _ in range(20)]
+        real += await asyncio.gather(*(answer_to(signed(body), body[:9], body[9:]) for _ in range(20)))
+        return real, await asyncio.gather(*strangers)
+
+    tracemalloc.start()
+    try:
+        real, strangers = asyncio.run(flood())
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert real == [204] * 40
+    assert strangers == [503] * 600
+    assert peak < 1.5 * unverified.MOST
+    assert app._unverified.size == 0
+    streams = app._loading
+    assert streams is not None
+    stream = streams.result()["main"]
+    assert not isinstance(stream, Exception)
+    crowded, slow = (stream.counts.total[f"unavailable.{reason}"] for reason in ("crowded", "slow_body"))
+    assert crowded >= 500
+    assert crowded + slow == 600
+
+
+def test_a_body_that_waits_for_its_verification_counts_too(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(unverified, "MOST", 3 * MAX_BODY // 2)
+    asked, go_on = threading.Event(), threading.Event()
+    look_up = CustomerIOHook.get_connection
+
+    def slowly(conn_id: str) -> Any:
+        asked.set()
+        assert go_on.wait(60)
+        return look_up(conn_id)
+
+    with running(sandbox, monkeypatch) as stream, ThreadPoolExecutor(2) as threads:
+
+        def send(size: int) -> int:
+            body = b" " * size
+            headers = signed(body) | {"x-cio-signature": "0" * 64}
+            return requests.post(f"{stream.url}/main", data=body, headers=headers, timeout=90).status_code
+
+        assert stream.post(report()).status_code == 204
+        monkeypatch.setattr(CustomerIOHook, "get_connection", staticmethod(slowly))
+        large = threads.submit(send, MAX_BODY)
+        assert asked.wait(60)
+        small = threads.submit(send, MAX_BODY // 4 * 3)
+        assert large.result(60) == 503
+        go_on.set()
+        assert small.result(60) == 503
+        assert counted(stream) == {"sent": 1, "unavailable.crowded": 1, "unavailable.key_not_renewed": 1}
+    assert "the largest ones are turned away" in caplog.text
+
+
+@pytest.mark.parametrize("root", ["/cio", "/cio/"])
+def test_a_prefix_is_a_whole_segment(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, root: str) -> None:
+    connect(monkeypatch, sandbox)
+    app = StreamApp(lambda: '{"main": {}}')
+
+    async def below(scope: Any, receive: Any, send: Any) -> None:
+        await app({**scope, "root_path": root}, receive, send)
+
+    with Running({}, app=below) as stream:
+        for path in ("/cio/main/health", "/main/health"):
+            assert stream.session.get(stream.url + path).status_code == 200, path
+        for path in ("/ciomain/health", "/cio", "/cio/", "/ciomain", "/cio/cio/main/health"):
+            assert stream.session.get(stream.url + path).status_code == 404, path
 
 
 def test_the_time_limits_are_within_customerios_patience() -> None:
