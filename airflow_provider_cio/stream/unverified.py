@@ -56,10 +56,12 @@ class Unverified:
             raise
 
     def extend(self, body: Body, part: bytes) -> None:
-        """Add a part to a body that is held.
+        """Add a part to a body.
 
-        :raises Unavailable: there is no room, and this body is the largest.
+        :raises Unavailable: there is no room, and this body is the largest; or it was just dropped.
         """
+        if body not in self._bodies:
+            raise _crowded()
         while self.size + len(part) > MOST:
             largest = max(self._bodies, key=lambda one: len(one.data))
             if len(largest.data) <= len(body.data):
