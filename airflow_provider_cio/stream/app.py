@@ -27,7 +27,7 @@ from airflow_provider_cio.exceptions import ConfigurationError
 from airflow_provider_cio.stream.cached import NotFoundYet
 from airflow_provider_cio.stream.counts import LOG_EVERY
 from airflow_provider_cio.stream.intake import Unavailable, text_for_log
-from airflow_provider_cio.stream.settings import Streams, option_text, read_streams
+from airflow_provider_cio.stream.settings import Streams, log_start, option_text, read_streams
 from airflow_provider_cio.stream.stream import Stream
 from airflow_provider_cio.stream.unverified import Body, Unverified
 
@@ -197,13 +197,15 @@ class StreamApp:
         while True:
             message = await receive()
             if message["type"] == "lifespan.startup":
-                with suppress(Exception):
+                try:
                     async with asyncio.timeout(30):
-                        for name, stream in (await self._streams()).items():
+                        streams = await self._streams()
+                        log_start(streams)
+                        for stream in streams.values():
                             if isinstance(stream, Stream):
                                 await stream.warm_up()
-                            else:
-                                _log_problem(name, str(stream))
+                except Exception as error:  # the first request tries again
+                    _log_problem("", f"No stream runs yet: {text_for_log(error)}")
                 await send({"type": "lifespan.startup.complete"})
             elif message["type"] == "lifespan.shutdown":
                 await send({"type": "lifespan.shutdown.complete"})

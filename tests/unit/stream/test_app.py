@@ -551,10 +551,14 @@ def test_no_key_no_connection_and_no_good_option(
     monkeypatch.setattr(cached, "PAUSE", 0.0)
     monkeypatch.setattr(cached, "FRESH", 0.0)
     monkeypatch.setattr(counts, "WAITS_EVERY", 0.05)
+    monkeypatch.setattr(app_module, "_problem_logged_at", {})
     connect(monkeypatch, sandbox)
-    streams = {"main": {}, "wrong": {"pii": "hide"}}
+    streams = {"main": {}, "wrong": {"pii": "hide"}, "no/name": {}}
     monkeypatch.delenv("AIRFLOW_CONN_CUSTOMERIO_DEFAULT")
     with Running(streams) as stream:
+        assert "stream 'wrong': pii must be one of 'keep', 'hash', 'drop', got 'hide'" in caplog.text, "at the start"
+        assert "the name 'no/name' can't be part of a URL" in caplog.text
+        assert "Streams that run: main" in caplog.text
         assert stream.post(report()).status_code == 503, "no connection"
         put(monkeypatch, "customerio_default", {"conn_type": "customerio"})
         assert stream.post(report()).status_code == 503, "no key"
@@ -562,10 +566,9 @@ def test_no_key_no_connection_and_no_good_option(
         assert until(lambda: stream.post(report()).status_code, 204)
         assert stream.post(report(), "wrong").status_code == 503
     with Running("{") as stream:
+        assert "No stream runs yet: [customerio] streams must be a JSON object of streams by name" in caplog.text
         assert stream.post(report()).status_code == 503
         assert stream.session.get(f"{stream.url}/main/health").status_code == 503
-    assert "stream 'wrong': pii must be one of 'keep', 'hash', 'drop', got 'hide'" in caplog.text
-    assert "must be a JSON object of streams by name" in caplog.text
     assert "has no webhook_signing_secret" in caplog.text
 
 
@@ -798,5 +801,5 @@ def test_the_log_has_counts_and_no_line_for_each_report(
         assert until(lambda: "reports since the last line" in caplog.text, True)
     lines = [record.getMessage() for record in caplog.records if record.name == "airflow_provider_cio.stream"]
     assert sum("reports since the last line: " in line for line in lines) == 1
-    assert len(lines) == len(set(lines)) == 4, "one for each kind of problem, and one of counts"
+    assert len(lines) == len(set(lines)) == 5, "of the start, of each kind of problem, of counts"
     assert not any(secret in caplog.text for secret in (KEY, PREVIOUS_KEY, ADDRESS, sandbox.settings.write_key))
