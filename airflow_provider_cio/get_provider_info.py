@@ -78,12 +78,12 @@ def get_provider_info() -> dict[str, Any]:
                     "requests_per_second": {
                         "label": "Requests per second",
                         "description": "Customer.io allows 10 to a workspace, all its clients together. Default: 8.",
-                        "schema": {"type": ["number", "null"], "minimum": 0.1, "default": 8},
+                        "schema": {"type": ["number", "null"], "minimum": 0.1, "maximum": 1000, "default": 8},
                     },
                     "timeout": {
                         "label": "Time-out (seconds)",
                         "description": "For each read. A connection is tried for 10 at most. Default: 60.",
-                        "schema": {"type": ["number", "null"], "minimum": 0.1, "default": 60},
+                        "schema": {"type": ["number", "null"], "minimum": 0.1, "maximum": 600, "default": 60},
                     },
                     "webhook_signing_secret": {
                         "label": "Webhook signing key",
@@ -126,12 +126,12 @@ def get_provider_info() -> dict[str, Any]:
                     "events_per_second": {
                         "label": "Events per second",
                         "description": "Segment's ceiling for a workspace is 1000. 0: no limit. Default: 1000.",
-                        "schema": {"type": ["number", "null"], "minimum": 0, "default": 1000},
+                        "schema": {"type": ["number", "null"], "minimum": 0, "maximum": 100_000, "default": 1000},
                     },
                     "timeout": {
                         "label": "Time-out (seconds)",
                         "description": "For each read. A connection is tried for 10 at most. Default: 60.",
-                        "schema": {"type": ["number", "null"], "minimum": 0.1, "default": 60},
+                        "schema": {"type": ["number", "null"], "minimum": 0.1, "maximum": 600, "default": 60},
                     },
                     "message_id_namespace": {
                         "label": "Namespace of messageId",

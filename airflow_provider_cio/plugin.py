@@ -26,10 +26,12 @@ class CustomerIOStreamPlugin(AirflowPlugin):
     @property
     def fastapi_apps(self) -> list[dict[str, Any]]:  # type: ignore[override]
         """Return the apps to mount. Only the API server reads this, no task does."""
-        from airflow_provider_cio.stream.settings import mount_streams, option_text
+        from airflow_provider_cio.stream.settings import log_streams, mount_streams, option_text
 
-        if not (option_text() and mount_streams()):
+        text = option_text()
+        if not (text and mount_streams()):
             return []
         from airflow_provider_cio.stream.app import app
 
+        log_streams(text)  # a mounted app is not told of the server's start
         return [{"app": app, "url_prefix": "/cio", "name": "Customer.io streams"}]

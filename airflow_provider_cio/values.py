@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
+#: Texts that Airflow shows in place of a secret: asterisks in forms, API, command line and logs; a note if masking
+#: fails; a placeholder in the forms of Airflow 2, which a connection that was moved from there may hold.
+_MASK = re.compile(r"\*{3,}|<redaction-failed>|RATHER_LONG_SENSITIVE_FIELD_PLACEHOLDER")
+#: Problem of a field with such a text, for errors.
+HOLDS_A_MASK = "holds a mask such as '***', which Airflow shows in place of the value: enter the value again"
 #: Characters. A key is longer, so a key in the wrong field is never shown.
 _LONGEST_SHOWN = 16
 
@@ -26,6 +33,11 @@ def shown(value: object) -> str:
     """Return a short string in quotes, and the kind of any other value. Only for settings that hold no secret."""
     word = value.strip() if isinstance(value, str) else ""
     return repr(word) if 0 < len(word) <= _LONGEST_SHOWN else kind_of(value)
+
+
+def is_mask(value: object) -> bool:
+    """Return whether the value is a text that Airflow shows in place of a secret."""
+    return isinstance(value, str) and _MASK.fullmatch(value.strip()) is not None
 
 
 def flag_in(value: object) -> bool | None:

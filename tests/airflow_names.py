@@ -23,4 +23,7 @@ else:
     from airflow.sdk.execution_time.secrets_masker import redact
     from airflow.utils.timeout import timeout
 
-__all__ = ["AIRFLOW", "CronDataIntervalTimetable", "DagBag", "redact", "timeout"]
+#: Texts that Airflow shows in place of a secret. The last one is from the forms of Airflow 2.
+MASKS = ("***", "********", "<redaction-failed>", "RATHER_LONG_SENSITIVE_FIELD_PLACEHOLDER")
+
+__all__ = ["AIRFLOW", "MASKS", "CronDataIntervalTimetable", "DagBag", "redact", "timeout"]

@@ -17,6 +17,9 @@ _FIX = (
     "Give the DAG a timetable with data intervals, schedule=CronDataIntervalTimetable('@daily', timezone='UTC') "
     "(a plain '@daily' gives intervals of zero length), or set interval_start and interval_end."
 )
+#: Years of an interval's bounds. An earlier one precedes Customer.io and the smallest time that counts as one; a later
+#: one is a mistake for sure, and so far ahead that times near it can be converted between zones without overflow.
+_YEARS = range(2001, 3000)
 #: Smallest Unix seconds (year 2001) that count as a time. `metrics` also holds counts, which are smaller.
 EARLIEST_TIME = 1_000_000_000
 #: Unix seconds (year 5138) from which a number is no time, because it is probably milliseconds.
@@ -63,7 +66,7 @@ def whole_seconds(span: timedelta) -> int:
 def check_bounds(interval_start: object, interval_end: object) -> None:
     """Check both parameters when a DAG file is parsed. Templates and other tasks' results are not checked.
 
-    :raises ConfigurationError: one of the two is missing, no time, or in the wrong order.
+    :raises ConfigurationError: one of the two is missing, no time, out of range, or in the wrong order.
     """
     if (interval_start is None) != (interval_end is None):
         given, missing = ("interval_start", "interval_end")[:: 1 if interval_end is None else -1]
@@ -82,7 +85,7 @@ def resolve_interval(interval_start: object, interval_end: object, context: Mapp
 
     Both bounds are rounded up to whole seconds, as occurrences have them, so that adjacent intervals stay adjacent.
 
-    :raises ConfigurationError: the interval is missing, malformed or of zero length.
+    :raises ConfigurationError: the interval is missing, malformed, out of range or of zero length.
     """
     if interval_start is not None or interval_end is not None:
         return _between(_moment(interval_start, "interval_start"), _moment(interval_end, "interval_end"))
@@ -95,7 +98,7 @@ def resolve_interval(interval_start: object, interval_end: object, context: Mapp
 def interval_between(start: object, end: object) -> Interval:
     """Return ``[start, end)`` of two datetimes or ISO 8601 texts. A missing time zone is UTC.
 
-    :raises ConfigurationError: one of them is no time, or the interval is empty.
+    :raises ConfigurationError: one of them is no time or out of range, or the interval is empty.
     """
     return _between(_moment(start, "start"), _moment(end, "end"))
 
@@ -123,6 +126,8 @@ def _moment(value: object, name: str) -> datetime:
             ) from None
     if not isinstance(value, date):
         raise ConfigurationError(f"{name} must be a datetime or ISO 8601 text, got {kind_of(value)}")
+    if value.year not in _YEARS:
+        raise ConfigurationError(f"{name} must be in the years {_YEARS[0]} to {_YEARS[-1]}, got the year {value.year}")
     if not isinstance(value, datetime):
         value = datetime(value.year, value.month, value.day)
     return (value if value.tzinfo else value.replace(tzinfo=UTC)).astimezone(UTC)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from airflow_provider_cio.exceptions import ConfigurationError
-from airflow_provider_cio.values import flag_in, kind_of, number_in, shown
+from airflow_provider_cio.values import HOLDS_A_MASK, flag_in, is_mask, kind_of, number_in, shown
 
 try:
     from airflow.sdk.log import mask_secret
@@ -18,6 +17,8 @@ except ImportError:  # Airflow 3.0.0; common-compat 1.12 has no mask_secret
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
+
+T = TypeVar("T")
 
 
 class ConnectionFields:
@@ -43,9 +44,9 @@ class ConnectionFields:
 
         :param needed: name of the secret, and the place to find it, for the error.
         """
-        name, value = "password", (self._connection.password or "").strip()
-        if not value and fallback and self._extra.get(fallback):
-            name, value = fallback, self.text(fallback, "")
+        name, value = "password", self._unmasked("password", self._connection.password or "").strip()
+        if not value and fallback and (value := self.text(fallback, "")):
+            name = fallback
         if not value:
             raise self.error("password", f"is empty: put {needed} there")
         return self._masked(name, value, needed)
@@ -58,6 +59,17 @@ class ConnectionFields:
         value = self.text(name, "")
         return self._masked(name, value, needed) if value else None
 
+    def _given(self, name: str) -> Any:
+        """Return an extra field as it is; None if it is empty."""
+        value = self._unmasked(name, self._extra.get(name))
+        return None if value == "" else value
+
+    def _unmasked(self, name: str, value: T) -> T:
+        """Return the value, unless Airflow showed it in place of the real one, and somebody saved it again."""
+        if is_mask(value):
+            raise self.error(name, HOLDS_A_MASK)
+        return value
+
     def _masked(self, name: str, value: str, needed: str) -> str:
         """Check a secret, and have Airflow mask it in logs."""
         if not (value.isascii() and value.isprintable() and " " not in value):
@@ -68,8 +80,8 @@ class ConnectionFields:
 
     def region(self, known: Mapping[str, str]) -> str:
         """Return the region: one of the keys of `known`, the first by default."""
-        value = self._extra.get("region")
-        if value is None or value == "":
+        value = self._given("region")
+        if value is None:
             return next(iter(known))
         name = value.strip().lower() if isinstance(value, str) else ""
         if name not in known:
@@ -79,7 +91,7 @@ class ConnectionFields:
 
     def base_url(self, regional: str) -> str:
         """Return the URL of `host` and `port`, https unless it names a scheme; the regional URL if `host` is empty."""
-        host = (self._connection.host or "").strip()
+        host = self._unmasked("host", self._connection.host or "").strip()
         if not host:
             return regional
         try:
@@ -96,22 +108,24 @@ class ConnectionFields:
         netloc = url.netloc if port or not self._connection.port else f"{url.netloc}:{self._connection.port}"
         return f"{url.scheme}://{netloc}{url.path.rstrip('/')}"
 
-    def number(self, name: str, default: float, *, unit: str, zero: str | None = None) -> float:
-        """Return a finite number above 0, also from text. 0 is allowed if `zero` explains it."""
-        value = self._extra.get(name)
-        if value is None or value == "":
+    def number(
+        self, name: str, default: float, *, unit: str, least: float, most: float, zero: str | None = None
+    ) -> float:
+        """Return a number from `least` to `most`, also from text. 0 is allowed if `zero` explains it."""
+        value = self._given(name)
+        if value is None:
             return default
-        problem = f"must be a number of {unit} above 0{f' (0: {zero})' if zero else ''}"
+        problem = f"must be a number of {unit} from {least:g} to {most:g}{f' (0: {zero})' if zero else ''}"
         number = number_in(value)
         if number is None:
             raise self.error(name, f"{problem}, got {kind_of(value)}")
-        if not math.isfinite(number) or number < 0 or (number == 0 and zero is None):
+        if not (least <= number <= most or (number == 0 and zero is not None)):
             raise self.error(name, f"{problem}, got a number outside that range")
         return number
 
     def flag(self, name: str) -> bool:
         """Return true or false, also from text; False if the field is empty."""
-        value = self._extra.get(name)
+        value = self._given(name)
         if value is None or (isinstance(value, str) and not value.strip()):
             return False
         flag = flag_in(value)
@@ -121,8 +135,8 @@ class ConnectionFields:
 
     def text(self, name: str, default: str) -> str:
         """Return the text, stripped; the default if it is empty."""
-        value = self._extra.get(name)
-        if value is None or value == "":
+        value = self._given(name)
+        if value is None:
             return default
         if not isinstance(value, str):
             raise self.error(name, f"must be text, got {kind_of(value)}")

@@ -78,8 +78,8 @@ class CustomerIOHook(BaseHook):
             api_key=fields.secret("an App API key (Account settings > API credentials > App API keys)"),
             base_url=fields.base_url(REGIONS[region]),
             region=region,
-            requests_per_second=fields.number("requests_per_second", 8, unit="requests"),
-            timeout=fields.number("timeout", 60, unit="seconds"),
+            requests_per_second=fields.number("requests_per_second", 8, unit="requests", least=0.1, most=1000),
+            timeout=fields.number("timeout", 60, unit="seconds", least=0.1, most=600),
         )
 
     @cached_property

@@ -73,8 +73,10 @@ class SegmentHook(BaseHook):
             base_url=fields.base_url(REGIONS[fields.region(REGIONS)]),
             path=path,
             compress=fields.flag("gzip"),
-            events_per_second=fields.number("events_per_second", 1000, unit="events", zero="no limit"),
-            timeout=fields.number("timeout", 60, unit="seconds"),
+            events_per_second=fields.number(
+                "events_per_second", 1000, unit="events", least=0.1, most=100_000, zero="no limit"
+            ),
+            timeout=fields.number("timeout", 60, unit="seconds", least=0.1, most=600),
         )
 
     @cached_property

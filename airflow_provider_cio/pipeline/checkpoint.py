@@ -5,15 +5,30 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
-from airflow_provider_cio.events.interval import Window
+import msgspec
+
+from airflow_provider_cio.events.interval import LATEST_TIME, Window
 from airflow_provider_cio.pipeline.result import Tally
 
 #: Version of the state's form. A state of another version is ignored.
 VERSION = 2
 
 State = dict[str, Any]
+
+_Count = Annotated[int, msgspec.Meta(ge=0, lt=2**62)]
+_Second = Annotated[int, msgspec.Meta(ge=0, lt=LATEST_TIME)]
+
+
+class _Saved(msgspec.Struct):
+    """Form of a saved state, to check each of its members."""
+
+    version: int
+    fingerprint: str
+    done: list[tuple[str, _Second, _Second, bool]]
+    tally: dict[str, dict[str, _Count]]
+    work: dict[str, _Count]
 
 
 def fingerprint(*configuration: object) -> str:
@@ -25,7 +40,8 @@ class Checkpoint:
     """Checkpoint of one interval and one configuration.
 
     :param fingerprint: hash of both.
-    :param state: state that an earlier try saved. It is ignored if its fingerprint or version differs.
+    :param state: state that an earlier try saved. It is ignored if its fingerprint or version differs, or if it is
+        damaged.
     """
 
     def __init__(self, fingerprint: str = "", state: object = None) -> None:
@@ -35,24 +51,18 @@ class Checkpoint:
         self.tally = Tally()
         #: Work of all tries so far: requests, batches, bytes.
         self.work: Counter[str] = Counter()
-        if isinstance(state, dict) and (state.get("version"), state.get("fingerprint")) == (VERSION, fingerprint):
-            self._done = [Window(*window) for window in state["done"]]
-            self.tally = Tally.from_dict(state["tally"])
-            self.work = Counter(state["work"])
+        saved = _read(state)
+        if saved and saved.fingerprint == fingerprint:
+            self._done = _merged(Window(*window) for window in saved.done)
+            self.tally = Tally.from_dict(saved.tally)
+            self.work = Counter(saved.work)
 
     def __bool__(self) -> bool:
         return bool(self._done)
 
     def add(self, window: Window, tally: Tally) -> None:
         """Mark a window as done. Adjacent windows are merged, so that the state stays small."""
-        merged: list[Window] = []
-        for done in sorted([*self._done, window], key=lambda done: (done.channel, done.drafts, done.start)):
-            last = merged[-1] if merged else None
-            if last and (last.channel, last.drafts) == (done.channel, done.drafts) and done.start <= last.end:
-                merged[-1] = last._replace(end=max(last.end, done.end))
-            else:
-                merged.append(done)
-        self._done = merged
+        self._done = _merged([*self._done, window])
         self.tally.add(tally)
 
     def rest(self, windows: Iterable[Window]) -> list[Window]:
@@ -87,3 +97,25 @@ class Checkpoint:
                     pieces.append(window._replace(end=done.start))
                 window = window._replace(start=max(window.start, min(done.end, window.end)))
         return [piece for piece in [*pieces, window] if piece.start < piece.end]
+
+
+def _read(state: object) -> _Saved | None:
+    """Return a saved state; None if it is damaged or of another version."""
+    try:
+        saved = msgspec.convert(state, _Saved)
+    except (msgspec.ValidationError, RecursionError):
+        return None
+    fits = saved.version == VERSION and saved.tally.keys() == Tally().as_dict().keys()
+    return saved if fits and all(start < end for _, start, end, _ in saved.done) else None
+
+
+def _merged(windows: Iterable[Window]) -> list[Window]:
+    """Return windows in order, adjacent and overlapping ones as one."""
+    merged: list[Window] = []
+    for window in sorted(windows, key=lambda one: (one.channel, one.drafts, one.start)):
+        last = merged[-1] if merged else None
+        if last and (last.channel, last.drafts) == (window.channel, window.drafts) and window.start <= last.end:
+            merged[-1] = last._replace(end=max(last.end, window.end))
+        else:
+            merged.append(window)
+    return merged

@@ -8,12 +8,15 @@ A file has two kinds of lines::
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import logging
+import os
 import re
-import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import IO, Any, Self
 from urllib.parse import quote
 
@@ -26,14 +29,21 @@ log = logging.getLogger(__name__)
 
 #: Schemes of local paths.
 _LOCAL = ("", "file", "local")
+#: End of the name of a probe on a remote store.
+_PROBE = ".probe"
+#: Bytes of the longest part of a path that file systems allow.
+_LONGEST_PART = 255
+#: Tries to create a local file. Another task of the same run may remove the folders of its probe at the same time.
+_TRIES = 20
 
 
 class DeadLetters:
     """Dead letter file of one try. It is created with its first line, and complete once it is closed.
 
-    Rows are written in full: `pii` applies to events only. On a remote store nothing but the file is created, because a
-    mistyped name would put personal data into a new bucket. So stores that need real folders, such as SFTP, do not
-    work.
+    Rows are written in full: `pii` applies to events only. So on a local disk only the owner may read the files and the
+    new folders, and a symbolic link in place of the file is not followed. On a remote store nothing but the file is
+    created, because a mistyped name would put personal data into a new bucket. So stores that need real folders, such
+    as SFTP, do not work.
 
     :param folder: an absolute local path, or a remote one (``s3://conn_id@bucket/folder``).
     :raises ConfigurationError: it is empty or relative, or its scheme is unknown.
@@ -47,20 +57,23 @@ class DeadLetters:
     def check(self) -> None:
         """Write a probe and remove it, so that a wrong folder fails before the run and not at the first refused event.
 
-        A local folder is created. If a store forbids deletion, the probe stays, and the log names it.
+        On a local disk the probe is written to the very file, and what is in it stays. On a remote store it has a name
+        beside the file, because some stores forbid to replace a file. If a store forbids deletion, the probe stays,
+        and the log names it.
 
         :raises ConfigurationError: nothing can be written there.
         :raises TryAgainLaterError: the store is out of reach.
         """
-        probe = self.path.parent / f"{self.path.name}.probe"
         try:
-            if _is_local(self._folder):
-                self._folder.mkdir(parents=True, exist_ok=True)
-                probe = self._folder / f".probe-{uuid.uuid4().hex}"
+            if _is_local(self.path):
+                _make_folder(Path(self._folder.path))
+                _probe_local(Path(self.path.path))
+                return
+            probe = self.path.parent / f"{self.path.name}{_PROBE}"
             with probe.fs.open(probe.path, "wb") as file:
                 file.write(b"probe\n")
         except Exception as error:  # each store has its own
-            raise _trouble("dead_letter_path", self._folder, "can't be written to", error) from error
+            raise self._trouble(error) from error
         try:
             with suppress(FileNotFoundError):
                 probe.fs.rm_file(probe.path)
@@ -81,18 +94,87 @@ class DeadLetters:
         self._write(row_letter(reason, raw, problem))
 
     def _write(self, line: bytes) -> None:
-        if self._file is None:
-            if _is_local(self.path):
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self.path.open("wb")  # type: ignore[no-untyped-call]
-        self._file.write(line)
+        try:
+            if self._file is None:
+                self._file = _create(self.path)
+            self._file.write(line)
+        except Exception as error:
+            raise self._trouble(error) from error
+
+    def _trouble(self, error: Exception) -> ConfigurationError | TryAgainLaterError:
+        return _trouble("dead_letter_path", self._folder, "can't be written to", error)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._file is not None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Close the file.
+
+        :raises ConfigurationError, TryAgainLaterError: the end of the file could not be written. If an error is under
+            way, it is only logged.
+        """
+        if self._file is None:
+            return
+        try:
             self._file.close()
+        except Exception as error:
+            trouble = self._trouble(error)
+            if kind is None:
+                raise trouble from error
+            log.warning("%s", trouble)
+
+
+def _create(path: ObjectStoragePath) -> IO[bytes]:
+    """Create a file, or replace it. Create local folders, too."""
+    if not _is_local(path):
+        return path.open("wb")  # type: ignore[no-any-return,no-untyped-call]
+    return _open_local(Path(path.path), "wb")
+
+
+def _open_local(path: Path, mode: str) -> IO[bytes]:
+    for left in reversed(range(_TRIES)):
+        try:
+            _make_folder(path.parent)
+            return open(path, mode, buffering=0 if mode == "ab" else -1, opener=_for_its_owner)
+        except FileNotFoundError:
+            if not left:
+                raise
+    raise AssertionError
+
+
+def _make_folder(folder: Path) -> None:
+    """Create a folder and those above it, each for its owner only. Folders that are there stay as they are."""
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(0o700, exist_ok=True)
+
+
+def _for_its_owner(path: str, flags: int) -> int:
+    """Open a file that only its owner may read, and that is no symbolic link."""
+    descriptor = os.open(path, flags | os.O_NOFOLLOW, 0o600)
+    with suppress(OSError):  # some file systems know no modes
+        os.fchmod(descriptor, 0o600)
+    return descriptor
+
+
+def _probe_local(path: Path) -> None:
+    """Write to a file, and undo it: cut the probe off, or remove the file and the folders of its run and DAG."""
+    is_new = not os.path.lexists(path)
+    try:
+        with _open_local(path, "ab") as file:
+            size = file.seek(0, os.SEEK_END)
+            try:
+                file.write(b"probe\n")
+                os.fsync(file.fileno())
+            finally:
+                file.truncate(size)
+    finally:
+        if is_new:
+            with suppress(FileNotFoundError):
+                path.unlink()
+            with suppress(OSError):  # they are not empty
+                for above in path.parents[:2]:
+                    above.rmdir()
 
 
 def event_letter(reason: str, event: bytes) -> bytes:
@@ -122,9 +204,7 @@ def write_letters(folder: str, name: str, letters: Iterable[bytes]) -> None:
     """
     path = _location("dead_letter_path", folder) / name
     try:
-        if _is_local(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb") as file:  # type: ignore[no-untyped-call]
+        with _create(path) as file:
             file.writelines(letters)
     except Exception as error:  # each store has its own
         raise _trouble("dead_letter_path", folder, "can't be written to", error) from error
@@ -242,10 +322,21 @@ def _trouble(name: str, path: object, verb: str, error: Exception) -> Configurat
     problem = f"{name} {path} {verb}: {cause}."
     if isinstance(error, ConnectionError | TimeoutError):
         return TryAgainLaterError(f"{problem} The store is out of reach.")
-    fix = next((fix for kinds, fix in _FIXES if isinstance(error, kinds)), _OTHER_FIX)
+    number = error.errno if isinstance(error, OSError) else None
+    fix = _FIXES_BY_NUMBER.get(number or 0) or next(
+        (fix for kinds, fix in _FIXES if isinstance(error, kinds)), _OTHER_FIX
+    )
     return ConfigurationError(f"{problem} {fix}")
 
 
+_FULL = "Free some space there, or set another path."
+_FIXES_BY_NUMBER = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
+    errno.EFBIG: "Raise the greatest size of a file there, or set another path.",
+    errno.ELOOP: "A symbolic link stands where the file should be, and is not followed: remove it.",
+    errno.ENAMETOOLONG: "Set a shorter path.",
+}
 _FIXES: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
     (
         (FileNotFoundError,),
@@ -282,8 +373,23 @@ def _one_line(raw: bytes) -> bytes:
 
 
 def _name(context: Mapping[str, Any]) -> str:
-    """Return ``dag/run/task.try1.jsonl``, with the index of a mapped task. Ids are quoted, so no two tries share it."""
+    """Return ``dag/run/task.try1.jsonl``, with the index of a mapped task. No two tries share a name."""
     ti = context["ti"]
-    dag, run, task = (quote(part, safe="+-") for part in (ti.dag_id, ti.run_id, ti.task_id))
     index = f".map{ti.map_index}" if ti.map_index >= 0 else ""
-    return f"{dag}/{run}/{task}{index}.try{ti.try_number}.jsonl"
+    return f"{_part(ti.dag_id)}/{_part(ti.run_id)}/{_part(ti.task_id, f'{index}.try{ti.try_number}.jsonl')}"
+
+
+def _part(text: str, end: str = "") -> str:
+    """Return a text as one part of a path, with room for a probe. No two texts have the same part.
+
+    A text that is too long is cut, and gets a hash after a ``=``, which is in no quoted text.
+    """
+    quoted = quote(text, safe="+-")
+    if end:  # else the task `send.map1` would be the first one of the mapped task `send`
+        quoted = re.sub(r"\.(?=map\d+$)", "%2E", quoted)
+    elif quoted in (".", ".."):
+        quoted = quoted.replace(".", "%2E")
+    room = _LONGEST_PART - len(end) - len(_PROBE)
+    if len(quoted) > room:
+        quoted = f"{quoted[: room - 33]}={hashlib.sha256(text.encode()).hexdigest()[:32]}"
+    return quoted + end

@@ -27,8 +27,9 @@ from airflow_provider_cio.exceptions import ConfigurationError
 from airflow_provider_cio.stream.cached import NotFoundYet
 from airflow_provider_cio.stream.counts import LOG_EVERY
 from airflow_provider_cio.stream.intake import Unavailable, text_for_log
-from airflow_provider_cio.stream.settings import Streams, option_text, read_streams
+from airflow_provider_cio.stream.settings import Streams, log_start, option_text, read_streams
 from airflow_provider_cio.stream.stream import Stream
+from airflow_provider_cio.stream.unverified import Body, Unverified
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +82,7 @@ class StreamApp:
         self._read_option = read_option
         self._executor: ThreadPoolExecutor | None = None
         self._loading: asyncio.Task[Mapping[str, Stream | ConfigurationError]] | None = None
+        self._unverified = Unverified()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -111,7 +113,7 @@ class StreamApp:
                 stream = found
                 if rest:
                     return await _health(stream) if scope["method"] == "GET" else WRONG_METHOD_FOR_HEALTH
-                return await _post(stream, scope, receive) if scope["method"] == "POST" else WRONG_METHOD
+                return await self._post(stream, scope, receive) if scope["method"] == "POST" else WRONG_METHOD
         except TimeoutError:
             return _unavailable(stream, "late")
         except Unavailable as error:
@@ -122,6 +124,50 @@ class StreamApp:
             return _unavailable(stream, "configuration", str(error))
         except Exception as error:  # after any other status Customer.io would wait for an hour
             return _unavailable(stream, "error", f"unexpected {text_for_log(error)}")
+
+    async def _post(self, stream: Stream, scope: Scope, receive: Receive) -> Response:
+        max_size = MAX_BODY_WITH_CONTENT if stream.options.message_content else MAX_BODY
+        timestamp, signature, length = _headers(scope)
+        if length > max_size:
+            return TOO_LARGE
+        if timestamp is None or signature is None:
+            stream.counts.add("unsigned")
+            return UNSIGNED
+        async with self._unverified.body() as unverified:
+            if not await self._read(unverified, receive, max_size):
+                return TOO_LARGE
+            body = bytes(unverified.data)
+            is_authentic = await stream.is_authentic(timestamp, body, signature)
+        if not is_authentic:
+            stream.counts.add("unsigned")
+            stream.counts.problem(
+                "unsigned",
+                "the signature of a request is wrong. If Customer.io sent it, check webhook_signing_secret of "
+                f"connection {stream.options.customerio_conn_id!r}",
+            )
+            return UNSIGNED
+        stream.counts.add(await stream.take(body))
+        return TAKEN
+
+    async def _read(self, body: Body, receive: Receive, max_size: int) -> bool:
+        """Read the whole body; return False if it has more bytes than `max_size`.
+
+        :raises Unavailable: the body takes too long, there is no room for it, or the client has disconnected.
+        """
+        try:
+            async with asyncio.timeout(BODY_WITHIN):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise Unavailable("gone")
+                    if len(body.data) + len(message.get("body", b"")) > max_size:
+                        return False
+                    self._unverified.extend(body, message.get("body", b""))
+                    if not message.get("more_body", False):
+                        return True
+                    del message  # else the part stays in memory until the next one comes
+        except TimeoutError:
+            raise Unavailable("slow_body") from None
 
     async def _streams(self) -> Mapping[str, Stream | ConfigurationError]:
         """Return the streams by name. Read them once, and again only after a failure that may pass.
@@ -151,13 +197,15 @@ class StreamApp:
         while True:
             message = await receive()
             if message["type"] == "lifespan.startup":
-                with suppress(Exception):
+                try:
                     async with asyncio.timeout(30):
-                        for name, stream in (await self._streams()).items():
+                        streams = await self._streams()
+                        log_start(streams)
+                        for stream in streams.values():
                             if isinstance(stream, Stream):
                                 await stream.warm_up()
-                            else:
-                                _log_problem(name, str(stream))
+                except Exception as error:  # the first request tries again
+                    _log_problem("", f"No stream runs yet: {text_for_log(error)}")
                 await send({"type": "lifespan.startup.complete"})
             elif message["type"] == "lifespan.shutdown":
                 await send({"type": "lifespan.shutdown.complete"})
@@ -169,29 +217,6 @@ def _may_pass(error: BaseException | None) -> bool:
 
 
 app = StreamApp()
-
-
-async def _post(stream: Stream, scope: Scope, receive: Receive) -> Response:
-    max_size = MAX_BODY_WITH_CONTENT if stream.options.message_content else MAX_BODY
-    timestamp, signature, length = _headers(scope)
-    if length > max_size:
-        return TOO_LARGE
-    if timestamp is None or signature is None:
-        stream.counts.add("unsigned")
-        return UNSIGNED
-    body = await _body(receive, max_size)
-    if body is None:
-        return TOO_LARGE
-    if not await stream.is_authentic(timestamp, body, signature):
-        stream.counts.add("unsigned")
-        stream.counts.problem(
-            "unsigned",
-            "the signature of a request is wrong. If Customer.io sent it, check webhook_signing_secret of connection "
-            f"{stream.options.customerio_conn_id!r}",
-        )
-        return UNSIGNED
-    stream.counts.add(await stream.take(body))
-    return TAKEN
 
 
 async def _health(stream: Stream) -> Response:
@@ -221,36 +246,12 @@ def _headers(scope: Scope) -> tuple[bytes | None, bytes | None, int]:
     return None, None, length
 
 
-async def _body(receive: Receive, max_size: int) -> bytes | None:
-    """Return the whole body; None if it has more bytes than `max_size`.
-
-    :raises Unavailable: the body takes too long, or the client has disconnected.
-    """
-    parts: list[bytes] = []
-    size = 0
-    try:
-        async with asyncio.timeout(BODY_WITHIN):
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise Unavailable("gone")
-                part = message.get("body", b"")
-                size += len(part)
-                if size > max_size:
-                    return None
-                parts.append(part)
-                if not message.get("more_body", False):
-                    return parts[0] if len(parts) == 1 else b"".join(parts)
-    except TimeoutError:
-        raise Unavailable("slow_body") from None
-
-
 def _unavailable(stream: Stream | None, reason: str, problem: str = "", pause: float = 0.0) -> Response:
     if stream is not None:
         stream.counts.waits(f"unavailable.{reason}", problem, pause)
     elif problem:
         _log_problem("", problem)
-    return UNREAD if stream is None or reason in ("slow_body", "gone") else UNAVAILABLE
+    return UNREAD if stream is None or reason in ("slow_body", "gone", "crowded") else UNAVAILABLE
 
 
 _problem_logged_at: dict[str, float] = {}
@@ -267,7 +268,8 @@ def _log_problem(name: str, problem: str) -> None:
 def _path(scope: Scope) -> str:
     """Return the path below the mount point."""
     path: str = scope["path"]
-    return path.removeprefix(scope.get("root_path", ""))
+    root = scope.get("root_path", "").rstrip("/")
+    return path.removeprefix(root) if f"{path}/".startswith(f"{root}/") else path
 
 
 async def _respond(send: Send, scope: Scope, answer: Response) -> None:

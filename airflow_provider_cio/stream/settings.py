@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -18,6 +19,8 @@ from airflow_provider_cio.operators.options import (
     read_flag,
 )
 from airflow_provider_cio.values import flag_in, kind_of
+
+log = logging.getLogger("airflow_provider_cio.stream")
 
 #: Name of the option in errors.
 OPTION = "[customerio] streams"
@@ -60,7 +63,7 @@ Streams = Mapping[str, StreamOptions | ConfigurationError]
 def read_streams(text: str) -> Streams:
     """Read the streams from JSON. A wrong stream has its error as its value, so that the other streams can run.
 
-    :raises ConfigurationError: the text is no JSON object, or a name can't be part of a URL.
+    :raises ConfigurationError: the text is no JSON object.
     """
     try:
         by_name = json.loads(text)
@@ -68,12 +71,24 @@ def read_streams(text: str) -> Streams:
         raise _no_object(f"text that is not JSON ({error})") from None
     if not isinstance(by_name, dict):
         raise _no_object(kind_of(by_name))
-    for name in by_name:
-        if not _NAME.fullmatch(name):
-            raise ConfigurationError(
-                f"{OPTION}: the name {name!r} can't be part of a URL: use letters, digits, '-' and '_', at most 64"
-            )
     return {name: _read_stream(name, given) for name, given in by_name.items()}
+
+
+def log_streams(text: str) -> None:
+    """Log the streams that can't run, and the names of those that do. Call it when a server mounts the streams."""
+    try:
+        log_start(read_streams(text))
+    except ConfigurationError as error:
+        log.warning("No stream runs: %s", error)
+
+
+def log_start(streams: Mapping[str, object]) -> None:
+    """Log the errors among these streams, and the names of the others."""
+    wrong = [error for error in streams.values() if isinstance(error, ConfigurationError)]
+    names = [name for name, stream in streams.items() if not isinstance(stream, ConfigurationError)]
+    for error in wrong:
+        log.warning("%s", error)
+    log.log(logging.WARNING if wrong else logging.INFO, "Streams that run: %s", ", ".join(names) or "none")
 
 
 def _no_object(kind: str) -> ConfigurationError:
@@ -81,6 +96,10 @@ def _no_object(kind: str) -> ConfigurationError:
 
 
 def _read_stream(name: str, given: object) -> StreamOptions | ConfigurationError:
+    if not _NAME.fullmatch(name):
+        return ConfigurationError(
+            f"{OPTION}: the name {name!r} can't be part of a URL: use letters, digits, '-' and '_', at most 64"
+        )
     try:
         if not isinstance(given, dict):
             raise ConfigurationError(f"its options must be a JSON object, got {kind_of(given)}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from airflow.providers.common.compat.sdk import AirflowException, AirflowNotFoundException, BaseHook
 
 from airflow_provider_cio.exceptions import ConfigurationError
+from airflow_provider_cio.values import HOLDS_A_MASK, is_mask
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
@@ -72,4 +73,13 @@ def _connection(conn_id: str) -> Connection:
             f"Connection {conn_id!r} is of type {connection.conn_type}: warehouse_conn_id needs one of "
             f"{', '.join(DATABASES)}."
         )
+    _check_masks(connection)
     return connection
+
+
+def _check_masks(connection: Connection) -> None:
+    """Check that no field holds a text that Airflow showed in place of a secret."""
+    extra: Any = connection.extra_dejson  # whatever JSON it is
+    for name, value in {"password": connection.password, **(extra if isinstance(extra, dict) else {})}.items():
+        if is_mask(value):
+            raise ConfigurationError(f"Connection {connection.conn_id!r}: {name} {HOLDS_A_MASK}.")

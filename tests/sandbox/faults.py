@@ -12,6 +12,7 @@ from random import Random
 from time import time
 from typing import Any, Literal
 from urllib.parse import parse_qs
+from uuid import uuid4
 
 import msgspec
 from starlette.responses import Response
@@ -42,6 +43,7 @@ Kind = Literal[
     "slow_body",
     "endless",
     "gzip_bomb",
+    "empty_page",
 ]
 
 #: The kinds that spoil the answer of a request which was processed; the others come instead of the service.
@@ -61,6 +63,8 @@ PROCESSED: frozenset[Kind] = frozenset(
 #: MiB of zeros that a `gzip_bomb` unfolds to.
 BOMB_MEBIBYTES = 1536
 
+#: By their keys, the lists that a page can be of.
+_LISTS = ("messages", "activities", "campaigns", "newsletters", "broadcasts")
 HTML = "<!DOCTYPE html>\n<html><head><title>{0}</title></head><body><h1>{0}</h1></body></html>\n"
 _DETAILS = {
     200: "not what the service would say",
@@ -82,7 +86,8 @@ class Fault(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tru
     after it; without, the next ones. With `probability` each request (from `at` on) meets it by a seeded
     chance, at most `times` times (no limit unless given). `kinds` are taken in turn, by chance likewise.
 
-    Statuses, `html` (502), `html200` and `reset` come instead of the service: nothing is processed.
+    Statuses, `html` (502), `html200`, `empty_page` and `reset` come instead of the service: nothing is processed.
+    `empty_page` is one of any list, with a cursor that is new each time.
     `reset_after`, `timeout`, `truncated`, `truncated_json` and `repeat_cursor` spoil the answer of a
     request that was fully processed; a batch is then kept. `repeat_cursor` needs a request with a cursor.
     So do `slow_body` and `slow_head`, which send the body (or all of the answer) by a byte every `seconds`, `endless`,
@@ -325,6 +330,9 @@ def _refusal(kind: Kind, fault: Fault) -> Response:
         return Response(
             (fault.body or HTML.format(_DETAILS[502])).encode(fault.encoding), status, media_type="text/html"
         )
+    if kind == "empty_page":
+        page: dict[str, Any] = {name: [] for name in _LISTS} | {"next": uuid4().hex}
+        return Response(msgspec.json.encode(page), media_type="application/json")
     status = int(kind)
     headers = {}
     if status in {429, 503} and fault.retry_after is not None:

@@ -16,9 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from airflow_provider_cio.customerio import client as client_module
 from airflow_provider_cio.customerio import reader as reading
 from airflow_provider_cio.customerio.names import NAME_LISTS
-from airflow_provider_cio.customerio.windows import OPEN
+from airflow_provider_cio.customerio.windows import MAX_EMPTY_PAGES, OPEN
 from airflow_provider_cio.events.catalog import DEFAULT_COLLECTIONS
 from airflow_provider_cio.events.interval import Interval
 from airflow_provider_cio.exceptions import (
@@ -232,6 +233,37 @@ def test_a_fault_that_does_not_pass_ends_the_run_at_once(sandbox: Sandbox, name:
         assert len(sandbox.segment.requests) <= at + sending.MAX_BATCHES + 1
     kept = {event["messageId"] for event in sandbox.segment.kept}
     assert len(kept) == len(sandbox.segment.kept) < EVENTS
+
+
+@pytest.mark.parametrize("at", [0, 2])
+def test_empty_pages_without_an_end_end_the_run(sandbox: Sandbox, at: int) -> None:
+    """Each names a page that none has named before."""
+    sandbox.faults.add(Fault(side="customerio", kind="empty_page", path="/v1/messages", at=at, times=10_000))
+    with pytest.raises(TryAgainLaterError, match="sent empty pages without end: the list would never end. A retry"):
+        run_pipeline(sandbox, INTERVAL)
+    most = (MAX_EMPTY_PAGES + 1) * reading.MAX_REQUESTS  # of all windows that are open at once
+    assert MAX_EMPTY_PAGES < len(sandbox.customerio.requests) <= at + most + len(NAME_LISTS)
+
+
+def test_empty_pages_of_activities_are_the_end_of_their_list(sandbox: Sandbox) -> None:
+    """First opens and clicks are in the list of deliveries, too."""
+    sandbox.faults.add(Fault(side="customerio", kind="empty_page", path="/v1/activities", times=10_000))
+    result = run_pipeline(sandbox, INTERVAL, mode="every")
+    assert result.work["cut_short"] == 2
+    asked = [one for one in sandbox.customerio.requests if one.path == "/v1/activities"]
+    assert len(asked) == 2 * reading.MAX_EMPTY_ACTIVITY_PAGES
+    assert_kept_is_truth(sandbox, INTERVAL)
+
+
+def test_empty_pages_of_names_end(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "_MAX_PAGES_OF_NAMES", 30)
+    for path, _ in NAME_LISTS.values():
+        sandbox.faults.add(Fault(side="customerio", kind="empty_page", path=path, times=10_000))
+    run_pipeline(sandbox, INTERVAL)
+    asked = Counter(one.path for one in sandbox.customerio.requests if one.path != "/v1/messages")
+    assert asked == dict.fromkeys((path for path, _ in NAME_LISTS.values()), 30)
+    assert len(sandbox.segment.kept) == EVENTS
+    assert not any("campaign_name" in event["properties"] for event in sandbox.segment.kept)
 
 
 @pytest.mark.parametrize("side", ["customerio", "segment"])

@@ -75,6 +75,14 @@ def test_wrong_streams_are_mounted(text: str, monkeypatch: pytest.MonkeyPatch) -
     assert mounted["url_prefix"] == "/cio"
 
 
+def test_the_mount_says_which_streams_run(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """A mounted app is not told of the server's start."""
+    monkeypatch.setenv(OPTION, '{"main": {}, "a/b": {}}')
+    assert CustomerIOStreamPlugin().fastapi_apps
+    assert "the name 'a/b' can't be part of a URL" in caplog.text
+    assert "Streams that run: main" in caplog.text
+
+
 def test_the_mount_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(OPTION, '{"main": {}}')
     monkeypatch.setenv(SWITCH, "false")

@@ -9,9 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_provider_cio.customerio.windows import plan
+from airflow_provider_cio.events.catalog import resolve_collections
 from airflow_provider_cio.events.interval import (
     Interval,
     check_bounds,
+    interval_between,
+    iso,
     resolve_interval,
     whole_seconds,
 )
@@ -101,6 +105,37 @@ def test_what_can_be_known_at_parse_is_said_at_parse(bounds: tuple[object, objec
         return
     with pytest.raises(ConfigurationError, match=message):
         check_bounds(*bounds)
+
+
+FARTHEST_ZONES = [timezone(timedelta(hours=hours)) for hours in (-23, 0, 23)]
+
+
+@pytest.mark.parametrize("zone", FARTHEST_ZONES, ids=str)
+@pytest.mark.parametrize("year", [1, 1969, 2000, 3000, 9999])
+def test_a_year_outside_the_range_is_named(year: int, zone: timezone) -> None:
+    for odd in (datetime(year, 1, 1, tzinfo=zone), datetime(year, 12, 31, 23, 59, 59, 999_999, tzinfo=zone)):
+        for value in (odd, odd.isoformat(), odd.date(), pendulum.instance(odd)):
+            bounds: tuple[object, object] = (value, "2026-11-01") if year < 2026 else ("2026-11-01", value)
+            name = "interval_start" if year < 2026 else "interval_end"
+            wanted = f"^{name} must be in the years 2001 to 2999, got the year {year}$"
+            with pytest.raises(ConfigurationError, match=wanted):
+                check_bounds(*bounds)
+            with pytest.raises(ConfigurationError, match=wanted):
+                resolve_interval(*bounds, {})
+            with pytest.raises(ConfigurationError, match="^data_interval_start must be in the years"):
+                resolve_interval(None, None, run(odd, datetime(2026, 11, 1)))
+            with pytest.raises(ConfigurationError, match="^start must be in the years"):
+                interval_between(value, "2026-11-01")
+
+
+@pytest.mark.parametrize("zone", FARTHEST_ZONES, ids=str)
+def test_the_whole_range_can_be_planned_and_shown(zone: timezone) -> None:
+    first, last = datetime(2001, 1, 1, tzinfo=zone), datetime(2999, 12, 31, 23, 59, 59, 999_999, tzinfo=zone)
+    interval = resolve_interval(first, last, {})
+    windows = plan(interval, whole_seconds(timedelta.max), resolve_collections("all"))
+    assert str(interval).startswith("[200")
+    assert min(window.start for window in windows) == 0
+    assert iso(max(window.end for window in windows)).startswith(("2999", "3000"))
 
 
 def test_templates_and_no_bounds_pass_at_parse() -> None:

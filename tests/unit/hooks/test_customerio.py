@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from airflow_provider_cio.customerio.client import CustomerIOClient
 from airflow_provider_cio.exceptions import ConfigurationError
 from airflow_provider_cio.hooks.customerio import CustomerIOHook, CustomerIOSettings
-from tests.airflow_names import AIRFLOW, redact
+from tests.airflow_names import AIRFLOW, MASKS, redact
 from tests.sandbox import Fault, Sandbox, Settings
 from tests.sandbox.settings import APP_KEY
 
@@ -213,14 +213,57 @@ def test_a_wrong_region(put: Put, region: Any, shown: str) -> None:
         (float("nan"), "a number outside that range"),
         (float("inf"), "a number outside that range"),
         (10**400, "a number outside that range"),
+        (1e-12, "a number outside that range"),
+        (1e10, "a number outside that range"),
         (True, "true or false"),
         ([10], "a list"),
         ({"seconds": 10}, "an object"),
     ],
 )
-@pytest.mark.parametrize(("name", "unit"), [("timeout", "seconds"), ("requests_per_second", "requests")])
-def test_a_wrong_number(put: Put, name: str, unit: str, value: Any, kind: str) -> None:
-    assert error_of(put(extra={name: value})) == f"{name} must be a number of {unit} above 0, got {kind}."
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [("timeout", "seconds from 0.1 to 600"), ("requests_per_second", "requests from 0.1 to 1000")],
+)
+def test_a_wrong_number(put: Put, name: str, wanted: str, value: Any, kind: str) -> None:
+    assert error_of(put(extra={name: value})) == f"{name} must be a number of {wanted}, got {kind}."
+
+
+def test_the_ends_of_the_ranges(put: Put) -> None:
+    for extra in ({"timeout": 0.1, "requests_per_second": 0.1}, {"timeout": 600, "requests_per_second": 1000}):
+        hook = put(extra=extra)
+        assert hook.settings._asdict().items() >= extra.items()
+        hook.get_conn().close()
+
+
+MASKED = "holds a mask such as '***', which Airflow shows in place of the value: enter the value again."
+
+
+@pytest.mark.parametrize("mask", [*MASKS, " *** \n"])
+def test_a_mask_is_no_key(put: Put, mask: str) -> None:
+    assert error_of(put(password=mask)) == f"password {MASKED}"
+
+
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("name", ["webhook_signing_secret", "webhook_signing_secret_previous"])
+def test_a_mask_is_no_signing_key(put: Put, name: str, mask: str) -> None:
+    keys = {"webhook_signing_secret": "now-0123456789", "webhook_signing_secret_previous": "before-0123456789"}
+    hook = put(extra=keys | {name: mask})
+    with pytest.raises(ConfigurationError) as caught:
+        _ = hook.webhook_signing_secrets
+    assert str(caught.value) == f"Connection 'its_id': {name} {MASKED}"
+
+
+@pytest.mark.parametrize("name", ["region", "requests_per_second", "timeout"])
+def test_a_mask_is_no_setting(put: Put, name: str) -> None:
+    assert error_of(put(extra={name: "***"})) == f"{name} {MASKED}"
+
+
+def test_a_mask_is_no_host(put: Put) -> None:
+    assert error_of(put(host="***")) == f"host {MASKED}"
+
+
+def test_airflow_shows_these_masks() -> None:
+    assert redact("secret-to-mask-0123456789", name="password") in MASKS
 
 
 @pytest.mark.parametrize("password", [None, "", "  ", "\n"])
@@ -428,7 +471,7 @@ def test_a_port_that_nobody_listens_on(put: Put) -> None:
 def test_a_connection_that_is_wrong(put: Put) -> None:
     ok, message = pressed(put(extra={"timeout": "soon"}))
     assert not ok
-    assert message == "Connection 'its_id': timeout must be a number of seconds above 0, got a string."
+    assert message == "Connection 'its_id': timeout must be a number of seconds from 0.1 to 600, got a string."
 
 
 def test_a_connection_that_is_not_there() -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from airflow_provider_cio.exceptions import ConfigurationError, EventsRefusedError
 from airflow_provider_cio.hooks.segment import SegmentHook, SegmentSettings
-from tests.airflow_names import AIRFLOW, redact
+from tests.airflow_names import AIRFLOW, MASKS, redact
 from tests.sandbox import Fault, Sandbox, Settings
 from tests.sandbox.settings import WRITE_KEY
 
@@ -194,6 +194,8 @@ def test_a_wrong_region(put: Put, region: Any) -> None:
         (-1, "a number outside that range"),
         (float("nan"), "a number outside that range"),
         (float("inf"), "a number outside that range"),
+        (1e-12, "a number outside that range"),
+        (1e10, "a number outside that range"),
         (True, "true or false"),
         ([10], "a list"),
         ({"seconds": 10}, "an object"),
@@ -201,7 +203,7 @@ def test_a_wrong_region(put: Put, region: Any) -> None:
 )
 @pytest.mark.parametrize(
     ("name", "wanted"),
-    [("timeout", "seconds above 0"), ("events_per_second", "events above 0 (0: no limit)")],
+    [("timeout", "seconds from 0.1 to 600"), ("events_per_second", "events from 0.1 to 100000 (0: no limit)")],
 )
 def test_a_wrong_number(put: Put, name: str, wanted: str, value: Any, kind: str) -> None:
     assert error_of(put(extra={name: value})) == f"{name} must be a number of {wanted}, got {kind}."
@@ -209,7 +211,7 @@ def test_a_wrong_number(put: Put, name: str, wanted: str, value: Any, kind: str)
 
 @pytest.mark.parametrize("value", [0, "0"])
 def test_no_time_out_is_none(put: Put, value: Any) -> None:
-    assert error_of(put(extra={"timeout": value})).startswith("timeout must be a number of seconds above 0")
+    assert error_of(put(extra={"timeout": value})).startswith("timeout must be a number of seconds from 0.1 to 600")
 
 
 @pytest.mark.parametrize(
@@ -246,6 +248,23 @@ def test_a_key_that_cannot_be_one(put: Put, where: str, key: str) -> None:
     error = error_of(hook)
     assert error.startswith(f"{where} must be one word of plain ASCII")
     assert key not in error
+
+
+MASKED = "holds a mask such as '***', which Airflow shows in place of the value: enter the value again."
+
+
+@pytest.mark.parametrize("mask", MASKS)
+def test_a_mask_is_no_write_key(put: Put, mask: str) -> None:
+    assert error_of(put(password=mask)) == f"password {MASKED}"
+    assert error_of(put(password=mask, extra={"write_key": KEY})) == f"password {MASKED}"
+    assert error_of(put(password="", extra={"write_key": mask})) == f"write_key {MASKED}"
+    ok, message = pressed(put(password=mask))
+    assert (ok, message) == (False, f"Connection 'its_id': password {MASKED}")
+
+
+@pytest.mark.parametrize("name", ["region", "path", "gzip", "events_per_second", "timeout", "message_id_namespace"])
+def test_a_mask_is_no_setting(put: Put, name: str) -> None:
+    assert error_of(put(extra={name: "***"})) == f"{name} {MASKED}"
 
 
 @pytest.mark.skipif(AIRFLOW < (3, 2), reason="Airflow 3.0 and 3.1 refuse such a connection themselves: not found")

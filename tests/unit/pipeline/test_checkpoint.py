@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 from collections import Counter
+from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -103,6 +106,101 @@ def test_another_fingerprint_and_what_is_no_state_are_ignored(windows: list[Wind
         assert not checkpoint
         assert seconds(checkpoint.rest(windows)) == seconds(windows)
     assert Checkpoint("f", state | {"version": 1}).rest(windows) == Checkpoint("f").rest(windows)
+
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.sampled_from([2**63, -(10**400), 10**400])
+    | st.floats()
+    | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=4),
+    max_leaves=6,
+)
+#: A state that fits, whatever is in place of one of its members.
+WHOLE: State = {
+    "version": 2,
+    "fingerprint": "f",
+    "done": [["email", 1_790_000_000, 1_790_000_060, False], ["push", 1_790_000_000, 1_790_003_600, True]],
+    "tally": {"read": {"deliveries": 2}, "events": {"Email Opened": 1}, "skipped": {}},
+    "work": {"requests": 3},
+}
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The paths of all members, however deep."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(place for key, one in inner for place in places(one, (*path, key)))]
+
+
+def damaged(place: tuple[Any, ...], by: Any) -> Any:
+    """The whole state with another value in one place; without this place if it is ``gone``."""
+    if not place:
+        return by
+    state = json.loads(json.dumps(WHOLE))
+    at = functools.reduce(lambda inner, key: inner[key], place[:-1], state)
+    if by == "gone":
+        del at[place[-1]]
+    else:
+        at[place[-1]] = by
+    return state
+
+
+@given(place=st.sampled_from(places(WHOLE)), by=json_values | st.just("gone"))
+def test_a_damaged_state_counts_as_none(place: tuple[Any, ...], by: Any) -> None:
+    checkpoint = Checkpoint("f", damaged(place, by))
+    windows = [Window("email", 1_789_999_000, 1_790_010_000), Window("push", 1_790_000_000, 1_790_000_030, True)]
+    assert sum(piece.end - piece.start for piece in checkpoint.rest(windows)) >= 0
+    checkpoint.covers(windows[0], 1_790_000_001)
+    add(checkpoint, windows)
+    assert checkpoint.rest(windows) == []
+    json.dumps(checkpoint.state(checkpoint.work + Counter(requests=1)))
+    assert all(count >= 0 for counts in checkpoint.tally.as_dict().values() for count in counts.values())
+
+
+@pytest.mark.parametrize(
+    ("place", "by"),
+    [
+        (("version",), "2"),
+        (("fingerprint",), None),
+        (("done",), "gone"),
+        (("done",), None),
+        (("done",), {}),
+        (("done", 0), []),
+        (("done", 0), ["email", 1]),
+        (("done", 0), ["email", 1, 2, False, 4]),
+        (("done", 0, 0), None),
+        (("done", 0, 1), "1790000000"),
+        (("done", 0, 1), -1),
+        (("done", 0, 1), 1_790_000_060),
+        (("done", 0, 2), 10**400),
+        (("done", 0, 2), 1e400),
+        (("done", 0, 3), 0),
+        (("tally",), []),
+        (("tally", "read"), "gone"),
+        (("tally", "events"), [["Email Opened", 1]]),
+        (("tally", "events", "Email Opened"), True),
+        (("tally", "events", "Email Opened"), -1),
+        (("work",), None),
+        (("work", "requests"), {}),
+    ],
+)
+def test_nothing_of_a_damaged_state_is_used(place: tuple[Any, ...], by: Any) -> None:
+    assert Checkpoint("f", WHOLE)
+    checkpoint = Checkpoint("f", damaged(place, by))
+    assert not checkpoint
+    assert (checkpoint.tally, checkpoint.work) == (Tally(), Counter())
+
+
+def test_windows_in_any_order_are_put_in_order() -> None:
+    window = Window("email", 0, 10)
+    state = WHOLE | {"done": [["email", 6, 8, False], ["email", 2, 5, False], ["email", 3, 4, False]]}
+    assert Checkpoint("f", state).rest([window]) == [
+        window._replace(end=2),
+        Window("email", 5, 6),
+        Window("email", 8, 10),
+    ]
 
 
 @given(some_windows)

@@ -7,7 +7,11 @@ import json
 import logging
 import os
 import re
+import resource
+import stat
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,7 +28,7 @@ from airflow_provider_cio.events.interval import Interval
 from airflow_provider_cio.exceptions import ConfigurationError, EventsRefusedError, TryAgainLaterError
 from airflow_provider_cio.hooks.segment import SegmentHook
 from airflow_provider_cio.operators.customerio_to_segment import CustomerIOToSegmentOperator
-from airflow_provider_cio.pipeline.dead_letters import DeadLetters, events_in
+from airflow_provider_cio.pipeline.dead_letters import DeadLetters, events_in, write_letters
 from tests.sandbox import Fault, History, Sandbox, Settings
 from tests.unit.support import DAY, NOVEMBER, assert_kept_is_truth, connect, small_pages, truth_of
 
@@ -327,9 +331,166 @@ def test_on_a_remote_store_nothing_but_the_file_is_made(store: Store, bucket: st
 
 
 def test_a_mistyped_bucket_is_not_made(store: Store) -> None:
-    with pytest.raises(FileNotFoundError), DeadLetters("memory://bukcet/a", CONTEXT) as kept:
+    kept = DeadLetters("memory://bukcet/a", CONTEXT)
+    with pytest.raises(ConfigurationError, match="bucket does not exist. Correct the path"), kept:
         kept.write("refused_400", b"{}")
     assert (store.made, store.objects()) == ([], {})
+
+
+def test_an_error_that_is_under_way_is_not_replaced(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    def away() -> None:
+        with DeadLetters("memory://bukcet/a", CONTEXT) as kept:
+            kept.write("refused_400", b"{}")
+            raise TryAgainLaterError("away")
+
+    with pytest.raises(TryAgainLaterError, match="away"):
+        away()
+    assert "can't be written to: FileNotFoundError" in caplog.text
+
+
+# Its name
+
+
+def named(**ids: Any) -> str:
+    """The path of a file below its folder."""
+    ti = SimpleNamespace(**vars(CONTEXT["ti"]) | ids)
+    return str(DeadLetters("/letters", {"ti": ti}).path).removeprefix("file://").removeprefix("/letters/")
+
+
+@pytest.mark.parametrize("odd", [".", "..", "a/../b", "../..", "/", "%2E", "ü" * 250, "x" * 250, "a" * 2000])
+@pytest.mark.parametrize("name", ["dag_id", "run_id", "task_id"])
+def test_a_file_stays_in_its_folder(tmp_path: Path, name: str, odd: str) -> None:
+    ti = SimpleNamespace(**vars(CONTEXT["ti"]) | {name: odd, "map_index": 123_456, "try_number": 100})
+    with DeadLetters(str(tmp_path), {"ti": ti}) as kept:
+        kept.check()
+        kept.write("refused_400", b"{}")
+    [file] = tmp_path.rglob("*.jsonl")
+    assert len(file.relative_to(tmp_path).parts) == 3
+    assert max(len(os.fsencode(part)) for part in file.parts) <= 255
+    assert file.name.endswith(".map123456.try100.jsonl")
+
+
+ids = st.text(alphabet="ab./%=é", min_size=1, max_size=4) | st.sampled_from(
+    [".", "..", "%2E", "send", "send.map1", "x" * 249, "x" * 250, "x" * 300, "x" * 299 + "y"]
+)
+tries = st.tuples(ids, ids, ids, st.sampled_from([-1, 0, 1]), st.sampled_from([1, 11]))
+
+
+@given(tries, tries)
+def test_no_two_tries_share_a_file(one: tuple[Any, ...], other: tuple[Any, ...]) -> None:
+    fields = ("dag_id", "run_id", "task_id", "map_index", "try_number")
+    names = [named(**dict(zip(fields, each, strict=True))) for each in (one, other)]
+    assert (names[0] == names[1]) == (one == other)
+    assert all(name.count("/") == 2 and not {".", "..", ""} & {*name.split("/")} for name in names)
+
+
+def test_a_task_is_not_taken_for_a_mapped_one() -> None:
+    assert named(task_id="send.map1") != named(task_id="send", map_index=1)
+
+
+# On a local disk
+
+
+def mode_of(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_only_its_owner_may_read_a_local_file(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        for folder in (tmp_path / "new" / "deep", tmp_path):
+            DeadLetters(str(folder), CONTEXT).check()
+            with DeadLetters(str(folder), CONTEXT) as kept:
+                kept.write("refused_400", b"{}")
+        write_letters(str(tmp_path), "stream/main/2026-11-01/1.jsonl", [b"{}\n"])
+    finally:
+        os.umask(before)
+    made = list(tmp_path.rglob("*"))
+    assert {mode_of(path) for path in made if path.is_file()} == {0o600}
+    assert {mode_of(path) for path in made if path.is_dir()} == {0o700}
+    assert len(made) == 2 + 3 * 3 + 1
+
+
+def test_a_file_that_others_may_read_is_closed_to_them(tmp_path: Path) -> None:
+    file = tmp_path / FILE
+    file.parent.mkdir(parents=True)
+    file.touch(0o644)
+    with DeadLetters(str(tmp_path), CONTEXT) as kept:
+        kept.write("refused_400", b"{}")
+    assert mode_of(file) == 0o600
+
+
+def test_a_symbolic_link_is_not_followed(tmp_path: Path) -> None:
+    elsewhere, file = tmp_path / "elsewhere", tmp_path / "letters" / FILE
+    elsewhere.write_text("mine")
+    file.parent.mkdir(parents=True)
+    file.symlink_to(elsewhere)
+    kept = DeadLetters(str(tmp_path / "letters"), CONTEXT)
+    for attempt in (kept.check, lambda: kept.write("refused_400", b"{}")):
+        with pytest.raises(ConfigurationError, match=r"dead_letter_path .*/letters can't .* A symbolic link .* remove"):
+            attempt()
+    assert (elsewhere.read_text(), file.is_symlink()) == ("mine", True)
+    with pytest.raises(ConfigurationError, match="A symbolic link"):
+        write_letters(str(tmp_path / "letters"), FILE, [b"{}"])
+
+
+def test_a_folder_where_the_file_should_be_is_found_at_the_start(tmp_path: Path) -> None:
+    (tmp_path / FILE).mkdir(parents=True)
+    kept = DeadLetters(str(tmp_path), CONTEXT)
+    for attempt in (kept.check, lambda: kept.write("refused_400", b"{}")):
+        with pytest.raises(
+            ConfigurationError, match="dead_letter_path .* can't be written to: .* A file stands where a"
+        ):
+            attempt()
+
+
+def test_a_file_in_place_of_the_folder_of_a_dag_is_found_at_the_start(tmp_path: Path) -> None:
+    (tmp_path / "daily").touch()
+    with pytest.raises(ConfigurationError, match="A file stands where a folder should be"):
+        DeadLetters(str(tmp_path), CONTEXT).check()
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """No file may become larger: as on a full disk, a write ends early or fails."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_is_found_at_the_start(tmp_path: Path) -> None:
+    kept = DeadLetters(str(tmp_path), CONTEXT)
+    with largest_file(0), pytest.raises(ConfigurationError, match="can't be written to: .* or set another path"):
+        kept.check()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("size", [1, 100_000], ids=["at its end", "at once"])
+def test_a_disk_that_gets_full_is_named(tmp_path: Path, size: int) -> None:
+    """A short event is written only when the file is closed."""
+    kept = DeadLetters(str(tmp_path), CONTEXT)
+    kept.check()
+    message = rf"dead_letter_path (file://)?{tmp_path} can't be written to: .*File too large. Raise .* set another path"
+    with largest_file(10), pytest.raises(ConfigurationError, match=message), kept:
+        kept.write("refused_400", b'"%b"' % (b"x" * size))
+
+
+def test_probes_of_many_tasks_do_not_disturb_each_other(tmp_path: Path) -> None:
+    """Each removes the folder of the run that it has made, if it is empty."""
+
+    def task(number: int) -> None:
+        ti = SimpleNamespace(**vars(CONTEXT["ti"]) | {"map_index": number})
+        for _ in range(20):
+            DeadLetters(str(tmp_path), {"ti": ti}).check()
+        with DeadLetters(str(tmp_path), {"ti": ti}) as kept:
+            kept.write("refused_400", b"{}")
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(task, range(8)))
+    assert len(list(tmp_path.rglob("*.jsonl"))) == 8
 
 
 # The check before a run
@@ -359,7 +520,12 @@ def test_the_check_leaves_what_is_there(folder: str) -> None:
         (PermissionError("Forbidden"), ConfigurationError, "PermissionError: Forbidden. Allow the worker"),
         (FileNotFoundError("no such bucket"), ConfigurationError, "no such bucket. Correct the path, or create"),
         (ImportError("Install s3fs"), ConfigurationError, "ImportError: Install s3fs. Correct the scheme, or install"),
-        (OSError(28, "No space left"), ConfigurationError, "No space left. Check the path, the connection"),
+        (
+            OSError(28, "No space left"),
+            ConfigurationError,
+            "No space left. Free some space there, or set another path.",
+        ),
+        (OSError("odd"), ConfigurationError, "OSError: odd. Check the path, the connection"),
         (KeyError(), ConfigurationError, "KeyError. Check the path"),
         (RuntimeError("of jane.doe@example.com\nand more"), ConfigurationError, "of <address> and more."),
         (TimeoutError("too slow"), TryAgainLaterError, "TimeoutError: too slow. The store is out of reach."),

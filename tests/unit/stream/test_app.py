@@ -4,17 +4,22 @@ import asyncio
 import json
 import logging
 import socket
+import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
+from airflow_provider_cio.hooks.customerio import CustomerIOHook
 from airflow_provider_cio.stream import app as app_module
-from airflow_provider_cio.stream import cached, counts, intake
+from airflow_provider_cio.stream import cached, counts, intake, unverified
 from airflow_provider_cio.stream import stream as stream_module
 from airflow_provider_cio.stream.app import MAX_BODY, MAX_BODY_WITH_CONTENT, StreamApp
 from tests.sandbox import Fault, Sandbox
@@ -347,6 +352,109 @@ def test_a_body_that_is_too_large(sandbox: Sandbox, monkeypatch: pytest.MonkeyPa
         assert stream.post(b" " * (MAX_BODY_WITH_CONTENT + 1)).status_code == 413
 
 
+def test_unsigned_bodies_do_not_fill_the_memory(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but the last byte of 600 bodies of 1 MiB, as long as a body may take. Real reports get through."""
+    monkeypatch.setattr(app_module, "BODY_WITHIN", 3.0)
+    connect(monkeypatch, sandbox)
+    app = StreamApp(lambda: '{"main": {}}')
+
+    async def answer_to(headers: dict[str, str], *parts: bytes | int) -> int:
+        """Return the status for a body of these parts. A number stands for so many bytes, after which more come."""
+        left = list(parts)
+
+        async def receive() -> dict[str, Any]:
+            await asyncio.sleep(0)
+            if not left:
+                await asyncio.Event().wait()
+            part = left.pop(0)
+            more = bool(left) or isinstance(part, int)
+            return {"type": "http.request", "body": bytes(part), "more_body": more}
+
+        sent: list[Any] = []
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        listed = [(name.encode(), value.encode()) for name, value in headers.items()]
+        await app({"type": "http", "method": "POST", "path": "/main", "headers": listed}, receive, send)
+        return int(sent[0]["status"])
+
+    async def flood() -> tuple[list[int], list[int]]:
+        body = encoded(report())
+        assert await answer_to(signed(body), body) == 204, "the connections are known"
+        parts = [65_536] * 15 + [65_535]
+        strangers = [asyncio.create_task(answer_to(signed(b""), *parts)) for _ in range(600)]
+        while app._unverified.size < unverified.MOST - MAX_BODY:
+            await asyncio.sleep(0)
+        real = [await answer_to(signed(body), body) for _ in range(20)]
+        real += await asyncio.gather(*(answer_to(signed(body), body[:9], body[9:]) for _ in range(20)))
+        return real, await asyncio.gather(*strangers)
+
+    tracemalloc.start()
+    try:
+        real, strangers = asyncio.run(flood())
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert real == [204] * 40
+    assert strangers == [503] * 600
+    assert peak < 1.5 * unverified.MOST
+    assert app._unverified.size == 0
+    streams = app._loading
+    assert streams is not None
+    stream = streams.result()["main"]
+    assert not isinstance(stream, Exception)
+    crowded, slow = (stream.counts.total[f"unavailable.{reason}"] for reason in ("crowded", "slow_body"))
+    assert crowded >= 500
+    assert crowded + slow == 600
+
+
+def test_a_body_that_waits_for_its_verification_counts_too(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(unverified, "MOST", 3 * MAX_BODY // 2)
+    asked, go_on = threading.Event(), threading.Event()
+    look_up = CustomerIOHook.get_connection
+
+    def slowly(conn_id: str) -> Any:
+        asked.set()
+        assert go_on.wait(60)
+        return look_up(conn_id)
+
+    with running(sandbox, monkeypatch) as stream, ThreadPoolExecutor(2) as threads:
+
+        def send(size: int) -> int:
+            body = b" " * size
+            headers = signed(body) | {"x-cio-signature": "0" * 64}
+            return requests.post(f"{stream.url}/main", data=body, headers=headers, timeout=90).status_code
+
+        assert stream.post(report()).status_code == 204
+        monkeypatch.setattr(CustomerIOHook, "get_connection", staticmethod(slowly))
+        large = threads.submit(send, MAX_BODY)
+        assert asked.wait(60)
+        small = threads.submit(send, MAX_BODY // 4 * 3)
+        assert large.result(60) == 503
+        go_on.set()
+        assert small.result(60) == 503
+        assert counted(stream) == {"sent": 1, "unavailable.crowded": 1, "unavailable.key_not_renewed": 1}
+    assert "the largest ones are turned away" in caplog.text
+
+
+@pytest.mark.parametrize("root", ["/cio", "/cio/"])
+def test_a_prefix_is_a_whole_segment(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, root: str) -> None:
+    connect(monkeypatch, sandbox)
+    app = StreamApp(lambda: '{"main": {}}')
+
+    async def below(scope: Any, receive: Any, send: Any) -> None:
+        await app({**scope, "root_path": root}, receive, send)
+
+    with Running({}, app=below) as stream:
+        for path in ("/cio/main/health", "/main/health"):
+            assert stream.session.get(stream.url + path).status_code == 200, path
+        for path in ("/ciomain/health", "/cio", "/cio/", "/ciomain", "/cio/cio/main/health"):
+            assert stream.session.get(stream.url + path).status_code == 404, path
+
+
 def test_the_time_limits_are_within_customerios_patience() -> None:
     """Those of the source: `conftest.py` has others for the other tests."""
     assert BODY_WITHIN < BATCH_BUDGET < ANSWER_WITHIN <= 3.2 < PATIENCE
@@ -481,10 +589,14 @@ def test_no_key_no_connection_and_no_good_option(
     monkeypatch.setattr(cached, "PAUSE", 0.0)
     monkeypatch.setattr(cached, "FRESH", 0.0)
     monkeypatch.setattr(counts, "WAITS_EVERY", 0.05)
+    monkeypatch.setattr(app_module, "_problem_logged_at", {})
     connect(monkeypatch, sandbox)
-    streams = {"main": {}, "wrong": {"pii": "hide"}}
+    streams = {"main": {}, "wrong": {"pii": "hide"}, "no/name": {}}
     monkeypatch.delenv("AIRFLOW_CONN_CUSTOMERIO_DEFAULT")
     with Running(streams) as stream:
+        assert "stream 'wrong': pii must be one of 'keep', 'hash', 'drop', got 'hide'" in caplog.text, "at the start"
+        assert "the name 'no/name' can't be part of a URL" in caplog.text
+        assert "Streams that run: main" in caplog.text
         assert stream.post(report()).status_code == 503, "no connection"
         put(monkeypatch, "customerio_default", {"conn_type": "customerio"})
         assert stream.post(report()).status_code == 503, "no key"
@@ -492,10 +604,9 @@ def test_no_key_no_connection_and_no_good_option(
         assert until(lambda: stream.post(report()).status_code, 204)
         assert stream.post(report(), "wrong").status_code == 503
     with Running("{") as stream:
+        assert "No stream runs yet: [customerio] streams must be a JSON object of streams by name" in caplog.text
         assert stream.post(report()).status_code == 503
         assert stream.session.get(f"{stream.url}/main/health").status_code == 503
-    assert "stream 'wrong': pii must be one of 'keep', 'hash', 'drop', got 'hide'" in caplog.text
-    assert "must be a JSON object of streams by name" in caplog.text
     assert "has no webhook_signing_secret" in caplog.text
 
 
@@ -560,6 +671,28 @@ def test_a_new_key_takes_effect_with_the_first_report_that_is_signed_with_it(
         )
         assert stream.post(body, **signed(body, "new-key")).status_code == 204
         assert stream.post(body).status_code == 401
+
+
+@pytest.mark.parametrize("which", ["webhook_signing_secret", "webhook_signing_secret_previous"])
+def test_a_mask_is_no_signing_key(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, which: str
+) -> None:
+    body = encoded(report())
+    connect(monkeypatch, sandbox)
+    good = {"webhook_signing_secret": KEY, "webhook_signing_secret_previous": PREVIOUS_KEY}
+    masked = {"conn_type": "customerio", "extra": good | {which: "***"}}
+    put(monkeypatch, "customerio_default", masked)
+    with Running({"main": {}}) as stream:
+        for key in ("***", KEY, PREVIOUS_KEY):
+            assert stream.post(body, **signed(body, key)).status_code == 503
+        assert stream.session.get(f"{stream.url}/main/health").status_code == 503
+    assert f"Connection 'customerio_default': {which} holds a mask such as '***'" in caplog.text
+    connect(monkeypatch, sandbox)
+    with Running({"main": {}}) as stream:
+        assert stream.post(body).status_code == 204
+        put(monkeypatch, "customerio_default", masked)
+        assert stream.post(body, **signed(body, "***")).status_code == 503
+    assert len(sandbox.segment.kept) == 1
 
 
 def test_no_good_signature_is_called_wrong_because_a_stranger_used_up_the_look_up(
@@ -706,5 +839,5 @@ def test_the_log_has_counts_and_no_line_for_each_report(
         assert until(lambda: "reports since the last line" in caplog.text, True)
     lines = [record.getMessage() for record in caplog.records if record.name == "airflow_provider_cio.stream"]
     assert sum("reports since the last line: " in line for line in lines) == 1
-    assert len(lines) == len(set(lines)) == 4, "one for each kind of problem, and one of counts"
+    assert len(lines) == len(set(lines)) == 5, "of the start, of each kind of problem, of counts"
     assert not any(secret in caplog.text for secret in (KEY, PREVIOUS_KEY, ADDRESS, sandbox.settings.write_key))

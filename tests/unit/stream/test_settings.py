@@ -2,12 +2,18 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 
 from airflow_provider_cio.events.catalog import DEFAULT_COLLECTIONS, GROUPS, resolve_collections
 from airflow_provider_cio.exceptions import ConfigurationError
-from airflow_provider_cio.stream.settings import StreamOptions, mount_streams, option_text, read_streams
+from airflow_provider_cio.stream.settings import StreamOptions, log_streams, mount_streams, option_text, read_streams
+
+NO_OBJECT = (
+    "[customerio] streams must be a JSON object of streams by name, such as "
+    '{"main": {"customerio_conn_id": "customerio_default", "segment_conn_id": "segment_default"}}, got '
+)
 
 
 def one(**options: Any) -> StreamOptions | ConfigurationError:
@@ -60,8 +66,10 @@ def test_an_option_that_is_no_object(text: str) -> None:
 
 @pytest.mark.parametrize("name", ["", "a/b", "a b", "ä", "a?b", "..", "x" * 65])
 def test_a_name_that_fits_no_url(name: str) -> None:
-    with pytest.raises(ConfigurationError, match="can't be part of a URL"):
-        read_streams(json.dumps({name: {}}))
+    found = read_streams(json.dumps({name: {}, "right": {}}))
+    assert isinstance(found["right"], StreamOptions)
+    assert isinstance(found[name], ConfigurationError)
+    assert f"[customerio] streams: the name {name!r} can't be part of a URL" in str(found[name])
 
 
 @pytest.mark.parametrize(
@@ -99,6 +107,31 @@ def test_a_wrong_option(options: dict[str, Any], said: str) -> None:
 def test_a_stream_that_is_no_object(given: object, kind: str) -> None:
     error = read_streams(json.dumps({"main": given}))["main"]
     assert str(error) == f"[customerio] streams: stream 'main': its options must be a JSON object, got {kind}"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"main": {}, "b": {}}', ["Streams that run: main, b"]),
+        (
+            '{"main": {}, "a/b": {}, "c": {"pii": 1}}',
+            [
+                "[customerio] streams: the name 'a/b' can't be part of a URL: use letters, digits, '-' and '_', "
+                "at most 64",
+                "[customerio] streams: stream 'c': pii must be one of 'keep', 'hash', 'drop', got a number",
+                "Streams that run: main",
+            ],
+        ),
+        ('{"a/b": {}}', [ANY, "Streams that run: none"]),
+        ("[]", ["No stream runs: " + NO_OBJECT + "an empty list"]),
+    ],
+)
+def test_the_start_says_it(text: str, said: list[str], caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        log_streams(text)
+    assert caplog.messages == said
+    warnings = sum(record.levelname == "WARNING" for record in caplog.records)
+    assert warnings == (0 if said == ["Streams that run: main, b"] else len(said))
 
 
 def test_a_flag_given_as_text() -> None:

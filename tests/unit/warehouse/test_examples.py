@@ -35,7 +35,7 @@ def happened(delivery: str, person: str, campaign: int | None, **times: int) -> 
 def delivery_of(event: Event) -> str:
     properties = event.properties
     assert isinstance(properties, Properties)
-    return properties.delivery_id
+    return str(properties.delivery_id)
 
 
 EVENTS = [

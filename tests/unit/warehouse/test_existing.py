@@ -22,7 +22,7 @@ from tenacity import wait_none
 from airflow_provider_cio.exceptions import ConfigurationError, CustomerIOToSegmentError, TryAgainLaterError
 from airflow_provider_cio.warehouse import database_for
 from airflow_provider_cio.warehouse import duckdb as duckdb_module
-from airflow_provider_cio.warehouse.connection import open_warehouse
+from airflow_provider_cio.warehouse.connection import database_address, open_warehouse
 from airflow_provider_cio.warehouse.sink import WarehouseSink
 from tests.unit.warehouse.events import NAMES, event, events
 from tests.unit.warehouse.load import File
@@ -381,6 +381,15 @@ def test_a_missing_connection_and_one_of_another_type_are_named(monkeypatch: pyt
     monkeypatch.setenv("AIRFLOW_CONN_ELSEWHERE", json.dumps({"conn_type": "mysql", "host": "h"}))
     with pytest.raises(ConfigurationError, match=r"'elsewhere' is of type mysql: .* one of postgres, duckdb, redshift"):
         open_warehouse("elsewhere", "customerio")
+
+
+@pytest.mark.parametrize("fields", [{"password": "***"}, {"extra": {"token": "***"}}], ids=["password", "token"])
+@pytest.mark.parametrize("conn_type", ["postgres", "duckdb", "redshift", "gcpbigquery"])
+def test_a_mask_is_no_password(monkeypatch: pytest.MonkeyPatch, conn_type: str, fields: dict[str, Any]) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_ELSEWHERE", json.dumps({"conn_type": conn_type, "host": "h"} | fields))
+    for look_up in (partial(open_warehouse, schema="customerio"), database_address):
+        with pytest.raises(ConfigurationError, match=r"'elsewhere': (password|token) holds a mask .* enter the value"):
+            look_up("elsewhere")
 
 
 @pytest.mark.parametrize(
