@@ -143,7 +143,7 @@ def logged() -> Iterator[list[str]]:
 
 @pytest.mark.parametrize("name", CALLS)
 @given(said=st.lists(answers(), min_size=1, max_size=2))
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 def test_no_answer_does_harm(server: Loopback, name: str, said: list[Say]) -> None:
     server.say(*said)
     shared: Any = {"base_url": server.url, "timeout": TIMEOUT, "retries": TWICE}
