@@ -34,7 +34,7 @@ class Client:
         return self._transport.name
 
     def waiting(self) -> str | None:
-        """Return one sentence about the wait before a repeated request, or None."""
+        """Return one sentence about the wait before a repeated request or for a slow answer, or None."""
         return self._transport.waiting()
 
     def close(self) -> None:

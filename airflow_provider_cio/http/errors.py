@@ -41,33 +41,45 @@ def safe_text(text: str, secrets: Iterable[str] = ()) -> str:
     """Return a text from outside as one line of at most 200 characters that may be shown: the one gate for all of them.
 
     It has no secret, in any of its spellings, no e-mail address, and no control character. Escapes are undone, so that
-    it can be read; secrets and addresses are masked before and after each step. The time is linear in its length.
+    it can be read: secrets are masked before and after each step, addresses at the end. The time is linear in the
+    length.
     """
-    pattern = _pattern_of(secrets)
     was_cut = len(text) > _LOOKED_AT
-    text = _masked(text[:_LOOKED_AT], pattern)
-    for _ in range(_LEVELS):
-        plain = _masked(decoded(text), pattern)
-        if plain == text:
-            break
-        text = plain
-    else:
-        text = re.sub(r"[%&\\]", " ", text)  # nobody writes so many levels but to hide something
+    text = _masked(text[:_LOOKED_AT], secrets)
     if was_cut:
         text = text[:-_NOT_SHOWN]
     text = " ".join(text.split())
     return text if len(text) <= _LONGEST_TEXT else text[: _LONGEST_TEXT - 3] + "..."
 
 
-def _masked(text: str, pattern: re.Pattern[str] | None) -> str:
-    """Return the text without control characters, secrets and addresses.
+def _masked(text: str, secrets: Iterable[str]) -> str:
+    """Return the text without escapes, invisible characters, secrets and addresses."""
+    pattern = _pattern_of(secrets)
 
-    Invisible characters go without leaving a blank, because they may stand between any two letters of a secret, as the
-    NULs of UTF-16 do.
+    def without_secrets(text: str) -> str:
+        text = _visible(text)
+        return pattern.sub("***", text) if pattern else text
+
+    text = without_secrets(text)
+    for _ in range(_LEVELS):
+        plain = without_secrets(decoded(text))
+        if plain == text:
+            break
+        text = plain
+    else:
+        text = re.sub(r"[%&\\]", " ", text)  # nobody writes so many levels but to hide something
+    return masked_addresses(text)  # last, because it looks through all escapes, also through those in a secret
+
+
+def _visible(text: str) -> str:
+    """Return the text without control characters and the like.
+
+    They leave no blank, because they may stand between any two letters of a secret, as the NULs of UTF-16 do.
     """
-    if not text.isprintable():
-        text = "".join(one if one.isprintable() else " " if one.isspace() else "" for one in text)
-    return masked_addresses(pattern.sub("***", text) if pattern else text)
+    if text.isprintable():
+        return text
+    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # joins the surrogates of JSON's escapes
+    return "".join(one if one.isprintable() else " " if one.isspace() else "" for one in text)
 
 
 def _pattern_of(secrets: Iterable[str]) -> re.Pattern[str] | None:
@@ -93,7 +105,7 @@ def error_text(body: bytes, secrets: Iterable[str] = ()) -> str:
     """
     text = body[:LONGEST_EXPLANATION].decode(json.detect_encoding(body), "replace")
     if len(body) >= LONGEST_EXPLANATION:
-        text = _masked(text, _pattern_of(secrets))[:-_NOT_SHOWN]
+        text = _masked(text, secrets)[:-_NOT_SHOWN]
     try:
         answer = json.loads(text)
     except (ValueError, RecursionError):

@@ -53,6 +53,7 @@ def read_body(response: requests.Response, largest: int, *, cut: bool) -> bytes:
     :param cut: return the first `largest` bytes of a longer one.
     :raises UnusableAnswer: it is longer, and is not to be cut; or it takes too long; or its gzip is broken.
     """
+    response.raw.enforce_content_length = True  # urllib3 before 2.0 takes what has come before a connection breaks
     parts: list[bytes] = []
     left = largest
     for part in _unpacked(response):

@@ -25,7 +25,7 @@ class Heard(NamedTuple):
 class Say(NamedTuple):
     """An answer. Without a `reason` it is the status' usual one.
 
-    :param pace: seconds before each byte of the body.
+    :param pace: seconds before each byte of the body, or of `raw`.
     :param raw: is sent in place of all else, and then the connection is closed.
     """
 
@@ -114,7 +114,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         if said.raw is not None:
-            self.wfile.write(said.raw)
+            self._write(said.raw, said.pace)
             self.close_connection = True
             return
         content = said.body.encode() if isinstance(said.body, str) else said.body
@@ -124,13 +124,15 @@ class _Handler(BaseHTTPRequestHandler):
         if said.status != 304:
             self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        if said.status == 304:
-            return
-        if not said.pace:
+        if said.status != 304:
+            self._write(content, said.pace)
+
+    def _write(self, content: bytes, pace: float) -> None:
+        if not pace:
             self.wfile.write(content)
             return
         for byte in content:
-            time.sleep(said.pace)
+            time.sleep(pace)
             self.wfile.write(bytes([byte]))
 
     do_GET = do_POST = _any
