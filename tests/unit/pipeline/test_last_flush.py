@@ -25,7 +25,7 @@ WINDOWS = [Window("email", START + n, START + n + 1) for n in range(3)]
 
 
 class Ends:
-    """Both ends of a pipeline: a source of one open in each window, and a sink that delivers nothing before its flush."""
+    """Both ends of a pipeline: a source of one open in each window, and a sink that delivers nothing before a flush."""
 
     def __init__(self, refuses: str = "") -> None:
         self.acknowledged = self._taken = 0
