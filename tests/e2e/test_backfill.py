@@ -56,18 +56,18 @@ def story() -> Iterator[Story]:
         yield Story(world, runs, compare_world(world, runs, FIRST, LAST))
 
 
-def test_every_day_has_a_run_that_succeeded(story: Story) -> None:
+def test_every_run_succeeds(story: Story) -> None:
     states = [(run.day, run.state) for run in story.runs]
     assert states == [(day, "success") for day in DAYS], "\n".join(map(story.world.logs, story.runs))
 
 
-def test_segment_kept_what_customerio_held(story: Story) -> None:
+def test_segment_kept_all_deliveries(story: Story) -> None:
     assert story.comparison.differences == []
     assert story.comparison.kept > 500
     assert sum(count.unidentified for count in story.comparison.counts) > 0
 
 
-def test_it_was_hard_and_the_results_say_so(story: Story) -> None:
+def test_results_count_retries(story: Story) -> None:
     read = [story.world.xcom(run)["read"] for run in story.runs]
     limited = story.world.sandbox("customerio")["rate_limited"]
     assert sum(counts.get("rate_limited", 0) for counts in read) == limited > 0
@@ -90,7 +90,7 @@ def test_each_run_returns_its_counts(story: Story) -> None:
         assert {"requests", "deliveries"} <= set(value["read"]) <= {"requests", "deliveries", "retried", "rate_limited"}
 
 
-def test_running_a_day_again_changes_nothing(story: Story) -> None:
+def test_rerun_changes_nothing(story: Story) -> None:
     run = story.world.rerun(story.runs[0])
     assert run.state == "success", story.world.logs(run)
     after = story.world.sandbox("segment", events=1)
@@ -99,7 +99,7 @@ def test_running_a_day_again_changes_nothing(story: Story) -> None:
     assert {day_of(told_time(event)) for event in after["events"]} == set(DAYS)
 
 
-def test_the_second_example_sends_all_that_there_is(story: Story) -> None:
+def test_second_example_sends_all(story: Story) -> None:
     """Every channel and every open and click that a person made, with hashed addresses."""
     world = story.world
     before = len(world.sandbox("segment", events=1)["events"])

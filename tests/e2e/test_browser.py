@@ -103,7 +103,7 @@ def check_extra_field(ui: UI, form: Locator, field: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("kind", CONN_IDS)
-def test_the_form_has_the_fields_of_the_metadata(ui: UI, kind: str) -> None:
+def test_form_has_the_metadata_fields(ui: UI, kind: str) -> None:
     metadata = TYPES[kind]
     behaviour = metadata["ui-field-behaviour"]
     form = ui.open_form(CONN_IDS[kind], metadata["hook-name"])
@@ -119,7 +119,7 @@ def test_the_form_has_the_fields_of_the_metadata(ui: UI, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", CONN_IDS)
-def test_what_is_typed_into_the_form_is_stored(connections: World, kind: str) -> None:
+def test_form_input_is_stored(connections: World, kind: str) -> None:
     stored = connections.api(f"connections/{CONN_IDS[kind]}")
     typed = connections.connections[CONN_IDS[kind]]
     assert {name: stored[name] for name in ("conn_type", "host", "port")} == {
@@ -131,7 +131,7 @@ def test_what_is_typed_into_the_form_is_stored(connections: World, kind: str) ->
     assert extra == defaults | {"timeout": 45}
 
 
-def test_the_test_button_says_what_it_found(connections: World, ui: UI) -> None:
+def test_test_button_reports_success(connections: World, ui: UI) -> None:
     url = connections.sandbox_url
     assert ui.test_connection("customerio_default", "test-connection") == [
         "Test Connection Successful",
@@ -142,7 +142,7 @@ def test_the_test_button_says_what_it_found(connections: World, ui: UI) -> None:
     assert text.startswith(f"{url}/v1/batch took an empty batch. Not checked: whether the write key is known.")
 
 
-def test_the_test_button_says_what_is_wrong(connections: World, ui: UI) -> None:
+def test_test_button_reports_wrong_key(connections: World, ui: UI) -> None:
     wrong = connections.connections["customerio_default"] | {"password": "notTheKeyOfThisWorkspace"}
     connections.api("connections", post={"connection_id": "wrong_key", **wrong})
     title, text = ui.test_connection("wrong_key")
@@ -152,7 +152,7 @@ def test_the_test_button_says_what_is_wrong(connections: World, ui: UI) -> None:
     assert wrong["password"] not in text
 
 
-def test_without_a_port_the_test_button_works_from_airflow_3_3_3_on(connections: World, ui: UI) -> None:
+def test_test_button_without_a_port(connections: World, ui: UI) -> None:
     """It says "Bad Request" before (apache/airflow 73298). Once the oldest is 3.3.3, the docs need not say so."""
     connection = connections.connections["customerio_default"] | {"host": connections.sandbox_url, "port": None}
     connections.api("connections", post={"connection_id": "no_port", **connection})
@@ -175,7 +175,7 @@ def test_the_backfill_sent_both_days(connections: World, runs: list[Run]) -> Non
     assert comparison.kept > 500
 
 
-def test_rendered_templates_show_what_the_run_was_told(task: Run, ui: UI) -> None:
+def test_rendered_templates(task: Run, ui: UI) -> None:
     shown = ui.rendered_templates("rendered-templates")
     assert json.loads(shown.pop("collections")) == list(COLLECTIONS)
     wanted = {
@@ -199,12 +199,12 @@ def test_the_result_is_in_xcom(connections: World, task: Run, ui: UI) -> None:
     assert result["sent"]["events"] == sum(result["events"].values()) > 0
 
 
-def test_the_docs_show_what_was_taken(ui: UI) -> None:
+def test_docs_show_each_picture(ui: UI) -> None:
     taken = {path.name for path in ui.pictures.glob("*.png")}
     assert taken <= shown_in_the_docs()
 
 
-def test_the_docs_have_all_that_they_show_and_it_is_small() -> None:
+def test_pictures_exist_and_are_small() -> None:
     files = {path.name: path.stat().st_size for path in IMAGES.glob("*")}
     assert files.keys() == shown_in_the_docs()
     assert {name: size for name, size in files.items() if size > LARGEST} == {}

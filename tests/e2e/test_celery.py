@@ -136,7 +136,7 @@ def test_segment_kept_each_event_once(story: Story) -> None:
     assert story.comparison.kept > 5000
 
 
-def test_the_other_worker_completes_the_intervals(story: Story) -> None:
+def test_other_worker_completes_runs(story: Story) -> None:
     assert story.resumable in story.orphaned
     for day in story.orphaned:
         first, *_, last = story.tries[day]
@@ -144,13 +144,13 @@ def test_the_other_worker_completes_the_intervals(story: Story) -> None:
         assert (last["hostname"], last["state"]) == (story.survivor, "success")
 
 
-def test_it_goes_on_from_the_checkpoint_of_the_killed_worker(story: Story) -> None:
+def test_retry_uses_the_checkpoint(story: Story) -> None:
     result = story.results[story.resumable]
     assert result["resumed"] is True
     assert result["sent"]["events"] == sum(c.kept for c in story.comparison.counts if c.day == story.resumable)
 
 
-def test_runs_side_by_side_share_the_rate(story: Story) -> None:
+def test_parallel_runs_share_the_rate(story: Story) -> None:
     """Each asks 8 times a second, as if it were alone; all of them are allowed 10."""
     first_tries = [(seconds(one["start_date"]), seconds(one["end_date"])) for one, *_ in story.tries.values()]
     at_once = max(sum(start <= moment < end for start, end in first_tries) for moment, _ in first_tries)

@@ -34,7 +34,7 @@ def test_a_retry_sends_only_the_rest(stories: Stories, case: str) -> None:
 
 
 @pytest.mark.parametrize("case", ["worker_stopped", "marked_failed"])
-def test_a_task_that_is_told_to_end_does_so_by_itself(stories: Stories, case: str) -> None:
+def test_interrupted_task_ends_itself(stories: Stories, case: str) -> None:
     """SIGKILL would come five seconds later."""
     log = stories.cases[case].first_log
     assert "The task was killed." in log
@@ -42,7 +42,7 @@ def test_a_task_that_is_told_to_end_does_so_by_itself(stories: Stories, case: st
     print(f"{case}: it ended {stories.seconds_to_end[case]:.1f} s after it was told to")
 
 
-def test_a_restart_of_the_api_server_is_no_interruption(stories: Stories) -> None:
+def test_api_server_restart(stories: Stories) -> None:
     story = stories.cases["restarted"]
     assert story.task["try_number"] == 1
     assert story.repeated == []

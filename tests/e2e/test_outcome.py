@@ -114,24 +114,24 @@ def consumed(world: World) -> list[dict[str, Any]]:
     return [result for run in returned(world, CONSUMER, "use_the_events").values() for result in run]
 
 
-def test_the_event_of_an_asset_has_the_result_of_the_run(story: Story) -> None:
+def test_asset_event_has_the_result(story: Story) -> None:
     assert {event["source_run_id"]: event["extra"] for event in story.events["customerio_events"]} == story.results
     assert all(sum(result["events"].values()) > 0 for result in story.results.values())
 
 
-def test_the_third_example_runs_once_a_day_was_sent_and_knows_which(story: Story) -> None:
+def test_third_example_gets_results(story: Story) -> None:
     assert sorted(one["interval"]["start"][:10] for one in story.consumed) == DAYS
     assert sorted(story.consumed, key=json.dumps) == sorted(story.results.values(), key=json.dumps)
 
 
-def test_the_event_of_a_partitioned_run_has_its_partition(story: Story) -> None:
+def test_asset_event_has_the_partition(story: Story) -> None:
     assert story.world.task("partitioned")["state"] == "success"
     (event,) = story.events["partitions"]
     assert event["partition_key"] == PARTITION
     assert event["extra"]["interval"]["start"][:10] == PARTITION
 
 
-def test_a_changed_parameter_makes_a_new_version_of_the_dag(story: Story) -> None:
+def test_new_parameter_new_dag_version(story: Story) -> None:
     def versions() -> list[int]:
         found = story.world.api("dags/partitioned/dagVersions")["dag_versions"]
         return sorted(version["version_number"] for version in found)
@@ -141,7 +141,7 @@ def test_a_changed_parameter_makes_a_new_version_of_the_dag(story: Story) -> Non
     story.world.wait(lambda: versions() == [1, 2], "a second version of the DAG")
 
 
-def test_openlineage_learns_where_the_rows_came_from_and_went(story: Story) -> None:
+def test_openlineage_gets_datasets(story: Story) -> None:
     complete = {
         event["run"]["facets"]["airflow"]["dagRun"]["run_id"]: event
         for event in story.lineage

@@ -110,7 +110,7 @@ def wait_for(world: World, dag_id: str, states: set[str] | frozenset[str]) -> di
     return world.task(dag_id)
 
 
-def test_an_early_run_waits_without_a_slot(story: Story) -> None:
+def test_early_run_takes_no_slot(story: Story) -> None:
     assert story.waiting["state"] == story.still_waiting["state"] == "up_for_reschedule"
     assert (story.pool["occupied_slots"], story.pool["running_slots"]) == (0, 0)
     assert story.other["state"] == "success"
@@ -124,14 +124,14 @@ def test_the_wait_takes_no_try(story: Story) -> None:
     assert seconds(story.over["end_date"]) >= story.end + SETTLING
 
 
-def test_then_all_is_sent_that_was_shown_late(story: Story) -> None:
+def test_late_events_are_sent(story: Story) -> None:
     assert differences(story.truth, story.segment["events"]) == []
     assert any(row["time"] > story.end - SHOWN_LATE for row in story.truth)
     assert story.result["sent"]["events"] == len(story.segment["events"])
     assert (story.segment["duplicates"], story.segment["dropped"]) == (0, {})
 
 
-def test_the_api_server_tests_both_connections(story: Story) -> None:
+def test_api_server_tests_connections(story: Story) -> None:
     assert {conn_id: answer["status"] for conn_id, answer in story.tested.items()} == {
         "customerio_default": True,
         "segment_default": True,

@@ -15,7 +15,7 @@ COMMAND = [sys.executable, "-m", "tests.e2e.stream", "--deliveries", "3000", "--
 SAME = "THE SAME: Segment kept every occurrence that was acknowledged and that names a person, each once."
 
 
-def test_everything_that_is_pushed_is_kept_once() -> None:
+def test_pushed_reports_are_kept_once() -> None:
     options = ("--per-second", "0", "--duplicates", "0.2")
     ran = subprocess.run([*COMMAND, *options], cwd=REPO, capture_output=True, text=True, timeout=110)
     assert ran.returncode == 0, ran.stdout + ran.stderr
@@ -27,7 +27,7 @@ def test_everything_that_is_pushed_is_kept_once() -> None:
     assert number(known) > 300
 
 
-def test_a_signal_ends_it_with_a_summary() -> None:
+def test_signal_ends_it_with_a_summary() -> None:
     process = subprocess.Popen([*COMMAND, "--per-second", "50"], cwd=REPO, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     lines = []

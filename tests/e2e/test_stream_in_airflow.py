@@ -76,7 +76,7 @@ def test_a_signed_webhook_is_taken(world: StreamWorld) -> None:
     assert [one["url_prefix"] for one in ours(world)["fastapi_apps"]] == ["/cio"]
 
 
-def test_a_new_key_in_the_ui_takes_effect(world: StreamWorld) -> None:
+def test_new_signing_key_takes_effect(world: StreamWorld) -> None:
     """Nobody restarts the server; a signature that does not fit has the connection read again."""
     body = encoded(report())
     connection = world.api("connections/customerio_default")
@@ -96,7 +96,7 @@ def test_a_new_key_in_the_ui_takes_effect(world: StreamWorld) -> None:
         time.sleep(1)
 
 
-def test_a_flood_harms_neither_the_ui_nor_the_tasks(world: StreamWorld) -> None:
+def test_flood_harms_nothing_else(world: StreamWorld) -> None:
     world.sandbox("reset", post={})
     taken: list[Taken] = []
     pages: list[float] = []
@@ -145,7 +145,7 @@ def test_a_flood_harms_neither_the_ui_nor_the_tasks(world: StreamWorld) -> None:
     assert segment["dropped"] == {}
 
 
-def test_without_the_option_there_is_no_such_route(world: StreamWorld) -> None:
+def test_no_option_no_route(world: StreamWorld) -> None:
     """The last one, since it restarts the server."""
     body = encoded(report(delivery_id="another"))
     kept = world.sandbox("segment")["kept"]

@@ -127,23 +127,23 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
 
 
 @pytest.mark.parametrize("database", ["postgres", "duckdb"])
-def test_every_day_has_a_run_that_succeeded(story: Story, database: str) -> None:
+def test_every_run_succeeds(story: Story, database: str) -> None:
     states = [(run.day, run.state) for run in story.runs[database]]
     assert states == [(day, "success") for day in (FIRST, SECOND, LAST)]
 
 
-def test_one_task_was_killed_and_nothing_of_it_could_be_seen(story: Story) -> None:
+def test_killed_load_was_invisible(story: Story) -> None:
     assert sorted(story.tries.values()) == [1, 1, 2]
     assert story.seen_at_kill == 0
 
 
-def test_the_file_holds_what_customerio_held(story: Story) -> None:
+def test_duckdb_file_holds_the_truth(story: Story) -> None:
     count, found = compare_tables(story.world, story.file, [FIRST, SECOND, LAST])
     assert found == []
     assert count > 300
 
 
-def test_postgres_holds_what_customerio_held(story: Story) -> None:
+def test_postgres_holds_the_truth(story: Story) -> None:
     kept = []
     with connected(story.server) as connection:
         for name in COLLECTIONS:
@@ -159,7 +159,7 @@ def test_postgres_holds_what_customerio_held(story: Story) -> None:
 
 
 @pytest.mark.parametrize("database", ["postgres", "duckdb"])
-def test_the_results_say_what_is_new(story: Story, database: str) -> None:
+def test_results_count_new_rows(story: Story, database: str) -> None:
     for run in story.runs[database]:
         result = story.world.xcom(run, "load")
         assert result["loaded"] == dict.fromkeys(("events", "new"), sum(result["events"].values()))

@@ -95,7 +95,7 @@ def found_in(text: str) -> list[str]:
         "メール、{}。",
     ],
 )
-def test_an_address_is_found_whole_and_nothing_else(text: str, address: str) -> None:
+def test_address_is_found_whole(text: str, address: str) -> None:
     whole = text.replace("{}", address)
     assert found_in(whole) == [address] * text.count("{}")
     assert masked_addresses(whole) == text.replace("{}", "<address>")
@@ -106,7 +106,7 @@ def test_an_address_is_found_whole_and_nothing_else(text: str, address: str) -> 
 @settings(max_examples=60)
 @given(address=PLAIN | QUOTED)
 @example("bounces+123-ab-jane.doe=example.com@em.shop.example")
-def test_however_it_is_spelled_it_is_found_in_its_plain_form(spelling: int, address: str) -> None:
+def test_any_spelling_is_found(spelling: int, address: str) -> None:
     if '"' in address and spelling == len(SPELLINGS) - 1:
         address = address.replace("@", " ", address.count("@") - 1)  # \u0040 is an escape within quotes already
     spelled = SPELLINGS[spelling](address)
@@ -115,7 +115,7 @@ def test_however_it_is_spelled_it_is_found_in_its_plain_form(spelling: int, addr
         assert masked_addresses(text.replace("{}", spelled)) == text.replace("{}", "<address>")
 
 
-def test_in_a_link_in_a_link_in_a_link() -> None:
+def test_address_in_three_nested_links() -> None:
     link = "https://a.example/?e=jane.doe%2Bx%40example.com&b=1"
     for depth in range(6):
         link = f"https://track{depth}.example/r?to={quote(link, safe='')}&c=%7E"
@@ -147,14 +147,14 @@ def test_in_a_link_in_a_link_in_a_link() -> None:
         "50% off &amp; 40 more \\u0041",
     ],
 )
-def test_this_is_no_address(text: str) -> None:
+def test_other_text_is_no_address(text: str) -> None:
     assert found_in(text) == []
     assert masked_addresses(text) == text
     assert not has_address(text)
 
 
 @given(st.text(alphabet="ab@%4025'.=&#64;\"\\<> ?xé", max_size=60))
-def test_what_is_no_address_is_not_touched(text: str) -> None:
+def test_other_text_is_untouched(text: str) -> None:
     pieces = replace_addresses(text, lambda address: "\n").split("\n")
     at = 0
     for piece in pieces:
@@ -164,14 +164,14 @@ def test_what_is_no_address_is_not_touched(text: str) -> None:
 
 
 @given(st.text(alphabet="ab@'.=\"<> ?,é", max_size=60))
-def test_what_is_on_both_sides_of_an_at_is_gone(text: str) -> None:
+def test_at_between_words_is_removed(text: str) -> None:
     left = replace_addresses(text, lambda address: "\n")
     for before, after in zip(left.split("@"), left.split("@")[1:], strict=False):
         assert not (before[-1:].isalnum() and after[:1].isalnum()), left
 
 
 @given(st.text())
-def test_a_text_without_an_at_stays_as_it_is(text: str) -> None:
+def test_text_without_an_at_stays(text: str) -> None:
     if not set("@%&\\") & set(text):
         assert replace_addresses(text, lambda address: "gone") == text
 
@@ -194,7 +194,7 @@ def test_time_grows_with_length_alone(piece: str) -> None:
 
 @settings(max_examples=100)
 @given(st.lists(st.sampled_from(HOSTILE), min_size=1, max_size=5), st.text(max_size=3))
-def test_time_grows_with_length_alone_whatever_is_repeated(pieces: list[str], end: str) -> None:
+def test_repetition_costs_linear_time(pieces: list[str], end: str) -> None:
     piece = "".join(pieces)
     began = time.process_time()
     masked_addresses(piece * (20_000 // len(piece)) + end + "@")
@@ -225,7 +225,7 @@ def test_exactly_one_address(text: str, is_one: bool) -> None:
     assert one_address(text) is is_one
 
 
-def test_it_imports_the_standard_library_only() -> None:
+def test_only_stdlib_is_imported() -> None:
     tree = ast.parse(Path(str(addresses.__file__)).read_text())
     for node in ast.walk(tree):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

@@ -52,13 +52,13 @@ def dag(bag: DagBag, request: pytest.FixtureRequest) -> Any:
     return bag.dags[request.param]
 
 
-def test_the_folder_is_read_without_errors(bag: DagBag) -> None:
+def test_folder_is_read_without_errors(bag: DagBag) -> None:
     assert bag.import_errors == {}
     assert bag.captured_warnings == {}
     assert set(bag.dags) == {*EXAMPLES, REPAIR, CONSUMER}
 
 
-def test_its_runs_have_an_interval_of_a_day_and_none_is_left_out(dag: Any) -> None:
+def test_daily_runs_leave_no_day_out(dag: Any) -> None:
     # What was written, and not what Airflow made of it: the setting `create_cron_data_intervals` of these tests would
     # make such a timetable of a plain "@daily" too.
     assert type(dag.schedule) is CronDataIntervalTimetable
@@ -68,7 +68,7 @@ def test_its_runs_have_an_interval_of_a_day_and_none_is_left_out(dag: Any) -> No
     assert dag.max_active_runs == 1
 
 
-def test_it_is_one_task_that_lets_the_interval_settle(dag: Any) -> None:
+def test_task_has_a_settling_time(dag: Any) -> None:
     (send,) = dag.tasks
     assert (send.task_id, type(send)) == {
         "customerio_to_segment": ("customerio_to_segment", CustomerIOToSegmentOperator),
@@ -79,7 +79,7 @@ def test_it_is_one_task_that_lets_the_interval_settle(dag: Any) -> None:
     assert send.execution_timeout is not None
 
 
-def test_the_repair_leaves_out_no_hour_and_has_the_options_of_a_stream(bag: DagBag) -> None:
+def test_repair_covers_every_hour(bag: DagBag) -> None:
     dag = bag.dags[REPAIR]
     assert type(dag.schedule) is CronDataIntervalTimetable
     assert dag.schedule == CronDataIntervalTimetable("@hourly", timezone="UTC")
@@ -90,7 +90,7 @@ def test_the_repair_leaves_out_no_hour_and_has_the_options_of_a_stream(bag: DagB
     assert repair.collections == CustomerIOToSegmentOperator(task_id="plain").collections
 
 
-def test_the_repair_stays_within_the_day_in_which_segment_knows_an_id_again(bag: DagBag) -> None:
+def test_repair_fits_segments_memory(bag: DagBag) -> None:
     """From when an event can have come by the stream to the end of the last try that may send it again."""
     dag: Any = bag.dags[REPAIR]
     known, repair = dag.get_task("is_known_to_segment"), dag.get_task("customerio_to_segment")
@@ -104,7 +104,7 @@ def test_the_repair_stays_within_the_day_in_which_segment_knows_an_id_again(bag:
 
 
 @pytest.mark.parametrize("name", [*EXAMPLES, REPAIR])
-def test_every_task_is_retried_with_growing_waits(bag: DagBag, name: str) -> None:
+def test_tasks_have_growing_waits(bag: DagBag, name: str) -> None:
     dag: Any = bag.dags[name]
     for task in dag.tasks:
         assert task.retries >= 2
@@ -112,7 +112,7 @@ def test_every_task_is_retried_with_growing_waits(bag: DagBag, name: str) -> Non
         assert timedelta(0) < task.retry_delay < task.max_retry_delay
 
 
-def test_the_full_one_sends_all_that_a_person_did_and_nobodys_address(bag: DagBag) -> None:
+def test_full_example_hashes_addresses(bag: DagBag) -> None:
     (send,) = bag.dags["customerio_to_segment_full"].tasks
     assert isinstance(send, CustomerIOToSegmentOperator)
     assert [one.name for one in read_options(_rendered(send)).collections] == list(CATALOG)
@@ -120,7 +120,7 @@ def test_the_full_one_sends_all_that_a_person_did_and_nobodys_address(bag: DagBa
 
 
 @pytest.mark.parametrize("folder", [None, "s3://conn_id@bucket/folder", "/mnt/shared/letters"])
-def test_its_dead_letters_go_where_the_variable_says_or_nowhere(bag: DagBag, folder: str | None) -> None:
+def test_dead_letter_path_variable(bag: DagBag, folder: str | None) -> None:
     (send,) = bag.dags["customerio_to_segment_full"].tasks
     assert read_options(_rendered(send, folder)).dead_letter_path == folder
 
@@ -133,13 +133,13 @@ def _rendered(task: Any, folder: str | None = None) -> CustomerIOToSegmentOperat
     return rendered
 
 
-def test_the_consumer_is_scheduled_on_the_outlet_of_the_first_one(bag: DagBag) -> None:
+def test_consumer_follows_the_outlet(bag: DagBag) -> None:
     (outlet,) = bag.dags["customerio_to_segment"].tasks[0].outlets
     assert bag.dags[CONSUMER].schedule == [outlet]
 
 
 @pytest.mark.parametrize("name", [*EXAMPLES, REPAIR, CONSUMER])
-def test_it_fits_on_a_screen(name: str) -> None:
+def test_example_fits_on_a_screen(name: str) -> None:
     assert len((FILE.parent / f"{name}.py").read_text().splitlines()) <= 60
 
 

@@ -91,13 +91,13 @@ def test_every_link_leads_somewhere(page: Path) -> None:
         assert not anchor or anchor in anchors(found), target
 
 
-def test_every_page_can_be_reached_from_the_readme() -> None:
+def test_readme_links_every_page() -> None:
     readme = PAGES[0].read_text()
     assert [page.name for page in PAGES[2:] if f"docs/{page.name}" not in readme] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_file_of_the_repository_that_is_named_exists(page: Path) -> None:
+def test_named_files_exist(page: Path) -> None:
     named = re.findall(r"`((?:tests|dags|docs|airflow_provider_cio)/[\w/.]+)`", page.read_text())
     assert [path for path in named if not (REPOSITORY / path).exists()] == []
 
@@ -106,7 +106,7 @@ def test_every_file_of_the_repository_that_is_named_exists(page: Path) -> None:
 
 
 @of("python")
-def test_python_compiles_and_its_names_can_be_imported(block: Block) -> None:
+def test_python_compiles_and_imports(block: Block) -> None:
     tree = compile(block.code, str(block), "exec", ast.PyCF_ONLY_AST)
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
     exec(compile(ast.Module([*imports], []), str(block), "exec"), {})
@@ -124,13 +124,13 @@ def test_a_dag_is_parsed_by_airflow(block: Block, tmp_path: Path) -> None:
     assert len(bag.dags) == 1
 
 
-def test_there_are_dags_to_parse() -> None:
+def test_dags_are_found() -> None:
     pages = [block.page.name for block in BLOCKS if "with DAG(" in block.code]
     assert {"README.md", "operator.md", "deploying.md"} <= set(pages)
 
 
 @of("json")
-def test_json_is_json(block: Block) -> None:
+def test_json_is_valid(block: Block) -> None:
     try:
         json.loads(block.code)
     except ValueError:
@@ -138,12 +138,12 @@ def test_json_is_json(block: Block) -> None:
 
 
 @of("yaml")
-def test_yaml_is_yaml(block: Block) -> None:
+def test_yaml_is_valid(block: Block) -> None:
     assert yaml.safe_load(block.code)
 
 
 @of("bash", "dockerfile")
-def test_a_command_is_one(block: Block) -> None:
+def test_commands_are_valid(block: Block) -> None:
     from airflow.cli.cli_parser import get_parser
 
     targets = re.findall(r"^(\w+):", (REPOSITORY / "Makefile").read_text(), re.M)
@@ -185,14 +185,14 @@ def test_a_command_is_one(block: Block) -> None:
 # The tables
 
 
-def test_the_parameters_of_its_own_are_those_of_the_operator_to_a_warehouse() -> None:
+def test_warehouse_parameters() -> None:
     documented = {cells[0].strip("`"): cells[1] for cells in table("warehouse.md", "Parameters")}
     signature = inspect.signature(CustomerIOToWarehouseOperator).parameters
     assert documented.keys() == signature.keys() - inspect.signature(CustomerIOToSegmentOperator).parameters.keys()
     assert documented == {name: f'`"{signature[name].default}"`' for name in documented}
 
 
-def test_the_columns_are_those_of_the_tables() -> None:
+def test_warehouse_columns() -> None:
     cells = table("warehouse.md", "Tables")
     columns = {column.name: column for column in columns_of("email_opened")}
     named = [name for names, *_ in cells for name in re.findall(r"`(\w+)`", names)]
@@ -202,13 +202,13 @@ def test_the_columns_are_those_of_the_tables() -> None:
             assert Postgres.types[columns[name].kind] in kind
 
 
-def test_the_databases_are_those_that_are_supported() -> None:
+def test_warehouse_databases() -> None:
     cells = table("warehouse.md", "Databases")
     assert [kind.strip("`") for kind, *_ in cells] == list(DATABASES)
     assert all(f"[{database_for(kind.strip('`')).extra}]" in install for kind, install, _ in cells)
 
 
-def test_the_parameters_are_those_of_the_operator() -> None:
+def test_operator_parameters() -> None:
     documented = {cells[0].strip("`"): cells[1] for cells in table("operator.md", "Parameters")}
     signature = inspect.signature(CustomerIOToSegmentOperator).parameters
     defaults = {name: one.default for name, one in signature.items() if one.kind is one.KEYWORD_ONLY}
@@ -227,7 +227,7 @@ def test_the_parameters_are_those_of_the_operator() -> None:
             assert "`" not in shown, name
 
 
-def test_the_fields_are_those_of_the_forms() -> None:
+def test_connection_fields() -> None:
     for heading, kind in (("Customer.io", "customerio"), ("Segment source", "segment_source")):
         documented = {cells[1]: cells for cells in table("connections.md", heading)}
         (info,) = [one for one in get_provider_info()["connection-types"] if one["connection-type"] == kind]
@@ -238,13 +238,13 @@ def test_the_fields_are_those_of_the_forms() -> None:
                 assert default == f"`{json.dumps(field['schema']['default'])}`".replace('"', "")
 
 
-def test_the_six_are_those_of_the_default() -> None:
+def test_default_events() -> None:
     rows = [[cell.strip("`") for cell in cells] for cells in table("events.md", "The six of the default")]
     catalog = [CATALOG[name] for name in DEFAULT_COLLECTIONS]
     assert rows == [[one.name, one.metric, one.table] for one in catalog]
 
 
-def test_the_table_of_all_events_is_the_catalog() -> None:
+def test_all_events() -> None:
     text = (REPOSITORY / "docs" / "events.md").read_text()
     channels = re.search(r"^\| metric \| (Email .*) \|$", text, re.M)
     assert channels
@@ -266,7 +266,7 @@ def test_the_events_about_people_are_those_of_the_catalog() -> None:
     assert rows == [(one.name, one.metric) for one in CATALOG.values() if one.is_of_person]
 
 
-def test_the_properties_are_those_of_the_mapping() -> None:
+def test_properties() -> None:
     rows = table("events.md", "Properties")
     documented = [(name, kind) for names, kind, *_ in rows for name in re.findall(r"`(\w+)`", names)]
     words = {
@@ -280,7 +280,7 @@ def test_the_properties_are_those_of_the_mapping() -> None:
 
 
 @pytest.mark.parametrize("page", ["README.md", "events.md"])
-def test_the_event_that_is_shown_is_made_of_such_a_delivery(page: str) -> None:
+def test_sample_event(page: str) -> None:
     on_page = [block for block in BLOCKS if block.page.name == page]
     (shown,) = [json.loads(block.code) for block in on_page if re.match(r'\{\s*"type": "track"', block.code)]
     jane = Identifiers(42, "jane@example.com", "d9c106000001")
@@ -294,7 +294,7 @@ def test_the_event_that_is_shown_is_made_of_such_a_delivery(page: str) -> None:
     assert made == shown
 
 
-def test_the_metrics_are_those_that_are_sent() -> None:
+def test_metrics() -> None:
     sent = {
         node.value
         for node in ast.walk(ast.parse((PACKAGE / "observability" / "metrics.py").read_text()))
@@ -324,12 +324,12 @@ QUOTED = re.findall(r"^### `(.*)`$", (REPOSITORY / "docs" / "troubleshooting.md"
 
 
 @pytest.mark.parametrize("quoted", QUOTED)
-def test_what_is_quoted_is_said(quoted: str) -> None:
+def test_quoted_errors_exist(quoted: str) -> None:
     pattern = re.compile(".*?".join(re.escape(part) for part in quoted.split("...")), re.S)
     assert any(pattern.search(text) for text in SAID)
 
 
-def test_there_are_errors_to_look_for() -> None:
+def test_quotes_are_found() -> None:
     assert len(QUOTED) > 30
 
 
@@ -345,7 +345,7 @@ def secret_and_pod() -> tuple[dict[str, Any], Any]:
     return secret, found["POD"]
 
 
-def test_the_secret_and_the_pod_fit_kubernetes_own_schema() -> None:
+def test_kubernetes_manifests_are_valid() -> None:
     from kubernetes.client import ApiClient  # type: ignore[import-untyped]
 
     secret, pod = secret_and_pod()
@@ -358,7 +358,7 @@ def test_the_secret_and_the_pod_fit_kubernetes_own_schema() -> None:
         assert json.loads(value)["password"]
 
 
-def test_airflow_merges_the_pod_with_that_of_its_executor() -> None:
+def test_airflow_merges_pod_override() -> None:
     from airflow.providers.cncf.kubernetes.pod_generator import PodGenerator
     from kubernetes.client import models as k8s
 
@@ -398,7 +398,7 @@ print(CustomerIOHook().settings.base_url, SegmentHook().settings.base_url)
 """
 
 
-def test_a_secrets_backend_holds_the_connections(tmp_path: Path) -> None:
+def test_secrets_backend(tmp_path: Path) -> None:
     page = [block for block in BLOCKS if block.page.name == "deploying.md"]
     (exports,) = [one.code for one in page if "SECRETS__BACKEND" in one.code]
     (connections,) = [one.code for one in page if one.code.startswith("customerio_default:")]

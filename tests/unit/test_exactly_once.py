@@ -136,7 +136,7 @@ def message_ids(rows: Iterable[Truth]) -> set[str]:
 
 @settings(max_examples=50)
 @given(history=HISTORIES, services=st.fixed_dictionaries(SERVICES), data=st.data())
-def test_adjacent_intervals_send_each_occurrence_exactly_once(
+def test_each_occurrence_is_sent_once(
     world: Sandbox, history: History, services: dict[str, Any], data: st.DataObject
 ) -> None:
     """Any cuts, any order, each interval in any mode, and after a settling time in which all becomes visible."""
@@ -158,9 +158,7 @@ def test_adjacent_intervals_send_each_occurrence_exactly_once(
 
 @settings(max_examples=20)
 @given(history=HISTORIES, data=st.data())
-def test_an_interval_that_is_run_in_every_mode_sends_each_occurrence_under_one_id(
-    world: Sandbox, history: History, data: st.DataObject
-) -> None:
+def test_every_mode_uses_one_id(world: Sandbox, history: History, data: st.DataObject) -> None:
     """What one mode sent, the next one repeats under the same id, and Segment drops it."""
     world.settings = Settings(visible_after=SETTLING)
     world.history = history
@@ -178,7 +176,7 @@ def test_an_interval_that_is_run_in_every_mode_sends_each_occurrence_under_one_i
 
 @pytest.mark.parametrize("late", [1, 31, 60])
 @pytest.mark.parametrize("mode", MODES)
-def test_what_happened_up_to_a_minute_before_the_creation_is_sent(world: Sandbox, mode: str, late: int) -> None:
+def test_late_creation_loses_nothing(world: Sandbox, mode: str, late: int) -> None:
     """By the interval in which it happened, though its delivery is of the next one."""
     sent = STRETCH.start + DAY - 1
     opened = sent + late + 5
@@ -198,7 +196,7 @@ def test_what_happened_up_to_a_minute_before_the_creation_is_sent(world: Sandbox
 
 @pytest.mark.parametrize("retry_after", [None, "seconds"])
 @pytest.mark.parametrize("limiter", ["bucket", "fixed_second", "sliding_second"])
-def test_a_limit_that_is_met_costs_no_event(world: Sandbox, limiter: Any, retry_after: Any) -> None:
+def test_rate_limit_costs_no_event(world: Sandbox, limiter: Any, retry_after: Any) -> None:
     """The one that the property above draws, so that it is known to refuse something."""
     world.settings = Settings(limiter=limiter, retry_after=retry_after, other_client=5, arrival_jitter=0.005, **LIMIT)
     world.history = History.generate(seed=4, deliveries=250, start=STRETCH.start, end=STRETCH.end)
@@ -211,9 +209,7 @@ def test_a_limit_that_is_met_costs_no_event(world: Sandbox, limiter: Any, retry_
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("order", ["newest", "shuffled"])
-def test_deliveries_that_come_in_while_a_list_is_read_move_the_others_and_cost_none(
-    world: Sandbox, order: Any, mode: str
-) -> None:
+def test_growing_lists_cost_no_event(world: Sandbox, order: Any, mode: str) -> None:
     """Without a settling time, since the list goes on for a minute after the interval's end; and so do activities."""
     interval = Interval(STRETCH.start, STRETCH.start + DAY)
     # Few come in, so that the pages which they move have rows from before the interval's end.
@@ -277,9 +273,7 @@ def keys(rows: Iterable[Truth]) -> Counter[Key]:
 
 @settings(max_examples=25)
 @given(history=HISTORIES, share=st.sampled_from([0.02, 0.3]), mode=st.sampled_from(MODES), data=st.data())
-def test_odd_rows_are_refused_alone(
-    world: Sandbox, history: History, share: float, mode: str, data: st.DataObject
-) -> None:
+def test_malformed_rows(world: Sandbox, history: History, share: float, mode: str, data: st.DataObject) -> None:
     """Everything that good rows tell is sent, each odd row is refused by one interval, and nothing untrue is sent."""
     world.settings = Settings(odd_deliveries=share, odd_activities=share, now=STRETCH.end + 40 * DAY)
     world.history = history
@@ -320,9 +314,7 @@ def run_days(world: Sandbox, mode: str) -> list[tuple[Result, list[Malformed]]]:
     return found
 
 
-def test_an_odd_delivery_is_refused_on_the_day_of_its_creation_and_passed_over_later(
-    world: Sandbox, many: History
-) -> None:
+def test_malformed_delivery_on_its_day(world: Sandbox, many: History) -> None:
     world.settings = Settings(odd_deliveries=0.5, now=STRETCH.end + 40 * DAY)
     world.history = many
     world.reset()
@@ -357,7 +349,7 @@ def test_an_odd_delivery_is_refused_on_the_day_of_its_creation_and_passed_over_l
     assert Counter(map(key, kept(world.segment.kept).elements())) == wanted
 
 
-def test_an_odd_activity_is_refused_on_its_day(world: Sandbox, many: History) -> None:
+def test_malformed_activity_on_its_day(world: Sandbox, many: History) -> None:
     world.settings = Settings(odd_activities=0.5, activity_disorder=0, now=STRETCH.end + 40 * DAY)
     world.history = many
     world.reset()

@@ -151,9 +151,7 @@ def struck(requests: list[Asked]) -> list[str]:
 @pytest.mark.parametrize("place", ["first", "middle", "last"])
 @pytest.mark.parametrize("side", ["customerio", "segment"])
 @pytest.mark.parametrize("name", PASSING)
-def test_a_fault_that_passes_costs_one_more_request_and_nothing_else(
-    sandbox: Sandbox, pages: int, name: str, side: Side, place: str
-) -> None:
+def test_passing_fault_costs_a_request(sandbox: Sandbox, pages: int, name: str, side: Side, place: str) -> None:
     fault = PASSING[name]
     kind = fault["kind"]
     count = pages if side == "customerio" else BATCHES
@@ -175,7 +173,7 @@ def test_a_fault_that_passes_costs_one_more_request_and_nothing_else(
     pauses=st.sampled_from([None, 0.02]),
     in_flight=st.sampled_from([1, 3, 12]),
 )
-def test_faults_at_random_on_both_sides_lose_nothing(
+def test_random_faults_lose_nothing(
     world: Sandbox,
     seeds: tuple[int, int],
     probability: float,
@@ -205,7 +203,7 @@ def test_faults_at_random_on_both_sides_lose_nothing(
 
 
 @pytest.mark.parametrize("side", ["customerio", "segment"])
-def test_a_fault_that_stays_is_left_to_airflows_retry(sandbox: Sandbox, side: Side) -> None:
+def test_lasting_fault_is_left_to_a_retry(sandbox: Sandbox, side: Side) -> None:
     sandbox.faults.add(Fault(side=side, kind="503", at=1, times=10_000))
     with pytest.raises(TryAgainLaterError, match=r"answered 503: .*Gave up after 3 attempts"):
         run_pipeline(sandbox, INTERVAL, retries=Retries(attempts=3, total=5.0, first=0.001, longest=0.01))
@@ -241,7 +239,7 @@ FATAL: dict[str, tuple[Side, Kind, Errors, str]] = {
 @pytest.mark.usefixtures("one_chain")
 @pytest.mark.parametrize("at", [0, 2])
 @pytest.mark.parametrize("name", FATAL)
-def test_a_fault_that_does_not_pass_ends_the_run_at_once(sandbox: Sandbox, name: str, at: int) -> None:
+def test_fatal_fault_ends_the_run(sandbox: Sandbox, name: str, at: int) -> None:
     side, kind, error, message = FATAL[name]
     sandbox.faults.add(Fault(side=side, kind=kind, at=at, times=10_000))
     with pytest.raises(error, match=message) as caught:
@@ -290,7 +288,7 @@ def test_empty_pages_of_names_end(sandbox: Sandbox, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("side", ["customerio", "segment"])
-def test_with_several_requests_in_flight_it_ends_as_soon(sandbox: Sandbox, side: Side) -> None:
+def test_fatal_fault_in_parallel(sandbox: Sandbox, side: Side) -> None:
     sandbox.settings = Settings(latency=0.005, segment_latency=0.005)
     sandbox.faults.add(Fault(side=side, kind="401", at=3, times=10_000))
     with pytest.raises(ConfigurationError, match="answered 401"):
@@ -299,7 +297,7 @@ def test_with_several_requests_in_flight_it_ends_as_soon(sandbox: Sandbox, side:
     assert len(asked) <= 3 + (_BESIDE if side == "customerio" else sending.MAX_BATCHES + 1)
 
 
-def test_a_write_key_that_segment_can_not_use_stops_the_run(sandbox: Sandbox) -> None:
+def test_unusable_write_key(sandbox: Sandbox) -> None:
     """Segment says so with the 400 that it also has for malformed events."""
     sandbox.settings = Settings(write_key="short")
     with pytest.raises(ConfigurationError, match=r"answered 400: An invalid write key.*password"):
@@ -339,9 +337,7 @@ def poisoned(count: int, bad: Callable[[int], bool]) -> tuple[History, set[str]]
         pytest.param(lambda n: 60 <= n < 120, id="a whole batch"),
     ],
 )
-def test_refused_events_end_alone_and_all_others_are_kept(
-    sandbox: Sandbox, status: Any, bad: Callable[[int], bool]
-) -> None:
+def test_bad_events_are_refused_alone(sandbox: Sandbox, status: Any, bad: Callable[[int], bool]) -> None:
     sandbox.history, names = poisoned(300, bad)
     sandbox.settings = Settings(refuse_containing="POISON", refuse_with=status)
     given: list[tuple[str, bytes]] = []
@@ -363,7 +359,7 @@ def test_refused_events_end_alone_and_all_others_are_kept(
 
 
 @pytest.mark.parametrize("status", [400, 413])
-def test_a_refusal_of_everything_stops_the_run_early(sandbox: Sandbox, status: Any) -> None:
+def test_total_refusal_ends_the_run(sandbox: Sandbox, status: Any) -> None:
     sandbox.settings = Settings(refuse_containing='"type":"track"', refuse_with=status)
     with pytest.raises(EventsRefusedError, match=f"answered {status}: "):
         run_pipeline(sandbox, INTERVAL)
@@ -372,7 +368,7 @@ def test_a_refusal_of_everything_stops_the_run_early(sandbox: Sandbox, status: A
     assert len(sandbox.segment.requests) <= 34 * sending.MAX_BATCHES < EVENTS
 
 
-def test_a_400_that_passes_refuses_no_event(sandbox: Sandbox) -> None:
+def test_passing_400_refuses_no_event(sandbox: Sandbox) -> None:
     # Once only: a batch is refused first, and what follows it may be an event alone, whose 400 is final.
     sandbox.faults.add(Fault(side="segment", kind="400", at=1, times=1))
     report = run_pipeline(sandbox, INTERVAL)
@@ -385,7 +381,7 @@ def test_a_400_that_passes_refuses_no_event(sandbox: Sandbox) -> None:
 
 @pytest.mark.parametrize("retry_after", [None, "seconds", "date"])
 @pytest.mark.parametrize("limiter", ["bucket", "fixed_second", "sliding_second"])
-def test_a_limit_that_others_share_costs_time_and_no_event(sandbox: Sandbox, limiter: Any, retry_after: Any) -> None:
+def test_shared_limit_costs_no_event(sandbox: Sandbox, limiter: Any, retry_after: Any) -> None:
     sandbox.settings = Settings(
         requests_per_second=20, limiter=limiter, arrival_jitter=0.02, other_client=8, retry_after=retry_after
     )
@@ -395,7 +391,7 @@ def test_a_limit_that_others_share_costs_time_and_no_event(sandbox: Sandbox, lim
 
 
 @pytest.mark.parametrize("limiter", ["bucket", "fixed_second", "sliding_second"])
-def test_alone_it_hardly_ever_meets_the_limit(sandbox: Sandbox, limiter: Any) -> None:
+def test_limit_is_hardly_met_alone(sandbox: Sandbox, limiter: Any) -> None:
     sandbox.settings = Settings(requests_per_second=10, limiter=limiter, arrival_jitter=0.02, latency=0.05)
     run_pipeline(sandbox, INTERVAL, per_second=10)
     assert_kept_is_truth(sandbox, INTERVAL)
@@ -403,9 +399,7 @@ def test_alone_it_hardly_ever_meets_the_limit(sandbox: Sandbox, limiter: Any) ->
 
 
 @pytest.mark.usefixtures("one_chain")
-def test_cursors_that_hold_only_for_their_bounds_and_for_a_while(
-    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bound_cursors_with_a_lifetime(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cursor waits for some requests to other windows, and not for most of the run."""
     small_pages(monkeypatch, 5)
     lifetime = 36
@@ -417,9 +411,7 @@ def test_cursors_that_hold_only_for_their_bounds_and_for_a_while(
 
 
 @pytest.mark.parametrize("at", [2, 5])
-def test_a_cursor_that_has_grown_old_is_left_to_a_retry_which_goes_on(
-    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, at: int
-) -> None:
+def test_retry_after_an_old_cursor(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
     small_pages(monkeypatch, 10)
     monkeypatch.setattr(line, "CHECKPOINT_EVERY", 0.0)
     monkeypatch.setattr(reading, "MAX_REQUESTS", 1)
@@ -486,7 +478,7 @@ LATE = History(
     probability=st.sampled_from([0.0, 0.1]),
     asleep_after=st.sampled_from([1, 2]),
 )
-def test_whatever_the_services_are_like_nothing_is_lost_and_nothing_untrue_is_sent(
+def test_difficult_services(
     world: Sandbox,
     history: History,
     mode: str,
@@ -550,7 +542,7 @@ def test_whatever_the_services_are_like_nothing_is_lost_and_nothing_untrue_is_se
     assert report.skipped == calm.skipped
 
 
-def test_faults_over_https_lose_nothing(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_faults_over_https(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     kinds: tuple[Kind, ...] = ("429", "503", "html", "reset", "reset_after", "truncated", "truncated_json")
     with Sandbox(sandbox.history, tls=True) as secure:
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(secure.ca_file))

@@ -46,7 +46,7 @@ HEAVY = ("requests", "urllib3", "httpx", "msgspec", "openlineage", "statsd")
 
 
 @pytest.mark.parametrize("name", ["customerio_to_segment", "customerio_to_warehouse"])
-def test_importing_the_operator_costs_a_dag_file_next_to_nothing(name: str) -> None:
+def test_operator_import_is_cheap(name: str) -> None:
     module = f"airflow_provider_cio.operators.{name}"
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     for _ in range(5):  # the first one may have to compile, and on a busy machine all takes longer
@@ -93,7 +93,7 @@ def ours(module: str) -> set[str]:
     return {room(name) for name in imports(module) if name.partition(".")[0] == "airflow_provider_cio"}
 
 
-def test_there_is_something_to_look_at() -> None:
+def test_modules_are_found() -> None:
     assert set(ALLOWED) == {room(module) for module in MODULES}
     assert {"events"} <= ours("airflow_provider_cio.pipeline.pipeline")
     assert "airflow.sdk" in set(imports("airflow_provider_cio.operators.base"))
@@ -135,7 +135,7 @@ def module_level_imports(module: str) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if room(name) == "stream"])
-def test_what_imports_airflow_is_itself_imported_inside_functions_by_the_stream(module: str) -> None:
+def test_stream_imports_lazily(module: str) -> None:
     heavy = ("airflow_provider_cio.hooks", "airflow_provider_cio.pipeline")
     assert [name for name in module_level_imports(module) if name.startswith(heavy)] == []
 
@@ -175,7 +175,7 @@ def test_few_rooms_speak_http(module: str) -> None:
     assert room(module) in ("http", "customerio", "segment") or spoken == set()
 
 
-def test_no_room_leads_back_to_itself() -> None:
+def test_imports_have_no_circle() -> None:
     below = {
         name: set().union(*(ours(module) for module in MODULES if room(module) == name)) for name in map(room, MODULES)
     }

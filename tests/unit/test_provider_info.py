@@ -48,7 +48,7 @@ def read(monkeypatch: pytest.MonkeyPatch, kind: str, **extra: Any) -> tuple[Any,
     return hook.settings, hook.message_id_namespace
 
 
-def test_the_whole_fits_the_schema_that_airflow_checks_it_against() -> None:
+def test_info_fits_airflows_schema() -> None:
     schema = schema_of("provider_info.schema.json")
     jsonschema.validators.validator_for(schema).check_schema(schema)
     jsonschema.validate(INFO, schema)
@@ -56,7 +56,7 @@ def test_the_whole_fits_the_schema_that_airflow_checks_it_against() -> None:
 
 
 @pytest.mark.parametrize("part", ["connection-types", "integrations", "operators", "hooks", "config"])
-def test_each_part_fits_the_stricter_schema_of_airflows_own_providers(part: str) -> None:
+def test_parts_fit_the_stricter_schema(part: str) -> None:
     whole = schema_of("provider.yaml.schema.json")
     schema = whole["properties"][part] | {"definitions": whole["definitions"]}
     if part == "integrations":  # a page of Airflow's own documentation is for its own providers
@@ -64,7 +64,7 @@ def test_each_part_fits_the_stricter_schema_of_airflows_own_providers(part: str)
     jsonschema.validate(INFO[part], schema)
 
 
-def test_it_is_the_info_of_this_distribution() -> None:
+def test_entry_point() -> None:
     [ours] = [
         one for one in entry_points(group="apache_airflow_provider") if one.module.startswith("airflow_provider_cio")
     ]
@@ -73,7 +73,7 @@ def test_it_is_the_info_of_this_distribution() -> None:
     assert INFO["package-name"] == ours.dist.name == distribution("airflow-provider-cio").name
 
 
-def test_every_path_in_it_leads_somewhere() -> None:
+def test_paths_can_be_imported() -> None:
     modules = [path for part in ("operators", "hooks") for one in INFO[part] for path in one["python-modules"]]
     assert len(modules) == 4
     for path in modules:
@@ -83,7 +83,7 @@ def test_every_path_in_it_leads_somewhere() -> None:
 
 
 @pytest.mark.parametrize("kind", HOOKS)
-def test_a_connection_type_and_its_hook_say_the_same(kind: str) -> None:
+def test_connection_types_match_hooks(kind: str) -> None:
     assert set(TYPES) == set(HOOKS)
     hook, one = HOOKS[kind], TYPES[kind]
     module, _, name = one["hook-class-name"].rpartition(".")
@@ -95,7 +95,7 @@ def test_a_connection_type_and_its_hook_say_the_same(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", HOOKS)
-def test_the_form_has_each_field_that_the_hook_reads_and_no_other(kind: str) -> None:
+def test_form_fields_match_the_hook(kind: str) -> None:
     source = Path(str(sys.modules[HOOKS[kind].__module__].__file__)).read_text()
     calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
     by_method = [(call.func.attr, call.args) for call in calls if isinstance(call.func, ast.Attribute)]
@@ -106,7 +106,7 @@ def test_the_form_has_each_field_that_the_hook_reads_and_no_other(kind: str) -> 
 
 
 @pytest.mark.parametrize("kind", HOOKS)
-def test_standard_fields_are_hidden_or_labelled_not_both(kind: str) -> None:
+def test_standard_fields_are_consistent(kind: str) -> None:
     behaviour = TYPES[kind]["ui-field-behaviour"]
     hidden = set(behaviour["hidden-fields"])
     assert not hidden & {*behaviour["relabeling"], *behaviour["placeholders"]}
@@ -114,7 +114,7 @@ def test_standard_fields_are_hidden_or_labelled_not_both(kind: str) -> None:
 
 
 @pytest.mark.parametrize(("kind", "name"), FIELDS)
-def test_a_default_in_the_form_is_that_of_the_hook(kind: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_form_defaults_match_the_hook(kind: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     schema = field(kind, name)
     if name in NO_DEFAULT:
         assert "default" not in schema
@@ -127,7 +127,7 @@ def test_a_default_in_the_form_is_that_of_the_hook(kind: str, name: str, monkeyp
 
 
 @pytest.mark.parametrize(("kind", "name"), FIELDS)
-def test_the_hook_takes_what_the_form_lets_through(kind: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hook_accepts_form_values(kind: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     schema = field(kind, name)
     candidates = [None, *schema.get("enum", []), True, False, 0, 0.5, 1, 2000, "/v2/events", "text"]
     taken = [value for value in candidates if fits(value, schema)]
@@ -142,7 +142,7 @@ def fits(value: Any, schema: dict[str, Any]) -> bool:
     return bool(jsonschema.Draft202012Validator(schema).is_valid(value))
 
 
-def test_the_configuration_has_each_option_that_is_read_and_no_other() -> None:
+def test_options_match_their_use() -> None:
     read: set[tuple[str, ...]] = set()
     for path in Path(str(sys.modules["airflow_provider_cio"].__file__)).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -153,13 +153,13 @@ def test_the_configuration_has_each_option_that_is_read_and_no_other() -> None:
     assert ours == {("customerio", "streams"), ("customerio", "mount_streams")}
 
 
-def test_the_example_of_the_option_can_be_used_as_it_is() -> None:
+def test_option_example_is_usable() -> None:
     option = INFO["config"]["customerio"]["options"]["streams"]
     assert isinstance(read_streams(option["example"])["main"], StreamOptions)
     assert option["default"] == "", "nothing is mounted"
 
 
-def test_airflows_commands_show_provider_and_option(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_airflow_cli_shows_provider(monkeypatch: pytest.MonkeyPatch) -> None:
     """None of them works any more if what they read of one provider is wrong."""
     text = '{"main": {"collections": ["Email Opened"]}}'
     monkeypatch.setenv("AIRFLOW__CUSTOMERIO__STREAMS", text)
@@ -185,7 +185,7 @@ def airflow_says(*command: str) -> list[str]:
     return [line.rstrip() for line in ran.stdout.splitlines()]
 
 
-def test_the_module_imports_nothing_of_airflow_and_nothing_else_of_ours() -> None:
+def test_module_imports_nothing_else() -> None:
     """`airflow` itself imports it at every start, and a failure in it breaks every command."""
     code = (
         "import sys; from airflow_provider_cio.get_provider_info import get_provider_info; get_provider_info()\n"
@@ -195,6 +195,6 @@ def test_the_module_imports_nothing_of_airflow_and_nothing_else_of_ours() -> Non
     assert ast.literal_eval(ran.stdout) == ["airflow_provider_cio", "airflow_provider_cio.get_provider_info"]
 
 
-def test_it_gives_a_new_dict_each_time() -> None:
+def test_each_call_gives_a_new_dict() -> None:
     get_provider_info().clear()
     assert get_provider_info() == INFO

@@ -101,7 +101,7 @@ def post(sandbox: Sandbox, *events: Any, key: str = WRITE_KEY, **more: Any) -> r
 # ------------------------------------------------------------------------------------------ App API
 
 
-def test_bounds_are_inclusive_and_select_by_creation(sandbox: Sandbox) -> None:
+def test_bounds_are_inclusive(sandbox: Sandbox) -> None:
     late = {"metrics": {"sent": START, "opened": START + 5 * DAY}}
     sandbox.history = History([row("a", START), row("b", START + 1, **late), row("c", START + 2)])
     assert ids(sandbox, start_ts=START + 1, end_ts=START + 1) == ["b"]
@@ -111,7 +111,7 @@ def test_bounds_are_inclusive_and_select_by_creation(sandbox: Sandbox) -> None:
     assert ids(sandbox, start_ts=START + 4 * DAY, end_ts=START + 6 * DAY) == []
 
 
-def test_six_months_are_cut_off_silently(sandbox: Sandbox) -> None:
+def test_only_six_months_are_listed(sandbox: Sandbox) -> None:
     now = END
     sandbox.settings.now = now
     sandbox.history = History(
@@ -133,7 +133,7 @@ def test_six_months_are_cut_off_silently(sandbox: Sandbox) -> None:
 
 
 @pytest.mark.parametrize("limit", [1000, 333, 50])
-def test_a_chain_holds_every_row_once_newest_first(sandbox: Sandbox, generated: History, limit: int) -> None:
+def test_newest_first_over_pages(sandbox: Sandbox, generated: History, limit: int) -> None:
     sandbox.history = generated
     pages = chain(sandbox, limit=limit)
     found = [message for page in pages for message in page["messages"]]
@@ -144,13 +144,13 @@ def test_a_chain_holds_every_row_once_newest_first(sandbox: Sandbox, generated: 
     assert pages[-1]["next"] == ""
 
 
-def test_deliveries_of_one_second_keep_their_order_over_pages(sandbox: Sandbox) -> None:
+def test_order_within_a_second(sandbox: Sandbox) -> None:
     sandbox.history = History([row(str(number), START + number // 5) for number in range(20)])
     order = [message["id"] for page in chain(sandbox, limit=3) for message in page["messages"]]
     assert order == [str(5 * second + number) for second in (3, 2, 1, 0) for number in range(5)]
 
 
-def test_limit_is_50_unless_asked_and_1000_at_most(sandbox: Sandbox, generated: History) -> None:
+def test_limits(sandbox: Sandbox, generated: History) -> None:
     sandbox.history = generated
     assert len(ids(sandbox)) == 50
     assert len(ids(sandbox, limit=1000)) == 1000
@@ -163,11 +163,11 @@ def test_limit_is_50_unless_asked_and_1000_at_most(sandbox: Sandbox, generated: 
 
 
 @pytest.mark.parametrize("wrong", [{"start_ts": "yesterday"}, {"type": "sms"}, {"metric": "read"}, {"drafts": "x"}])
-def test_other_values_that_mean_nothing_are_refused(sandbox: Sandbox, wrong: dict[str, str]) -> None:
+def test_invalid_values_are_refused(sandbox: Sandbox, wrong: dict[str, str]) -> None:
     assert ask(sandbox, **wrong).status_code == 400
 
 
-def test_cursors_have_to_be_percent_encoded(sandbox: Sandbox, generated: History) -> None:
+def test_cursors_need_percent_encoding(sandbox: Sandbox, generated: History) -> None:
     sandbox.history = generated
     cursor = ask(sandbox, limit=100).json()["next"]
     assert cursor.endswith("=")
@@ -182,7 +182,7 @@ def test_cursors_have_to_be_percent_encoded(sandbox: Sandbox, generated: History
         assert ask(sandbox, start=malformed).status_code == 400
 
 
-def test_empty_lists_ends_and_empty_pages_as_they_were_seen(sandbox: Sandbox, generated: History) -> None:
+def test_empty_lists_and_pages(sandbox: Sandbox, generated: History) -> None:
     assert ask(sandbox).json() == {"messages": [], "next": ""}
     sandbox.settings.null_when_empty = True
     assert ask(sandbox).json() == {"messages": None, "next": ""}
@@ -199,7 +199,7 @@ def test_empty_lists_ends_and_empty_pages_as_they_were_seen(sandbox: Sandbox, ge
     assert [message["id"] for page in pages for message in page["messages"] or []] == whole
 
 
-def test_a_full_last_page_may_name_a_next_that_is_empty(sandbox: Sandbox) -> None:
+def test_full_last_page_with_a_next(sandbox: Sandbox) -> None:
     sandbox.history = History([row(str(number)) for number in range(4)])
     assert [len(page["messages"]) for page in chain(sandbox, limit=2)] == [2, 2]
     sandbox.settings.trailing_page = True
@@ -230,7 +230,7 @@ def test_filters(sandbox: Sandbox, generated: History) -> None:
     )
 
 
-def test_drafts_are_shown_instead_of_what_was_sent_or_beside_it(sandbox: Sandbox) -> None:
+def test_drafts_and_sent_deliveries(sandbox: Sandbox) -> None:
     draft = row("draft", START, metrics={"created": START, "drafted": START})
     sandbox.history = History([draft, row("sent", START, metrics={"drafted": START, "sent": START})])
     assert ids(sandbox) == ["sent"]
@@ -270,7 +270,7 @@ def test_keys_regions_and_scopes(sandbox: Sandbox) -> None:
 
 
 @pytest.mark.parametrize("form", [None, "seconds", "date"])
-def test_ten_requests_in_a_second_and_no_more(sandbox: Sandbox, form: Any) -> None:
+def test_ten_requests_a_second(sandbox: Sandbox, form: Any) -> None:
     sandbox.settings.requests_per_second = 10
     sandbox.settings.retry_after = form
     answers = [ask(sandbox, limit=1)]
@@ -306,7 +306,7 @@ def test_the_bucket_fills_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
     assert bucket.take(1, 10) == pytest.approx(1.6)
 
 
-def test_latency_overlaps_and_what_was_asked_is_noted(sandbox: Sandbox) -> None:
+def test_latency_overlaps(sandbox: Sandbox) -> None:
     sandbox.settings.latency = 0.15
     begun = time.monotonic()
     with ThreadPoolExecutor(8) as pool:
@@ -327,7 +327,7 @@ def test_latency_overlaps_and_what_was_asked_is_noted(sandbox: Sandbox) -> None:
 # ------------------------------------------------------------------------------------ Tracking API
 
 
-def test_the_three_ways_to_give_a_write_key(sandbox: Sandbox) -> None:
+def test_write_key_has_three_places(sandbox: Sandbox) -> None:
     url = sandbox.url + "/v1/batch"
     assert post(sandbox, event("a")).text == '{\n  "success": true\n}'
     requests.post(url, json={"batch": [event("b")], "writeKey": WRITE_KEY}, timeout=10)
@@ -342,7 +342,7 @@ def test_the_three_ways_to_give_a_write_key(sandbox: Sandbox) -> None:
     assert len(sandbox.segment.kept) == 3
 
 
-def test_a_repeated_message_id_is_dropped_for_a_day_across_write_keys(sandbox: Sandbox) -> None:
+def test_repeated_message_id(sandbox: Sandbox) -> None:
     sandbox.settings.write_keys = ("the-key-of-another-source",)
     sandbox.settings.now = START
     post(sandbox, event("a"), event("a", event="Other"))
@@ -377,7 +377,7 @@ def test_a_repeated_message_id_is_dropped_for_a_day_across_write_keys(sandbox: S
         ("event_not_object", "text"),
     ],
 )
-def test_what_segment_drops_without_a_word(sandbox: Sandbox, reason: str, bad: Any) -> None:
+def test_invalid_events_are_dropped(sandbox: Sandbox, reason: str, bad: Any) -> None:
     answer = post(sandbox, event("good"), bad, event("x" * 100))
     assert (answer.status_code, answer.json()) == (200, {"success": True})
     assert sandbox.segment.dropped == [(reason, bad)]
@@ -385,7 +385,7 @@ def test_what_segment_drops_without_a_word(sandbox: Sandbox, reason: str, bad: A
     assert sandbox.segment.report()["dropped"] == {reason: 1}
 
 
-def test_what_is_dropped_does_not_make_a_duplicate(sandbox: Sandbox) -> None:
+def test_dropped_event_is_no_duplicate(sandbox: Sandbox) -> None:
     post(sandbox, event("a", userId=""))
     post(sandbox, event("a"), key="a-plausible-key-of-nobody")
     post(sandbox, event("a"))
@@ -421,7 +421,7 @@ def test_the_limits_of_a_batch(sandbox: Sandbox) -> None:
 
 
 @pytest.mark.parametrize("body", ["{", '{"batch":[{]}', "[]", "7", '{"batch":["\\q"]}', "", '{"batch":[{"a":"\xff"}]}'])
-def test_what_is_not_a_json_object_is_refused(sandbox: Sandbox, body: str) -> None:
+def test_body_must_be_a_json_object(sandbox: Sandbox, body: str) -> None:
     headers = {"Content-Type": "application/json"}
     url, data = sandbox.url + "/v1/batch", body.encode("latin-1")
     answer = requests.post(url, data=data, auth=(WRITE_KEY, ""), headers=headers, timeout=10)
@@ -429,7 +429,7 @@ def test_what_is_not_a_json_object_is_refused(sandbox: Sandbox, body: str) -> No
     assert sandbox.segment.received_count == 0
 
 
-def test_an_empty_batch_is_accepted_and_dropped(sandbox: Sandbox) -> None:
+def test_empty_batch_is_accepted(sandbox: Sandbox) -> None:
     assert post(sandbox).status_code == 200
     assert requests.post(sandbox.url + "/v1/batch", json={}, auth=(WRITE_KEY, ""), timeout=10).status_code == 200
     assert sandbox.segment.dropped == [("empty_batch", None)] * 2
@@ -449,7 +449,7 @@ def test_single_calls(sandbox: Sandbox) -> None:
     assert sandbox.segment.dropped_counts == {"event_not_defined": 1}
 
 
-def test_times_are_corrected_by_the_clock_of_the_sender(sandbox: Sandbox) -> None:
+def test_times_are_corrected(sandbox: Sandbox) -> None:
     sandbox.settings.now = START + 100.25
     received = datetime.fromtimestamp(START + 100, UTC)
 
@@ -480,7 +480,7 @@ def test_times_are_corrected_by_the_clock_of_the_sender(sandbox: Sandbox) -> Non
     assert kept["trap"]["timestamp"] == now
 
 
-def test_what_a_batch_says_for_all_is_merged_into_each(sandbox: Sandbox) -> None:
+def test_batch_context_is_merged(sandbox: Sandbox) -> None:
     more: dict[str, Any] = {"context": {"ip": "1", "a": 1}, "integrations": {"X": False}}
     post(sandbox, event("a", context={"a": 2}), event("b"), **more)
     first, second = sandbox.segment.kept
@@ -533,7 +533,7 @@ def call(
 
 @pytest.mark.parametrize("side", ["customerio", "segment"])
 @pytest.mark.parametrize("kind", ["400", "401", "403", "413", "429", "500", "502", "503", "html", "html200"])
-def test_refusals_come_before_anything_is_processed(sandbox: Sandbox, side: Side, kind: Kind) -> None:
+def test_refusals_process_nothing(sandbox: Sandbox, side: Side, kind: Kind) -> None:
     sandbox.faults.add(Fault(side=side, kind=kind))
     answer = call(sandbox, side)
     assert answer.status_code == {"html": 502, "html200": 200}.get(kind) or int(kind)
@@ -550,7 +550,7 @@ def test_refusals_come_before_anything_is_processed(sandbox: Sandbox, side: Side
 
 @pytest.mark.parametrize("side", ["customerio", "segment"])
 @pytest.mark.parametrize("kind", ["reset", "reset_after", "truncated", "truncated_json", "timeout"])
-def test_broken_connections_and_answers(sandbox: Sandbox, side: Side, kind: Kind) -> None:
+def test_broken_answers(sandbox: Sandbox, side: Side, kind: Kind) -> None:
     sandbox.faults.add(Fault(side=side, kind=kind, seconds=1.5))
     if kind == "truncated_json":
         answer = call(sandbox, side)
@@ -582,7 +582,7 @@ def test_a_reset_is_a_tcp_reset(sandbox: Sandbox) -> None:
             raw.recv(1)
 
 
-def test_a_held_answer_comes_in_the_end(sandbox: Sandbox) -> None:
+def test_held_answer_comes_late(sandbox: Sandbox) -> None:
     sandbox.faults.add(Fault(side="segment", kind="timeout", seconds=0.1))
     begun = time.monotonic()
     assert call(sandbox, "segment").json() == {"success": True}
@@ -637,7 +637,7 @@ def test_retry_after_of_a_fault(sandbox: Sandbox, side: Side) -> None:
     assert timedelta() < wait <= timedelta(seconds=2)
 
 
-def test_the_same_cursor_again(sandbox: Sandbox) -> None:
+def test_repeated_cursor(sandbox: Sandbox) -> None:
     sandbox.history = History([row(str(number)) for number in range(6)])
     sandbox.faults.add(Fault(side="customerio", kind="repeat_cursor", at=1))
     first = ask(sandbox, limit=2).json()
@@ -648,7 +648,7 @@ def test_the_same_cursor_again(sandbox: Sandbox) -> None:
     assert third["next"] not in {first["next"], ""}
 
 
-def test_faults_by_number_by_turns_and_by_chance(sandbox: Sandbox) -> None:
+def test_faults_at_chosen_requests(sandbox: Sandbox) -> None:
     sandbox.faults.add(Fault(side="customerio", kinds=("500", "503"), at=1, times=3))
     assert [ask(sandbox).status_code for _ in range(6)] == [200, 500, 503, 500, 200, 200]
 
@@ -666,7 +666,7 @@ def test_faults_by_number_by_turns_and_by_chance(sandbox: Sandbox) -> None:
     assert ask(sandbox).status_code == 200
 
 
-def test_a_fault_may_say_what_it_likes(sandbox: Sandbox) -> None:
+def test_fault_with_its_own_body(sandbox: Sandbox) -> None:
     sandbox.faults.add(Fault(side="customerio", kind="400", body='{"meta":{"error":"bad cursor"}}'))
     assert ask(sandbox).json() == {"meta": {"error": "bad cursor"}}
     sandbox.faults.add(Fault(side="segment", kind="200", body="<p>no</p>", encoding="utf-16"))
@@ -698,7 +698,7 @@ def brute_force(rows: list[Row]) -> list[tuple[str, str, int, str | None, str | 
 
 
 @pytest.mark.parametrize("lean", [False, True])
-def test_truth_is_what_the_rows_say(lean: bool) -> None:
+def test_truth_matches_the_rows(lean: bool) -> None:
     history = History.generate(seed=11, deliveries=3000, start=START, end=END, lean=lean)
     truth = history.truth(drafts=True)
     told = [(one.collection, one.delivery_id, one.time, one.user_id, one.anonymous_id) for one in truth]
@@ -714,13 +714,13 @@ def test_truth_is_what_the_rows_say(lean: bool) -> None:
     assert some
 
 
-def test_the_same_seed_is_the_same_world() -> None:
+def test_same_seed_same_world() -> None:
     first, lean = (History.generate(seed=5, deliveries=500, lean=lean) for lean in (False, True))
     assert first.rows.data == lean.rows.data
     assert first.rows.data != History.generate(seed=6, deliveries=500).rows.data
 
 
-def test_a_generated_world_has_what_real_ones_have(generated: History) -> None:
+def test_generated_world_is_realistic(generated: History) -> None:
     rows = rows_of(generated)
     assert len(rows) == len({one["id"] for one in rows}) == 3000
     assert all(START <= one["created"] < END for one in rows)
@@ -748,7 +748,7 @@ def test_a_generated_world_has_what_real_ones_have(generated: History) -> None:
     assert keys.keys() >= {"secondary:delivered", "topic_unsubscribed", "human_opened", "prefetch_opened"}
 
 
-def test_times_have_real_lags_and_often_lie_on_bounds(generated: History) -> None:
+def test_generated_times_are_realistic(generated: History) -> None:
     rows = rows_of(generated)
     emails = [one["metrics"] for one in rows if one["type"] == "email"]
     transit = [one["delivered"] - one["sent"] for one in emails if "delivered" in one]
@@ -764,7 +764,7 @@ def test_times_have_real_lags_and_often_lie_on_bounds(generated: History) -> Non
     assert all(one["created"] <= min(v for v in one["metrics"].values() if v > 10**9) for one in rows)
 
 
-def test_newsletters_go_out_within_minutes() -> None:
+def test_newsletters_are_bursts() -> None:
     history = History.generate(seed=1, deliveries=2000, start=START, end=END, burst=1.0, newsletters=1)
     created = [one["created"] for one in rows_of(history)]
     assert max(created) - min(created) <= 600
@@ -775,7 +775,7 @@ def test_newsletters_go_out_within_minutes() -> None:
     assert all(one["newsletter_id"] is None for one in rows_of(History.generate(deliveries=200, burst=0.0)))
 
 
-def test_every_open_and_click_is_remembered_and_the_first_is_shown(generated: History) -> None:
+def test_every_engagement_is_remembered(generated: History) -> None:
     rows = {one["id"]: one for one in rows_of(generated)}
     firsts: dict[tuple[str, str], int] = {}
     everything = [one for person in generated.engagements().values() for one in person]
@@ -798,7 +798,7 @@ def test_every_open_and_click_is_remembered_and_the_first_is_shown(generated: Hi
 # ------------------------------------------------------------------------------- server and control
 
 
-def test_it_starts_at_once_and_leaves_nothing_behind() -> None:
+def test_start_and_stop_leave_nothing() -> None:
     threads, files = threading.active_count(), len(os.listdir("/proc/self/fd"))
     session = requests.Session()
     for _ in range(5):
@@ -813,7 +813,7 @@ def test_it_starts_at_once_and_leaves_nothing_behind() -> None:
     assert len(os.listdir("/proc/self/fd")) <= files
 
 
-def test_it_stops_while_answers_are_held() -> None:
+def test_stops_while_answers_are_held() -> None:
     with Sandbox(settings=Settings(latency=30)) as sandbox, ThreadPoolExecutor(1) as pool:
         held = pool.submit(ask, sandbox)
         while not sandbox.customerio.requests:

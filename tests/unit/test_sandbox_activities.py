@@ -103,7 +103,7 @@ def row(id: str = "a", **more: Any) -> Row:
 # -------------------------------------------------------------------------------------- activities
 
 
-def test_a_chain_holds_every_row_once(history: History, ask: Any, pages: Any) -> None:
+def test_pages_hold_each_row_once(history: History, ask: Any, pages: Any) -> None:
     found = pages(limit=100)
     assert {len(page) for page in found[:-1]} == {100}
     ids = [one["id"] for page in found for one in page]
@@ -117,7 +117,7 @@ def test_a_chain_holds_every_row_once(history: History, ask: Any, pages: Any) ->
     ]
 
 
-def test_limits_cursors_and_values_that_mean_nothing(ask: Any) -> None:
+def test_invalid_values_are_refused(ask: Any) -> None:
     assert len(ask(limit=100).json()["activities"]) == 100
     cursor = ask().json()["next"]
     for wrong in (
@@ -139,7 +139,7 @@ def test_limits_cursors_and_values_that_mean_nothing(ask: Any) -> None:
     assert ask(limit=1, type="opened_whatsapp").status_code == 200
 
 
-def test_newest_first_within_the_disorder_and_not_beyond(sandbox: Sandbox, listed: Any) -> None:
+def test_disorder_is_bounded(sandbox: Sandbox, listed: Any) -> None:
     times = [one["timestamp"] for one in listed()]
     late = sum(earlier < later for earlier, later in pairwise(times))
     assert 0.005 < late / len(times) < 0.1
@@ -153,7 +153,7 @@ def test_newest_first_within_the_disorder_and_not_beyond(sandbox: Sandbox, liste
     assert orderly == sorted(times, reverse=True)
 
 
-def test_thirty_days_are_guaranteed_and_more_may_be_there(sandbox: Sandbox, listed: Any) -> None:
+def test_thirty_days_are_guaranteed(sandbox: Sandbox, listed: Any) -> None:
     everything = listed(type="delivered_email")
     sandbox.settings.activities_days = 12
     bound = END + 10 * DAY - 12 * DAY
@@ -165,7 +165,7 @@ def test_thirty_days_are_guaranteed_and_more_may_be_there(sandbox: Sandbox, list
     assert all(one["timestamp"] >= bound - 2 * DISORDER for one in some)
 
 
-def test_the_end_may_be_an_empty_page_with_a_cursor(sandbox: Sandbox, ask: Any, pages: Any) -> None:
+def test_last_page_may_be_empty(sandbox: Sandbox, ask: Any, pages: Any) -> None:
     pages_of_type = pages(limit=100, type="clicked_push")
     sandbox.settings.activities_end = "same_cursor"
     start = ""
@@ -183,9 +183,7 @@ def test_the_end_may_be_an_empty_page_with_a_cursor(sandbox: Sandbox, ask: Any, 
     assert len({start, once["next"], twice["next"]}) == 3
 
 
-def test_every_happening_is_a_row_and_the_first_engagement_is_the_time_in_metrics(
-    history: History, listed: Any
-) -> None:
+def test_first_engagement_has_metric_time(history: History, listed: Any) -> None:
     deliveries = deliveries_of(history)
     of: dict[tuple[str, str], list[int]] = {}
     for one in listed():
@@ -208,7 +206,7 @@ def test_every_happening_is_a_row_and_the_first_engagement_is_the_time_in_metric
     assert max(max(times) - min(times) for times in of.values()) > 14 * DAY
 
 
-def test_people_as_activities_show_them(history: History, listed: Any) -> None:
+def test_people_in_activities(history: History, listed: Any) -> None:
     deliveries = deliveries_of(history)
     forms: Counter[str] = Counter()
     for one in listed():
@@ -232,7 +230,7 @@ def test_people_as_activities_show_them(history: History, listed: Any) -> None:
     assert min(forms[form] for form in ("none", "only cio_id", "without id", "all")) > 10
 
 
-def test_what_is_known_of_opens_and_clicks(listed: Any) -> None:
+def test_details_of_opens_and_clicks(listed: Any) -> None:
     opens, clicks = listed(type="opened_email"), listed(type="clicked_email")
     addresses = {len((one["data"].get("ip_address") or "").split(", ")) for one in opens}
     assert addresses == {1, 2}
@@ -266,7 +264,7 @@ def test_filters_by_name_and_person(history: History, ask: Any, listed: Any) -> 
     assert listed(customer_id=known["cio_id"], id_type="cio_id", **opened) == []
 
 
-def test_types_that_the_documented_list_has_not(sandbox: Sandbox, ask: Any) -> None:
+def test_undocumented_types(sandbox: Sandbox, ask: Any) -> None:
     sandbox.settings.activity_types = "documented"
     for type in ("opened_email", "clicked_in_app", "undeliverable_webhook", "bounced_twilio"):
         assert ask(type=type).status_code == 200
@@ -274,7 +272,7 @@ def test_types_that_the_documented_list_has_not(sandbox: Sandbox, ask: Any) -> N
         assert ask(type=type).status_code == 400
 
 
-def test_nothing_is_made_before_somebody_asks() -> None:
+def test_activities_are_made_on_demand() -> None:
     lean, kept = (History.generate(seed=3, deliveries=300, start=START, end=END, lean=lean) for lean in (True, False))
     lean.truth()
     assert lean._activities is None
@@ -346,7 +344,7 @@ def parent(delivery: Row) -> tuple[str, int]:
     return kind, id
 
 
-def test_the_truth_of_every_engagement_is_what_the_rows_say(history: History, listed: Any) -> None:
+def test_truth_of_every_engagement(history: History, listed: Any) -> None:
     truth = history.truth(drafts=True, every=True)
     assert sorted(
         (
@@ -373,7 +371,7 @@ def test_the_truth_of_every_engagement_is_what_the_rows_say(history: History, li
     assert some
 
 
-def test_the_control_route_tells_it_too(history: History, ask: Any) -> None:
+def test_control_route_tells_the_truth(history: History, ask: Any) -> None:
     def told(**params: Any) -> list[Row]:
         events: list[Row] = ask("/_sandbox/truth", channels="email", metrics="clicked", **params).json()["events"]
         return events
@@ -389,7 +387,7 @@ def test_the_control_route_tells_it_too(history: History, ask: Any) -> None:
 # ---------------------------------------------------------------------------------------- channels
 
 
-def test_every_pair_that_webhooks_report_has_a_collection() -> None:
+def test_webhook_metrics_have_collections() -> None:
     reported = {
         "email": "drafted attempted sent delivered opened clicked converted bounced dropped deferred spammed failed"
         " unsubscribed undeliverable",
@@ -419,14 +417,14 @@ def test_every_pair_that_webhooks_report_has_a_collection() -> None:
     assert ("email", "deferred") not in ANALOGUES
 
 
-def test_a_generated_world_has_every_collection() -> None:
+def test_all_collections_are_generated() -> None:
     for channel in CHANNELS:
         history = History.generate(deliveries=2500, channels=(channel,), burst=0.0, lean=True)
         found = {one.collection for one in history.truth(drafts=True)}
         assert found == {name for (of, _), name in COLLECTIONS.items() if of == channel}
 
 
-def test_only_the_recipient_of_an_email_is_an_address(history: History) -> None:
+def test_only_emails_have_addresses(history: History) -> None:
     recipients: dict[str, set[str]] = {channel: set() for channel in CHANNELS}
     deliveries, tempting = deliveries_of(history), 0
     for one in history.truth():
@@ -446,7 +444,7 @@ def test_only_the_recipient_of_an_email_is_an_address(history: History) -> None:
 # ------------------------------------------------------------------------------------------- names
 
 
-def test_names_and_where_they_are_missing(history: History, ask: Any, pages: Any) -> None:
+def test_names_and_their_gaps(history: History, ask: Any, pages: Any) -> None:
     names: dict[tuple[str, str], str] = {}
     for (endpoint, key), kind in zip(ENDPOINTS.items(), PARENTS, strict=True):
         answer = ask(f"/v1/{endpoint}").json()
@@ -480,7 +478,7 @@ def test_newsletters_come_in_pages(ask: Any, pages: Any) -> None:
     assert START <= sent[500] < END
 
 
-def test_how_ids_and_empty_lists_are_written(sandbox: Sandbox, ask: Any) -> None:
+def test_forms_of_ids_and_empty_lists(sandbox: Sandbox, ask: Any) -> None:
     def first_id(form: Any) -> Any:
         sandbox.settings.parent_ids = form
         return ask("/v1/campaigns").json()["campaigns"][0]["id"]
@@ -504,7 +502,7 @@ def test_how_ids_and_empty_lists_are_written(sandbox: Sandbox, ask: Any) -> None
 
 
 @pytest.mark.parametrize("path", ["messages", "messages/x", "activities", *ENDPOINTS])
-def test_keys_scopes_rate_and_faults_are_for_every_endpoint(sandbox: Sandbox, ask: Any, path: str) -> None:
+def test_keys_and_limits_of_endpoints(sandbox: Sandbox, ask: Any, path: str) -> None:
     url = f"/v1/{path}"
     usual = 404 if "/" in path else 200
     assert requests.get(sandbox.url + url, timeout=10).status_code == 401
@@ -526,7 +524,7 @@ def test_keys_scopes_rate_and_faults_are_for_every_endpoint(sandbox: Sandbox, as
     assert [one.fault for one in asked[3:5]] == ["500", "429"]
 
 
-def test_a_repeated_cursor_and_the_latency(sandbox: Sandbox, ask: Any) -> None:
+def test_repeated_cursor_and_latency(sandbox: Sandbox, ask: Any) -> None:
     cursor = ask(limit=5).json()["next"]
     sandbox.faults.add(Fault(side="customerio", kind="repeat_cursor"))
     sandbox.settings.latency = 0.05
@@ -534,7 +532,7 @@ def test_a_repeated_cursor_and_the_latency(sandbox: Sandbox, ask: Any) -> None:
     assert sandbox.customerio.requests[-1].seconds > 0.04
 
 
-def test_deliveries_of_activities_can_be_asked_for_by_id(history: History, ask: Any, listed: Any) -> None:
+def test_deliveries_by_their_ids(history: History, ask: Any, listed: Any) -> None:
     for one in listed(type="opened_in_app")[:5]:
         delivery = ask(f"/v1/messages/{quote(one['delivery_id'], safe='')}").json()["message"]
         assert (delivery["id"], delivery["type"]) == (one["delivery_id"], "in_app")

@@ -41,7 +41,7 @@ def refused(sandbox: Sandbox, path: str, cursor: str, params: Any) -> bool:
 
 
 @pytest.mark.parametrize(("path", "params"), LISTS)
-def test_a_cursor_holds_for_ever_unless_told(sandbox: Sandbox, path: str, params: Any) -> None:
+def test_cursor_holds_by_default(sandbox: Sandbox, path: str, params: Any) -> None:
     cursor = ask(sandbox, path, **params).json()["next"]
     sandbox.settings.now = END + 140 * DAY
     assert not refused(sandbox, path, cursor, {**params, "start_ts": END + 40 * DAY - 181 * DAY})
@@ -64,7 +64,7 @@ def test_a_cursor_grows_old(sandbox: Sandbox, path: str, params: Any) -> None:
 
 
 @pytest.mark.parametrize(("path", "params"), LISTS)
-def test_a_cursor_may_hold_only_for_what_it_was_given_for(sandbox: Sandbox, path: str, params: Any) -> None:
+def test_cursor_bound_to_its_query(sandbox: Sandbox, path: str, params: Any) -> None:
     others: list[Any] = {
         "/v1/messages": [
             {**params, "type": "push"},
@@ -92,7 +92,7 @@ def position(cursor: str) -> str:
     return b64decode(cursor).decode()
 
 
-def test_a_cursor_is_a_position_in_the_list(sandbox: Sandbox) -> None:
+def test_cursor_is_a_position(sandbox: Sandbox) -> None:
     first = ask(sandbox, limit=100).json()
     assert position(first["next"]) == "v20:100"
     assert position(ask(sandbox, limit=30, start=first["next"]).json()["next"]) == "v20:130"
@@ -100,7 +100,7 @@ def test_a_cursor_is_a_position_in_the_list(sandbox: Sandbox) -> None:
 
 
 @pytest.mark.parametrize("offset", [10, 11, 4000])
-def test_beyond_the_end_a_list_restarts(sandbox: Sandbox, offset: int) -> None:
+def test_list_restarts_beyond_its_end(sandbox: Sandbox, offset: int) -> None:
     history, sandbox.history = sandbox.history, History([row(str(number)) for number in range(10)])
     try:
         first = ask(sandbox, limit=4).json()

@@ -27,7 +27,7 @@ def generate(**options: Any) -> History:
 # ------------------------------------------------------------------------------------ another clock
 
 
-def test_deliveries_may_be_created_after_the_first_things_that_happened_to_them() -> None:
+def test_late_creation() -> None:
     usual, late = generate(), generate(created_late=0.3, created_late_by=20)
     before = {one["id"]: one for one in rows_of(usual)}
     rows = rows_of(late)
@@ -50,7 +50,7 @@ def _without_created(one: Truth) -> Any:
     return (one.collection, one.delivery_id, one.time, one.user_id, one.anonymous_id, one.parent_id)
 
 
-def test_hours_and_midnights_lie_between_a_metric_and_the_creation() -> None:
+def test_late_creation_crosses_bounds() -> None:
     rows = rows_of(generate(created_late=0.5, created_late_by=5))
     across = {
         span: sum(one["metrics"]["drafted"] // span < one["created"] // span for one in rows) for span in (3600, DAY)
@@ -68,7 +68,7 @@ def test_hours_and_midnights_lie_between_a_metric_and_the_creation() -> None:
 # --------------------------------------------------------------------------------------------- drafts
 
 
-def test_drafts_that_were_tried_are_drafts_nevertheless() -> None:
+def test_tried_drafts_are_still_drafts() -> None:
     for lean in (False, True):
         history = generate(drafts=0.2, tried_drafts=0.5, lean=lean)
         with Sandbox(history, Settings(now=END + 30 * DAY)) as sandbox:
@@ -111,7 +111,7 @@ def test_drafts_may_be_sent_later() -> None:
     assert generate(**options, drafts_sent=0.5, lean=True).truth(drafts=True) == sent.truth(drafts=True)
 
 
-def test_a_history_by_hand_may_say_which_ones_are_drafts() -> None:
+def test_hand_written_drafts() -> None:
     rows = [
         row("tried", metrics={"drafted": START, "attempted": START + 1}),
         row("waiting", metrics={"created": START, "drafted": START}),
@@ -126,7 +126,7 @@ def test_a_history_by_hand_may_say_which_ones_are_drafts() -> None:
 # ------------------------------------------------------------------------------------------ identities
 
 
-def test_rare_identities_are_those_of_the_person() -> None:
+def test_rare_identities() -> None:
     history = generate(rare_identities=1.0, channels=("email",), drafts=0)
     ways: Counter[str] = Counter()
     for delivery in history.deliveries:
@@ -160,7 +160,7 @@ def test_rare_identities_are_those_of_the_person() -> None:
     assert min(ways.values()) > 20, ways
 
 
-def test_rare_identities_change_nothing_else() -> None:
+def test_rare_identities_change_only_ids() -> None:
     usual, rare = rows_of(generate()), rows_of(generate(rare_identities=0.5))
     who = ("customer_id", "customer_identifiers")
     assert [{k: v for k, v in one.items() if k not in who} for one in usual] == [
@@ -188,7 +188,7 @@ def test_rare_identities_change_nothing_else() -> None:
         ({"customer_id": True, "customer_identifiers": ["x"], "recipient": 7}, (None, None)),
     ],
 )
-def test_who_a_row_is_about(fields: Row, expected: tuple[str | None, str | None]) -> None:
+def test_identity_of_a_row(fields: Row, expected: tuple[str | None, str | None]) -> None:
     assert identity(fields) == expected
 
 
@@ -203,7 +203,7 @@ def firsts(history: History) -> dict[tuple[str, str], Truth]:
 
 
 @pytest.mark.parametrize("same_second", [0.0, 0.5, 1.0])
-def test_the_first_open_is_the_one_that_the_metric_tells_of(same_second: float) -> None:
+def test_first_open_has_metric_time(same_second: float) -> None:
     history = generate(same_second=same_second)
     found = firsts(history)
     told = {(one.delivery_id, one.metric): one.time for one in history.truth(drafts=True)}
@@ -233,7 +233,7 @@ def test_the_first_open_is_the_one_that_the_metric_tells_of(same_second: float) 
     assert any(one.prefetched for one in found.values())
 
 
-def test_twins_agree_with_counts_and_activities() -> None:
+def test_twins_agree_with_activities() -> None:
     history = generate(same_second=1.0, deliveries=800)
     with Sandbox(history, Settings(now=END + 200 * DAY)) as sandbox:
         pages = chain(sandbox, path="/v1/activities", limit=100, type="opened_email")
@@ -247,7 +247,7 @@ def test_twins_agree_with_counts_and_activities() -> None:
 
 
 @pytest.mark.parametrize("lean", [False, True])
-def test_metrics_have_the_first_ones_by_people_by_machines_and_on_each_link(lean: bool) -> None:
+def test_metrics_of_first_engagements(lean: bool) -> None:
     history = generate(lean=lean)
     every: dict[str, list[Truth]] = {}
     for one in history.truth(every=True, drafts=True):
@@ -280,7 +280,7 @@ def test_metrics_have_the_first_ones_by_people_by_machines_and_on_each_link(lean
     assert late_people > 10, "a person opens what was fetched before"
 
 
-def test_the_further_keys_of_metrics_are_no_occurrences() -> None:
+def test_further_metrics() -> None:
     bare = [
         one | {"metrics": {k: t for k, t in one["metrics"].items() if base_of(k) == k}} for one in rows_of(generate())
     ]
@@ -293,7 +293,7 @@ def test_the_further_keys_of_metrics_are_no_occurrences() -> None:
     assert len(reports(History(bare))) == len(reports(History(rows_of(generate()))))
 
 
-def test_the_first_among_activities_by_hand() -> None:
+def test_first_of_given_activities() -> None:
     given = [
         {"id": id, "type": "opened_email", "timestamp": time, "delivery_id": "a", "data": {"prefetched": id == "B"}}
         for id, time in (("C", START + 5), ("B", START + 5), ("A", START + 9))

@@ -43,7 +43,7 @@ def every(seconds: float, begin: float, end: float) -> list[float]:
 # --------------------------------------------------------------------------------- the three kinds
 
 
-def test_a_fixed_second_begins_anew_with_the_clock() -> None:
+def test_fixed_second() -> None:
     limiter = FixedSecond()
     burst = [99.9 + number / 1000 for number in range(15)] + [100.0 + number / 1000 for number in range(15)]
     assert len(taken(lambda at: limiter.take(1, 10, at), burst)) == 20, "ten before the second ends, ten after"
@@ -51,7 +51,7 @@ def test_a_fixed_second_begins_anew_with_the_clock() -> None:
     assert limiter.take(1, 10, 101.0) == 0
 
 
-def test_a_sliding_second_looks_back_from_each_request() -> None:
+def test_sliding_second() -> None:
     limiter = SlidingSecond()
     burst = [99.9 + number / 100 for number in range(30)]
     accepted = taken(lambda at: limiter.take(1, 10, at), burst)
@@ -62,7 +62,7 @@ def test_a_sliding_second_looks_back_from_each_request() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_refused_takes_no_room(kind: Kind) -> None:
+def test_refused_requests_take_no_room(kind: Kind) -> None:
     workspace = Workspace()
     for at in every(0.001, 100.0, 103.0):
         workspace.take(10, kind, now=at)
@@ -74,7 +74,7 @@ def most_in_a_second(times: list[float]) -> int:
     return max(sum(begin <= at < begin + 1 for at in times) for begin in times)
 
 
-def test_how_the_kinds_differ() -> None:
+def test_kinds_differ() -> None:
     """At 10 a second: in any one second a bucket lets 20 through, so does a fixed second, a sliding one 10."""
     found = {}
     for kind in KINDS:
@@ -99,7 +99,7 @@ def test_less_than_one_in_a_second() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_another_client_takes_its_places(kind: Kind) -> None:
+def test_another_client_uses_the_limit(kind: Kind) -> None:
     alone, shared = Workspace(), Workspace()
     times = every(0.01, 100.0, 120.0)
     by_itself = len([at for at in times if not alone.take(10, kind, now=at)])
@@ -110,7 +110,7 @@ def test_another_client_takes_its_places(kind: Kind) -> None:
     assert beside < by_itself - 5
 
 
-def test_another_client_of_eight_a_second_leaves_room_for_two() -> None:
+def test_busy_client_leaves_two() -> None:
     workspace = Workspace()
     times = every(0.25, 100.0, 130.0)
     refused = [at for at in times if workspace.take(10, "sliding_second", 8.0, now=at)]
@@ -120,7 +120,7 @@ def test_another_client_of_eight_a_second_leaves_room_for_two() -> None:
     assert not [at for at in times if workspace.take(10, "sliding_second", 8.0, now=at)]
 
 
-def test_another_client_while_nobody_asks() -> None:
+def test_another_client_while_idle() -> None:
     workspace = Workspace()
     workspace.take(10, "bucket", 5.0, now=100.0)
     begun = time.monotonic()
@@ -143,7 +143,7 @@ def test_the_kind_of_a_running_sandbox(sandbox: Sandbox, kind: Kind) -> None:
     assert sandbox.customerio.rate_limited == 3
 
 
-def test_requests_are_counted_when_they_arrive_and_answered_after_the_latency(sandbox: Sandbox) -> None:
+def test_requests_count_on_arrival(sandbox: Sandbox) -> None:
     sandbox.settings.requests_per_second, sandbox.settings.limiter = 3, "sliding_second"
     sandbox.settings.latency = 0.3
     with ThreadPoolExecutor(5) as pool:
@@ -155,7 +155,7 @@ def test_requests_are_counted_when_they_arrive_and_answered_after_the_latency(sa
     assert ask(sandbox, limit=1).status_code == 200
 
 
-def test_the_page_is_that_of_the_arrival(sandbox: Sandbox) -> None:
+def test_page_is_made_on_arrival(sandbox: Sandbox) -> None:
     sandbox.settings.latency = 0.3
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(ask, sandbox)
@@ -167,7 +167,7 @@ def test_the_page_is_that_of_the_arrival(sandbox: Sandbox) -> None:
 
 
 @pytest.mark.parametrize("kind", ["500", "truncated_json", "repeat_cursor"])
-def test_faults_come_after_the_latency_too(sandbox: Sandbox, kind: str) -> None:
+def test_latency_precedes_faults(sandbox: Sandbox, kind: str) -> None:
     sandbox.settings.latency = 0.4
     sandbox.faults.add(Fault(side="customerio", kind=kind))  # type: ignore[arg-type]
     begun = time.monotonic()
@@ -175,7 +175,7 @@ def test_faults_come_after_the_latency_too(sandbox: Sandbox, kind: str) -> None:
     assert 0.39 < time.monotonic() - begun < 0.79, "and not twice"
 
 
-def test_on_the_way_requests_drift_apart(sandbox: Sandbox) -> None:
+def test_arrival_jitter(sandbox: Sandbox) -> None:
     sandbox.settings.arrival_jitter = 0.25
 
     def arrivals() -> list[float]:

@@ -52,13 +52,13 @@ def activities(sandbox: Sandbox, **params: Any) -> list[Any]:
 # ------------------------------------------------------------------------------------- which and when
 
 
-def test_rows_are_as_documented_unless_asked(sandbox: Sandbox, history: History) -> None:
+def test_rows_are_good_by_default(sandbox: Sandbox, history: History) -> None:
     assert listed(sandbox) == rows_of(history)
     assert sandbox.odd_deliveries() == sandbox.odd_activities() == {}
     assert sandbox.expected() == (history.truth(), [], [])
 
 
-def test_a_share_of_the_deliveries_always_the_same_ones(sandbox: Sandbox, history: History) -> None:
+def test_share_of_deliveries_is_stable(sandbox: Sandbox, history: History) -> None:
     good = rows_of(history)
     sandbox.settings.odd_deliveries = 0.2
     odd = sandbox.odd_deliveries()
@@ -89,7 +89,7 @@ def test_a_share_of_the_activities(sandbox: Sandbox, history: History) -> None:
     assert len({one.kind.name for one in odd.values()}) > 40
 
 
-def test_kinds_and_single_rows_can_be_named(sandbox: Sandbox) -> None:
+def test_kinds_and_rows_can_be_named(sandbox: Sandbox) -> None:
     sandbox.history = History(
         [row("a", subject="s", metrics={"opened": START + 5}), row("b", subject="s"), row("c", subject="s")],
     )
@@ -103,7 +103,7 @@ def test_kinds_and_single_rows_can_be_named(sandbox: Sandbox) -> None:
     assert sandbox.odd_activities().keys() == {activity["id"]}
 
 
-def test_names_that_are_none_are_refused(sandbox: Sandbox) -> None:
+def test_unknown_kinds_are_refused(sandbox: Sandbox) -> None:
     for wrong in ({"odd_kinds": ("delivery.nothing",)}, {"odd_rows": {"a": "nothing"}}):
         with pytest.raises(ValueError, match="no kind of oddity"):
             Settings(**wrong)
@@ -113,7 +113,7 @@ def test_names_that_are_none_are_refused(sandbox: Sandbox) -> None:
         History([row("a")]).odd_deliveries(0, None, {"a": "delivery.subject:null"})
 
 
-def test_late_rows_may_be_odd(sandbox: Sandbox) -> None:
+def test_late_rows_may_be_malformed(sandbox: Sandbox) -> None:
     sandbox.history = History([row("a", metrics={"sent": START, "opened": START + 500}, subject="s")])
     sandbox.settings = Settings(now=START + 10, visible_after=0, odd_rows={"a": "delivery.subject:number"})
     assert listed(sandbox) == [row("a", subject=7)]
@@ -171,7 +171,7 @@ def emails() -> History:
 
 
 @pytest.mark.parametrize("name", DELIVERY_KINDS)
-def test_the_truth_of_each_kind_of_delivery(sandbox: Sandbox, emails: History, name: str) -> None:
+def test_truth_of_each_delivery_kind(sandbox: Sandbox, emails: History, name: str) -> None:
     sandbox.history = emails
     sandbox.settings.odd_deliveries, sandbox.settings.odd_kinds = 1.0, (name,)
     kind, odd = ODDITIES[name], sandbox.odd_deliveries()
@@ -197,7 +197,7 @@ def test_the_truth_of_each_kind_of_delivery(sandbox: Sandbox, emails: History, n
 
 
 @pytest.mark.parametrize("name", ACTIVITY_KINDS)
-def test_the_truth_of_each_kind_of_activity(sandbox: Sandbox, emails: History, name: str) -> None:
+def test_truth_of_each_activity_kind(sandbox: Sandbox, emails: History, name: str) -> None:
     sandbox.history = emails
     kind = ODDITIES[name]
     good = {type: activities(sandbox, type=type) for type in ("opened_email", "clicked_email")}
@@ -229,7 +229,7 @@ def test_the_truth_of_each_kind_of_activity(sandbox: Sandbox, emails: History, n
             assert links[one["id"]] == (one["data"].get("href") or one["data"].get("link"))
 
 
-def test_there_is_an_oddity_of_every_documented_field(history: History) -> None:
+def test_every_field_has_a_kind(history: History) -> None:
     fields = rows_of(history)[0].keys()
     spoilt: Counter[str] = Counter()
     for name in DELIVERY_KINDS:
@@ -243,7 +243,7 @@ def test_there_is_an_oddity_of_every_documented_field(history: History) -> None:
     assert sum(one.harmless for one in ODDITIES.values()) > 30
 
 
-def test_a_page_with_odd_rows_is_a_page_nevertheless(sandbox: Sandbox) -> None:
+def test_malformed_rows_are_valid_json(sandbox: Sandbox) -> None:
     """Every kind is JSON for a strict parser too."""
     sandbox.settings.odd_deliveries = 1.0
     assert len(listed(sandbox)) == 600

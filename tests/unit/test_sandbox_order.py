@@ -56,9 +56,7 @@ def seconds_out_of_order(rows: list[Row]) -> list[int]:
 
 
 @pytest.mark.parametrize("order", ["newest", "oldest", "shuffled", "nearly"])
-def test_every_order_holds_every_row_once_and_is_the_same_for_all_bounds(
-    sandbox: Sandbox, history: History, order: Any
-) -> None:
+def test_every_order_is_complete(sandbox: Sandbox, history: History, order: Any) -> None:
     sandbox.settings.order = order
     sandbox.settings.displaced, sandbox.settings.displaced_by = 0.2, 7200
     whole = listed(sandbox)
@@ -72,7 +70,7 @@ def test_every_order_holds_every_row_once_and_is_the_same_for_all_bounds(
     assert emails == [one for one in whole if one["type"] == "email" and one["created"] >= START + DAY]
 
 
-def test_what_each_order_is(sandbox: Sandbox) -> None:
+def test_orders(sandbox: Sandbox) -> None:
     newest = listed(sandbox)
     assert seconds_out_of_order(newest) == []
     sandbox.settings.order = "oldest"
@@ -115,7 +113,7 @@ def test_rows_cross_pages(sandbox: Sandbox) -> None:
 
 
 @pytest.mark.parametrize("order", ["nearly", "shuffled", "oldest"])
-def test_the_order_of_half_a_million_rows_is_worked_out_once(order: Any) -> None:
+def test_order_is_computed_once(order: Any) -> None:
     rows = History().rows
     for number in range(500_000):
         rows.add(
@@ -139,7 +137,7 @@ def test_the_order_of_half_a_million_rows_is_worked_out_once(order: Any) -> None
 # ------------------------------------------------------------- rows that come in while a list is read
 
 
-def test_each_page_begins_with_the_last_rows_of_the_one_before(sandbox: Sandbox) -> None:
+def test_pages_repeat_rows(sandbox: Sandbox) -> None:
     everything = [one["id"] for one in listed(sandbox)]
     sandbox.settings.repeated_rows = 3
     pages = [[one["id"] for one in page["messages"]] for page in chain(sandbox, limit=100)]
@@ -151,7 +149,7 @@ def test_each_page_begins_with_the_last_rows_of_the_one_before(sandbox: Sandbox)
     assert few == [["0", "1", "2"], ["1", "2", "3"], ["2", "3", "4"], ["3", "4", "5"]], "every chain ends"
 
 
-def test_each_page_of_activities_too(sandbox: Sandbox) -> None:
+def test_activity_pages_repeat_rows(sandbox: Sandbox) -> None:
     everything = [one["id"] for one in listed(sandbox, "activities", "/v1/activities", type="opened_email")]
     sandbox.settings.repeated_rows = 2
     pages = chain(sandbox, path="/v1/activities", limit=100, type="opened_email")
@@ -162,7 +160,7 @@ def test_each_page_of_activities_too(sandbox: Sandbox) -> None:
 
 
 @pytest.mark.parametrize("order", ["newest", "oldest", "nearly"])
-def test_deliveries_come_in_as_time_passes(sandbox: Sandbox, order: Any) -> None:
+def test_deliveries_come_in_over_time(sandbox: Sandbox, order: Any) -> None:
     sandbox.history = History([row(str(number), START + number) for number in range(100)])
     sandbox.settings = Settings(visible_from_creation=True, now=START + 49, order=order, displaced=0.5)
     bounds = {"start_ts": START, "end_ts": START + 200}
@@ -176,9 +174,7 @@ def test_deliveries_come_in_as_time_passes(sandbox: Sandbox, order: Any) -> None
 
 
 @pytest.mark.parametrize(("cursors", "expected"), [("stable", [4, 3, 2, 1, 0]), ("offset", [6, 5, 4, 3, 2])])
-def test_what_comes_in_moves_an_offset_but_not_a_stable_cursor(
-    sandbox: Sandbox, cursors: Any, expected: list[int]
-) -> None:
+def test_new_rows_move_offset_cursors(sandbox: Sandbox, cursors: Any, expected: list[int]) -> None:
     sandbox.history = History([row(str(number), START + number) for number in range(20)])
     sandbox.settings = Settings(visible_from_creation=True, now=START + 9, cursors=cursors)
     bounds: Row = {"start_ts": START, "end_ts": START + 200, "limit": 5}
@@ -213,7 +209,7 @@ def leaving(count: int) -> History:
 
 
 @pytest.mark.parametrize("order", ["newest", "oldest", "shuffled", "nearly"])
-def test_a_draft_leaves_its_list_when_it_is_sent(sandbox: Sandbox, order: Any) -> None:
+def test_sent_draft_leaves_its_list(sandbox: Sandbox, order: Any) -> None:
     sandbox.history = leaving(10)
     for sent in (0, 3, 10):
         sandbox.settings = Settings(now=START + 1000 + 60 * sent - 1, order=order)
@@ -223,7 +219,7 @@ def test_a_draft_leaves_its_list_when_it_is_sent(sandbox: Sandbox, order: Any) -
     assert "1" in ids(sandbox), "it is sent at this very second"
 
 
-def test_rows_move_up_across_the_end_of_a_page_when_drafts_are_sent(sandbox: Sandbox) -> None:
+def test_sent_drafts_move_rows_up(sandbox: Sandbox) -> None:
     sandbox.history = leaving(10)
     sandbox.settings = Settings(now=START + 999)
     first = ask(sandbox, drafts="true", limit=4).json()
@@ -235,7 +231,7 @@ def test_rows_move_up_across_the_end_of_a_page_when_drafts_are_sent(sandbox: San
     assert [one["id"] for one in again["messages"]] == ["9"], "the list is shorter than the cursor, and restarts"
 
 
-def test_a_draft_shows_nothing_of_what_comes_later_and_the_truth_stays(sandbox: Sandbox) -> None:
+def test_draft_hides_later_metrics(sandbox: Sandbox) -> None:
     sandbox.history = leaving(2)
     truth = [(one.delivery_id, one.metric, one.time - START) for one in sandbox.history.truth()]
     assert truth == [
@@ -258,7 +254,7 @@ def test_a_draft_shows_nothing_of_what_comes_later_and_the_truth_stays(sandbox: 
     assert sandbox.history.truth() == leaving(2).truth()
 
 
-def test_a_list_of_drafts_shrinks_while_it_is_read(sandbox: Sandbox) -> None:
+def test_drafts_shrink_while_read(sandbox: Sandbox) -> None:
     """With a clock that goes on, as growing lists do."""
     sandbox.history = leaving(100)
     sandbox.settings = Settings(now=START + 990, now_per_request=60)
@@ -269,7 +265,7 @@ def test_a_list_of_drafts_shrinks_while_it_is_read(sandbox: Sandbox) -> None:
 # ------------------------------------------------------------------------- metrics that are shown late
 
 
-def test_metrics_are_shown_from_their_time_on_or_up_to_some_seconds_later(sandbox: Sandbox, history: History) -> None:
+def test_metrics_are_shown_late(sandbox: Sandbox, history: History) -> None:
     late = 1800
     moment = START + 2 * DAY + 5000
     sandbox.settings = Settings(now=moment, visible_after=late)
@@ -298,7 +294,7 @@ def test_metrics_are_shown_from_their_time_on_or_up_to_some_seconds_later(sandbo
     assert any(one["metrics"].keys() == {"created"} for one in shown)
 
 
-def test_lateness_is_the_same_for_messages_one_message_and_activities(sandbox: Sandbox) -> None:
+def test_lateness_is_consistent(sandbox: Sandbox) -> None:
     moment = START + 2 * DAY + 5000
     sandbox.settings = Settings(now=moment, visible_after=3600)
     messages = {one["id"]: one for one in listed(sandbox)}
@@ -330,7 +326,7 @@ def test_lateness_is_the_same_for_messages_one_message_and_activities(sandbox: S
         assert ask(sandbox, f"/v1/messages/{quote(id)}").json() == {"message": messages[id]}
 
 
-def test_nothing_that_was_shown_disappears_and_all_is_shown_in_the_end(sandbox: Sandbox) -> None:
+def test_shown_metrics_never_disappear(sandbox: Sandbox) -> None:
     one = row("a", START, metrics={"created": START, "sent": START + 1, "opened": START + 50})
     sandbox.history = History([one])
     sandbox.settings = Settings(visible_after=100)
@@ -348,7 +344,7 @@ def test_nothing_that_was_shown_disappears_and_all_is_shown_in_the_end(sandbox: 
     assert START + 50 < seen["opened"] <= START + 150
 
 
-def test_the_failure_message_comes_with_the_failure(sandbox: Sandbox) -> None:
+def test_failure_message_is_late_too(sandbox: Sandbox) -> None:
     metrics = {"created": START, "sent": START, "bounced": START + 50}
     sandbox.history = History([row("a", START, metrics=metrics, failure_message="mailbox full")])
     for moment, message in ((START + 49, None), (START + 50, "mailbox full")):
@@ -356,7 +352,7 @@ def test_the_failure_message_comes_with_the_failure(sandbox: Sandbox) -> None:
         assert ask(sandbox, "/v1/messages/a").json()["message"]["failure_message"] == message
 
 
-def test_the_metric_filter_goes_by_what_is_shown(sandbox: Sandbox) -> None:
+def test_metric_filter(sandbox: Sandbox) -> None:
     sandbox.settings = Settings(now=START + 2 * DAY, visible_after=7200, cursors="offset")
     both: tuple[Literal["offset", "stable"], ...] = ("offset", "stable")
     for cursors in both:
@@ -367,7 +363,7 @@ def test_the_metric_filter_goes_by_what_is_shown(sandbox: Sandbox) -> None:
         assert len(opened) > 40
 
 
-def test_activities_come_in_too(sandbox: Sandbox) -> None:
+def test_activities_come_in_over_time(sandbox: Sandbox) -> None:
     sandbox.settings = Settings(visible_after=0, now=START + DAY, cursors="offset", activity_disorder=0)
     asked: dict[str, Any] = {"path": "/v1/activities", "type": "opened_email", "limit": 20}
     first = ask(sandbox, **asked).json()

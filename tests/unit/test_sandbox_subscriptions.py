@@ -38,7 +38,7 @@ def ask(sandbox: Sandbox, method: str, path: str = "", body: Any = None, key: st
     )
 
 
-def test_one_is_created_listed_shown_changed_and_deleted(sandbox: Sandbox) -> None:
+def test_create_list_change_delete(sandbox: Sandbox) -> None:
     assert ask(sandbox, "GET").json() == {"reporting_webhooks": []}
     created = ask(sandbox, "POST", body=WHOLE)
     assert created.status_code == 200
@@ -54,7 +54,7 @@ def test_one_is_created_listed_shown_changed_and_deleted(sandbox: Sandbox) -> No
     assert ask(sandbox, "POST", body=WHOLE).json()["id"] > webhook["id"]
 
 
-def test_a_put_may_have_to_name_all(sandbox: Sandbox) -> None:
+def test_put_may_need_every_field(sandbox: Sandbox) -> None:
     webhook = ask(sandbox, "POST", body=WHOLE | {"disabled": True, "with_content": True}).json()
     at = f"/{webhook['id']}"
     sandbox.settings = Settings(webhook_put="whole")
@@ -74,7 +74,7 @@ def test_a_put_may_have_to_name_all(sandbox: Sandbox) -> None:
         ({"disabled": "yes"}, "disabled"),
     ],
 )
-def test_what_is_malformed_is_refused(sandbox: Sandbox, changes: dict[str, Any], named: str) -> None:
+def test_malformed_body_is_refused(sandbox: Sandbox, changes: dict[str, Any], named: str) -> None:
     refused = ask(sandbox, "POST", body=WHOLE | changes)
     assert refused.status_code == 400
     assert refused.json()["errors"][0]["source"] == {"pointer": f"/{named}"}
@@ -82,12 +82,12 @@ def test_what_is_malformed_is_refused(sandbox: Sandbox, changes: dict[str, Any],
 
 
 @pytest.mark.parametrize("name", WHOLE)
-def test_what_is_missing_is_named(sandbox: Sandbox, name: str) -> None:
+def test_missing_field_is_named(sandbox: Sandbox, name: str) -> None:
     refused = ask(sandbox, "POST", body={key: value for key, value in WHOLE.items() if key != name})
     assert (refused.status_code, refused.json()["errors"][0]["source"]) == (400, {"pointer": f"/{name}"})
 
 
-def test_key_scope_and_limit_are_those_of_the_app_api(sandbox: Sandbox) -> None:
+def test_key_scope_and_limit(sandbox: Sandbox) -> None:
     assert ask(sandbox, "POST", body=WHOLE, key="another").status_code == 401
     sandbox.settings = Settings(scopes=("messages",))
     assert ask(sandbox, "GET").status_code == 403

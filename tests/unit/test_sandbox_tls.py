@@ -26,7 +26,7 @@ def ask(sandbox: Sandbox, host: str = "127.0.0.1", verify: bool | str | None = N
     return requests.get(url, headers={"Authorization": f"Bearer {KEY}"}, verify=trusted, timeout=5)
 
 
-def test_it_speaks_https_to_those_who_trust_its_authority(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trusting_clients_connect(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     assert sandbox.url.startswith("https://127.0.0.1:")
     assert len(ask(sandbox).json()["messages"]) == 50
     assert ask(sandbox, "localhost").status_code == 200
@@ -47,7 +47,7 @@ def test_it_speaks_https_to_those_who_trust_its_authority(sandbox: Sandbox, monk
         (("127.0.0.1",), -3, "certificate has expired"),
     ],
 )
-def test_certificates_that_are_no_good(hosts: tuple[str, ...], days: int, reason: str) -> None:
+def test_bad_certificates(hosts: tuple[str, ...], days: int, reason: str) -> None:
     with Sandbox(tls=True, certificate_for=hosts, certificate_days=days) as sandbox:
         with pytest.raises(requests.exceptions.SSLError, match=reason):
             ask(sandbox)

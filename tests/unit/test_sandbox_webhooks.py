@@ -81,7 +81,7 @@ def bodies(found: Sequence[Report]) -> list[dict[str, Any]]:
 # --- the bodies -------------------------------------------------------------------------------------------------
 
 
-def test_each_occurrence_is_one_report_and_of_opens_and_clicks_the_first(history: History) -> None:
+def test_each_occurrence_is_one_report(history: History) -> None:
     expected = Counter((one.delivery_id, one.metric, one.time) for one in history.truth(drafts=True))
     found = [report for report in reports(history) if report.delivery_id is not None]
     assert Counter((one.delivery_id, one.metric, one.time) for one in found) == expected
@@ -89,7 +89,7 @@ def test_each_occurrence_is_one_report_and_of_opens_and_clicks_the_first(history
     assert {one.metric for one in found} >= {"opened", "clicked", "drafted", "replied", "deferred"}
 
 
-def test_full_resolution_has_every_open_and_click(history: History) -> None:
+def test_full_resolution(history: History) -> None:
     expected = Counter(
         (one.delivery_id, one.metric, one.time, one.first) for one in history.truth(drafts=True, every=True)
     )
@@ -100,7 +100,7 @@ def test_full_resolution_has_every_open_and_click(history: History) -> None:
     assert {one.metric for one in found if not one.first} == set(REPEATED)
 
 
-def test_an_envelope_is_told_of_what_it_is_about(history: History) -> None:
+def test_envelope_describes_the_object(history: History) -> None:
     found = reports(history, Subscription(full_resolution=True))
     assert [one.time for one in found] == sorted(one.time for one in found)
     assert len({one.event_id for one in found}) == len(found)
@@ -119,7 +119,7 @@ def milliseconds(ulid: str) -> int:
     return value
 
 
-def test_every_object_type_and_metric_has_the_keys_of_its_schema(history: History) -> None:
+def test_metrics_have_schema_keys(history: History) -> None:
     found = [report for report in reports(history) if report.delivery_id]
     seen = set()
     for report, body in zip(found, bodies(found), strict=True):
@@ -142,7 +142,7 @@ def test_every_object_type_and_metric_has_the_keys_of_its_schema(history: Histor
     assert len(seen) > 60
 
 
-def test_values_are_those_that_the_app_api_shows(history: History) -> None:
+def test_values_match_the_app_api(history: History) -> None:
     rows = {row["id"]: (row, engagements) for row, engagements in history.with_engagements()}
     found = [report for report in reports(history, Subscription(full_resolution=True)) if report.delivery_id]
     links: Counter[str] = Counter()
@@ -166,7 +166,7 @@ def test_values_are_those_that_the_app_api_shows(history: History) -> None:
     assert len(links) > 3
 
 
-def test_the_events_are_those_of_the_app_apis_list() -> None:
+def test_events_match_the_app_api() -> None:
     """Its own list, in its own order but for the objects'."""
     email = "drafted attempted sent delivered opened clicked converted bounced dropped deferred spammed failed"
     sms = "drafted attempted sent delivered clicked converted bounced dropped failed undeliverable replied"
@@ -186,13 +186,13 @@ def test_the_events_are_those_of_the_app_apis_list() -> None:
     assert len(EVENTS) == len(set(EVENTS)) == len(COLLECTIONS) + 3 - 1
 
 
-def test_only_what_is_subscribed_to_is_sent_and_nothing_while_it_is_disabled(history: History) -> None:
+def test_only_subscribed_events(history: History) -> None:
     found = reports(history, Subscription(events=["email_opened", "sms_replied"]))
     assert {report.event for report in found} == {"email_opened", "sms_replied"}
     assert reports(history, Subscription(disabled=True)) == []
 
 
-def test_content_comes_with_what_was_sent_where_it_is_asked_for(history: History) -> None:
+def test_content_is_sent_on_request(history: History) -> None:
     events = [event for event in EVENTS if event.endswith(("sent", "bounced", "preferences_changed"))]
     found = reports(history, Subscription(with_content=True, events=events), Habits(content_size=40_000))
     for report, body in zip(found, bodies(found), strict=True):
@@ -206,7 +206,7 @@ def test_content_comes_with_what_was_sent_where_it_is_asked_for(history: History
             assert not {"content", "headers"} & set(data)
 
 
-def test_customer_events_are_told_by_their_shape(history: History) -> None:
+def test_customer_events_by_shape(history: History) -> None:
     found = [report for report in reports(history) if report.delivery_id is None]
     assert {report.metric for report in found} == {
         "subscribed",
@@ -226,7 +226,7 @@ def test_customer_events_are_told_by_their_shape(history: History) -> None:
     assert slip
 
 
-def test_oddities_are_habits(history: History) -> None:
+def test_habits(history: History) -> None:
     plain = reports(history)
     odd = reports(history, None, Habits(bare=True, unknown_keys=True, unknown_metrics=True, event_id_of_activity=True))
     extra = {report.metric for report in odd} - {report.metric for report in plain}
@@ -252,7 +252,7 @@ def test_what_repeats_and_what_is_odd_are_habits_too(history: History) -> None:
     assert {body["data"].get("subject", 7) for body in odd} == {7}
 
 
-def test_unique_clicks_may_be_those_of_each_link(history: History) -> None:
+def test_unique_clicks_per_link(history: History) -> None:
     events = [event for event in EVENTS if event.endswith("clicked")]
     every = reports(history, Subscription(events=events, full_resolution=True))
     by_link = reports(history, Subscription(events=events), Habits(unique_per="link"))
@@ -262,7 +262,7 @@ def test_unique_clicks_may_be_those_of_each_link(history: History) -> None:
     assert len(every) > len(found) > len(reports(history, Subscription(events=events)))
 
 
-def test_a_history_of_given_rows_will_do() -> None:
+def test_history_of_given_rows() -> None:
     row = {"id": "one", "type": "twilio", "created": 1_800_000_000, "metrics": {"clicked": 1_800_000_060}}
     [report] = reports(History([row]))
     assert json.loads(report.body) | {"event_id": ""} == {
@@ -364,7 +364,7 @@ def numbers(receiver: Receiver) -> list[int]:
     return [json.loads(body)["n"] for _, body in receiver.got]
 
 
-def test_the_signature_is_that_of_the_two_vectors() -> None:
+def test_signature_vectors() -> None:
     body = b'{"event_id":"abc","object_type":"email","metric":"delivered"}'
     expected = "6f55cf23f9b73a2ff07733fe04421f64ce9ec5e409696edda6b2a80311944230"
     assert sign("signing-secret", "1614265384", body) == expected
@@ -376,7 +376,7 @@ def test_the_signature_is_that_of_the_two_vectors() -> None:
     assert sign("cio_test_signing_key", "1613063089", body) == expected
 
 
-def test_a_call_is_a_signed_post_of_one_report(url: str, receiver: Receiver, history: History) -> None:
+def test_call_is_a_signed_post(url: str, receiver: Receiver, history: History) -> None:
     found = reports(history)[:50]
     calls = Sender(url).push(found)
     assert [body for _, body in receiver.got] == [report.body for report in found]
@@ -396,7 +396,7 @@ def test_2xx_moves_on(url: str, receiver: Receiver, status: int) -> None:
 
 
 @pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 405, 410, 429, 500, 502, 521])
-def test_these_statuses_cost_an_hour(url: str, receiver: Receiver, status: int) -> None:
+def test_some_statuses_cost_an_hour(url: str, receiver: Receiver, status: int) -> None:
     receiver.answers = [status] * 2
     calls = Sender(url, Calling(speed=FAST)).push(some(2))
     assert [(call.status, call.wait) for call in calls] == [(status, 3600), (status, 3600), (204, None), (204, None)]
@@ -405,7 +405,7 @@ def test_these_statuses_cost_an_hour(url: str, receiver: Receiver, status: int) 
 
 
 @pytest.mark.parametrize("status", [301, 302, 304, 408, 413, 418, 422, 501, 503, 504])
-def test_others_back_off_and_keep_the_order(url: str, receiver: Receiver, status: int) -> None:
+def test_other_statuses_back_off(url: str, receiver: Receiver, status: int) -> None:
     receiver.answers = [status] * 4
     calls = Sender(url, Calling(speed=FAST, first_wait=5, factor=3)).push(some(2))
     assert [call.wait for call in calls] == [5, 15, 45, 135, None, None]
@@ -413,13 +413,13 @@ def test_others_back_off_and_keep_the_order(url: str, receiver: Receiver, status
     assert numbers(receiver) == [0] * 5 + [1]
 
 
-def test_waits_pass_at_the_speed_that_is_set(url: str, receiver: Receiver) -> None:
+def test_speed_shortens_waits(url: str, receiver: Receiver) -> None:
     receiver.answers = [500]
     first, second = Sender(url, Calling(speed=3600 / 0.3)).push(some(1))
     assert second.began - first.began >= 0.3
 
 
-def test_no_answer_in_time_is_a_failure_and_the_retry_a_duplicate(url: str, receiver: Receiver) -> None:
+def test_timeout_leads_to_a_duplicate(url: str, receiver: Receiver) -> None:
     receiver.answers = [30.0]
     calls = Sender(url, Calling(speed=FAST, timeout=2, first_wait=7)).push(some(2))
     assert [(call.status, call.problem, call.wait) for call in calls] == [
@@ -432,7 +432,7 @@ def test_no_answer_in_time_is_a_failure_and_the_retry_a_duplicate(url: str, rece
     assert Calling().timeout == 4
 
 
-def test_after_seven_days_a_call_is_given_up_and_the_queue_moves_on(url: str, receiver: Receiver) -> None:
+def test_give_up_after_seven_days(url: str, receiver: Receiver) -> None:
     receiver.answers = [400] * 16
     calls = Sender(url, Calling(speed=1e9)).push(some(2))
     assert [call.given_up for call in calls] == [False] * 15 + [True, False]
@@ -488,7 +488,7 @@ def nonsense(connection: socket.socket) -> None:
         (nonsense, "no HTTP: ValueError", 10),
     ],
 )
-def test_an_answer_that_is_none(serve: Callable[[socket.socket], None], problem: str, wait: float) -> None:
+def test_invalid_answer(serve: Callable[[socket.socket], None], problem: str, wait: float) -> None:
     with peer(serve, 2) as url:
         first, last = Sender(url, Calling(speed=FAST, give_up_after=wait * 1.5)).push(some(1))
     assert (first.status, first.problem, first.wait) == (None, problem, wait)
@@ -503,24 +503,24 @@ def chunked(connection: socket.socket) -> None:
     connection.sendall(b"HTTP/1.0 202 Accepted\r\n\r\nuntil the end")
 
 
-def test_answers_of_other_servers_are_read_whole() -> None:
+def test_answers_of_other_servers() -> None:
     with peer(chunked, 1) as url:
         assert [call.status for call in Sender(url).push(some(2))] == [200, 202]
 
 
-def test_nobody_listens() -> None:
+def test_refused_connection() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
     [first, *_] = Sender(url, Calling(speed=FAST, give_up_after=5000)).push(some(1))
     assert (first.problem, first.wait) == ("refused", 3600)
 
 
-def test_a_host_that_nobody_knows() -> None:
+def test_unknown_host() -> None:
     [first, *_] = Sender("http://nowhere.invalid/", Calling(speed=FAST, give_up_after=5000)).push(some(1))
     assert (first.problem, first.wait) == ("unknown host", 3600)
 
 
-def test_a_certificate_that_nobody_vouches_for() -> None:
+def test_untrusted_certificate() -> None:
     with Sandbox(tls=True) as sandbox:
         [first, *_] = Sender(sandbox.url, Calling(speed=FAST, give_up_after=5000)).push(some(1))
         trusting = ssl.create_default_context(cafile=sandbox.ca_file)
@@ -529,7 +529,7 @@ def test_a_certificate_that_nobody_vouches_for() -> None:
     assert reached.status == 404
 
 
-def test_a_connection_that_the_server_has_closed_meanwhile_is_opened_anew() -> None:
+def test_closed_connection_is_reopened() -> None:
     def answer(connection: socket.socket) -> None:
         connection.recv(65536)
         connection.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
@@ -541,7 +541,7 @@ def test_a_connection_that_the_server_has_closed_meanwhile_is_opened_anew() -> N
 # --- what is a setting ------------------------------------------------------------------------------------------
 
 
-def test_several_at_once_and_none_begins_while_one_fails(url: str, receiver: Receiver) -> None:
+def test_failing_call_holds_others(url: str, receiver: Receiver) -> None:
     # The first fails when all four are there; the other three are answered when it fails again.
     receiver.answers = [503, 204, 204, 204, 503]
     receiver.until = {0: 4, 1: 5, 2: 5, 3: 5}
@@ -554,7 +554,7 @@ def test_several_at_once_and_none_begins_while_one_fails(url: str, receiver: Rec
     assert sum(call.accepted for call in calls) == 12
 
 
-def test_others_may_overtake_one_that_fails(url: str, receiver: Receiver) -> None:
+def test_failing_call_is_overtaken(url: str, receiver: Receiver) -> None:
     receiver.answers, receiver.until = [503], {0: 2}
     stopped_when(lambda sender: len(receiver.got) == 3, Sender(url, Calling(in_flight=2, holds_others=False)), some(3))
     assert sorted(numbers(receiver)) == [0, 1, 2]
@@ -579,7 +579,7 @@ def test_disorder(url: str, receiver: Receiver) -> None:
 
 
 @pytest.mark.parametrize("anew", [True, False])
-def test_a_retry_is_signed_anew_or_not(url: str, receiver: Receiver, anew: bool) -> None:
+def test_retry_may_be_signed_anew(url: str, receiver: Receiver, anew: bool) -> None:
     receiver.answers = [503]
     Sender(url, Calling(signed_anew=anew, speed=10 / 1.1)).push(some(1))
     first, second = (int(headers["x-cio-timestamp"]) for headers, _ in receiver.got)
@@ -587,7 +587,7 @@ def test_a_retry_is_signed_anew_or_not(url: str, receiver: Receiver, anew: bool)
 
 
 @pytest.mark.parametrize("same", [True, False])
-def test_a_retry_keeps_its_event_id_or_not(url: str, receiver: Receiver, same: bool) -> None:
+def test_event_id_of_a_retry(url: str, receiver: Receiver, same: bool) -> None:
     receiver.answers = [503]
     Sender(url, Calling(same_event_id=same, speed=FAST)).push(some(1))
     ids = [json.loads(body)["event_id"] for _, body in receiver.got]
@@ -596,7 +596,7 @@ def test_a_retry_keeps_its_event_id_or_not(url: str, receiver: Receiver, same: b
         assert headers["x-cio-signature"] == sign(SIGNING_KEY, headers["x-cio-timestamp"], body)
 
 
-def test_its_clock_its_key_its_headers_and_its_connections(url: str, receiver: Receiver) -> None:
+def test_sender_options(url: str, receiver: Receiver) -> None:
     calling = Calling(
         signing_key="another", clock_ahead=-DAY, headers={"x-cio-signature": "forged", "x-more": "1"}, keep_alive=False
     )
@@ -613,13 +613,13 @@ def test_a_rate(url: str, receiver: Receiver) -> None:
     assert time.monotonic() - began >= 0.5
 
 
-def test_calls_are_remembered_over_several_pushes(url: str) -> None:
+def test_calls_are_remembered(url: str) -> None:
     sender = Sender(url)
     first: list[Call] = sender.push(some(1))
     assert len(first + sender.push(some(2))) == len(sender.calls) == 3
 
 
-def test_it_can_be_stopped_while_it_waits_for_a_retry(url: str, receiver: Receiver) -> None:
+def test_waiting_sender_can_be_stopped(url: str, receiver: Receiver) -> None:
     receiver.answers = [204, 500]
     sender = Sender(url, Calling(in_flight=2))
     stopped_when(lambda sender: any(call.wait for call in sender.calls), sender, some(9))

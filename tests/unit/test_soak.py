@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.soak.soak import soak
 
 
-def test_a_day_of_hours_with_faults_loses_nothing_and_leaves_nothing_behind() -> None:
+def test_short_soak() -> None:
     outcome = soak(30, sample_every=2)
     assert outcome.lost == []
     assert outcome.growing == []

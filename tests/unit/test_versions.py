@@ -14,11 +14,11 @@ from tests.airflow_names import AIRFLOW
 KEY = "key-0123456789abcdef"
 
 
-def test_a_task_has_a_place_for_its_checkpoint_since_3_3() -> None:
+def test_checkpoint_needs_3_3() -> None:
     assert ("task_state_store" in Context.__annotations__) == (AIRFLOW >= (3, 3))
 
 
-def test_an_extra_that_is_no_json_object_is_named_since_3_2(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_malformed_extra_since_3_2(monkeypatch: pytest.MonkeyPatch) -> None:
     connection = {"conn_type": "customerio", "password": KEY, "extra": "region=eu"}
     monkeypatch.setenv("AIRFLOW_CONN_CUSTOMERIO_DEFAULT", json.dumps(connection))
     said = "extra must be a JSON object" if AIRFLOW >= (3, 2) else "isn't defined"
@@ -26,7 +26,7 @@ def test_an_extra_that_is_no_json_object_is_named_since_3_2(monkeypatch: pytest.
         _ = CustomerIOHook().settings
 
 
-def test_airflow_warns_of_a_type_with_an_underscore_before_3_2(
+def test_underscore_warning_before_3_2(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     connection = {"conn_type": "segment_source", "password": KEY}

@@ -48,11 +48,11 @@ def names(wheel: Path) -> list[str]:
     return zipfile.ZipFile(wheel).namelist()
 
 
-def test_its_name(wheel: Path) -> None:
+def test_wheel_name(wheel: Path) -> None:
     assert wheel.name == f"airflow_provider_cio-{__version__}-py3-none-any.whl"
 
 
-def test_it_holds_the_package_and_nothing_else(names: list[str]) -> None:
+def test_wheel_holds_only_the_package(names: list[str]) -> None:
     sources = {
         path.relative_to(REPOSITORY).as_posix()
         for path in (REPOSITORY / "airflow_provider_cio").rglob("*")
@@ -63,7 +63,7 @@ def test_it_holds_the_package_and_nothing_else(names: list[str]) -> None:
     assert set(names) == sources | facts
 
 
-def test_what_it_says_of_itself(wheel: Path) -> None:
+def test_wheel_metadata(wheel: Path) -> None:
     metadata = Parser().parsestr(zipfile.ZipFile(wheel).read(f"{INFO}/METADATA").decode())
     assert metadata["Name"] == get_provider_info()["package-name"]
     assert metadata["Version"] == __version__
@@ -74,7 +74,7 @@ def test_what_it_says_of_itself(wheel: Path) -> None:
     assert needs == {"apache-airflow", "apache-airflow-providers-common-compat", "msgspec", "pendulum", "requests"}
 
 
-def test_its_entry_point_gives_the_providers_info(wheel: Path, tmp_path: Path) -> None:
+def test_wheel_entry_point(wheel: Path, tmp_path: Path) -> None:
     """From the wheel alone, without this checkout and without site-packages."""
     zipfile.ZipFile(wheel).extractall(tmp_path)
     command = [sys.executable, "-I", "-S", "-c", LOAD, str(tmp_path)]

@@ -103,7 +103,7 @@ def test_a_page_of_activities(server: Loopback) -> None:
     assert server.heard[0].target == "/v1/activities?type=opened_email&limit=100"
 
 
-def test_what_nobody_documented_is_no_hindrance(server: Loopback) -> None:
+def test_undocumented_fields(server: Loopback) -> None:
     odd = row(customer_id=7, campaign_id="9", metrics={"human_opened": {"count": 1}}, new_field=[{}], subject="😀")
     server.say(Say(body=json.dumps({"messages": [odd], "more": 1})))
     [one] = page(server.url).rows
@@ -125,9 +125,7 @@ def test_what_nobody_documented_is_no_hindrance(server: Loopback) -> None:
         ({"key_region": "eu"}, APP_KEY, ["answered 401: unauthorized", "region 'us'", "Set region to 'eu'"]),
     ],
 )
-def test_a_key_that_may_not_is_a_matter_of_the_connection(
-    sandbox: Sandbox, changed: dict[str, Any], key: str, words: list[str]
-) -> None:
+def test_wrong_key(sandbox: Sandbox, changed: dict[str, Any], key: str, words: list[str]) -> None:
     sandbox.settings = Settings(**changed)
     with pytest.raises(ConfigurationError) as caught:
         page(sandbox.url, key=key)
@@ -138,7 +136,7 @@ def test_a_key_that_may_not_is_a_matter_of_the_connection(
     assert len(sandbox.customerio.requests) == 1
 
 
-def test_the_other_region_is_the_one_that_was_not_asked(sandbox: Sandbox) -> None:
+def test_error_suggests_other_region(sandbox: Sandbox) -> None:
     with pytest.raises(ConfigurationError, match="as region 'eu'.* Set region to 'us' in the connection, and leave"):
         page(sandbox.url, key="another-key", region="eu")
 
@@ -160,12 +158,12 @@ def test_any_other_redirect_is_about_the_host(server: Loopback, location: str) -
         page(server.url)
 
 
-def test_another_place_is_a_matter_of_the_connection(sandbox: Sandbox) -> None:
+def test_wrong_host(sandbox: Sandbox) -> None:
     with pytest.raises(ConfigurationError, match=f"404.* Check host: {sandbox.url}/elsewhere has no App API"):
         page(sandbox.url + "/elsewhere")
 
 
-def test_a_worker_that_may_not_leaves_it_to_another_one(sandbox: Sandbox) -> None:
+def test_missing_scope_is_retried_elsewhere(sandbox: Sandbox) -> None:
     sandbox.settings = Settings(scopes=("campaigns",))
     with pytest.raises(TryAgainLaterError, match="answered 403: this key does not have access to messages") as caught:
         page(sandbox.url)
@@ -175,7 +173,7 @@ def test_a_worker_that_may_not_leaves_it_to_another_one(sandbox: Sandbox) -> Non
 
 
 @pytest.mark.parametrize("ask", ["page", "activity_page"])
-def test_a_cursor_that_is_no_longer_valid_leaves_it_to_a_retry(server: Loopback, ask: str) -> None:
+def test_expired_cursor_is_left_to_a_retry(server: Loopback, ask: str) -> None:
     server.say(Say(400, '{"errors": [{"detail": "malformed cursor", "source": {"pointer": "/start"}}]}'))
     with (
         client_of(server.url) as client,
@@ -186,9 +184,7 @@ def test_a_cursor_that_is_no_longer_valid_leaves_it_to_a_retry(server: Loopback,
 
 
 @pytest.mark.parametrize(("status", "query"), [(400, {}), (422, {}), (422, {"start": "abc"})])
-def test_another_refusal_is_told_in_the_services_words(
-    server: Loopback, status: int, query: dict[str, str | int]
-) -> None:
+def test_other_refusals_quote_service(server: Loopback, status: int, query: dict[str, str | int]) -> None:
     server.say(Say(status, '{"errors": [{"detail": "limit is wrong"}]}'))
     with pytest.raises(UnexpectedDataError, match=f"answered {status}: limit is wrong"):
         page(server.url, query)
@@ -199,7 +195,7 @@ def test_another_refusal_is_told_in_the_services_words(
 
 
 @pytest.mark.parametrize("kind", ["truncated_json", "truncated", "html200", "html", "reset", "429", "503"])
-def test_a_passing_fault_is_retried_and_counted(sandbox: Sandbox, kind: Any) -> None:
+def test_passing_fault_is_retried(sandbox: Sandbox, kind: Any) -> None:
     sandbox.faults.add(Fault(side="customerio", kind=kind, times=2))
     with client_of(sandbox.url) as client:
         assert len(client.page(dict(EMAILS)).rows) == 2
@@ -210,7 +206,7 @@ def test_a_passing_fault_is_retried_and_counted(sandbox: Sandbox, kind: Any) -> 
     ("kind", "named"),
     [("truncated_json", "bytes of application/json that are not whole JSON"), ("html200", "bytes of text/html")],
 )
-def test_a_lasting_one_is_named(sandbox: Sandbox, kind: Any, named: str) -> None:
+def test_lasting_fault_is_named(sandbox: Sandbox, kind: Any, named: str) -> None:
     sandbox.faults.add(Fault(side="customerio", kind=kind, times=99))
     with pytest.raises(TryAgainLaterError, match=f"can't be read: .*{named}.* after 3 attempts"):
         page(sandbox.url)
@@ -218,7 +214,7 @@ def test_a_lasting_one_is_named(sandbox: Sandbox, kind: Any, named: str) -> None
 
 @given(st.data())
 @settings(max_examples=60)
-def test_an_answer_cut_anywhere_is_never_taken_for_a_page(server: Loopback, data: st.DataObject) -> None:
+def test_truncated_answer_is_no_page(server: Loopback, data: st.DataObject) -> None:
     body = json.dumps({"messages": [row(subject="caf\xe9 😀"), row()], "next": "abc"}, ensure_ascii=False).encode()
     server.say(Say(body=body[: data.draw(st.integers(0, len(body) - 1))]))
     with pytest.raises(TryAgainLaterError, match="not whole JSON"):
@@ -227,7 +223,7 @@ def test_an_answer_cut_anywhere_is_never_taken_for_a_page(server: Loopback, data
 
 @given(st.binary(max_size=60) | st.text().map(str.encode) | st.recursive(st.none(), st.lists).map(json.dumps))
 @settings(max_examples=40)
-def test_whatever_comes_the_error_is_one_of_ours(server: Loopback, body: bytes) -> None:
+def test_any_body_gives_our_error(server: Loopback, body: bytes) -> None:
     server.say(Say(body=body))
     with pytest.raises(CustomerIOToSegmentError):
         page(server.url, retries=ONCE)
@@ -320,7 +316,7 @@ def assert_split(page: Any, rows: list[Any], shape: dict[str, Callable[[Any], bo
 
 @given(st.lists(rows_of(DELIVERY, **row()), max_size=6))
 @settings(max_examples=200)
-def test_exactly_the_deliveries_of_another_shape_are_malformed(server: Loopback, rows: list[Any]) -> None:
+def test_misshapen_deliveries_are_malformed(server: Loopback, rows: list[Any]) -> None:
     server.say(Say(body=json.dumps({"messages": rows, "next": "n"})))
     found = page(server.url)
     assert found.next == "n"
@@ -329,7 +325,7 @@ def test_exactly_the_deliveries_of_another_shape_are_malformed(server: Loopback,
 
 @given(st.lists(rows_of(ACTIVITY, id="01A", timestamp=1_700_000_000, type="opened_email", data={}), max_size=6))
 @settings(max_examples=150)
-def test_exactly_the_activities_of_another_shape_are_malformed(server: Loopback, rows: list[Any]) -> None:
+def test_misshapen_activities_are_malformed(server: Loopback, rows: list[Any]) -> None:
     server.say(Say(body=json.dumps({"activities": rows, "next": "n"})))
     with client_of(server.url) as client:
         found = client.activity_page({})
@@ -350,7 +346,7 @@ def test_exactly_the_activities_of_another_shape_are_malformed(server: Loopback,
         ),
     ],
 )
-def test_a_problem_names_the_field_and_no_value(server: Loopback, fields: dict[str, Any], problem: str) -> None:
+def test_problem_names_field_not_value(server: Loopback, fields: dict[str, Any], problem: str) -> None:
     bad = json.dumps(row(id="bad1", **fields), indent=1)
     server.say(Say(body=f'{{"messages": [{json.dumps(row())}, {bad} , {json.dumps(row())}]}}'))
     found = page(server.url)
@@ -371,7 +367,7 @@ def test_a_missing_field_is_named(server: Loopback, missing: str) -> None:
 
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "1e999", "1" * 5000])
-def test_a_number_that_is_none_spoils_one_row_at_most(server: Loopback, value: str) -> None:
+def test_invalid_number_spoils_one_row(server: Loopback, value: str) -> None:
     """Some of them are JSON and some are not; whatever is read has to be that row alone."""
     body = json.dumps({"messages": [row(id="a"), row(id="b", metrics={"odd": "HERE"}), row(id="c")]})
     server.say(Say(body=body.replace('"HERE"', value)))
@@ -384,7 +380,7 @@ def test_a_number_that_is_none_spoils_one_row_at_most(server: Loopback, value: s
 @pytest.mark.parametrize(
     "body", ["{}", "[]", '"page"', "5", "null", '{"messages": {}}', '{"messages": 5}', '{"messages": [], "next": []}']
 )
-def test_another_answer_altogether(server: Loopback, body: str) -> None:
+def test_misshapen_answer(server: Loopback, body: str) -> None:
     server.say(Say(body=body))
     with pytest.raises(UnexpectedDataError, match="answer to /v1/messages does not have the documented shape"):
         page(server.url)
@@ -405,7 +401,7 @@ def test_another_answer_altogether(server: Loopback, body: str) -> None:
         (r"both \ud83d \ud83d\ude00", "both ? 😀"),
     ],
 )
-def test_a_subject_cut_within_an_emoji_costs_that_emoji_only(server: Loopback, escaped: str, read: str) -> None:
+def test_half_an_emoji_in_a_subject(server: Loopback, escaped: str, read: str) -> None:
     others = json.dumps([row(id="é", subject="ü😀", metrics={"opened": 1_700_000_002})], ensure_ascii=False)[1:-1]
     server.say(Say(body=f'{{"messages": [{others}, {json.dumps(row())[:-1]}, "subject": "{escaped}"}}], "next": "n"}}'))
     found = page(server.url)
@@ -419,7 +415,7 @@ HALF = '{"id": "half", "type": "email", "created": 1, "metrics": {}, "subject": 
 
 
 @pytest.mark.parametrize("order", ["before", "after"])
-def test_a_malformed_delivery_beside_such_a_subject(server: Loopback, order: str) -> None:
+def test_malformed_delivery_and_half_emoji(server: Loopback, order: str) -> None:
     bad = json.dumps(row(id="bad1", created="soon"))
     both = f"{HALF}, {bad}" if order == "before" else f"{bad}, {HALF}"
     server.say(Say(body=f'{{"messages": [{both}]}}'))
@@ -430,7 +426,7 @@ def test_a_malformed_delivery_beside_such_a_subject(server: Loopback, order: str
 
 @given(st.text(st.sampled_from([*'\\"/bu d8e09', "\ud83d", "\ude00", "😀", "ü", "\n"]), max_size=12))
 @settings(max_examples=200)
-def test_nothing_but_halves_is_changed(server: Loopback, subject: str) -> None:
+def test_only_half_emojis_change(server: Loopback, subject: str) -> None:
     """Python reads what JSON's escapes mean, and writes every half as one."""
     server.say(Say(body=json.dumps({"messages": [row(subject="\ud83d"), row(subject=subject)]})))
     whole = json.loads(json.dumps(subject))  # a pair of halves is one character
@@ -438,20 +434,20 @@ def test_nothing_but_halves_is_changed(server: Loopback, subject: str) -> None:
     assert found == whole.encode("utf-8", "replace").decode()
 
 
-def test_bytes_that_are_no_utf_8_cost_themselves_only(server: Loopback) -> None:
+def test_invalid_utf_8_is_replaced(server: Loopback) -> None:
     body = json.dumps({"messages": [row(subject="ü HERE"), row()]}, ensure_ascii=False).encode()
     server.say(Say(body=body.replace(b"HERE", b"\xff")))
     assert [one.subject for one in page(server.url).rows] == ["ü \ufffd", None]
 
 
-def test_a_malformed_delivery_in_an_answer_that_is_cut_is_no_page(server: Loopback) -> None:
+def test_malformed_delivery_in_cut_answer(server: Loopback) -> None:
     server.say(Say(body=json.dumps({"messages": [row(created="soon"), row()]})[:-20]))
     with pytest.raises(TryAgainLaterError):
         page(server.url, retries=ONCE)
 
 
 @pytest.mark.parametrize("value", ["[" * 2000 + "]" * 2000, '{"a":' * 2000 + "1" + "}" * 2000])
-def test_what_is_nested_too_deep_is_one_of_our_errors(server: Loopback, value: str) -> None:
+def test_deep_nesting_gives_our_error(server: Loopback, value: str) -> None:
     body = json.dumps({"messages": [row(metrics={"odd": "HERE"})]}).replace('"HERE"', value)
     server.say(Say(body=body))
     with contextlib.suppress(CustomerIOToSegmentError):
@@ -474,12 +470,12 @@ def test_a_delivery_by_its_id(server: Loopback) -> None:
     assert server.heard[0].target == "/v1/messages/a%2Fb%3D"
 
 
-def test_one_that_customerio_has_no_more(sandbox: Sandbox) -> None:
+def test_delivery_that_is_gone(sandbox: Sandbox) -> None:
     assert delivery(sandbox.url, "nowhere") is None
 
 
 @pytest.mark.parametrize("odd", [row(created="soon"), None, [], 5, "text"])
-def test_one_that_is_malformed(server: Loopback, odd: Any) -> None:
+def test_malformed_delivery_by_its_id(server: Loopback, odd: Any) -> None:
     server.say(Say(body=json.dumps({"message": odd})))
     found = delivery(server.url)
     assert isinstance(found, Malformed)
@@ -488,13 +484,13 @@ def test_one_that_is_malformed(server: Loopback, odd: Any) -> None:
 
 
 @pytest.mark.parametrize("body", ["{}", "[]", "5", '{"messages": []}'])
-def test_an_answer_that_is_none(server: Loopback, body: str) -> None:
+def test_misshapen_delivery_answer(server: Loopback, body: str) -> None:
     server.say(Say(body=body))
     with pytest.raises(UnexpectedDataError, match="documented shape"):
         delivery(server.url)
 
 
-def test_a_key_that_may_not_read_a_delivery(server: Loopback) -> None:
+def test_forbidden_delivery_by_its_id(server: Loopback) -> None:
     server.say(Say(403))
     with pytest.raises(TryAgainLaterError, match="may not read /v1/messages"):
         delivery(server.url)
@@ -512,7 +508,7 @@ def listed(*items: Any, following: Any = "") -> Say:
     return Say(body=json.dumps({"newsletters": items, "next": following}))
 
 
-def test_names_of_all_pages_by_their_ids_as_text(server: Loopback) -> None:
+def test_names_come_from_all_pages(server: Loopback) -> None:
     server.say(
         listed({"id": 1, "name": "One"}, {"id": "2", "name": "Two"}, following="abc"),
         listed({"id": 3, "name": "cut \ud83d"}, following=17),
@@ -532,7 +528,7 @@ def test_a_list_without_names(server: Loopback, items: Any) -> None:
     assert names(server.url) == {}
 
 
-def test_an_odd_item_costs_its_name_only(server: Loopback) -> None:
+def test_malformed_item_loses_its_name(server: Loopback) -> None:
     odd: list[Any] = [
         None,
         5,
@@ -550,21 +546,21 @@ def test_an_odd_item_costs_its_name_only(server: Loopback) -> None:
 @pytest.mark.parametrize(
     "body", ["{}", "[]", "5", '{"newsletters": {}}', '{"newsletters": "a"}', '{"newsletters": [5, {}, {"id": null}]}']
 )
-def test_what_is_no_list_of_names(server: Loopback, body: str) -> None:
+def test_misshapen_list_of_names(server: Loopback, body: str) -> None:
     server.say(Say(body=body))
     with pytest.raises(UnexpectedDataError, match="answer to /v1/newsletters does not have the documented shape"):
         names(server.url)
 
 
 @pytest.mark.parametrize("status", [403, 404])
-def test_a_list_that_the_key_may_not_read_is_a_matter_of_the_connection(server: Loopback, status: int) -> None:
+def test_forbidden_list_of_names(server: Loopback, status: int) -> None:
     server.say(Say(status))
     with pytest.raises(ConfigurationError, match=f"answered {status}.*may not read /v1/newsletters.*scope"):
         names(server.url)
     assert len(server.heard) == 1
 
 
-def test_a_list_that_is_out_of_reach_is_worth_a_retry(server: Loopback, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_list_is_retried(server: Loopback, monkeypatch: pytest.MonkeyPatch) -> None:
     assert customerio._PATIENCE_FOR_NAMES == 60
     monkeypatch.setattr(customerio, "_PATIENCE_FOR_NAMES", 0.3)
     server.say(Say(503))
@@ -573,19 +569,19 @@ def test_a_list_that_is_out_of_reach_is_worth_a_retry(server: Loopback, monkeypa
     assert 1 < len(server.heard) < 20
 
 
-def test_a_cursor_of_names_that_repeats_ends_the_list(server: Loopback) -> None:
+def test_repeated_cursor_ends_names(server: Loopback) -> None:
     server.say(listed({"id": 1, "name": "One"}, following="abc"), listed({"id": 2, "name": "Two"}, following="abc"))
     assert names(server.url) == {"1": "One", "2": "Two"}
     assert len(server.heard) == 2
 
 
-def test_a_list_of_names_without_an_end_ends(server: Loopback, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_endless_list_of_names_ends(server: Loopback, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(customerio, "_MAX_PAGES_OF_NAMES", 5)
     server.say(lambda heard: listed({"id": len(server.heard), "name": "One"}, following=f"{len(server.heard)}"))
     assert len(names(server.url)) == 5
 
 
-def test_access_is_checked_with_one_request(server: Loopback) -> None:
+def test_access_check_is_one_request(server: Loopback) -> None:
     for answer, error in [
         (Say(), None),
         (Say(403), ConfigurationError),
@@ -601,7 +597,7 @@ def test_access_is_checked_with_one_request(server: Loopback) -> None:
 # --- what a client tells of itself ------------------------------------------------------------------------------
 
 
-def test_it_counts_and_says_what_it_waits_for(server: Loopback) -> None:
+def test_requests_are_counted(server: Loopback) -> None:
     server.say(Say(429), Say(503), Say(body='{"messages": []}'))
     with client_of(server.url) as client:
         client.page(EMAILS)
@@ -611,7 +607,7 @@ def test_it_counts_and_says_what_it_waits_for(server: Loopback) -> None:
         assert client.name == NAME
 
 
-def test_the_service_never_sees_more_than_the_rate_in_any_second(server: Loopback) -> None:
+def test_rate_holds_in_any_second(server: Loopback) -> None:
     for _ in range(3):  # a machine that is busy may hold back one request, and bring it closer to the next
         server.say(Say(body='{"messages": []}'))
         client = CustomerIOClient(APP_KEY, base_url=server.url, requests_per_second=10)

@@ -25,9 +25,7 @@ def one(metrics: dict[str, Any], channel: str = "email") -> Delivery:
 
 
 @given(st.dictionaries(st.sampled_from([c.metric for c in SIX]), st.integers(10**9, 10**9 + 20)), st.data())
-def test_each_occurrence_is_inside_exactly_one_of_adjacent_intervals(
-    metrics: dict[str, int], data: st.DataObject
-) -> None:
+def test_occurrence_is_in_one_interval(metrics: dict[str, int], data: st.DataObject) -> None:
     cuts = sorted(data.draw(st.sets(st.integers(10**9 + 1, 10**9 + 20))))
     bounds = [10**9, *cuts, 10**9 + 21]
     found = [
@@ -38,14 +36,14 @@ def test_each_occurrence_is_inside_exactly_one_of_adjacent_intervals(
     assert sorted(found) == sorted(metrics.items())
 
 
-def test_what_nobody_documented_is_ignored() -> None:
+def test_undocumented_metrics() -> None:
     piece = Piece()
     odd = one({"secondary:delivered": 1_700_000_000, "human_opened": 3, "prefetch_opened": {"a": 1}, "opened": None})
     assert list(occurrences([odd], SIX, Interval(10**9, 2 * 10**9), piece)) == []
     assert piece.skipped == {}
 
 
-def test_only_what_has_no_collection_and_happened_inside_the_interval_is_counted_as_unknown() -> None:
+def test_unknown_metrics_are_counted() -> None:
     piece = Piece()
     metrics = ("created", "sent", "human_opened", "prefetch_clicked", "topic_unsubscribed", "exploded")
     page = [one(dict.fromkeys(metrics, 10**9 + second)) for second in (14, 15, 16)]
@@ -54,14 +52,14 @@ def test_only_what_has_no_collection_and_happened_inside_the_interval_is_counted
     assert piece.skipped == {"unknown_metric": 1}
 
 
-def test_a_wanted_metric_whose_value_is_no_time_is_counted() -> None:
+def test_wanted_metric_without_a_time() -> None:
     piece = Piece()
     odd = one({"opened": 3, "clicked": "soon", "delivered": True, "bounced": 1.7e9, "unsubscribed": 17 * 10**11})
     assert list(occurrences([odd], SIX, Interval(10**9, 2 * 10**9), piece)) == []
     assert piece.skipped == {"not_a_time": 5}
 
 
-def test_another_channel_is_no_e_mail() -> None:
+def test_other_channel_is_not_email() -> None:
     assert list(occurrences([one({"opened": 1_700_000_000}, "push")], SIX, Interval(10**9, 2 * 10**9), Piece())) == []
 
 
@@ -209,7 +207,7 @@ def test_each_is_counted_by_the_interval_of_its_time() -> None:
 
 
 @pytest.mark.parametrize("last", [False, True])
-def test_a_piece_tells_of_its_page(last: bool) -> None:
+def test_piece_describes_its_page(last: bool) -> None:
     window = Window("email", 10**9, 10**9 + 100)
     read = Read([one({"sent": 10**9})] * 3, [Malformed(b"{}", "it", "a", 10**9)], window, last)
     piece = piece_of(read, Interval(10**9, 10**9 + 100))
@@ -218,7 +216,7 @@ def test_a_piece_tells_of_its_page(last: bool) -> None:
     assert piece.skipped == {}
 
 
-def test_an_odd_row_is_refused_by_the_interval_of_its_creation_and_skipped_by_others() -> None:
+def test_malformed_row_of_another_interval() -> None:
     interval = Interval(1000, 1100)
     rows = [Malformed(b"%d" % created, "it", f"{created}", created) for created in (999, 1000, 1099, 1100, 1130)]
     piece = piece_of(Read([], rows, Window("email", 900, 1160), False), interval)
@@ -227,7 +225,7 @@ def test_an_odd_row_is_refused_by_the_interval_of_its_creation_and_skipped_by_ot
 
 
 @pytest.mark.parametrize(("window", "own"), [((900, 1000), False), ((1000, 1160), True), ((1050, 1100), True)])
-def test_an_undated_row_is_as_old_as_its_window(window: tuple[int, int], own: bool) -> None:
+def test_undated_row_is_dated_by_its_window(window: tuple[int, int], own: bool) -> None:
     undated = Malformed(b"null", "it")
     piece = piece_of(Read([], [undated], Window("email", *window), False), Interval(1000, 1100))
     assert piece.malformed == ([undated] if own else [])

@@ -175,7 +175,7 @@ AWKWARD = st.fixed_dictionaries(
     awkward=AWKWARD,
     data=st.data(),
 )
-def test_adjacent_intervals_send_each_occurrence_exactly_once(
+def test_each_occurrence_is_sent_once(
     world: Sandbox,
     stretch: tuple[History, list[Interval]],
     names: str | tuple[str, ...],
@@ -210,11 +210,11 @@ def assert_same(found: Counter[Told], expected: Counter[Told]) -> None:
     assert list((expected - found).elements()) == []
 
 
-def test_every_one_is_told_of_those_that_the_api_documents_activities_of() -> None:
+def test_repeating_metrics_are_documented() -> None:
     assert REPEATING == DOCUMENTED
 
 
-def test_a_large_history_in_the_real_page_sizes(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_history_in_real_pages(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     support.small_pages(monkeypatch, 1000, 100)
     sandbox.history = History.generate(seed=3, deliveries=8000, start=NOVEMBER - 9 * DAY, end=NOVEMBER + 2 * DAY)
     report = run_full(sandbox, DAY_ONE)
@@ -279,7 +279,7 @@ def test_the_whole_event_of_a_click(sandbox: Sandbox) -> None:
     }
 
 
-def test_the_rule_for_the_message_ids_of_activities_never_changes() -> None:
+def test_activity_message_id_is_fixed() -> None:
     """Another rule would send everything anew that is within Segment's memory: this literal is a promise."""
     delivery = Delivery(id="RPILAgUBcRhIBqSfeiIwdIYJKxTY", type="email", created=1, metrics={})
     opened = Activity(id="01E4C4CT6YDC7Y5M7FE1GWWPQJ", timestamp=1_613_063_089)
@@ -308,7 +308,7 @@ def test_the_rule_for_the_message_ids_of_activities_never_changes() -> None:
         (None, {}),
     ],
 )
-def test_what_data_says_becomes_properties(data: dict[str, Any] | None, expected: dict[str, Any]) -> None:
+def test_data_becomes_properties(data: dict[str, Any] | None, expected: dict[str, Any]) -> None:
     delivery = Delivery(id="d1", type="email", created=1, metrics={}, customer_id="1")
     event = Mapper("ns").event(
         Occurrence(delivery, CATALOG["Email Link Clicked"], NOVEMBER, engagement_in(data or {}), "a")
@@ -329,7 +329,7 @@ def test_what_data_says_becomes_properties(data: dict[str, Any] | None, expected
         (7, "7"),
     ],
 )
-def test_of_a_list_of_ip_addresses_the_first_is_told(ip_address: Any, expected: str | None) -> None:
+def test_first_ip_address_is_sent(ip_address: Any, expected: str | None) -> None:
     delivery = Delivery(id="d1", type="email", created=1, metrics={}, customer_id="1")
     one = Activity(id="a", timestamp=NOVEMBER, data={"ip_address": ip_address})
     context = _plain(
@@ -340,7 +340,7 @@ def test_of_a_list_of_ip_addresses_the_first_is_told(ip_address: Any, expected: 
     assert context.get("ip") == expected
 
 
-def test_what_happened_to_one_delivery_does_not_show_in_another_event_of_it() -> None:
+def test_events_share_no_engagement() -> None:
     """What they have in common is made once."""
     delivery = Delivery(id="d1", type="email", created=1, metrics={}, customer_id="1")
     mapper = Mapper("ns")
@@ -355,7 +355,7 @@ def test_what_happened_to_one_delivery_does_not_show_in_another_event_of_it() ->
 # The join
 
 
-def test_a_delivery_from_before_the_look_back_is_found_by_its_id(sandbox: Sandbox) -> None:
+def test_old_delivery_is_found_by_id(sandbox: Sandbox) -> None:
     long_ago = NOVEMBER - 100 * DAY
     old, new = row(1, long_ago, subject="Old"), row(2, subject="New")
     sandbox.history = History(
@@ -371,7 +371,7 @@ def test_a_delivery_from_before_the_look_back_is_found_by_its_id(sandbox: Sandbo
     ]
 
 
-def test_what_is_left_of_a_deleted_delivery_is_what_its_activities_say(sandbox: Sandbox) -> None:
+def test_deleted_delivery(sandbox: Sandbox) -> None:
     known = {"email": "ana@example.com", "cio_id": "d9"}
     sandbox.history = History(
         activities=[
@@ -393,7 +393,7 @@ def test_what_is_left_of_a_deleted_delivery_is_what_its_activities_say(sandbox: 
     assert [one.status for one in asked] == [404]  # once for all three
 
 
-def test_an_identity_that_customerio_no_longer_shows_is_not_taken_from_an_older_activity(sandbox: Sandbox) -> None:
+def test_hidden_identity_stays_hidden(sandbox: Sandbox) -> None:
     """Deleted and suppressed people are sent as their delivery shows them."""
     known = {"id": "42", "email": "ana@example.com", "cio_id": "d9"}
     anonymous = row(
@@ -409,7 +409,7 @@ def test_an_identity_that_customerio_no_longer_shows_is_not_taken_from_an_older_
     assert [event["anonymousId"] for event in sandbox.segment.kept] == ["d9"]
 
 
-def test_an_activity_that_names_its_delivery_nowhere_is_counted(sandbox: Sandbox) -> None:
+def test_activity_without_delivery(sandbox: Sandbox) -> None:
     sandbox.history = History(
         deliveries=[row(1)],
         activities=[
@@ -426,7 +426,7 @@ def test_an_activity_that_names_its_delivery_nowhere_is_counted(sandbox: Sandbox
     assert [event["properties"]["delivery_id"] for event in sandbox.segment.kept] == ["d1"]
 
 
-def test_machine_opens_and_clicks_can_be_dropped_and_are_counted(sandbox: Sandbox) -> None:
+def test_machine_events_can_be_dropped(sandbox: Sandbox) -> None:
     sandbox.history = History.generate(seed=8, deliveries=900, start=NOVEMBER - 2 * DAY, end=NOVEMBER + DAY)
     report = run_pipeline(sandbox, DAY_ONE, names=REPEATED, mode="every_human")
     truth = held(sandbox.history, [DAY_ONE], REPEATED)
@@ -436,7 +436,7 @@ def test_machine_opens_and_clicks_can_be_dropped_and_are_counted(sandbox: Sandbo
     assert {one.metric for one in truth if one.machine or one.prefetched} == {"opened", "clicked"}
 
 
-def test_an_activity_that_is_listed_twice_is_sent_once(sandbox: Sandbox) -> None:
+def test_repeated_activity_is_sent_once(sandbox: Sandbox) -> None:
     """Rows shift while they are read."""
     twice = activity(1, NOVEMBER + 7)
     sandbox.history = History(deliveries=[row(1)], activities=[twice] * 40)
@@ -445,7 +445,7 @@ def test_an_activity_that_is_listed_twice_is_sent_once(sandbox: Sandbox) -> None
     assert len(sandbox.segment.kept) + len(sandbox.segment.duplicates) == 1
 
 
-def test_activities_are_read_no_further_back_than_the_tolerance(sandbox: Sandbox) -> None:
+def test_reading_stops_at_tolerance(sandbox: Sandbox) -> None:
     """100 a page and no filter by time: the history before the interval is not read, the one after it is."""
     times = range(DAY_ONE.end + 10 * DAY, DAY_ONE.start - 20 * DAY, -3600)
     sandbox.history = History(
@@ -459,7 +459,7 @@ def test_activities_are_read_no_further_back_than_the_tolerance(sandbox: Sandbox
 
 
 @pytest.mark.parametrize("disorder", [600, 3600])
-def test_activities_out_of_order_are_found(sandbox: Sandbox, disorder: int) -> None:
+def test_disordered_activities(sandbox: Sandbox, disorder: int) -> None:
     sandbox.settings = Settings(activity_disorder=disorder)
     sandbox.history = History.generate(
         seed=11, deliveries=1500, start=NOVEMBER - DAY // 4, end=NOVEMBER + DAY // 4, channels=("email",)
@@ -469,7 +469,7 @@ def test_activities_out_of_order_are_found(sandbox: Sandbox, disorder: int) -> N
     assert_same(kept(sandbox.segment.kept), to_send(held(sandbox.history, [hour], OPENS_AND_CLICKS)))
 
 
-def test_a_key_that_may_not_read_activities_fails_the_run_and_says_so(sandbox: Sandbox) -> None:
+def test_missing_scope_fails_the_run(sandbox: Sandbox) -> None:
     sandbox.settings = Settings(scopes=("messages",))
     with pytest.raises(TryAgainLaterError, match="403.*may not read /v1/activities"):
         run_full(sandbox, DAY_ONE)
@@ -494,7 +494,7 @@ def ids(sandbox: Sandbox) -> dict[int, str]:
     }
 
 
-def test_the_first_open_has_the_id_that_it_has_without_activities(sandbox: Sandbox) -> None:
+def test_first_open_keeps_its_id(sandbox: Sandbox) -> None:
     delivery, acts = opened(1, NOVEMBER + 50, NOVEMBER + 70, NOVEMBER + 90)
     sandbox.history = History(deliveries=[delivery], activities=acts[::-1])
     run_pipeline(sandbox, DAY_ONE, names=OPENS_AND_CLICKS)
@@ -508,7 +508,7 @@ def test_the_first_open_has_the_id_that_it_has_without_activities(sandbox: Sandb
     assert len(set(every.values())) == 3
 
 
-def test_of_several_opens_in_the_first_second_the_one_with_the_smallest_id_is_the_first(sandbox: Sandbox) -> None:
+def test_smallest_id_is_the_first_open(sandbox: Sandbox) -> None:
     delivery, acts = opened(1, NOVEMBER + 50, NOVEMBER + 50, NOVEMBER + 50)
     expected = Mapper("test").message_id("d1", "opened")
     for order in (acts, acts[::-1]):
@@ -523,7 +523,7 @@ def test_of_several_opens_in_the_first_second_the_one_with_the_smallest_id_is_th
         }
 
 
-def test_an_open_that_only_its_delivery_knows_is_sent_too(sandbox: Sandbox) -> None:
+def test_open_without_activity_is_sent(sandbox: Sandbox) -> None:
     """Activities are listed without a promise of order or completeness."""
     delivery, acts = opened(1, NOVEMBER + 50, NOVEMBER + 70)
     sandbox.history = History(deliveries=[delivery], activities=acts[1:])
@@ -533,7 +533,7 @@ def test_an_open_that_only_its_delivery_knows_is_sent_too(sandbox: Sandbox) -> N
     assert report.tally.read["opens_and_clicks_without_activity"] == 1
 
 
-def test_a_first_open_by_a_machine_is_left_out_and_the_next_one_keeps_its_id(sandbox: Sandbox) -> None:
+def test_open_after_machines_keeps_its_id(sandbox: Sandbox) -> None:
     delivery, acts = opened(1, NOVEMBER + 50, NOVEMBER + 70)
     acts[0]["data"] |= {"prefetched": True}
     sandbox.history = History(deliveries=[delivery], activities=acts[::-1])
@@ -547,7 +547,7 @@ def test_a_first_open_by_a_machine_is_left_out_and_the_next_one_keeps_its_id(san
 
 @settings(max_examples=25)
 @given(stretch=stretches(), data=st.data())
-def test_modes_may_change_between_runs_and_no_occurrence_is_sent_under_two_ids(
+def test_mode_change_keeps_message_ids(
     world: Sandbox, stretch: tuple[History, list[Interval]], data: st.DataObject
 ) -> None:
     history, intervals = stretch
@@ -568,7 +568,7 @@ def test_modes_may_change_between_runs_and_no_occurrence_is_sent_under_two_ids(
 # What is asked
 
 
-def test_only_deliveries_from_before_the_look_back_are_asked_for_by_id(sandbox: Sandbox) -> None:
+def test_only_old_deliveries_by_id(sandbox: Sandbox) -> None:
     old, new = row(1, NOVEMBER - 8 * DAY), row(2, NOVEMBER - 3 * DAY)
     sandbox.history = History(
         deliveries=[old, new], activities=[activity(2, NOVEMBER + 9, "d2"), activity(1, NOVEMBER + 8, "d1")]
@@ -578,7 +578,7 @@ def test_only_deliveries_from_before_the_look_back_are_asked_for_by_id(sandbox: 
     assert by_id == ["/v1/messages/d1"]
 
 
-def test_those_asked_for_by_id_may_be_many(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_deliveries_by_id(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(activities, "_IDS_AT_ONCE", 2)
     sandbox.history = History(
         deliveries=[row(number, NOVEMBER - 8 * DAY) for number in range(1, 6)],
@@ -594,7 +594,7 @@ def test_those_asked_for_by_id_may_be_many(sandbox: Sandbox, monkeypatch: pytest
     ]
 
 
-def test_collections_without_activities_need_no_activities(sandbox: Sandbox) -> None:
+def test_collections_without_activities(sandbox: Sandbox) -> None:
     names = ["Email Sent", "WhatsApp Opened", "WhatsApp Link Clicked", "Slack Link Clicked"]
     sandbox.history = History.generate(seed=4, deliveries=900, start=NOVEMBER - DAY, end=NOVEMBER + DAY)
     report = run_full(sandbox, DAY_ONE, names)
@@ -603,7 +603,7 @@ def test_collections_without_activities_need_no_activities(sandbox: Sandbox) -> 
     assert not any(one.path == "/v1/activities" for one in sandbox.customerio.requests)
 
 
-def test_more_deliveries_than_sqlite_takes_variables(sandbox: Sandbox) -> None:
+def test_more_ids_than_sqlite_takes(sandbox: Sandbox) -> None:
     with PendingActivities() as pending:
         pending._rows.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, 999)
         found = [(f"d{n}", Activity(id=f"a{n}", timestamp=NOVEMBER)) for n in range(2500)]
@@ -615,7 +615,7 @@ def test_more_deliveries_than_sqlite_takes_variables(sandbox: Sandbox) -> None:
 # The end of the list
 
 
-def test_a_row_behind_a_page_that_is_all_older_is_found(sandbox: Sandbox) -> None:
+def test_late_row_behind_an_older_page(sandbox: Sandbox) -> None:
     """Within the tolerance of an hour."""
     older = [activity(number, NOVEMBER - 600 - number) for number in range(40)]
     sandbox.history = History(deliveries=[row(1)], activities=[*older, activity(99, NOVEMBER + 5)])
@@ -623,7 +623,7 @@ def test_a_row_behind_a_page_that_is_all_older_is_found(sandbox: Sandbox) -> Non
     assert list(ids(sandbox)) == [5]
 
 
-def test_an_empty_page_in_mid_list_is_not_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_empty_page_is_not_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     class Gappy(CustomerIOClient):
         def activity_page(self, query: Any) -> Page[Activity]:
             at = int(query.get("start", 0))
@@ -638,7 +638,7 @@ def test_an_empty_page_in_mid_list_is_not_its_end(monkeypatch: pytest.MonkeyPatc
 # Odd rows
 
 
-def test_odd_activities_are_refused_alone(sandbox: Sandbox) -> None:
+def test_malformed_activities(sandbox: Sandbox) -> None:
     delivery, acts = opened(1, NOVEMBER + 50, NOVEMBER + 60, NOVEMBER + 61, NOVEMBER + 70, DAY_ONE.end + 9)
     sandbox.history = History(deliveries=[delivery], activities=acts[::-1])
     kinds = ("activity.data:list", "activity.timestamp:text", "activity.data:text")
@@ -649,7 +649,7 @@ def test_odd_activities_are_refused_alone(sandbox: Sandbox) -> None:
 
 
 @pytest.mark.parametrize("time", [0, NOVEMBER * 1000])
-def test_an_activity_whose_time_can_be_none_is_counted(sandbox: Sandbox, time: int) -> None:
+def test_activity_with_impossible_time(sandbox: Sandbox, time: int) -> None:
     delivery, acts = opened(1, NOVEMBER + 50, NOVEMBER + 60)
     acts[1] |= {"timestamp": time}
     sandbox.history = History(deliveries=[delivery], activities=acts[::-1])
@@ -661,7 +661,7 @@ def test_an_activity_whose_time_can_be_none_is_counted(sandbox: Sandbox, time: i
 # A killed run
 
 
-def test_the_file_of_a_killed_run_does_not_stay(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_killed_run_leaves_no_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SQLITE_TMPDIR", str(tmp_path))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with PendingActivities() as pending:
@@ -669,7 +669,7 @@ def test_the_file_of_a_killed_run_does_not_stay(monkeypatch: pytest.MonkeyPatch,
         assert list(tmp_path.iterdir()) == []
 
 
-def test_a_delivery_that_comes_twice_gets_its_activities_twice() -> None:
+def test_repeated_delivery_is_joined_again() -> None:
     """Else its first open would seem to have no activity, and a machine's would be taken for a person's."""
     with PendingActivities() as pending:
         pending.add(CATALOG["Email Opened"], [("d1", Activity(id="a", timestamp=NOVEMBER))])
@@ -679,7 +679,7 @@ def test_a_delivery_that_comes_twice_gets_its_activities_twice() -> None:
 
 
 @pytest.mark.parametrize("mode", ["every", "every_human"])
-def test_a_delivery_in_both_lists_is_joined_both_times(sandbox: Sandbox, mode: str) -> None:
+def test_delivery_in_both_lists(sandbox: Sandbox, mode: str) -> None:
     sandbox.settings = Settings(drafts_wording="both")
     delivery, acts = opened(1, NOVEMBER + 50, NOVEMBER + 70)
     acts[0]["data"] |= {"machine": True}

@@ -73,7 +73,7 @@ def names_sent(sandbox: Sandbox) -> dict[str, str | None]:
     }
 
 
-def test_the_parent_of_each_kind_names_the_event(sandbox: Sandbox) -> None:
+def test_parent_gives_its_name(sandbox: Sandbox) -> None:
     sandbox.history = workspace(
         *({kind: 7} for kind in KINDS),
         {},
@@ -85,7 +85,7 @@ def test_the_parent_of_each_kind_names_the_event(sandbox: Sandbox) -> None:
     assert lists_asked(sandbox) == dict.fromkeys(LISTS, 1)
 
 
-def test_names_are_those_of_the_workspace(sandbox: Sandbox) -> None:
+def test_names_match_the_workspace(sandbox: Sandbox) -> None:
     sandbox.history = History.generate(seed=2, deliveries=800, start=NOVEMBER - DAY, end=NOVEMBER + DAY)
     names = ["Email Sent", "Push Sent", "SMS Sent", "Email Opened"]
     run_full(sandbox, INTERVAL, names)
@@ -95,7 +95,7 @@ def test_names_are_those_of_the_workspace(sandbox: Sandbox) -> None:
     assert any(one.parent_kind and one.campaign_name is None for one in truth)  # it was deleted
 
 
-def test_each_list_is_read_once_per_run(sandbox: Sandbox) -> None:
+def test_lists_are_read_once_per_run(sandbox: Sandbox) -> None:
     sandbox.history = History.generate(seed=2, deliveries=4000, start=NOVEMBER - DAY, end=NOVEMBER + DAY)
     run_full(sandbox, INTERVAL)
     asked = Counter(one.path for one in sandbox.customerio.requests)
@@ -116,7 +116,7 @@ def test_each_list_is_read_once_per_run(sandbox: Sandbox) -> None:
     ],
     ids=["no parents", "campaigns", "transactional", "the first of two parents", "another interval"],
 )
-def test_only_the_lists_that_are_needed_are_read(sandbox: Sandbox, history: History, expected: set[str]) -> None:
+def test_only_needed_lists_are_read(sandbox: Sandbox, history: History, expected: set[str]) -> None:
     sandbox.history = history
     run(sandbox)
     assert set(lists_asked(sandbox)) == expected
@@ -134,7 +134,7 @@ def test_newsletters_come_in_pages(sandbox: Sandbox) -> None:
     assert len(set(cursors)) == 4
 
 
-def test_a_list_that_would_never_end_ends(sandbox: Sandbox) -> None:
+def test_endless_list_ends(sandbox: Sandbox) -> None:
     sandbox.history = workspace(*({"newsletter_id": number} for number in range(1, 361)))
     sandbox.faults.add(Fault(side="customerio", kind="repeat_cursor", path="/v1/newsletters", times=1000))
     _, warnings = run(sandbox)
@@ -161,7 +161,7 @@ def test_ids_are_matched_as_text(sandbox: Sandbox, form: Any, text: bool) -> Non
     assert warnings == []
 
 
-def test_a_deleted_parent_leaves_its_id_and_no_warning(sandbox: Sandbox) -> None:
+def test_deleted_parent_leaves_its_id(sandbox: Sandbox) -> None:
     sandbox.history = workspace(
         {"campaign_id": 1},
         {"campaign_id": 2},
@@ -179,7 +179,7 @@ def test_a_deleted_parent_leaves_its_id_and_no_warning(sandbox: Sandbox) -> None
 
 
 @pytest.mark.parametrize("null", [False, True])
-def test_an_empty_list_is_no_trouble(sandbox: Sandbox, null: bool) -> None:
+def test_empty_list_costs_no_warning(sandbox: Sandbox, null: bool) -> None:
     sandbox.settings = Settings(null_when_empty=null)
     sandbox.history = workspace({"campaign_id": 1}, names={("campaign", 1): None})
     assert run(sandbox)[1] == []
@@ -211,7 +211,7 @@ def test_missing_scopes_cost_one_warning(sandbox: Sandbox) -> None:
 
 
 @pytest.mark.parametrize("kind", ["500", "html200", "truncated_json", "reset"])
-def test_a_list_that_is_away_is_left_to_a_retry(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, kind: Any) -> None:
+def test_failing_list_is_left_to_a_retry(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, kind: Any) -> None:
     """An event that was sent without a name never gets one: Segment drops the same messageId."""
     monkeypatch.setattr(customerio, "_PATIENCE_FOR_NAMES", 0.2)
     sandbox.history = workspace({"campaign_id": 1}, {"transactional_message_id": 1})
@@ -225,7 +225,7 @@ def test_a_list_that_is_away_is_left_to_a_retry(sandbox: Sandbox, monkeypatch: p
     assert None not in names_sent(sandbox).values()
 
 
-def test_reading_goes_on_while_a_list_is_slow(sandbox: Sandbox) -> None:
+def test_slow_list_does_not_stop_reading(sandbox: Sandbox) -> None:
     sandbox.history = History(
         deliveries=[
             {
@@ -246,7 +246,7 @@ def test_reading_goes_on_while_a_list_is_slow(sandbox: Sandbox) -> None:
     assert len(beside) >= 3  # two of them were there before
 
 
-def test_few_pieces_wait_for_a_slow_list_and_come_in_their_order() -> None:
+def test_slow_list_keeps_order() -> None:
     arrived = threading.Event()
 
     class Slow(CustomerIOClient):
@@ -275,7 +275,7 @@ def test_few_pieces_wait_for_a_slow_list_and_come_in_their_order() -> None:
         assert names.of(rest[0].occurrences[0].message) == "it"
 
 
-def test_a_fault_that_passes_costs_nothing(sandbox: Sandbox) -> None:
+def test_passing_fault_costs_nothing(sandbox: Sandbox) -> None:
     sandbox.history = workspace({"campaign_id": 1})
     sandbox.faults.add(Fault(side="customerio", kinds=("502", "429"), path="/v1/campaigns", times=2))
     _, warnings = run(sandbox)
@@ -283,7 +283,7 @@ def test_a_fault_that_passes_costs_nothing(sandbox: Sandbox) -> None:
     assert names_sent(sandbox)["d0"] is not None
 
 
-def test_where_no_more_than_fifty_at_once_are_allowed_newsletters_are_read_too(sandbox: Sandbox) -> None:
+def test_newsletters_in_pages_of_fifty(sandbox: Sandbox) -> None:
     sandbox.settings = Settings(most_newsletters=50)
     sandbox.history = workspace(*({"newsletter_id": number} for number in range(1, 161)))
     _, warnings = run(sandbox)
@@ -293,7 +293,7 @@ def test_where_no_more_than_fifty_at_once_are_allowed_newsletters_are_read_too(s
 
 
 @pytest.mark.parametrize("status", ["400", "403"])
-def test_a_refused_later_page_is_worth_a_retry(sandbox: Sandbox, status: Any) -> None:
+def test_refused_later_page_is_retried(sandbox: Sandbox, status: Any) -> None:
     """The cursor may have expired, or another worker may read on; names can't be added to events later."""
     sandbox.history = workspace(*({"newsletter_id": number} for number in range(1, 161)))
     sandbox.faults.add(Fault(side="customerio", kind=status, path="/v1/newsletters", at=1))
@@ -313,7 +313,7 @@ def test_a_refused_later_page_is_worth_a_retry(sandbox: Sandbox, status: Any) ->
         '{"campaigns":[{"id":[1]}]}',
     ],
 )
-def test_a_list_of_another_shape_costs_a_warning_and_not_the_run(sandbox: Sandbox, body: str) -> None:
+def test_misshapen_list_is_a_warning(sandbox: Sandbox, body: str) -> None:
     sandbox.history = workspace({"campaign_id": 1})
     sandbox.faults.add(Fault(side="customerio", kind="html200", path="/v1/campaigns", body=body))
     report, warnings = run(sandbox)
@@ -323,7 +323,7 @@ def test_a_list_of_another_shape_costs_a_warning_and_not_the_run(sandbox: Sandbo
 
 
 @pytest.mark.parametrize("name", ['""', "null"])
-def test_a_parent_without_a_name_has_none(sandbox: Sandbox, name: str) -> None:
+def test_nameless_parent_gives_no_name(sandbox: Sandbox, name: str) -> None:
     sandbox.history = workspace({"campaign_id": 1})
     body = f'{{"campaigns":[{{"id":1,"name":{name}}},{{"id":2}}],"next":null}}'
     sandbox.faults.add(Fault(side="customerio", kind="html200", path="/v1/campaigns", body=body))
@@ -332,7 +332,7 @@ def test_a_parent_without_a_name_has_none(sandbox: Sandbox, name: str) -> None:
 
 
 @pytest.mark.parametrize("readable", [True, False])
-def test_nothing_is_kept_of_what_was_passed_on_but_the_lists(readable: bool) -> None:
+def test_only_the_lists_stay_in_memory(readable: bool) -> None:
     """Each piece is made when it is drawn, and its events are named, so only what is kept can add up."""
 
     class Lists(CustomerIOClient):

@@ -226,14 +226,14 @@ def test_drafts_need_few_requests() -> None:
     assert len(play(Listing(rows, 100, shuffled), [window]).queries) <= 300
 
 
-def test_drafts_of_a_second_are_followed() -> None:
+def test_drafts_of_one_second() -> None:
     rows = [(700, number) for number in range(55)]
     played = play(Listing(rows), [DRAFTS])
     assert Counter(played.every_row()) == Counter(rows)
     assert {query["start_ts"] for query in played.queries if "start" in query} == {700}
 
 
-def test_drafts_that_always_name_a_next() -> None:
+def test_endless_drafts() -> None:
     rows = [(number * 10, number) for number in range(95)]
     played = play(Listing(rows, always_names_next=True), [DRAFTS])
     assert Counter(played.every_row()) == Counter(rows)
@@ -253,13 +253,13 @@ def test_shrunken_list_is_read_again() -> None:
         play(Listing(rows, between=leave), [Window("email", 700, 701)])
 
 
-def test_any_order_needs_as_few_requests() -> None:
+def test_any_order_needs_few_requests() -> None:
     rows = [(number * 7 % SPAN, number) for number in range(6000)]
     asked = {name: len(play(Listing(rows, 50, order), [WHOLE]).queries) for name, order in ORDERS.items()}
     assert max(asked.values()) <= 1.1 * asked["newest"]
 
 
-def test_lists_do_not_share_their_density() -> None:
+def test_each_list_has_its_own_density() -> None:
     """A dense list beside one that is nearly empty, which needs one request."""
     dense = [(number // 10, number) for number in range(10 * SPAN)]
     paging = Paging([WHOLE, WHOLE._replace(channel="push")], 100)

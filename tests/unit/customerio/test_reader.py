@@ -246,7 +246,7 @@ def test_refused_cursor_in_mid_list(sandbox: Sandbox) -> None:
         read(sandbox, [WHOLE])
 
 
-def test_failed_request_ends_the_others(sandbox: Sandbox) -> None:
+def test_failure_ends_other_requests(sandbox: Sandbox) -> None:
     sandbox.history = History(deliveries=rows(range(NOVEMBER, NOVEMBER + SPAN)))
     sandbox.faults.add(
         Fault(side="customerio", kind="timeout", at=3, times=2, seconds=3.0),

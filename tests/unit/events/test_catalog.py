@@ -28,7 +28,7 @@ def test_the_e_mail_column_is_complete() -> None:
     }
 
 
-def test_the_whole_table_is_there_and_says_which_names_are_formed_by_analogy() -> None:
+def test_table_matches_the_reference() -> None:
     """As the sandbox has it, which was written from the reference apart from the package."""
     of_messages = {(one.channel, one.metric): one.name for one in CATALOG.values() if not one.is_of_person}
     assert of_messages == COLLECTIONS
@@ -53,7 +53,7 @@ def test_only_streams_have_collections_about_people() -> None:
             resolve_collections(names)
 
 
-def test_tables_are_named_as_segment_names_them() -> None:
+def test_tables_are_named_like_segments() -> None:
     tables = [CATALOG[name].table for name in DEFAULT_COLLECTIONS]
     assert tables == [
         "email_delivered",
@@ -65,7 +65,7 @@ def test_tables_are_named_as_segment_names_them() -> None:
     ]
 
 
-def test_names_are_looked_up_once_each_in_order() -> None:
+def test_names_resolve_once_in_order() -> None:
     found = resolve_collections(["Email Opened", "Email Sent", "Email Opened"])
     assert [collection.metric for collection in found] == ["opened", "sent"]
 
@@ -83,6 +83,6 @@ def test_names_are_looked_up_once_each_in_order() -> None:
         ([], "got an empty list"),
     ],
 )
-def test_a_wrong_name_is_an_error_that_helps(names: list[str], message: str) -> None:
+def test_wrong_name_gets_a_suggestion(names: list[str], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         resolve_collections(names)

@@ -31,7 +31,7 @@ def run(first: object, last: object) -> dict[str, object]:
 
 
 @given(st.lists(PAST, min_size=3, max_size=6, unique_by=lambda moment: moment.timestamp()), st.integers())
-def test_adjacent_intervals_share_every_second_out_among_them(moments: list[datetime], offset: int) -> None:
+def test_intervals_share_no_second(moments: list[datetime], offset: int) -> None:
     bounds = sorted(moments, key=lambda moment: moment.timestamp())
     intervals = [resolve_interval(None, None, run(*pair)) for pair in itertools.pairwise(bounds)]
     whole = resolve_interval(bounds[0], bounds[-1], {})
@@ -42,7 +42,7 @@ def test_adjacent_intervals_share_every_second_out_among_them(moments: list[date
 
 
 @given(PAST, st.timedeltas(min_value=timedelta(microseconds=1), max_value=timedelta(days=200)))
-def test_a_whole_second_is_inside_just_when_its_moment_is(first: datetime, length: timedelta) -> None:
+def test_seconds_follow_their_moments(first: datetime, length: timedelta) -> None:
     first = first.astimezone(UTC)
     interval = resolve_interval(first, first + length, {})
     for second in (interval.start - 1, interval.start, interval.end - 1, interval.end):
@@ -64,22 +64,22 @@ def test_a_whole_second_is_inside_just_when_its_moment_is(first: datetime, lengt
         pendulum.datetime(2026, 11, 1),
     ],
 )
-def test_bounds_may_be_written_in_many_ways(value: object) -> None:
+def test_bounds_have_many_forms(value: object) -> None:
     assert resolve_interval(value, "2026-11-02", {}) == Interval(1793491200, 1793577600)
 
 
-def test_the_parameters_come_before_the_run() -> None:
+def test_parameters_precede_the_run() -> None:
     context = run(pendulum.datetime(2026, 1, 1), pendulum.datetime(2026, 1, 2))
     assert resolve_interval("2026-11-01", "2026-11-02", context).start == 1793491200
 
 
 @pytest.mark.parametrize("context", [{}, run(None, None), {"data_interval_start": pendulum.datetime(2026, 1, 1)}])
-def test_a_run_without_interval_is_told_what_to_do(context: dict[str, object]) -> None:
+def test_missing_interval_gets_advice(context: dict[str, object]) -> None:
     with pytest.raises(ConfigurationError, match="CronDataIntervalTimetable.*interval_start and interval_end"):
         resolve_interval(None, None, context)
 
 
-def test_a_zero_length_interval_is_told_what_to_do() -> None:
+def test_empty_interval_gets_advice() -> None:
     moment = pendulum.datetime(2026, 11, 1)
     with pytest.raises(ConfigurationError, match="zero length.*CronDataIntervalTimetable"):
         resolve_interval(None, None, run(moment, moment))
@@ -97,7 +97,7 @@ def test_a_zero_length_interval_is_told_what_to_do() -> None:
         (("{{ ds }}", "soon"), "interval_end must be ISO 8601"),
     ],
 )
-def test_what_can_be_known_at_parse_is_said_at_parse(bounds: tuple[object, object], message: str | None) -> None:
+def test_bounds_are_checked_at_parse(bounds: tuple[object, object], message: str | None) -> None:
     if message is None:  # not text, not a time: perhaps a reference to another task's result, known at the run
         check_bounds(*bounds)
         with pytest.raises(ConfigurationError, match="interval_end must be a datetime or ISO 8601 text, got a number"):
@@ -138,17 +138,17 @@ def test_the_whole_range_can_be_planned_and_shown(zone: timezone) -> None:
     assert iso(max(window.end for window in windows)).startswith(("2999", "3000"))
 
 
-def test_templates_and_no_bounds_pass_at_parse() -> None:
+def test_templates_pass_at_parse() -> None:
     check_bounds(None, None)
     check_bounds("{{ data_interval_start }}", "{{ data_interval_end }}")
 
 
-def test_a_template_that_renders_to_nothing_is_named() -> None:
+def test_empty_template_is_named() -> None:
     with pytest.raises(ConfigurationError, match="interval_start must be ISO 8601"):
         resolve_interval("", "2026-11-01", {})
 
 
-def test_an_hour_that_a_clock_repeats_is_an_interval() -> None:
+def test_repeated_hour_is_an_interval() -> None:
     berlin = ZoneInfo("Europe/Berlin")
     first = datetime(2025, 10, 26, 2, 30, tzinfo=berlin)
     last = datetime(2025, 10, 26, 2, 15, tzinfo=berlin, fold=1)

@@ -81,7 +81,7 @@ def test_the_whole_event() -> None:
     }
 
 
-def test_the_loop_guard_can_be_switched_off() -> None:
+def test_loop_guard_can_be_off() -> None:
     one = delivery(customer_id="42")
     assert "integrations" not in as_sent(one, Mapper("ns", send_to_customerio_destinations=True))
 
@@ -120,12 +120,12 @@ def test_identity(fields: dict[str, Any], expected: tuple[str | None, str | None
     assert identity(delivery(**fields)) == expected
 
 
-def test_an_event_of_nobody_breaks_segments_rules() -> None:
+def test_unidentified_event_breaks_rule() -> None:
     event = Mapper("ns").event(Occurrence(delivery(), CLICKED, 1613063089))
     assert rule_broken(event, encode(event)) == "unidentified"
 
 
-def test_the_traits_name_the_person_before_the_recipient() -> None:
+def test_traits_prefer_persons_address() -> None:
     one = delivery(customer_identifiers={"id": "1", "email": "person@x.y"}, recipient="elsewhere@x.y")
     assert as_sent(one)["context"]["traits"] == {"email": "person@x.y"}
     assert email_of(delivery(recipient="a@b.c")) == "a@b.c"
@@ -201,7 +201,7 @@ def test_all_other_ids_are_text() -> None:
 
 
 @given(st.text(), st.text(min_size=1), st.sampled_from(sorted(c.metric for c in CATALOG.values())))
-def test_a_message_id_is_stable_and_short(namespace: str, delivery_id: str, metric: str) -> None:
+def test_message_id_is_stable_and_short(namespace: str, delivery_id: str, metric: str) -> None:
     first, again = (Mapper(namespace).message_id(delivery_id, metric) for _ in range(2))
     assert first == again
     assert first.startswith("cio-")
@@ -209,7 +209,7 @@ def test_a_message_id_is_stable_and_short(namespace: str, delivery_id: str, metr
     assert set(first[4:]) <= set(string.hexdigits.lower())
 
 
-def test_message_ids_differ_by_namespace_delivery_and_metric() -> None:
+def test_message_ids_are_distinct() -> None:
     metrics = {collection.metric for collection in CATALOG.values()}
     ids = {
         Mapper(namespace).message_id(one, metric)
@@ -231,7 +231,7 @@ def test_each_id_is_under_its_own_name() -> None:
     assert (sent["recipient"], sent["subject"], sent["failure_message"]) == ("r@x.y", "s", "f")
 
 
-def test_the_rule_for_message_ids_never_changes() -> None:
+def test_message_id_rule_is_fixed() -> None:
     """Another rule would send everything anew that is within Segment's memory: this literal is a promise."""
     assert Mapper("source-a").message_id("RPILAgUBcRhIBqSfeiIwdIYJKxTY", "opened") == (
         "cio-47a280e4e61b45e134cb074c0b5584a5"

@@ -14,7 +14,7 @@ CASES = json.loads((Path(__file__).parent / "go_snakecase.json").read_text())
 
 
 @pytest.mark.parametrize(("name", "expected"), CASES)
-def test_it_does_what_segments_own_does(name: str, expected: str) -> None:
+def test_matches_segments_own(name: str, expected: str) -> None:
     assert snakecase(name) == expected
 
 
@@ -35,7 +35,7 @@ def test_names_of_our_events_and_keys(name: str, expected: str) -> None:
     assert snakecase(name) == expected
 
 
-def test_every_collection_has_a_table_of_its_own() -> None:
+def test_each_collection_has_its_table() -> None:
     tables = [collection.table for collection in CATALOG.values()]
     assert len({*tables, "tracks"}) == len(tables) + 1
     assert all(table and not table[0].isdigit() and len(table) <= 63 for table in tables)
@@ -94,5 +94,5 @@ def go(name: str) -> str:
 @given(st.text(alphabet="aZ9_ é") | st.text(max_size=12))
 @example("a_5B")
 @example("a1_B_2c")
-def test_it_is_the_same_function(name: str) -> None:
+def test_matches_segments_own_for_any_name(name: str) -> None:
     assert snakecase(name) == go(name)

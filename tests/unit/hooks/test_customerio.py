@@ -79,7 +79,7 @@ def test_the_uri_form(put: Put, uri: str, base_url: str) -> None:
     assert hook.settings.requests_per_second == (2.5 if "requests_per_second" in uri else 8)
 
 
-def test_the_connection_is_read_once_and_not_before_it_is_needed(put: Put, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connection_is_read_once(put: Put, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AIRFLOW_CONN_ITS_ID", raising=False)
     hook = CustomerIOHook(customerio_conn_id="its_id")  # there is none yet
     put(extra={"timeout": 5})
@@ -95,7 +95,7 @@ def test_the_default_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     assert CustomerIOHook().settings.api_key == KEY
 
 
-def test_a_key_is_stripped_and_masked_as_it_is_used(put: Put) -> None:
+def test_key_is_stripped_and_masked(put: Put) -> None:
     """Airflow masks the password as it stands in the connection, blanks included."""
     padded = " padded-key-0123456789\n"
     assert put(password=padded).settings.api_key == padded.strip()
@@ -126,14 +126,14 @@ def test_signing_keys(put: Put, extra: dict[str, Any], expected: tuple[str, ...]
 
 @pytest.mark.parametrize("name", ["webhook_signing_secret", "webhook_signing_secret_previous"])
 @pytest.mark.parametrize("value", ["two words", "ключ", ["S3CRET"], 7])
-def test_a_signing_key_that_cannot_be_one(put: Put, name: str, value: Any) -> None:
+def test_malformed_signing_key(put: Put, name: str, value: Any) -> None:
     with pytest.raises(ConfigurationError) as caught:
         _ = put(extra={name: value}).webhook_signing_secrets
     assert str(caught.value).startswith(f"Connection 'its_id': {name} must be ")
     assert not any(part in str(caught.value) for part in ("two words", "ключ", "S3CRET"))
 
 
-def test_a_signing_key_is_hidden_in_the_ui(put: Put) -> None:
+def test_signing_key_is_hidden_in_ui(put: Put) -> None:
     """Airflow hides an extra field there if its name has one of the masker's words in it."""
     fields = ("webhook_signing_secret", "webhook_signing_secret_previous")
     assert set(redact(dict.fromkeys(fields, CURRENT)).values()) == {"***"}  # type: ignore[union-attr]
@@ -147,7 +147,7 @@ def test_a_number_may_be_text(put: Put, name: str, value: Any) -> None:
 
 @pytest.mark.parametrize("value", [None, ""])
 @pytest.mark.parametrize("name", ["region", "timeout", "requests_per_second"])
-def test_a_field_that_is_left_empty_in_the_form_has_its_default(put: Put, name: str, value: Any) -> None:
+def test_empty_field_has_its_default(put: Put, name: str, value: Any) -> None:
     assert put(extra={name: value}).settings == put().settings
 
 
@@ -272,7 +272,7 @@ def test_no_key(put: Put, password: str | None) -> None:
 
 
 @pytest.mark.parametrize("password", ["two words", "tab\there", "ключ", "key\x7f", "key\u00a0key", "“key”"])
-def test_a_key_that_cannot_be_one(put: Put, password: str) -> None:
+def test_malformed_key(put: Put, password: str) -> None:
     error = error_of(put(password=password))
     assert error.startswith("password must be one word of plain ASCII")
     assert "App API key" in error
@@ -291,7 +291,7 @@ def test_a_key_that_cannot_be_one(put: Put, password: str) -> None:
         ("true", "true or false"),
     ],
 )
-def test_an_extra_that_is_no_object(put: Put, extra: str, kind: str) -> None:
+def test_malformed_extra(put: Put, extra: str, kind: str) -> None:
     assert error_of(put(extra=extra)) == f"extra must be a JSON object, got {kind}."
 
 
@@ -316,7 +316,7 @@ def test_an_extra_that_is_no_object(put: Put, extra: str, kind: str) -> None:
         "exa mple.com",
     ],
 )
-def test_a_host_that_is_no_base_url(put: Put, host: str) -> None:
+def test_malformed_host(put: Put, host: str) -> None:
     error = error_of(put(host=host, port=8431))
     assert error.startswith("host must be a base URL such as 'https://example.com")
     assert "hidden" not in error
@@ -331,7 +331,7 @@ ANYTHING = st.recursive(
 
 @given(st.dictionaries(st.sampled_from(["region", "timeout", "requests_per_second", "else"]), ANYTHING))
 @settings(max_examples=60)
-def test_any_extra_is_read_or_explained(extra: dict[str, Any]) -> None:
+def test_any_extra_is_read_or_named(extra: dict[str, Any]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         connection = json.dumps({"conn_type": "customerio", "password": KEY, "extra": extra})
         patch.setenv("AIRFLOW_CONN_ITS_ID", connection)
@@ -412,7 +412,7 @@ def test_a_connection_that_works(put: Put, sandbox: Sandbox) -> None:
         ),
     ],
 )
-def test_a_key_that_may_not_read_all_is_told_what_will_not_work(
+def test_missing_scopes_are_explained(
     put: Put, sandbox: Sandbox, scopes: tuple[str, ...], sentences: list[str]
 ) -> None:
     sandbox.settings = Settings(scopes=scopes)
@@ -424,7 +424,7 @@ def test_a_key_that_may_not_read_all_is_told_what_will_not_work(
 
 
 @pytest.mark.parametrize("kind", ["html", "html200", "reset", "400", "429", "503", "timeout"])
-def test_a_service_that_falls_ill_meanwhile(put: Put, sandbox: Sandbox, kind: Any) -> None:
+def test_service_fails_in_mid_check(put: Put, sandbox: Sandbox, kind: Any) -> None:
     sandbox.settings = Settings(scopes=("messages",))
     sandbox.faults.add(Fault(side="customerio", kind=kind, at=3, times=9, retry_after=30, seconds=2))
     ok, message = pressed(put(host=sandbox.url, password=APP_KEY, extra={"timeout": 0.2}))
@@ -442,7 +442,7 @@ def test_a_service_that_falls_ill_meanwhile(put: Put, sandbox: Sandbox, kind: An
         ({"scopes": ("campaigns",)}, APP_KEY, ["answered 403", "scope"]),
     ],
 )
-def test_a_key_that_may_not(put: Put, sandbox: Sandbox, changed: dict[str, Any], key: str, words: list[str]) -> None:
+def test_rejected_key(put: Put, sandbox: Sandbox, changed: dict[str, Any], key: str, words: list[str]) -> None:
     sandbox.settings = Settings(**changed)
     ok, message = pressed(put(host=sandbox.url, password=key), key)
     assert not ok
@@ -452,7 +452,7 @@ def test_a_key_that_may_not(put: Put, sandbox: Sandbox, changed: dict[str, Any],
 
 
 @pytest.mark.parametrize("kind", ["html", "html200", "truncated_json", "reset", "429", "503", "timeout"])
-def test_a_service_that_is_ill(put: Put, sandbox: Sandbox, kind: Any) -> None:
+def test_failing_service(put: Put, sandbox: Sandbox, kind: Any) -> None:
     sandbox.faults.add(Fault(side="customerio", kind=kind, times=9, retry_after=30, seconds=2))
     ok, message = pressed(put(host=sandbox.url, password=APP_KEY, extra={"timeout": 0.2}))
     assert not ok
@@ -460,7 +460,7 @@ def test_a_service_that_is_ill(put: Put, sandbox: Sandbox, kind: Any) -> None:
     assert len(sandbox.customerio.requests) == 1
 
 
-def test_a_port_that_nobody_listens_on(put: Put) -> None:
+def test_refused_connection(put: Put) -> None:
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as listener:
         port = listener.getsockname()[1]
     ok, message = pressed(put(host="http://127.0.0.1", port=port))
@@ -468,13 +468,13 @@ def test_a_port_that_nobody_listens_on(put: Put) -> None:
     assert "could not be reached" in message
 
 
-def test_a_connection_that_is_wrong(put: Put) -> None:
+def test_wrong_connection(put: Put) -> None:
     ok, message = pressed(put(extra={"timeout": "soon"}))
     assert not ok
     assert message == "Connection 'its_id': timeout must be a number of seconds from 0.1 to 600, got a string."
 
 
-def test_a_connection_that_is_not_there() -> None:
+def test_missing_connection() -> None:
     ok, message = pressed(CustomerIOHook(customerio_conn_id="nowhere"))
     assert not ok
     assert "'nowhere'" in message

@@ -44,7 +44,7 @@ def forms() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("kind", TYPES)
-def test_each_field_is_there_with_its_label_default_and_choices(forms: dict[str, Any], kind: str) -> None:
+def test_fields_have_defaults(forms: dict[str, Any], kind: str) -> None:
     declared = TYPES[kind]["conn-fields"]
     shown = forms[kind]["extra_fields"]
     assert list(shown) == list(declared)
@@ -61,7 +61,7 @@ def test_each_field_is_there_with_its_label_default_and_choices(forms: dict[str,
 
 
 @pytest.mark.parametrize(("kind", "password"), [("customerio", "App API key"), ("segment_source", "Write key")])
-def test_the_standard_fields_are_labelled_or_hidden(forms: dict[str, Any], kind: str, password: str) -> None:
+def test_standard_fields(forms: dict[str, Any], kind: str, password: str) -> None:
     standard = forms[kind]["standard_fields"]
     assert standard["password"] == {"hidden": False, "title": password, "placeholder": None}
     assert standard["host"]["title"] == "Base URL"
@@ -71,14 +71,14 @@ def test_the_standard_fields_are_labelled_or_hidden(forms: dict[str, Any], kind:
 
 
 @pytest.mark.skipif(AIRFLOW >= (3, 1), reason="later versions of Airflow need no wtforms for forms")
-def test_without_wtforms_there_are_only_the_standard_fields_as_they_are() -> None:
+def test_no_wtforms_no_extra_fields() -> None:
     for form in ask("wtforms", "flask_appbuilder").values():
         assert (form["standard_fields"], form["extra_fields"]) == (None, None)
         assert form["hook_name"] in ("Customer.io", "Segment source")
 
 
 @pytest.mark.parametrize("kind", HOOKS)
-def test_each_hook_has_the_older_form_itself(kind: str) -> None:
+def test_each_hook_has_the_older_form(kind: str) -> None:
     """Airflow looks at the class alone, not at what it is derived from."""
     pytest.importorskip("wtforms", reason="the older form is made of wtforms")
     from wtforms import BooleanField, StringField  # type: ignore[import-untyped]
@@ -92,7 +92,7 @@ def test_each_hook_has_the_older_form_itself(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", HOOKS)
-def test_what_the_older_form_fills_in_is_the_default(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_older_form_fills_in_defaults(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wtforms", reason="the older form is made of wtforms")
     hook = HOOKS[kind]
     defaults = {name: field.kwargs["default"] for name, field in hook.get_connection_form_widgets().items()}

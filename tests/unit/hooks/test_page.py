@@ -62,7 +62,7 @@ def test_activities(sandbox: Sandbox) -> None:
     assert expected
 
 
-def test_odd_rows(sandbox: Sandbox) -> None:
+def test_malformed_rows(sandbox: Sandbox) -> None:
     assert run("count_malformed", **INTERVAL) == 0
     sandbox.settings = Settings(now=START + 5 * DAY, odd_deliveries=1.0, odd_kinds=("delivery.metrics:null",))
     assert run("count_malformed", **INTERVAL) == len(created_within(sandbox))

@@ -57,7 +57,7 @@ def stored(sandbox: Sandbox) -> Subscription:
     return webhook
 
 
-def test_from_nothing_to_enabled(
+def test_webhook_is_made_then_enabled(
     sandbox: Sandbox, hook_with: HookWith, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -88,7 +88,7 @@ def test_from_nothing_to_enabled(
     assert KEY not in caplog.text + capsys.readouterr().out
 
 
-def test_a_new_one_is_disabled_even_if_there_is_a_key(sandbox: Sandbox, hook_with: HookWith) -> None:
+def test_new_webhook_is_disabled(sandbox: Sandbox, hook_with: HookWith) -> None:
     """The key may be that of another webhook."""
     made = hook_with(KEY).ensure_reporting_webhook("stream", URL, NAMES)
     assert made["enabled"] is False
@@ -107,9 +107,7 @@ DRIFTS: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("fields", "said"), DRIFTS)
-def test_what_has_changed_is_told_and_corrected(
-    sandbox: Sandbox, hook_with: HookWith, fields: dict[str, Any], said: str
-) -> None:
+def test_drift_is_corrected(sandbox: Sandbox, hook_with: HookWith, fields: dict[str, Any], said: str) -> None:
     there(sandbox, with_content=True, **fields)
     before = len(sandbox.customerio.requests)
     assert hook_with(KEY).reporting_webhook_drift("stream", URL, NAMES) == [said]
@@ -122,12 +120,12 @@ def test_what_has_changed_is_told_and_corrected(
     assert hook_with(KEY).reporting_webhook_drift("stream", URL, NAMES) == []
 
 
-def test_the_order_of_events_is_no_difference(sandbox: Sandbox, hook_with: HookWith) -> None:
+def test_order_of_events_is_no_drift(sandbox: Sandbox, hook_with: HookWith) -> None:
     there(sandbox, events=SUBSCRIBED[::-1])
     assert hook_with(KEY).reporting_webhook_drift("stream", URL, NAMES) == []
 
 
-def test_drift_tells_what_keeps_reports_away(sandbox: Sandbox, hook_with: HookWith) -> None:
+def test_drift_names_missing_key(sandbox: Sandbox, hook_with: HookWith) -> None:
     no_key = "connection 'its_id' has no webhook_signing_secret"
     assert hook_with().reporting_webhook_drift("stream", URL, NAMES) == ["there is no such webhook", no_key]
     there(sandbox, disabled=True, full_resolution=True)
@@ -135,7 +133,7 @@ def test_drift_tells_what_keeps_reports_away(sandbox: Sandbox, hook_with: HookWi
     assert drift == ["it is disabled", no_key]
 
 
-def test_one_that_is_enabled_without_a_key_is_not_disabled(sandbox: Sandbox, hook_with: HookWith) -> None:
+def test_enabled_webhook_stays_enabled(sandbox: Sandbox, hook_with: HookWith) -> None:
     there(sandbox, events=["email_opened"])
     made = hook_with().ensure_reporting_webhook("stream", URL, NAMES)
     assert made["enabled"] is True
@@ -150,7 +148,7 @@ def test_others_are_left_alone(sandbox: Sandbox, hook_with: HookWith) -> None:
     assert len(sandbox.customerio.webhooks.by_id) == 2
 
 
-def test_two_of_them_are_for_a_person_to_sort_out(sandbox: Sandbox, hook_with: HookWith) -> None:
+def test_two_of_one_name_are_an_error(sandbox: Sandbox, hook_with: HookWith) -> None:
     one = there(sandbox, name="other")
     two = Subscription(name="stream", id=8, endpoint="https://example.com/two")
     sandbox.customerio.webhooks.by_id[8] = two
@@ -160,7 +158,7 @@ def test_two_of_them_are_for_a_person_to_sort_out(sandbox: Sandbox, hook_with: H
     assert sandbox.customerio.webhooks.by_id == {7: one, 8: two}
 
 
-def test_every_collection_can_be_subscribed_to() -> None:
+def test_every_collection_can_be_chosen() -> None:
     webhook = wanted_webhook("all", URL, "all", False)
     assert set(webhook.events) == set(EVENTS)
     assert len(webhook.events) == len(EVENTS)
@@ -174,7 +172,7 @@ def test_people_who_subscribe() -> None:
 @pytest.mark.parametrize(
     "url", ["", "airflow.example.com/cio/main", "ftp://example.com", "https://", "https://a b", "http://[::1"]
 )
-def test_a_url_that_is_none(url: str) -> None:
+def test_malformed_url(url: str) -> None:
     with pytest.raises(ConfigurationError, match="url must be the stream's URL for Customer.io, such as"):
         wanted_webhook("stream", url, NAMES, False)
 
@@ -193,20 +191,20 @@ def test_other_wrong_parameters() -> None:
         ({"key_region": "eu"}, "Set region to 'eu'"),
     ],
 )
-def test_a_key_that_may_not(sandbox: Sandbox, hook_with: HookWith, changes: dict[str, Any], words: str) -> None:
+def test_rejected_key(sandbox: Sandbox, hook_with: HookWith, changes: dict[str, Any], words: str) -> None:
     sandbox.settings = Settings(**changes)
     with pytest.raises(ConfigurationError) as caught:
         hook_with().ensure_reporting_webhook("stream", URL, NAMES)
     assert words in str(caught.value)
 
 
-def test_what_customerio_does_not_take_is_said(sandbox: Sandbox, hook_with: HookWith) -> None:
+def test_refusal_is_quoted(sandbox: Sandbox, hook_with: HookWith) -> None:
     sandbox.faults.add(Fault(side="customerio", kind="400", at=1))
     with pytest.raises(ConfigurationError, match="rejected the reporting webhook: 400"):
         hook_with().ensure_reporting_webhook("stream", URL, NAMES)
 
 
-def test_a_creation_whose_answer_is_lost_is_not_repeated(sandbox: Sandbox, hook_with: HookWith) -> None:
+def test_lost_answer_is_not_repeated(sandbox: Sandbox, hook_with: HookWith) -> None:
     sandbox.faults.add(Fault(side="customerio", kind="reset_after", at=1))
     with pytest.raises(TryAgainLaterError):
         hook_with().ensure_reporting_webhook("stream", URL, NAMES)

@@ -112,9 +112,7 @@ def soon(true: Callable[[], bool]) -> bool:
     ("channel", "kind"), [("email", "email"), ("sms", "twilio"), ("twilio", "twilio"), ("slack", "slack")]
 )
 @pytest.mark.parametrize("drafts", [False, True])
-def test_each_delivery_of_the_interval_once(
-    hook: CustomerIOHook, history: History, channel: str, kind: str, drafts: bool
-) -> None:
+def test_each_delivery_once(hook: CustomerIOHook, history: History, channel: str, kind: str, drafts: bool) -> None:
     expected = rows_of(history, kind, drafts=drafts)
     found = list(hook.deliveries(at(FROM), at(UNTIL), channel=channel, drafts=drafts))
     assert sorted(row.id for row in found) == sorted(row["id"] for row in expected)
@@ -124,12 +122,12 @@ def test_each_delivery_of_the_interval_once(
     assert len(found) > (1000 if (kind, drafts) == ("email", False) else 0)
 
 
-def test_without_a_channel_it_is_email_and_times_may_be_text(hook: CustomerIOHook, history: History) -> None:
+def test_defaults_and_text_times(hook: CustomerIOHook, history: History) -> None:
     found = hook.deliveries(at(FROM).isoformat(), at(UNTIL).strftime("%Y-%m-%dT%H:%M:%SZ"))
     assert Counter(row.id for row in found) == Counter(row["id"] for row in rows_of(history, "email"))
 
 
-def test_as_often_as_one_likes_and_side_by_side(hook: CustomerIOHook) -> None:
+def test_repeated_and_parallel_reads(hook: CustomerIOHook) -> None:
     whole = sorted(row.id for row in hook.deliveries(at(FROM), at(UNTIL)))
     one, two = hook.deliveries(at(FROM), at(UNTIL)), hook.deliveries(at(FROM), at(UNTIL))
     both = [(a.id, b.id) for a, b in zip(one, two, strict=True)]
@@ -137,7 +135,7 @@ def test_as_often_as_one_likes_and_side_by_side(hook: CustomerIOHook) -> None:
 
 
 @pytest.mark.parametrize("kind", ["deliveries", "activities"])
-def test_one_that_is_left_early_closes_its_connections(hook: CustomerIOHook, sandbox: Sandbox, kind: str) -> None:
+def test_leaving_early_closes(hook: CustomerIOHook, sandbox: Sandbox, kind: str) -> None:
     read: Call = getattr(Keeping(), kind)
     assert soon(lambda: (connections(sandbox), threads()) == (0, 0))
     for _ in range(3):
@@ -154,13 +152,13 @@ def test_one_that_is_left_early_closes_its_connections(hook: CustomerIOHook, san
     assert soon(lambda: (connections(sandbox), threads()) == (0, 0))
 
 
-def test_one_that_is_read_to_its_end_closes_its_connections(hook: CustomerIOHook, sandbox: Sandbox) -> None:
+def test_reading_to_the_end_closes(hook: CustomerIOHook, sandbox: Sandbox) -> None:
     rows = Keeping().deliveries(at(FROM), at(UNTIL))
     assert sum(1 for _ in rows) > 1000
     assert soon(lambda: (connections(sandbox), threads()) == (0, 0))
 
 
-def test_nothing_is_asked_before_it_is_iterated(hook: CustomerIOHook, sandbox: Sandbox) -> None:
+def test_requests_begin_with_iteration(hook: CustomerIOHook, sandbox: Sandbox) -> None:
     hook.deliveries(at(FROM), at(UNTIL))
     hook.activities(at(FROM), at(UNTIL))
     assert sandbox.customerio.requests == []
@@ -180,7 +178,7 @@ print(count, megabytes() - before)
 """
 
 
-def test_memory_does_not_grow_with_the_interval(hook: CustomerIOHook, sandbox: Sandbox, history: History) -> None:
+def test_memory_does_not_grow(hook: CustomerIOHook, sandbox: Sandbox, history: History) -> None:
     """The last three quarters of 80,000 rows. Kept, these would take 25 MB (measured)."""
     sandbox.history = History.generate(
         seed=1, deliveries=80_000, start=START, end=START + 20 * DAY, channels=("email",), lean=True, drafts=0
@@ -201,9 +199,7 @@ def test_memory_does_not_grow_with_the_interval(hook: CustomerIOHook, sandbox: S
 @pytest.mark.parametrize(
     "settings", [{}, {"repeated_rows": 30}, {"activity_disorder": 3000}, {"activities_end": "same_cursor"}]
 )
-def test_each_activity_of_the_interval_once(
-    hook: CustomerIOHook, sandbox: Sandbox, history: History, settings: dict[str, Any]
-) -> None:
+def test_each_activity_once(hook: CustomerIOHook, sandbox: Sandbox, history: History, settings: dict[str, Any]) -> None:
     sandbox.settings = Settings(now=START + 30 * DAY, **settings)
     found = list(hook.activities(at(FROM), at(UNTIL)))
     expected = {row["id"]: row for row in activities_of(history)}
@@ -226,9 +222,7 @@ def test_other_types(hook: CustomerIOHook, history: History) -> None:
 # --- rows of another shape --------------------------------------------------------------------------------------
 
 
-def test_odd_rows_are_an_error_at_the_end_which_says_which_and_why(
-    hook: CustomerIOHook, sandbox: Sandbox, history: History
-) -> None:
+def test_malformed_rows_raise_at_end(hook: CustomerIOHook, sandbox: Sandbox, history: History) -> None:
     ids = [row["id"] for row in rows_of(history, "email")]
     odd = {
         ids[0]: "delivery.metrics:null",
@@ -250,7 +244,7 @@ def test_odd_rows_are_an_error_at_the_end_which_says_which_and_why(
 
 
 @pytest.mark.parametrize("kind", ["deliveries", "activities"])
-def test_odd_rows_go_where_one_says(hook: CustomerIOHook, sandbox: Sandbox, history: History, kind: str) -> None:
+def test_malformed_rows_go_to_callback(hook: CustomerIOHook, sandbox: Sandbox, history: History, kind: str) -> None:
     sandbox.settings = Settings(now=START + 30 * DAY, odd_deliveries=0.05, odd_activities=0.05)
     odd: list[Malformed] = []
     read: Call = getattr(hook, kind)
@@ -264,7 +258,7 @@ def test_odd_rows_go_where_one_says(hook: CustomerIOHook, sandbox: Sandbox, hist
     assert all(one.problem and one.raw for one in odd)
 
 
-def test_an_activity_has_the_type_that_was_asked_for(hook: CustomerIOHook, sandbox: Sandbox, history: History) -> None:
+def test_activity_has_requested_type(hook: CustomerIOHook, sandbox: Sandbox, history: History) -> None:
     ids = [row["id"] for row in activities_of(history)][:2]
     odd = dict(zip(ids, ("activity.type:number", "activity.type:missing"), strict=True))
     sandbox.settings = Settings(now=START + 30 * DAY, odd_rows=odd)
@@ -287,12 +281,12 @@ def test_an_activity_has_the_type_that_was_asked_for(hook: CustomerIOHook, sandb
         (None, None, "start must be"),
     ],
 )
-def test_a_wrong_interval_is_told_at_once(kind: str, start: Any, end: Any, words: str) -> None:
+def test_wrong_interval_raises_at_once(kind: str, start: Any, end: Any, words: str) -> None:
     with pytest.raises(ConfigurationError, match=words):
         getattr(CustomerIOHook(customerio_conn_id="nowhere"), kind)(start, end)
 
 
-def test_other_wrong_parameters_are_told_at_once() -> None:
+def test_other_wrong_parameters() -> None:
     hook: Any = CustomerIOHook(customerio_conn_id="nowhere")
     with pytest.raises(ConfigurationError, match="channel must be one of email, push, sms, .* got 'mail'"):
         hook.deliveries("2026-11-01", "2026-11-02", channel="mail")
@@ -302,7 +296,7 @@ def test_other_wrong_parameters_are_told_at_once() -> None:
             hook.activities("2026-11-01", "2026-11-02", types)
 
 
-def test_who_waits_says_so(
+def test_waiting_is_logged(
     hook: CustomerIOHook,
     sandbox: Sandbox,
     monkeypatch: pytest.MonkeyPatch,

@@ -84,7 +84,7 @@ def test_every_field_in_the_uri_form(put: Put) -> None:
     assert put(f"segment-source://:{quote('a/b+c==', safe='')}@").settings.write_key == "a/b+c=="
 
 
-def test_the_connection_is_read_once_and_not_before_it_is_needed(put: Put, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connection_is_read_once(put: Put, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AIRFLOW_CONN_ITS_ID", raising=False)
     hook = SegmentHook(segment_conn_id="its_id")  # there is none yet
     put(extra={"timeout": 5, "message_id_namespace": "first"})
@@ -102,7 +102,7 @@ def test_the_default_connection(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("password", [None, ""])
-def test_a_connection_of_the_older_provider_has_its_key_in_extra(put: Put, password: str | None) -> None:
+def test_key_of_the_older_provider(put: Put, password: str | None) -> None:
     hook = put(password=password, extra={"write_key": " olderKey0123456789 "})
     assert hook.settings.write_key == "olderKey0123456789"
     assert redact("the key is olderKey0123456789!") == "the key is ***!"
@@ -136,7 +136,7 @@ def test_a_flag_may_be_text(put: Put, value: Any, meant: bool) -> None:
 
 @pytest.mark.parametrize("value", [None, ""])
 @pytest.mark.parametrize("name", ["region", "path", "gzip", "events_per_second", "timeout", "message_id_namespace"])
-def test_a_field_that_is_left_empty_in_the_form_has_its_default(put: Put, name: str, value: Any) -> None:
+def test_empty_field_has_its_default(put: Put, name: str, value: Any) -> None:
     hook, plain = put(extra={name: value}), put()
     assert hook.settings == plain.settings
     assert hook.message_id_namespace == plain.message_id_namespace
@@ -149,7 +149,7 @@ def namespace(put: Put, **fields: Any) -> str:
     return put(**fields).message_id_namespace
 
 
-def test_the_namespace_is_that_of_the_source_and_does_not_tell_the_key(put: Put) -> None:
+def test_namespace_comes_from_the_key(put: Put) -> None:
     derived = namespace(put)
     assert derived == namespace(put, host="http://elsewhere", extra={"region": "eu"})
     assert derived == namespace(put, password=None, extra={"write_key": KEY})
@@ -158,17 +158,17 @@ def test_the_namespace_is_that_of_the_source_and_does_not_tell_the_key(put: Put)
     assert KEY not in derived
 
 
-def test_the_rule_for_the_namespace_never_changes(put: Put) -> None:
+def test_namespace_rule_is_fixed(put: Put) -> None:
     """Another rule would give every event a new `messageId`: this literal is a promise."""
     assert namespace(put, password="abc") == "4e336e67fda112150ab737c668ac472749ce36c7ebaff40a32543cd291aa030a"
 
 
-def test_the_namespace_may_be_set_and_then_outlives_the_key(put: Put) -> None:
+def test_set_namespace_outlives_key(put: Put) -> None:
     assert namespace(put, extra={"message_id_namespace": " mine "}) == "mine"
     assert namespace(put, password="another", extra={"message_id_namespace": "mine"}) == "mine"
 
 
-def test_a_blank_namespace_is_none(put: Put) -> None:
+def test_blank_namespace_is_ignored(put: Put) -> None:
     """Else two sources that have one share their `messageId`s, and Segment drops the second one's events."""
     try:
         found = namespace(put, extra={"message_id_namespace": "  "})
@@ -210,7 +210,7 @@ def test_a_wrong_number(put: Put, name: str, wanted: str, value: Any, kind: str)
 
 
 @pytest.mark.parametrize("value", [0, "0"])
-def test_no_time_out_is_none(put: Put, value: Any) -> None:
+def test_timeout_must_be_positive(put: Put, value: Any) -> None:
     assert error_of(put(extra={"timeout": value})).startswith("timeout must be a number of seconds from 0.1 to 600")
 
 
@@ -230,7 +230,7 @@ def test_a_path_without_its_slash(put: Put, path: str) -> None:
 
 @pytest.mark.parametrize("name", ["path", "message_id_namespace", "write_key"])
 @pytest.mark.parametrize(("value", "kind"), [(5, "a number"), (["/v1"], "a list"), (True, "true or false")])
-def test_what_is_not_text(put: Put, name: str, value: Any, kind: str) -> None:
+def test_wrong_text(put: Put, name: str, value: Any, kind: str) -> None:
     password = None if name == "write_key" else KEY
     assert error_of(put(password=password, extra={name: value})) == f"{name} must be text, got {kind}."
 
@@ -243,7 +243,7 @@ def test_no_key(put: Put, password: str | None, fields: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("key", ["two words", "ключ", "tab\there"])
 @pytest.mark.parametrize("where", ["password", "write_key"])
-def test_a_key_that_cannot_be_one(put: Put, where: str, key: str) -> None:
+def test_malformed_key(put: Put, where: str, key: str) -> None:
     hook = put(password=key) if where == "password" else put(password=None, extra={"write_key": key})
     error = error_of(hook)
     assert error.startswith(f"{where} must be one word of plain ASCII")
@@ -269,12 +269,12 @@ def test_a_mask_is_no_setting(put: Put, name: str) -> None:
 
 @pytest.mark.skipif(AIRFLOW < (3, 2), reason="Airflow 3.0 and 3.1 refuse such a connection themselves: not found")
 @pytest.mark.parametrize("extra", ['{"region": "eu"', '["eu"]', '"eu"', "5"])
-def test_an_extra_that_is_no_object(put: Put, extra: str) -> None:
+def test_malformed_extra(put: Put, extra: str) -> None:
     assert error_of(put(extra=extra)).startswith("extra must be a JSON object, got ")
 
 
 @pytest.mark.parametrize("host", ["ftp://example.com", "https://:hidden@example.com", "example.com?key=hidden"])
-def test_a_host_that_is_no_base_url(put: Put, host: str) -> None:
+def test_malformed_host(put: Put, host: str) -> None:
     error = error_of(put(host=host))
     assert error.startswith("host must be a base URL such as 'https://example.com")
     assert "hidden" not in error
@@ -315,13 +315,13 @@ def test_a_connection_that_works(put: Put, sandbox: Sandbox, success_body: Any) 
     assert [asked.path for asked in sandbox.segment.requests] == ["/v1/batch"]
 
 
-def test_a_key_that_segment_does_not_know_is_not_called_good(put: Put, sandbox: Sandbox) -> None:
+def test_unknown_key_is_not_checked(put: Put, sandbox: Sandbox) -> None:
     ok, message = pressed(put(host=sandbox.url, password="unknownKey0123456789"), "unknownKey0123456789")
     assert ok  # Segment answers 200
     assert "Not checked: whether the write key is known" in message
 
 
-def test_a_receiver_that_takes_no_empty_batch(put: Put, sandbox: Sandbox) -> None:
+def test_refused_empty_batch(put: Put, sandbox: Sandbox) -> None:
     sandbox.faults.add(Fault(side="segment", kind="400", body="batch is empty"))
     ok, message = pressed(put(host=sandbox.url, password=WRITE_KEY))
     assert ok
@@ -329,7 +329,7 @@ def test_a_receiver_that_takes_no_empty_batch(put: Put, sandbox: Sandbox) -> Non
 
 
 @pytest.mark.parametrize("kind", ["401", "403"])
-def test_a_key_that_may_not(put: Put, sandbox: Sandbox, kind: Any) -> None:
+def test_rejected_key(put: Put, sandbox: Sandbox, kind: Any) -> None:
     sandbox.faults.add(Fault(side="segment", kind=kind))
     ok, message = pressed(put(host=sandbox.url, password=WRITE_KEY))
     assert not ok
@@ -337,20 +337,20 @@ def test_a_key_that_may_not(put: Put, sandbox: Sandbox, kind: Any) -> None:
     assert "write key" in message
 
 
-def test_a_key_that_cannot_be_used(put: Put, sandbox: Sandbox) -> None:
+def test_unusable_key(put: Put, sandbox: Sandbox) -> None:
     ok, message = pressed(put(host=sandbox.url, password="tooshort"), "tooshort")
     assert not ok
     assert "An invalid write key was provided" in message
 
 
-def test_a_path_that_is_not_there(put: Put, sandbox: Sandbox) -> None:
+def test_missing_path(put: Put, sandbox: Sandbox) -> None:
     ok, message = pressed(put(host=sandbox.url, password=WRITE_KEY, extra={"path": "/v1/nowhere"}))
     assert not ok
     assert f"{sandbox.url}/v1/nowhere was asked" in message
 
 
 @pytest.mark.parametrize("kind", ["html", "html200", "reset", "429", "503", "timeout"])
-def test_a_service_that_is_ill(put: Put, sandbox: Sandbox, kind: Any) -> None:
+def test_failing_service(put: Put, sandbox: Sandbox, kind: Any) -> None:
     sandbox.faults.add(Fault(side="segment", kind=kind, times=9, retry_after=30, seconds=2))
     ok, message = pressed(put(host=sandbox.url, password=WRITE_KEY, extra={"timeout": 0.2}))
     assert not ok
@@ -358,7 +358,7 @@ def test_a_service_that_is_ill(put: Put, sandbox: Sandbox, kind: Any) -> None:
     assert len(sandbox.segment.requests) == 1
 
 
-def test_a_port_that_nobody_listens_on(put: Put) -> None:
+def test_refused_connection(put: Put) -> None:
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as listener:
         port = listener.getsockname()[1]
     ok, message = pressed(put(host="http://127.0.0.1", port=port))
@@ -366,14 +366,14 @@ def test_a_port_that_nobody_listens_on(put: Put) -> None:
     assert "could not be reached" in message
 
 
-def test_a_connection_that_is_wrong(put: Put) -> None:
+def test_wrong_connection(put: Put) -> None:
     assert pressed(put(extra={"gzip": "maybe"})) == (
         False,
         "Connection 'its_id': gzip must be true or false, got a string.",
     )
 
 
-def test_a_connection_that_is_not_there() -> None:
+def test_missing_connection() -> None:
     ok, message = pressed(SegmentHook(segment_conn_id="nowhere"))
     assert not ok
     assert "'nowhere'" in message
@@ -427,7 +427,7 @@ def test_plain_events_go_as_they_are(hook: SegmentHook, sandbox: Sandbox) -> Non
     assert (sent["events"], sent["batches"]) == (1, 1)
 
 
-def test_a_call_without_its_type_and_with_moments_that_are_objects(hook: SegmentHook, sandbox: Sandbox) -> None:
+def test_track_fills_in_type_and_times(hook: SegmentHook, sandbox: Sandbox) -> None:
     hook.track([call(1, timestamp=datetime(2026, 11, 1, tzinfo=UTC), anonymousId=None)])
     (kept,) = sandbox.segment.kept
     assert (kept["type"], kept["originalTimestamp"]) == ("track", "2026-11-01T00:00:00Z")
@@ -438,7 +438,7 @@ def test_nothing_to_send(hook: SegmentHook, sandbox: Sandbox) -> None:
     assert sandbox.segment.requests == []
 
 
-def test_many_are_sent_in_batches_with_retries_and_taken_from_an_iterator(hook: SegmentHook, sandbox: Sandbox) -> None:
+def test_track_batches_an_iterator(hook: SegmentHook, sandbox: Sandbox) -> None:
     sandbox.faults.add(Fault(side="segment", kind="503", at=0, times=1))
     sent = hook.track(call(number, properties={"x": "x" * 500}) for number in range(6000))
     assert sorted(ids(sandbox)) == sorted(f"m{number}" for number in range(6000))
@@ -448,7 +448,7 @@ def test_many_are_sent_in_batches_with_retries_and_taken_from_an_iterator(hook: 
     assert len(sandbox.segment.requests) == sent["batches"] + 1
 
 
-def test_it_can_be_called_any_number_of_times(hook: SegmentHook, sandbox: Sandbox) -> None:
+def test_track_can_be_called_again(hook: SegmentHook, sandbox: Sandbox) -> None:
     before = threading.active_count()
     for number in range(20):
         assert hook.track([call(number)])["events"] == 1
@@ -460,15 +460,13 @@ def test_it_can_be_called_any_number_of_times(hook: SegmentHook, sandbox: Sandbo
 
 @pytest.mark.parametrize("lacking", ["event", "messageId"])
 @pytest.mark.parametrize("value", [None, "", 7])
-def test_what_lacks_what_it_needs_is_named_by_its_position(hook: SegmentHook, lacking: str, value: Any) -> None:
+def test_incomplete_event_is_named(hook: SegmentHook, lacking: str, value: Any) -> None:
     """Everything can then be given again: what was sent before has its messageId."""
     with pytest.raises(ConfigurationError, match=rf"^Event 2 \(counted from 0\).*'{lacking}'"):
         hook.track([call(0), call(1), call(2, **{lacking: value})])
 
 
-def test_refused_events_are_named_with_their_reasons_and_all_others_are_sent(
-    hook: SegmentHook, sandbox: Sandbox
-) -> None:
+def test_refused_events_are_named(hook: SegmentHook, sandbox: Sandbox) -> None:
     sandbox.settings = Settings(refuse_containing="POISON")
     wrong: dict[int, dict[str, Any]] = {
         3: {"userId": None},
@@ -492,7 +490,7 @@ def test_refused_events_are_named_with_their_reasons_and_all_others_are_sent(
     assert sorted(ids(sandbox)) == sorted(f"m{number}" for number in range(50) if number not in wrong)
 
 
-def test_an_error_of_the_receiver_ends_it(hook: SegmentHook, sandbox: Sandbox) -> None:
+def test_receivers_error_ends_track(hook: SegmentHook, sandbox: Sandbox) -> None:
     sandbox.faults.add(Fault(side="segment", kind="401", at=0, times=1000))
     with pytest.raises(ConfigurationError, match=r"'its_id'.* 401"):
         hook.track(call(number) for number in range(10))

@@ -75,7 +75,7 @@ REQUESTS = st.lists(
 @given(st.sampled_from([0.3, 1, 1.5, 2, 8, 10]) | st.floats(0.1, 20), REQUESTS, st.floats(0, 1))
 @example(10, [(0.0, 0.0, 0.0 if n >= 10 else MARGIN * 0.999, False) for n in range(40)], 0.5)
 @settings(max_examples=300)
-def test_however_the_service_counts_there_are_never_too_many(
+def test_rate_holds_in_any_window(
     per_second: float, requests: list[tuple[float, float, float, bool]], phase: float
 ) -> None:
     limiter = Limiter(per_second, bursts=True)
@@ -93,7 +93,7 @@ def test_however_the_service_counts_there_are_never_too_many(
     assert_never_more_than(max(1, int(per_second)), max(1, 1 / per_second), arrivals, phase * max(1, 1 / per_second))
 
 
-def test_all_that_a_second_allows_may_come_at_once() -> None:
+def test_burst_of_a_second_is_allowed() -> None:
     limiter = Limiter(10, bursts=True)
     assert [limiter.grant() for _ in range(10)] == [0] * 10
     assert limiter.clock.slept == 0
@@ -107,7 +107,7 @@ def test_the_allowed_rate_is_used(per_second: float, least: float) -> None:
     assert limiter.rate >= least
 
 
-def test_a_request_that_waited_for_its_connection_counts_from_when_it_was_sent() -> None:
+def test_late_request_counts_when_sent() -> None:
     limiter = Limiter(2, bursts=True)
     first = limiter.acquire(1, limiter.clock.sleep)
     limiter.grant()
@@ -158,7 +158,7 @@ def test_everybody_waits_for_the_pause(per_second: float, bursts: bool) -> None:
 
 
 @BOTH
-def test_who_waits_already_waits_for_the_pause_too(bursts: bool) -> None:
+def test_pause_holds_waiting_threads(bursts: bool) -> None:
     limiter = Limiter(1, bursts=bursts)
     refused = limiter.acquire(1, limiter.clock.sleep)
 
@@ -170,7 +170,7 @@ def test_who_waits_already_waits_for_the_pause_too(bursts: bool) -> None:
     assert limiter.acquire(1, sleep).at >= 9
 
 
-def test_a_shorter_pause_does_not_end_a_longer_one() -> None:
+def test_shorter_pause_changes_nothing() -> None:
     limiter = Limiter(0)
     grant = limiter.acquire(1, limiter.clock.sleep)
     limiter.slow_down(0.2, grant)
@@ -179,14 +179,14 @@ def test_a_shorter_pause_does_not_end_a_longer_one() -> None:
 
 
 @BOTH
-def test_a_pause_shorter_than_the_spacing_does_not_break_the_spacing(bursts: bool) -> None:
+def test_short_pause_keeps_the_spacing(bursts: bool) -> None:
     limiter = Limiter(1, bursts=bursts)
     limiter.slow_down(0.01, limiter.acquire(1, limiter.clock.sleep))
     assert limiter.grant() >= 1
 
 
 @BOTH
-def test_it_goes_on_slower_and_comes_back_but_never_above_what_is_configured(bursts: bool) -> None:
+def test_rate_drops_and_recovers(bursts: bool) -> None:
     limiter = Limiter(10, bursts=bursts)
     configured = limiter.rate
     limiter.slow_down(0, limiter.acquire(1, limiter.clock.sleep))
@@ -200,7 +200,7 @@ def test_it_goes_on_slower_and_comes_back_but_never_above_what_is_configured(bur
 
 
 @pytest.mark.parametrize("requests", [20, 200])
-def test_it_spaces_requests_evenly_from_then_on(requests: int) -> None:
+def test_spacing_after_a_429(requests: int) -> None:
     """For the service may allow fewer at once than in a second."""
     limiter = Limiter(10, bursts=True)
     grants = [limiter.acquire(1, limiter.clock.sleep) for _ in range(10)]
@@ -213,7 +213,7 @@ def test_it_spaces_requests_evenly_from_then_on(requests: int) -> None:
 
 
 @BOTH
-def test_requests_that_were_sent_together_slow_it_down_once(bursts: bool) -> None:
+def test_concurrent_429s_count_once(bursts: bool) -> None:
     limiter = Limiter(10, bursts=bursts)
     together = [limiter.acquire(1, limiter.clock.sleep) for _ in range(8)]
     limiter.slow_down(0, together[0])
@@ -227,7 +227,7 @@ def test_requests_that_were_sent_together_slow_it_down_once(bursts: bool) -> Non
 
 @BOTH
 @pytest.mark.parametrize("per_second", [0.1, 10, 1000])
-def test_it_never_comes_to_a_stop(per_second: float, bursts: bool) -> None:
+def test_rate_never_reaches_zero(per_second: float, bursts: bool) -> None:
     limiter = Limiter(per_second, bursts=bursts)
     configured = limiter.rate
     for _ in range(1000):
@@ -239,7 +239,7 @@ def test_it_never_comes_to_a_stop(per_second: float, bursts: bool) -> None:
 
 
 @pytest.mark.parametrize(("bursts", "per_second"), [(True, 20), (False, 50)])
-def test_threads_share_it(bursts: bool, per_second: float) -> None:
+def test_threads_share_the_limiter(bursts: bool, per_second: float) -> None:
     limiter = RateLimiter(per_second, bursts=bursts)
     times: list[float] = []
 

@@ -115,16 +115,14 @@ def join(threads: Iterable[threading.Thread], seconds: float = 30) -> None:
     st.floats(0.001, 1000, allow_subnormal=False),
     st.integers(0, 10**6),
 )
-def test_a_wait_doubles_up_to_the_longest_and_half_of_it_is_jitter(
-    failures: int, first: float, longest: float, seed: int
-) -> None:
+def test_wait_doubles_with_half_jitter(failures: int, first: float, longest: float, seed: int) -> None:
     random.seed(seed)  # which is otherwise the same for every example
     wait = Retries(first=first, longest=longest).wait(failures)
     ceiling = min(longest, first * 2 ** (failures - 1))
     assert ceiling / 2 <= wait <= ceiling
 
 
-def test_waits_are_jittered() -> None:
+def test_wait_has_jitter() -> None:
     assert len({Retries().wait(3) for _ in range(20)}) > 10
 
 
@@ -146,7 +144,7 @@ def in_a_while(seconds: float) -> str:
     ],
     ids=["seconds", "seconds", "date", "reset in seconds", "reset at Unix time", "first of both", "readable of both"],
 )
-def test_the_service_says_how_long_to_wait(server: Loopback, status: int, asked: Callable[[], dict[str, str]]) -> None:
+def test_service_sets_the_wait(server: Loopback, status: int, asked: Callable[[], dict[str, str]]) -> None:
     server.say(lambda _: Say(status, headers=asked()), Say())
     with transport(server.url) as client:
         assert client.request("GET", "/", read=whole) == {}
@@ -156,7 +154,7 @@ def test_the_service_says_how_long_to_wait(server: Loopback, status: int, asked:
 @pytest.mark.parametrize(
     "headers", [{}, {"Retry-After": "0"}, {"Retry-After": "soon"}, {"Retry-After": in_a_while(-9)}]
 )
-def test_without_its_word_the_waits_grow(server: Loopback, headers: dict[str, str]) -> None:
+def test_waits_grow_without_a_header(server: Loopback, headers: dict[str, str]) -> None:
     server.say(*[Say(429, headers=headers)] * 3, Say())
     with transport(server.url, retries=Retries(first=0.04, longest=0.08)) as client:
         client.request("GET", "/", read=whole)
@@ -165,9 +163,7 @@ def test_without_its_word_the_waits_grow(server: Loopback, headers: dict[str, st
 
 
 @pytest.mark.skipif(not hasattr(time, "tzset"), reason="needs a clock whose zone can be set")
-def test_a_date_without_a_zone_is_in_gmt_wherever_the_worker_is(
-    server: Loopback, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_date_without_a_zone_is_gmt(server: Loopback, monkeypatch: pytest.MonkeyPatch) -> None:
     """RFC 9110, 5.6.7: a recipient must take the asctime form too, and all forms are GMT."""
     with monkeypatch.context() as patch:
         patch.setenv("TZ", "Pacific/Honolulu")
@@ -183,7 +179,7 @@ def test_a_date_without_a_zone_is_in_gmt_wherever_the_worker_is(
 
 @given(st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=40) | st.dates().map(str))
 @settings(max_examples=60)
-def test_no_header_stops_the_retries(server: Loopback, value: str) -> None:
+def test_retries_survive_any_header(server: Loopback, value: str) -> None:
     server.say(Say(503, headers={"Retry-After": value, "X-RateLimit-Reset": value}))
     assert isinstance(error_of(server.url, retries=ONCE), TryAgainLaterError)
 
@@ -200,7 +196,7 @@ def test_no_header_stops_the_retries(server: Loopback, value: str) -> None:
         ",",
     ],
 )
-def test_not_even_an_impossible_one_does(server: Loopback, value: str) -> None:
+def test_impossible_wait_is_ignored(server: Loopback, value: str) -> None:
     server.say(Say(503, headers={"Retry-After": value}))
     assert isinstance(error_of(server.url, retries=ONCE), TryAgainLaterError)
 
@@ -214,7 +210,7 @@ def test_attempts_are_bounded(server: Loopback) -> None:
     assert len(server.heard) == 3
 
 
-def test_the_total_is_bounded_waits_included(server: Loopback) -> None:
+def test_total_includes_the_waits(server: Loopback) -> None:
     server.say(Say(503))
     error = error_of(server.url, retries=Retries(total=0.4, first=0.05, longest=0.05))
     assert isinstance(error, TryAgainLaterError)
@@ -223,14 +219,14 @@ def test_the_total_is_bounded_waits_included(server: Loopback) -> None:
     assert server.heard[-1].at - server.heard[0].at <= 0.5
 
 
-def test_nothing_but_the_total_bounds_them(server: Loopback) -> None:
+def test_total_alone_bounds_attempts(server: Loopback) -> None:
     server.say(*[Say(503)] * 40, Say())
     with transport(server.url, retries=Retries(first=0.001, longest=0.001)) as client:
         client.request("GET", "/", read=whole)
         assert (client.attempts, client.retried, client.rate_limited) == (41, 40, 0)
 
 
-def test_what_is_counted(server: Loopback) -> None:
+def test_attempts_are_counted(server: Loopback) -> None:
     server.say(Say(429), Say(), Say(503), Say(429), Say(), Say(400))
     with transport(server.url) as client:
         client.request("GET", "/", read=whole)
@@ -267,7 +263,7 @@ def test_threads_lose_no_count(server: Loopback) -> None:
     ],
 )
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_wait_longer_than_what_is_left_gives_up_at_once_and_names_it(
+def test_wait_beyond_total_gives_up(
     server: Loopback, status: int, headers: Callable[[], dict[str, str]], named: str
 ) -> None:
     server.say(Say(status, '{"meta": {"error": "slow down"}}', headers()))
@@ -288,7 +284,7 @@ LIMITS = pytest.mark.parametrize(
 )
 
 
-def test_a_wait_within_its_patience_is_no_appointment(server: Loopback) -> None:
+def test_short_wait_sets_no_retry_time(server: Loopback) -> None:
     """Or a service that always asks for a short one would be tried for ever."""
     server.say(Say(429, headers={"Retry-After": "30"}))
     error = error_of(server.url, retries=Retries(attempts=1))
@@ -298,7 +294,7 @@ def test_a_wait_within_its_patience_is_no_appointment(server: Loopback) -> None:
 
 
 @LIMITS
-def test_a_limit_holds_back_the_other_threads_too(server: Loopback, status: int, headers: dict[str, str]) -> None:
+def test_limit_holds_other_threads(server: Loopback, status: int, headers: dict[str, str]) -> None:
     server.say(Say(status, headers=headers), Say())
     limiter = RateLimiter(1000)
     with transport(server.url, limiter=limiter, retries=Retries(first=0.4)) as client:
@@ -312,7 +308,7 @@ def test_a_limit_holds_back_the_other_threads_too(server: Loopback, status: int,
     assert limiter.rate < 1000
 
 
-def test_a_fault_of_one_request_does_not(server: Loopback) -> None:
+def test_fault_holds_no_other_request(server: Loopback) -> None:
     server.say(lambda heard: Say(503 if heard.target == "/first" else 200))
     limiter = RateLimiter(1000)
     client = transport(server.url, limiter=limiter)
@@ -331,7 +327,7 @@ def test_a_fault_of_one_request_does_not(server: Loopback) -> None:
     "kind",
     ["reset", "reset_after", "truncated", "truncated_json", "timeout", "html", "html200", "429", "500", "502", "503"],
 )
-def test_a_fault_that_passes_is_retried(sandbox: Sandbox, kind: Any) -> None:
+def test_passing_fault_is_retried(sandbox: Sandbox, kind: Any) -> None:
     sandbox.faults.add(Fault(side="customerio", kind=kind, times=2, seconds=2))
     timeout = 0.1 if kind == "timeout" else 5
     with transport(sandbox.url, key=sandbox.settings.app_key, timeout=timeout) as client:
@@ -340,7 +336,7 @@ def test_a_fault_that_passes_is_retried(sandbox: Sandbox, kind: Any) -> None:
     assert [asked.fault for asked in sandbox.customerio.requests] == [kind, kind, None]
 
 
-def test_a_service_out_of_reach_is_retried_and_then_named() -> None:
+def test_unreachable_service_is_retried() -> None:
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as listener:
         port = listener.getsockname()[1]
     error = error_of(f"http://127.0.0.1:{port}")
@@ -357,7 +353,7 @@ def test_408_is_retried(server: Loopback) -> None:
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 409, 410, 413, 415, 418, 422, 451])
-def test_another_4xx_is_not(server: Loopback, status: int) -> None:
+def test_other_4xx_is_not_retried(server: Loopback, status: int) -> None:
     server.say(Say(status, "no", {"Retry-After": "0"}))
     error = error_of(server.url)
     assert isinstance(error, StatusError)
@@ -366,7 +362,7 @@ def test_another_4xx_is_not(server: Loopback, status: int) -> None:
 
 
 @pytest.mark.parametrize("status", [300, 301, 302, 303, 304, 307, 308])
-def test_a_redirect_is_a_matter_of_the_connection_and_never_followed(server: Loopback, status: int) -> None:
+def test_redirect_is_never_followed(server: Loopback, status: int) -> None:
     with Loopback() as elsewhere:
         server.say(Say(status, "", {"Location": f"{elsewhere.url}/v1/messages"}))
         error = error_of(server.url)
@@ -377,13 +373,13 @@ def test_a_redirect_is_a_matter_of_the_connection_and_never_followed(server: Loo
 
 
 @pytest.mark.parametrize("location", ["http://[", "http://", "//", "", "mailto:a@b.c", "http://a..b/"])
-def test_wherever_a_redirect_points(server: Loopback, location: str) -> None:
+def test_redirect_to_any_location(server: Loopback, location: str) -> None:
     server.say(Say(302, "", {"Location": location}))
     assert isinstance(error_of(server.url), ConfigurationError)
 
 
 @pytest.mark.parametrize("host", ["exa mple.com", "a..b", "*.example.com", "[::1", "example.com:port"])
-def test_an_address_that_cannot_be_is_a_matter_of_the_connection(host: str) -> None:
+def test_invalid_host(host: str) -> None:
     assert isinstance(error_of(f"http://{host}"), ConfigurationError)
 
 
@@ -403,7 +399,7 @@ def looked_up(monkeypatch: pytest.MonkeyPatch, *errors: int | None) -> list[str]
     return names
 
 
-def test_a_host_that_nobody_knows_is_a_matter_of_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_host(monkeypatch: pytest.MonkeyPatch) -> None:
     names = looked_up(monkeypatch, socket.EAI_NONAME)
     error = error_of("http://api.mistyped.example")
     assert isinstance(error, ConfigurationError)
@@ -412,7 +408,7 @@ def test_a_host_that_nobody_knows_is_a_matter_of_the_connection(monkeypatch: pyt
     assert len(names) == 1
 
 
-def test_so_is_a_proxy_that_nobody_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("http_proxy", "http://proxy.example:3128")
@@ -423,13 +419,13 @@ def test_so_is_a_proxy_that_nobody_knows(monkeypatch: pytest.MonkeyPatch) -> Non
     assert names == ["proxy.example"]
 
 
-def test_a_name_server_that_does_not_answer_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silent_name_server_is_retried(monkeypatch: pytest.MonkeyPatch) -> None:
     names = looked_up(monkeypatch, socket.EAI_AGAIN)
     assert isinstance(error_of("http://service.example"), TryAgainLaterError)
     assert len(names) == 4
 
 
-def test_a_host_that_has_answered_is_not_mistyped(server: Loopback, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_known_host_is_not_mistyped(server: Loopback, monkeypatch: pytest.MonkeyPatch) -> None:
     names = looked_up(monkeypatch, None, socket.EAI_NONAME, socket.EAI_NONAME, None)
     server.say(Say(headers={"Connection": "close"}))
     with transport(server.url) as client:
@@ -457,7 +453,7 @@ def deaf_port() -> Iterator[int]:
 
 
 @pytest.mark.parametrize(("timeout", "longest"), [(0.2, 10.0), (60.0, 0.2)], ids=["the time-out", "ten seconds"])
-def test_no_connection_is_waited_for_longer_than(
+def test_connect_timeout_is_bounded(
     deaf_port: int, monkeypatch: pytest.MonkeyPatch, timeout: float, longest: float
 ) -> None:
     assert transport_module._CONNECT_TIMEOUT == 10
@@ -540,9 +536,7 @@ def test_https(certificates: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("why", ["nobody vouches for it", "it is another's"])
-def test_a_certificate_that_cannot_be_verified_is_a_matter_of_the_connection(
-    certificates: Path, monkeypatch: pytest.MonkeyPatch, why: str
-) -> None:
+def test_untrusted_certificate(certificates: Path, monkeypatch: pytest.MonkeyPatch, why: str) -> None:
     for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
         monkeypatch.delenv(name, raising=False)
     if why == "it is another's":
@@ -559,21 +553,21 @@ def test_a_certificate_that_cannot_be_verified_is_a_matter_of_the_connection(
     assert "Check host and region" in str(caught.value)
 
 
-def test_a_bundle_that_is_not_there_is_a_matter_of_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_ca_bundle_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/no/such/bundle.pem")
     error = error_of("https://127.0.0.1:1")
     assert isinstance(error, ConfigurationError)
     assert "/no/such/bundle.pem" in str(error)
 
 
-def test_a_service_without_tls_is_out_of_reach_by_https(server: Loopback) -> None:
+def test_https_to_a_plain_server(server: Loopback) -> None:
     assert isinstance(error_of(server.url.replace("http:", "https:")), TryAgainLaterError)
 
 
 # --- what goes over the wire ------------------------------------------------------------------------------------
 
 
-def test_the_body_is_made_anew_for_every_attempt(server: Loopback) -> None:
+def test_body_is_made_for_each_attempt(server: Loopback) -> None:
     server.say(Say(503), Say(429), Say())
     made = iter(range(9))
     with transport(server.url) as client:
@@ -581,14 +575,14 @@ def test_the_body_is_made_anew_for_every_attempt(server: Loopback) -> None:
     assert [heard.body for heard in server.heard] == [b"body 0", b"body 1", b"body 2"]
 
 
-def test_parameters_are_percent_encoded(server: Loopback) -> None:
+def test_parameters_are_encoded(server: Loopback) -> None:
     server.say(Say())
     with transport(server.url + "/base/") as client:
         client.request("GET", "/path", read=whole, params={"start": "a+b/c==&d", "n": 1})
     assert server.heard[0].target == "/base/path?start=a%2Bb%2Fc%3D%3D%26d&n=1"
 
 
-def test_a_netrc_does_not_replace_the_key(server: Loopback, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_netrc_keeps_the_key(server: Loopback, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login somebody password else\ndefault login somebody password else\n")
     netrc.chmod(0o600)
@@ -628,7 +622,7 @@ def test_a_netrc_does_not_replace_the_key(server: Loopback, monkeypatch: pytest.
         ("x" * 5000, "x" * 197 + "..."),
     ],
 )
-def test_the_words_of_the_service(server: Loopback, body: str | bytes, words: str) -> None:
+def test_text_of_an_error_answer(server: Loopback, body: str | bytes, words: str) -> None:
     server.say(Say(400, body))
     error = error_of(server.url)
     assert isinstance(error, StatusError)
@@ -636,7 +630,7 @@ def test_the_words_of_the_service(server: Loopback, body: str | bytes, words: st
 
 
 @pytest.mark.parametrize("opens", ["[", '{"errors":'])
-def test_words_that_are_nested_deep(server: Loopback, opens: str) -> None:
+def test_deeply_nested_error_answer(server: Loopback, opens: str) -> None:
     closes = "]" if opens == "[" else "}"
     for depth in (100, 300, *range(400, 1000, 20), 10_000):
         server.say(Say(503, opens * depth + "1" + closes * depth))
@@ -648,7 +642,7 @@ def test_words_that_are_nested_deep(server: Loopback, opens: str) -> None:
 @example("<!DOCTYPE [<!odd")
 @example("&#99999999999;")
 @settings(max_examples=100)
-def test_no_markup_is_too_odd_to_be_told(server: Loopback, body: str) -> None:
+def test_any_markup_becomes_text(server: Loopback, body: str) -> None:
     server.say(Say(400, body))
     error = error_of(server.url)
     assert isinstance(error, StatusError)
@@ -671,7 +665,7 @@ PIECE = st.one_of(
     status=st.sampled_from([200, 302, 400, 401, 429, 500]),
 )
 @settings(max_examples=150)
-def test_no_secret_and_no_address_in_an_error(
+def test_errors_show_nothing_private(
     server: Loopback, pieces: list[str], place: int, private: str, shape: str, status: int
 ) -> None:
     text = "".join([*pieces[:place], private, *pieces[place:]])
@@ -695,14 +689,14 @@ def fails_to_read(answer: Answer) -> None:
 
 
 @pytest.mark.parametrize("private", [SECRET, "jane.doe@example.com"])
-def test_the_reason_phrase_is_the_services_word_too(server: Loopback, private: str) -> None:
+def test_reason_phrase_is_masked(server: Loopback, private: str) -> None:
     server.say(Say(400, "", reason=f"No {private}"))
     assert private not in str(error_of(server.url))
 
 
 @pytest.mark.parametrize("fill", [" ", "<br>"])
 @pytest.mark.parametrize("private", [SECRET, "jane.doe@example.com"])
-def test_where_a_long_answer_is_cut_no_part_of_it_stays(server: Loopback, fill: str, private: str) -> None:
+def test_truncation_shows_no_secret_part(server: Loopback, fill: str, private: str) -> None:
     """The cut must not come before the masking: half a key is no key that could be found."""
     for at in range(4000 - len(private), 4000):
         server.say(Say(400, (fill * 4000)[:at] + private))
@@ -723,7 +717,7 @@ def test_where_a_long_answer_is_cut_no_part_of_it_stays(server: Loopback, fill: 
         '"jane.doe"@example.com',
     ],
 )
-def test_however_an_address_is_written(server: Loopback, body: str) -> None:
+def test_address_is_masked_in_any_form(server: Loopback, body: str) -> None:
     server.say(Say(400, body))
     assert "jane.doe" not in str(error_of(server.url))
 
@@ -760,7 +754,7 @@ def until(happened: Callable[[], Any]) -> Any:
 LIMITED = '{"errors": [{"detail": "rate limited to 10 requests per 1s", "status": "429"}]}'
 
 
-def test_it_says_what_it_waits_for(server: Loopback) -> None:
+def test_waiting_names_the_cause(server: Loopback) -> None:
     server.say(Say(408, LIMITED, {"Retry-After": "0.01"}), Say(429, LIMITED, {"Retry-After": "59.5"}))
     client = transport(server.url)
     assert client.waiting() is None
@@ -776,14 +770,14 @@ def test_it_says_what_it_waits_for(server: Loopback) -> None:
     assert client.waiting() is None
 
 
-def test_also_when_the_service_names_no_time(server: Loopback) -> None:
+def test_waiting_without_a_header(server: Loopback) -> None:
     server.say(Say(503, "maintenance"))
     client = transport(server.url)
     with asking_in_the_background(client, "/"):
         assert re.search(r"answered 503: maintenance; waits \d\d s before attempt 2$", until(client.waiting))
 
 
-def test_also_when_there_is_no_service() -> None:
+def test_waiting_without_a_service() -> None:
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as listener:
         port = listener.getsockname()[1]
     client = transport(f"http://127.0.0.1:{port}")
@@ -792,7 +786,7 @@ def test_also_when_there_is_no_service() -> None:
 
 
 @pytest.mark.parametrize("paths", [("/short", "/long"), ("/long", "/short")])
-def test_of_several_it_names_the_one_that_waits_longest(server: Loopback, paths: tuple[str, str]) -> None:
+def test_waiting_names_the_longest(server: Loopback, paths: tuple[str, str]) -> None:
     server.say(lambda heard: Say(503, f"asked for {heard.target}"))
     client = transport(server.url)
     with asking_in_the_background(client, *paths):
@@ -802,14 +796,14 @@ def test_of_several_it_names_the_one_that_waits_longest(server: Loopback, paths:
         assert "/long" in (client.waiting() or "")
 
 
-def test_a_wait_that_is_over_is_not_named(server: Loopback) -> None:
+def test_finished_wait_is_not_named(server: Loopback) -> None:
     server.say(Say(503, headers={"Retry-After": "0.1"}), Say())
     with transport(server.url) as client:
         client.request("GET", "/", read=whole)
         assert client.waiting() is None
 
 
-def test_the_rate_limiter_is_no_wait_to_speak_of(server: Loopback) -> None:
+def test_waiting_ignores_the_limiter(server: Loopback) -> None:
     server.say(Say())
     client = transport(server.url, limiter=RateLimiter(0.01))
     with asking_in_the_background(client, "/"):
@@ -828,7 +822,7 @@ def error_or_none(client: Transport) -> None:
         client.request("GET", "/", read=whole)
 
 
-def test_how_many_requests_are_wanted_in_flight(server: Loopback) -> None:
+def test_wanted_in_flight(server: Loopback) -> None:
     def slowly(heard: Heard) -> Say:
         time.sleep(0.1)
         return Say()
@@ -840,9 +834,7 @@ def test_how_many_requests_are_wanted_in_flight(server: Loopback) -> None:
         assert client.wanted_in_flight() >= 10
 
 
-def test_a_request_that_opens_a_connection_over_https_counts_later(
-    certificates: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_handshake_delays_the_limiter(certificates: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A handshake comes between the limiter and the request, and would bring it closer to the next one."""
 
     def slowly(heard: Heard) -> Say:
@@ -902,7 +894,7 @@ def end_of(client: Transport, begun: Callable[[], object], threads: int = 1) -> 
 
 @pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize("headers", [{}, {"Retry-After": "60"}])
-def test_close_ends_the_sleep_between_two_attempts(own_server: Loopback, status: int, headers: dict[str, str]) -> None:
+def test_close_ends_the_sleep(own_server: Loopback, status: int, headers: dict[str, str]) -> None:
     own_server.say(Say(status, headers=headers))
     client = transport(own_server.url, retries=Retries(first=60))
 
@@ -914,7 +906,7 @@ def test_close_ends_the_sleep_between_two_attempts(own_server: Loopback, status:
     assert len(own_server.heard) == 1
 
 
-def test_close_ends_the_wait_for_the_rate_limiter(own_server: Loopback) -> None:
+def test_close_ends_the_limiter_wait(own_server: Loopback) -> None:
     own_server.say(Say())
     limiter = RateLimiter(0.01)
     limiter.acquire(1, time.sleep)
@@ -922,7 +914,7 @@ def test_close_ends_the_wait_for_the_rate_limiter(own_server: Loopback) -> None:
     assert own_server.heard == []
 
 
-def test_after_close_a_request_that_waits_for_its_answer_ends_with_its_time_out_and_is_not_repeated(
+def test_close_prevents_a_repeat(
     own_server: Loopback,
 ) -> None:
     own_server.say(SILENCE)
@@ -930,7 +922,7 @@ def test_after_close_a_request_that_waits_for_its_answer_ends_with_its_time_out_
     assert len(own_server.heard) == 5
 
 
-def test_an_answer_that_comes_after_close_is_read(own_server: Loopback) -> None:
+def test_late_answer_is_read(own_server: Loopback) -> None:
     closed = threading.Event()
 
     def late(heard: Heard) -> Say:
@@ -948,7 +940,7 @@ def test_an_answer_that_comes_after_close_is_read(own_server: Loopback) -> None:
     assert answers == [{"late": True}]
 
 
-def test_the_proxy_of_the_environment_is_asked(own_server: Loopback, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_proxy_is_used(own_server: Loopback, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("http_proxy", own_server.url)
@@ -957,7 +949,7 @@ def test_the_proxy_of_the_environment_is_asked(own_server: Loopback, monkeypatch
     assert [heard.target for heard in own_server.heard] == ["http://service.example/v1/messages"]
 
 
-def test_what_the_environment_excepts_from_its_proxy(own_server: Loopback, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_proxy_is_respected(own_server: Loopback, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.setenv(name, "127.0.0.1")
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
@@ -966,7 +958,7 @@ def test_what_the_environment_excepts_from_its_proxy(own_server: Loopback, monke
     assert [heard.target for heard in own_server.heard] == ["/v1/messages"]
 
 
-def test_after_close_nothing_is_sent(own_server: Loopback) -> None:
+def test_close_prevents_requests(own_server: Loopback) -> None:
     own_server.say(Say())
     files = psutil.Process().num_fds()
     client = transport(own_server.url)
@@ -980,7 +972,7 @@ def test_after_close_nothing_is_sent(own_server: Loopback) -> None:
     assert len(own_server.heard) == 1
 
 
-def test_a_request_that_began_before_close_leaves_no_connection_open(own_server: Loopback) -> None:
+def test_close_in_mid_request(own_server: Loopback) -> None:
     client = transport(own_server.url)
 
     def body() -> bytes:  # asked for when the attempt has begun, and its connection has not
@@ -991,7 +983,7 @@ def test_a_request_that_began_before_close_leaves_no_connection_open(own_server:
     assert sockets_to(own_server.port) == 0
 
 
-def test_a_connection_is_kept_for_the_next_request(own_server: Loopback) -> None:
+def test_connection_is_reused(own_server: Loopback) -> None:
     own_server.say(Say())
     with transport(own_server.url) as client:
         for _ in range(5):

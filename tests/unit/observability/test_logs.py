@@ -57,13 +57,13 @@ def row(name: str, **fields: Any) -> dict[str, Any]:
     } | fields
 
 
-def test_a_run_that_meets_nothing_of_note_warns_of_nothing(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
+def test_quiet_run_warns_of_nothing(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
     result = run()
     assert warnings(capfd) == []
     assert set(result["read"]) == {"requests", "deliveries"}
 
 
-def test_a_list_that_is_out_of_order(
+def test_list_out_of_order_warns(
     sandbox: Sandbox, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small_pages(monkeypatch, 20)
@@ -74,7 +74,7 @@ def test_a_list_that_is_out_of_order(
     assert_kept_is_truth(sandbox, INTERVAL)
 
 
-def test_a_run_that_is_shown_no_delivery(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
+def test_run_without_deliveries_warns(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
     sandbox.history = History(deliveries=[])
     result = run()
     (warning,) = warnings(capfd)
@@ -83,16 +83,14 @@ def test_a_run_that_is_shown_no_delivery(sandbox: Sandbox, capfd: pytest.Capture
     assert set(result["events"].values()) == {0}
 
 
-def test_rows_that_can_not_be_read_fail_the_task_after_all_else_was_sent(sandbox: Sandbox) -> None:
+def test_malformed_row_fails_the_task(sandbox: Sandbox) -> None:
     sandbox.history = History(deliveries=[row("odd", subject=7), row("fine")])
     with pytest.raises(AirflowFailException, match=r"1 events or rows.*malformed: 1 \(first ids: odd\).*subject"):
         run()
     assert [event["properties"]["delivery_id"] for event in sandbox.segment.kept] == ["fine"]
 
 
-def test_rows_that_can_not_be_read_are_kept_aside_beside_events_that_can_not_be_sent(
-    sandbox: Sandbox, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_malformed_row_is_kept(sandbox: Sandbox, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     big = row("big", subject="x" * 40_000)
     sandbox.history = History(deliveries=[row("odd", subject=7), row("fine"), big, row("nobody", customer_id=None)])
     result = run(dead_letter_path=str(tmp_path), on_unidentified="dead_letter")
@@ -109,9 +107,7 @@ def test_rows_that_can_not_be_read_are_kept_aside_beside_events_that_can_not_be_
     assert (len(list(events)), events.rows, events.unreadable) == (2, 1, 0)
 
 
-def test_a_dead_letter_path_that_takes_nothing_is_found_before_the_first_request(
-    sandbox: Sandbox, tmp_path: Path
-) -> None:
+def test_unwritable_path_is_found_early(sandbox: Sandbox, tmp_path: Path) -> None:
     """Also by a run that refuses nothing: the next one would find it when some of its events are sent already."""
     file = tmp_path / "file"
     file.touch()
@@ -121,7 +117,7 @@ def test_a_dead_letter_path_that_takes_nothing_is_found_before_the_first_request
     assert run(dead_letter_path=str(tmp_path / "letters")).get("dead_letters") is None
 
 
-def test_rows_that_earlier_runs_refused_are_only_warned_of(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
+def test_earlier_malformed_rows_warn(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
     sandbox.history = History(deliveries=[row("odd", subject=7), row("fine")])
     result = run(Interval(NOVEMBER + DAY, NOVEMBER + 2 * DAY))
     assert result["skipped"] == {"malformed": 1}
@@ -129,7 +125,7 @@ def test_rows_that_earlier_runs_refused_are_only_warned_of(sandbox: Sandbox, cap
     assert "1 malformed rows were created outside this interval" in warning
 
 
-def test_opens_that_no_activity_is_listed_of(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
+def test_opens_without_activity_warn(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
     """Within the 30 days, and yet not there: the first open is sent as the delivery shows it."""
     day = int(time.time()) // DAY * DAY - 2 * DAY
     sandbox.history = History(deliveries=[row("d", created=day, metrics={"opened": day + 5, "clicked": day + 6})])
@@ -141,7 +137,7 @@ def test_opens_that_no_activity_is_listed_of(sandbox: Sandbox, capfd: pytest.Cap
     assert "2 opens and clicks have no activity of their time: they were sent as the list of deliveries" in warning
 
 
-def test_lists_of_activities_that_do_not_end(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
+def test_endless_activity_lists_warn(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
     day = int(time.time()) // DAY * DAY - 2 * DAY
     sandbox.history = History(deliveries=[row("d", created=day, metrics={"delivered": day + 5})])
     sandbox.settings = Settings(activities_end="new_cursor")
@@ -151,7 +147,7 @@ def test_lists_of_activities_that_do_not_end(sandbox: Sandbox, capfd: pytest.Cap
     assert "2 lists of activities were taken to have ended after several empty pages" in warning
 
 
-def test_a_preview_counts_rows_that_can_not_be_read(sandbox: Sandbox) -> None:
+def test_preview_counts_malformed_rows(sandbox: Sandbox) -> None:
     sandbox.history = History(deliveries=[row("odd", subject=7), row("fine")])
     result = run(preview=True)
     assert result["refused"] == {"malformed": 1}
@@ -169,7 +165,7 @@ def test_a_preview_counts_rows_that_can_not_be_read(sandbox: Sandbox) -> None:
         (OSError("not one of ours"), OSError),
     ],
 )
-def test_what_becomes_of_an_error(
+def test_error_decides_on_the_retry(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, error: Exception, raised: type[Exception]
 ) -> None:
     """Airflow retries an ordinary exception, and no `AirflowFailException`."""

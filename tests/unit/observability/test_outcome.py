@@ -41,7 +41,7 @@ def row(number: int, **changes: Any) -> dict[str, Any]:
     return {"id": f"d{number}", "type": "email", "created": NOVEMBER, "metrics": opened, "customer_id": "1"} | changes
 
 
-def test_a_run_that_fails_at_its_end_is_counted_too(sandbox: Sandbox, listener: Listener) -> None:
+def test_failed_run_is_counted(sandbox: Sandbox, listener: Listener) -> None:
     odd = [row(3, subject="x" * 20_000), row(4, customer_id=None), row(5, customer_id=None)]
     sandbox.history = History(deliveries=[row(0), row(1), *odd])
     run(EXECUTE.format(parameters=""), listener)
@@ -63,21 +63,21 @@ def test_a_preview_is_not_counted(sandbox: Sandbox, listener: Listener) -> None:
     assert sandbox.customerio.requests
 
 
-def test_an_outlets_event_gets_the_result(sandbox: Sandbox) -> None:
+def test_outlet_event_has_the_result(sandbox: Sandbox) -> None:
     accessors = OutletEventAccessors()
     accessors[EVENTS].extra["of_the_user"] = 1
     result = operator(outlets=[EVENTS]).execute(RUN | {"outlet_events": accessors})
     assert accessors[EVENTS].extra == {"of_the_user": 1, **result}
 
 
-def test_an_alias_is_left_alone(sandbox: Sandbox) -> None:
+def test_alias_is_left_alone(sandbox: Sandbox) -> None:
     accessors = OutletEventAccessors()
     result = operator(outlets=[AssetAlias("alias"), EVENTS]).execute(RUN | {"outlet_events": accessors})
     assert list(accessors) == [EVENTS]
     assert accessors[EVENTS].extra == result
 
 
-def test_outlets_do_no_harm_where_execute_is_called_by_hand(sandbox: Sandbox) -> None:
+def test_outlets_without_outlet_events(sandbox: Sandbox) -> None:
     assert operator(outlets=[EVENTS]).execute(RUN)["sent"]["events"] > 0
 
 
@@ -92,7 +92,7 @@ def datasets(task: Any) -> list[tuple[str, str, int]]:
     ]
 
 
-def test_lineage_names_each_list_that_was_read_and_the_source(sandbox: Sandbox) -> None:
+def test_lineage_names_lists_and_source(sandbox: Sandbox) -> None:
     pytest.importorskip("airflow.providers.openlineage", reason="OpenLineage's provider is not installed")
     task = operator(opens_and_clicks="every")
     result = task.execute(RUN)
@@ -105,7 +105,7 @@ def test_lineage_names_each_list_that_was_read_and_the_source(sandbox: Sandbox) 
     ]
 
 
-def test_lineage_names_no_list_that_was_not_read(sandbox: Sandbox) -> None:
+def test_lineage_omits_unread_lists(sandbox: Sandbox) -> None:
     pytest.importorskip("airflow.providers.openlineage", reason="OpenLineage's provider is not installed")
     task = operator()
     task.execute(RUN)

@@ -48,7 +48,7 @@ def left_behind() -> tuple[set[str], int]:
     return own, len([c for c in psutil.Process().net_connections("tcp") if c.status == psutil.CONN_ESTABLISHED])
 
 
-def test_it_sends_the_interval_of_the_run(sandbox: Sandbox) -> None:
+def test_run_sends_its_interval(sandbox: Sandbox) -> None:
     result = operator().execute(RUN)
     assert_kept_is_truth(sandbox, DAY_ONE)
     assert json.loads(json.dumps(result)) == result
@@ -84,7 +84,7 @@ def test_the_parameters_are_templated(sandbox: Sandbox) -> None:
         ({"interval_start": "2026-11-02", "interval_end": "2026-11-01"}, "before it starts"),
     ],
 )
-def test_what_is_wrong_in_the_dag_is_said_when_it_is_parsed(parameters: dict[str, Any], message: str) -> None:
+def test_wrong_parameters_at_parse(parameters: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         operator(**parameters)
 
@@ -96,13 +96,13 @@ def test_what_is_wrong_in_the_dag_is_said_when_it_is_parsed(parameters: dict[str
         (RUN | {"data_interval_end": RUN["data_interval_start"]}, "zero length.*interval_start and interval_end"),
     ],
 )
-def test_a_run_without_interval_fails_before_the_first_request(sandbox: Sandbox, context: Any, message: str) -> None:
+def test_missing_interval_asks_nothing(sandbox: Sandbox, context: Any, message: str) -> None:
     with pytest.raises(AirflowFailException, match=message):
         operator().execute(context)
     assert sandbox.customerio.requests == []
 
 
-def test_a_wrong_key_is_not_retried_and_is_not_shown(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_key_is_not_retried(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     connect(monkeypatch, sandbox, app_key="not-the-key-of-this-workspace")
     with pytest.raises(AirflowFailException, match=r"'customerio_default'.* 401.*App API key.*region") as caught:
         operator().execute(RUN)
@@ -110,20 +110,20 @@ def test_a_wrong_key_is_not_retried_and_is_not_shown(sandbox: Sandbox, monkeypat
     assert len(sandbox.customerio.requests) <= 2  # the look-back and the interval are asked side by side
 
 
-def test_a_missing_scope_is_left_to_a_retry_which_another_worker_may_run(sandbox: Sandbox) -> None:
+def test_missing_scope_is_retried(sandbox: Sandbox) -> None:
     sandbox.settings = Settings(scopes=("campaigns",))
     with pytest.raises(TryAgainLaterError, match=r"'customerio_default'.* 403.*scope"):
         operator().execute(RUN)
     assert len(sandbox.customerio.requests) <= 2
 
 
-def test_segments_400_fails_the_task_with_its_words(sandbox: Sandbox) -> None:
+def test_segments_400_is_quoted(sandbox: Sandbox) -> None:
     sandbox.faults.add(Fault(side="segment", kind="400", at=0, times=1000, body='{"message":"payload is malformed"}'))
     with pytest.raises(AirflowFailException, match=r"'segment_default'.* 400: payload is malformed"):
         operator().execute(RUN)
 
 
-def test_an_event_against_segments_rules_fails_the_task_after_all_else_was_sent(sandbox: Sandbox) -> None:
+def test_oversized_event_fails_the_task(sandbox: Sandbox) -> None:
     def row(number: int, subject: str) -> dict[str, Any]:
         opened = {"opened": NOVEMBER + number}
         shared = {"type": "email", "created": NOVEMBER, "customer_id": "1"}
@@ -199,13 +199,13 @@ def test_a_task_that_pushes_no_xcom_pushes_no_counts(sandbox: Sandbox) -> None:
     assert ti.pushed == []
 
 
-def test_an_overloaded_service_leaves_the_retry_to_airflow(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_overload_is_left_to_a_retry(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     sandbox.faults.add(Fault(side="customerio", kind="429", at=0, times=1000, retry_after=100_000))
     with pytest.raises(TryAgainLaterError, match=r"'customerio_default'.* 429.*asks to wait 100000 s"):
         operator().execute(RUN)
 
 
-def test_no_secret_and_no_address_is_logged(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
+def test_log_has_no_secret_or_address(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
     operator().execute(RUN)
     out, err = capfd.readouterr()
     assert "events sent" in out + err
@@ -215,7 +215,7 @@ def test_no_secret_and_no_address_is_logged(sandbox: Sandbox, capfd: pytest.Capt
 
 
 @pytest.mark.parametrize("side", ["customerio", "segment"])
-def test_a_kill_ends_the_task_at_once_and_leaves_nothing_open(sandbox: Sandbox, side: Any) -> None:
+def test_kill_ends_the_task_at_once(sandbox: Sandbox, side: Any) -> None:
     before = left_behind()
     sandbox.faults.add(Fault(side=side, kind="timeout", at=0, times=1000, seconds=3.0))
     task = operator()
@@ -226,7 +226,7 @@ def test_a_kill_ends_the_task_at_once_and_leaves_nothing_open(sandbox: Sandbox, 
     task.on_kill()  # nothing runs any more: no effect
 
 
-def test_a_timeout_of_airflow_leaves_nothing_open(sandbox: Sandbox) -> None:
+def test_timeout_leaves_nothing_open(sandbox: Sandbox) -> None:
     before = left_behind()
     sandbox.faults.add(Fault(side="segment", kind="timeout", at=0, times=1000, seconds=3.0))
     task = operator()

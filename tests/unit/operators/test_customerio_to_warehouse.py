@@ -60,7 +60,7 @@ def query(file: Path, sql: str) -> list[tuple[Any, ...]]:
         return connection.execute(sql).fetchall()
 
 
-def test_it_loads_the_interval_of_the_run(sandbox: Sandbox, file: Path) -> None:
+def test_run_loads_its_interval(sandbox: Sandbox, file: Path) -> None:
     result = operator().execute(RUN)
     assert json.loads(json.dumps(result)) == result
     assert list(result) == ["interval", "read", "events", "loaded", "skipped"]
@@ -91,7 +91,7 @@ def test_lineage_names_the_tables(sandbox: Sandbox, file: Path) -> None:
     }
 
 
-def test_an_outlets_event_names_the_tables(sandbox: Sandbox, file: Path) -> None:
+def test_outlet_event_names_the_tables(sandbox: Sandbox, file: Path) -> None:
     events, tables = OutletEventAccessors(), Asset("customerio_tables")
     task = operator(collections=["Email Opened", "Email Delivered"], outlets=[tables])
     result = task.execute(RUN | {"outlet_events": events})
@@ -101,9 +101,7 @@ def test_an_outlets_event_names_the_tables(sandbox: Sandbox, file: Path) -> None
     assert sorted(named) == sorted(name for (name,) in found)
 
 
-def test_the_ids_are_those_of_a_segment_connection_with_the_same_namespace(
-    sandbox: Sandbox, file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ids_match_the_other_operator(sandbox: Sandbox, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fields = json.loads(os.environ["AIRFLOW_CONN_SEGMENT_DEFAULT"])
     fields["extra"]["message_id_namespace"] = "both"
     monkeypatch.setenv("AIRFLOW_CONN_SEGMENT_DEFAULT", json.dumps(fields))
@@ -123,7 +121,7 @@ def test_a_preview_makes_no_table(sandbox: Sandbox, file: Path) -> None:
     assert query(file, "SELECT 1 FROM information_schema.tables WHERE table_schema = 'customerio'") == []
 
 
-def test_what_no_database_takes_is_kept_aside(sandbox: Sandbox, file: Path, tmp_path: Path) -> None:
+def test_unstorable_event_is_kept(sandbox: Sandbox, file: Path, tmp_path: Path) -> None:
     row = {"type": "email", "created": NOVEMBER, "metrics": {"opened": NOVEMBER + 5}, "customer_id": "1"}
     sandbox.history = History(deliveries=[row | {"id": "good"}, row | {"id": "bad", "subject": "half \0 of it"}])
     with pytest.raises(AirflowFailException, match=r"can't be loaded.* nul_character_in_subject: 1 .*bad"):
@@ -205,12 +203,12 @@ class Interrupted:
         ({"pii": "mask"}, "pii must be one of"),
     ],
 )
-def test_what_is_wrong_in_the_dag_is_said_when_it_is_parsed(parameters: dict[str, Any], message: str) -> None:
+def test_wrong_parameters_at_parse(parameters: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         operator(**parameters)
 
 
-def test_what_renders_to_something_wrong_is_refused_before_any_request(sandbox: Sandbox, file: Path) -> None:
+def test_wrong_rendered_schema(sandbox: Sandbox, file: Path) -> None:
     task = operator(schema="{{ params.it }}")
     task.render_template_fields(RUN | {"params": {"it": "No Schema"}})
     with pytest.raises(AirflowFailException, match="schema must be"):
@@ -218,7 +216,7 @@ def test_what_renders_to_something_wrong_is_refused_before_any_request(sandbox: 
     assert sandbox.customerio.requests == []
 
 
-def test_it_has_the_parameters_and_defaults_of_its_sibling() -> None:
+def test_parameters_match_the_other() -> None:
     ours = inspect.signature(CustomerIOToWarehouseOperator.__init__).parameters
     siblings = inspect.signature(CustomerIOToSegmentOperator.__init__).parameters
     own = {"warehouse_conn_id", "schema", "message_id_namespace"}
@@ -231,7 +229,7 @@ def test_it_has_the_parameters_and_defaults_of_its_sibling() -> None:
     assert (ours["warehouse_conn_id"].default, ours["schema"].default) == ("warehouse_default", "customerio")
 
 
-def test_a_wrong_connection_is_found_before_any_request(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_connection_asks_nothing(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(AirflowFailException, match="There is no connection 'warehouse_default'"):
         operator().execute(RUN)
     monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE_DEFAULT", json.dumps({"conn_type": "duckdb", "host": ""}))
@@ -240,7 +238,7 @@ def test_a_wrong_connection_is_found_before_any_request(sandbox: Sandbox, monkey
     assert sandbox.customerio.requests == []
 
 
-def test_all_channels_have_their_tables(sandbox: Sandbox, file: Path) -> None:
+def test_channels_have_their_tables(sandbox: Sandbox, file: Path) -> None:
     operator(collections="all").execute(RUN)
     tables = query(file, "SELECT table_name FROM information_schema.tables WHERE table_schema = 'customerio'")
     assert len(tables) == len(GROUPS["all"]) + 1

@@ -202,7 +202,7 @@ def test_an_old_interval_falls_back(sandbox: Sandbox, capfd: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize(("days", "is_old"), [(29.9, False), (30.1, True)])
-def test_the_start_decides_what_is_old(sandbox: Sandbox, days: float, is_old: bool) -> None:
+def test_interval_start_decides_on_old(sandbox: Sandbox, days: float, is_old: bool) -> None:
     start = int(time.time() - days * DAY)
     result = operator(opens_and_clicks="every").execute(during(Interval(start, start + 3 * DAY)))
     assert result.get("opens_and_clicks") == ("first" if is_old else None)
@@ -290,7 +290,7 @@ def test_cio_id_as_last_resort(sandbox: Sandbox) -> None:
 
 
 @pytest.mark.parametrize("pii", ["hash", "drop"])
-def test_pii_holds_for_events_and_letters(sandbox: Sandbox, tmp_path: Path, pii: Any) -> None:
+def test_pii_covers_events_and_letters(sandbox: Sandbox, tmp_path: Path, pii: Any) -> None:
     result = operator(
         collections="all",
         opens_and_clicks="every",
@@ -319,7 +319,7 @@ def samples(text: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("mode", ["first", "every"])
-def test_a_preview_counts_as_a_run_does(sandbox: Sandbox, mode: Any) -> None:
+def test_preview_counts_like_a_run(sandbox: Sandbox, mode: Any) -> None:
     preview = operator(collections="all", opens_and_clicks=mode, preview=True).execute(during(RECENT))
     assert sandbox.segment.requests == []
     assert json.loads(json.dumps(preview)) == preview
@@ -337,7 +337,7 @@ def test_a_preview_counts_as_a_run_does(sandbox: Sandbox, mode: Any) -> None:
 
 
 @pytest.mark.parametrize("pii", ["keep", "hash"])
-def test_a_preview_shows_masked_samples(sandbox: Sandbox, capfd: pytest.CaptureFixture[str], pii: Any) -> None:
+def test_preview_shows_masked_samples(sandbox: Sandbox, capfd: pytest.CaptureFixture[str], pii: Any) -> None:
     result = operator(collections="all", opens_and_clicks="every", preview=True, pii=pii).execute(during(RECENT))
     text = logged(capfd)
     shown = samples(text)
@@ -353,7 +353,7 @@ def test_a_preview_shows_masked_samples(sandbox: Sandbox, capfd: pytest.CaptureF
     assert "nothing was sent" in text
 
 
-def test_a_run_shows_no_sample(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
+def test_run_shows_no_sample(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
     operator(collections="all").execute(during(RECENT))
     assert samples(logged(capfd)) == []
 
@@ -365,12 +365,12 @@ class Untouchable:
         raise AssertionError(f"the store was asked for {name}")
 
 
-def test_a_preview_keeps_the_checkpoint(sandbox: Sandbox) -> None:
+def test_preview_keeps_the_checkpoint(sandbox: Sandbox) -> None:
     """A real run that failed and is to be repeated keeps its own."""
     operator(preview=True).execute(during(RECENT, task_state_store=Untouchable()))
 
 
-def test_a_preview_counts_refused_events(sandbox: Sandbox, tmp_path: Path) -> None:
+def test_preview_counts_refused_events(sandbox: Sandbox, tmp_path: Path) -> None:
     shared: dict[str, Any] = {"type": "email", "created": START, "metrics": {"opened": START + 5}, "customer_id": "1"}
     sandbox.history = History(
         deliveries=[

@@ -200,7 +200,7 @@ def with_its_other_half(name: str, value: object) -> dict[str, Any]:
         if name != "interval_end" and not (rendered == "nonsense =" and name.endswith(("conn_id", "path")))
     ],
 )
-def test_templates_that_render_to_nothing(sandbox: Sandbox, name: str, rendered: str) -> None:
+def test_wrong_rendered_values(sandbox: Sandbox, name: str, rendered: str) -> None:
     given = operator(**with_its_other_half(name, "{{ params.it }}"))
     given.render_template_fields(RUN | {"params": {"it": rendered}})
     with pytest.raises(AirflowFailException, match=rf"\b{name}\b|unknown collection"):
@@ -261,7 +261,7 @@ def test_a_list_with_a_task_result() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"pii": "nope"}, {"lookback": 5000}, {"preview": "maybe"}, {"interval_start": ""}])
-def test_a_wrong_mapped_parameter_fails(wrong: dict[str, Any]) -> None:
+def test_wrong_mapped_parameter_fails(wrong: dict[str, Any]) -> None:
     """Airflow fails a task without a retry for `AirflowFailException`, wherever it comes from."""
     with DAG(dag_id="mapped", schedule=None):
         expanded = CustomerIOToSegmentOperator.partial(task_id="expanded").expand_kwargs([wrong])

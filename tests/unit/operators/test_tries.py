@@ -78,7 +78,7 @@ def attempt(store: Store, **parameters: Any) -> dict[str, Any]:
 # Two at once
 
 
-def test_two_tries_that_are_alive_at_once_lose_nothing(sandbox: Sandbox) -> None:
+def test_two_live_tries_lose_nothing(sandbox: Sandbox) -> None:
     """The first one's worker was taken for dead, and went on."""
     store = Store()
     with ThreadPoolExecutor(2) as pool:
@@ -93,7 +93,7 @@ def test_two_tries_that_are_alive_at_once_lose_nothing(sandbox: Sandbox) -> None
 
 
 @pytest.mark.parametrize("stale", [True, False])
-def test_what_the_slower_one_leaves_behind_does_no_harm(sandbox: Sandbox, stale: bool) -> None:
+def test_stale_checkpoint_is_harmless(sandbox: Sandbox, stale: bool) -> None:
     """It stores a checkpoint after the faster one has removed its own; a cleared task then does the rest."""
     store = Store()
     slow = KilledAtTheEnd()
@@ -136,9 +136,7 @@ def change(monkeypatch: pytest.MonkeyPatch, service: str, extra: dict[str, Any],
     monkeypatch.setenv(variable, json.dumps(connection))
 
 
-def test_the_fingerprint_changes_with_whatever_decides_which_events_go_where(
-    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_fingerprint_covers_selection(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     recent = {"interval_start": pendulum.now().subtract(days=3), "interval_end": pendulum.now().subtract(days=2)}
     parameters: list[dict[str, Any]] = [
         {},
@@ -168,7 +166,7 @@ def test_the_fingerprint_changes_with_whatever_decides_which_events_go_where(
     assert len(set(found)) == len(found)
 
 
-def test_the_fingerprint_survives_what_decides_only_how(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fingerprint_ignores_speed(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     before = fingerprint(monkeypatch)
     assert (
         fingerprint(
@@ -185,7 +183,7 @@ def test_the_fingerprint_survives_what_decides_only_how(sandbox: Sandbox, monkey
 # Refused events
 
 
-def test_what_one_try_could_not_send_is_met_again_by_the_next(sandbox: Sandbox, tmp_path: Path) -> None:
+def test_retry_meets_refused_events(sandbox: Sandbox, tmp_path: Path) -> None:
     """A run that is rescheduled has the same number of try, and so the same file: what that held comes again."""
     rows = [
         {"id": f"d{n}", "type": "email", "created": NOVEMBER + n, "metrics": {"opened": NOVEMBER + 9000}}

@@ -82,7 +82,7 @@ def assert_at_the_interval(lines: list[tuple[float, str, str]]) -> None:
     [("customerio", "Customer.io (connection 'customerio_default')"), ("segment", "Segment (connection 's")],
     ids=["customerio", "segment"],
 )
-def test_who_waits_for_a_service_says_so(sandbox: Sandbox, log: Log, side: Any, name: str) -> None:
+def test_waiting_for_a_service(sandbox: Sandbox, log: Log, side: Any, name: str) -> None:
     sandbox.faults.add(Fault(side=side, kind="503", at=0, retry_after=1.0))
     sent = CustomerIOToSegmentOperator(task_id="send").execute(RUN)["sent"]["events"]
     assert sent == len(sandbox.segment.kept) > 0
@@ -126,9 +126,7 @@ def file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return path
 
 
-def test_who_waits_for_a_duckdb_file_says_so_from_the_start(
-    sandbox: Sandbox, file: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_waiting_for_a_duckdb_file(sandbox: Sandbox, file: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Airflow's hook has a line for each time that it tries; those of the wait would be 600 in ten minutes."""
     open_warehouse("warehouse_default", "customerio")  # imports the hook, which may take long
     began = time.monotonic()
@@ -145,9 +143,7 @@ def test_who_waits_for_a_duckdb_file_says_so_from_the_start(
     assert [number for number in opened if number > connected], "later ones are told again"
 
 
-def test_who_waits_for_redshift_says_so_and_can_be_killed(
-    sandbox: Sandbox, log: Log, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_waiting_for_redshift(sandbox: Sandbox, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("redshift_connector", reason="Amazon's provider is not installed")
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))  # it does not listen

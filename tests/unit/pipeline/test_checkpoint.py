@@ -56,7 +56,7 @@ def done(*windows: Window) -> Checkpoint:
 
 
 @given(added=st.lists(some_windows, max_size=4), planned=some_windows)
-def test_the_rest_is_what_was_not_added(added: list[list[Window]], planned: list[Window]) -> None:
+def test_rest_is_unfinished_windows(added: list[list[Window]], planned: list[Window]) -> None:
     checkpoint = Checkpoint("f")
     for some in added:
         add(checkpoint, some)
@@ -71,7 +71,7 @@ def test_the_rest_is_what_was_not_added(added: list[list[Window]], planned: list
 
 
 @given(added=st.lists(some_windows, max_size=4), planned=some_windows)
-def test_a_later_try_knows_what_an_earlier_one_has_stored(added: list[list[Window]], planned: list[Window]) -> None:
+def test_state_survives_storing(added: list[list[Window]], planned: list[Window]) -> None:
     earlier = Checkpoint("f")
     for some in added:
         add(earlier, some)
@@ -84,7 +84,7 @@ def test_a_later_try_knows_what_an_earlier_one_has_stored(added: list[list[Windo
 
 
 @given(some_windows)
-def test_what_meets_becomes_one(windows: list[Window]) -> None:
+def test_adjacent_windows_are_joined(windows: list[Window]) -> None:
     """So the state is as small as it can be, whatever the order in which windows ended."""
     state = state_of(done(*windows))["done"]
     for earlier, later in itertools.pairwise(Window(*one) for one in state):
@@ -92,7 +92,7 @@ def test_what_meets_becomes_one(windows: list[Window]) -> None:
     assert len({(one[0], one[3]) for one in state}) <= len(state)
 
 
-def test_it_stays_small_in_a_run_of_many_windows() -> None:
+def test_state_stays_small() -> None:
     """Ten thousand windows that end in any order of a dozen chains."""
     checkpoint = Checkpoint("f" * 32)
     largest = 0
@@ -106,7 +106,7 @@ def test_it_stays_small_in_a_run_of_many_windows() -> None:
 
 
 @given(some_windows)
-def test_another_fingerprint_and_what_is_no_state_are_ignored(windows: list[Window]) -> None:
+def test_foreign_state_is_ignored(windows: list[Window]) -> None:
     state = state_of(done(*windows))
     for checkpoint in (Checkpoint("g", state), Checkpoint("f", None), Checkpoint("f", "x"), Checkpoint("f", {})):
         assert not checkpoint
@@ -210,7 +210,7 @@ def test_windows_in_any_order_are_put_in_order() -> None:
 
 
 @given(some_windows)
-def test_counts_are_of_the_windows_that_are_done(windows: list[Window]) -> None:
+def test_counts_cover_finished_windows(windows: list[Window]) -> None:
     checkpoint = Checkpoint("f", json.loads(json.dumps(state_of(done(*windows)))))
     assert checkpoint.tally.read["deliveries"] == len(windows)
     assert checkpoint.work == {"requests": 3}

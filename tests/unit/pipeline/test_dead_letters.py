@@ -96,9 +96,7 @@ def letters(path: Path | str) -> list[tuple[str, str]]:
 # The file
 
 
-def test_refused_events_are_in_the_file_and_the_task_succeeds(
-    sandbox: Sandbox, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_refused_events_are_kept(sandbox: Sandbox, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     sandbox.history = POISONED
     folder = tmp_path / "dead" / "letters"
     result = run(dead_letter_path=str(folder))
@@ -126,14 +124,14 @@ def test_the_file_has_every_reason(sandbox: Sandbox, tmp_path: Path, scheme: str
     assert result["sent"]["events"] == 20
 
 
-def test_there_is_no_file_if_there_is_nothing_to_keep(sandbox: Sandbox, tmp_path: Path) -> None:
+def test_no_refusal_makes_no_file(sandbox: Sandbox, tmp_path: Path) -> None:
     result = run(dead_letter_path=str(tmp_path / "none"))
     assert set(result) == KEYS
     assert list((tmp_path / "none").rglob("*")) == []
     assert_kept_is_truth(sandbox, INTERVAL)
 
 
-def test_there_is_one_file_for_each_run_and_try(sandbox: Sandbox, tmp_path: Path) -> None:
+def test_each_run_and_try_has_its_file(sandbox: Sandbox, tmp_path: Path) -> None:
     sandbox.history = POISONED
     runs: list[dict[str, Any]] = [
         {},
@@ -152,9 +150,7 @@ def test_there_is_one_file_for_each_run_and_try(sandbox: Sandbox, tmp_path: Path
     assert "daily/scheduled__2026-11-01T00%3A00%3A00+00%3A00/send.map1.try2.jsonl" in files
 
 
-def test_a_try_that_fails_leaves_a_whole_file(
-    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_try_leaves_whole_file(sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from airflow_provider_cio.pipeline import pipeline as line
     from airflow_provider_cio.segment import batches as segment
 
@@ -273,7 +269,7 @@ def lines_of(letters: DeadLetters) -> list[Any]:
     return [json.loads(line) for line in content.split(b"\n")[:-1]]
 
 
-def test_the_file_is_whole_once_it_is_closed(folder: str) -> None:
+def test_closed_file_is_whole(folder: str) -> None:
     with DeadLetters(folder, CONTEXT) as kept:
         kept.write("refused_400", b'{"a":1}')
         kept.write("refused_413", b'{"a":2}')
@@ -281,7 +277,7 @@ def test_the_file_is_whole_once_it_is_closed(folder: str) -> None:
     assert content_of(kept) == (b'{"reason":"refused_400","event":{"a":1}}\n{"reason":"refused_413","event":{"a":2}}\n')
 
 
-def test_it_is_closed_on_every_way_out(folder: str) -> None:
+def test_file_is_closed_on_every_exit(folder: str) -> None:
     kept = DeadLetters(folder, CONTEXT)
 
     def killed() -> None:
@@ -310,7 +306,7 @@ def test_it_is_closed_on_every_way_out(folder: str) -> None:
         (b"[" * 100_000, "[" * 100_000),
     ],
 )
-def test_a_row_is_kept_as_it_came_on_one_line(folder: str, raw: bytes, row: Any) -> None:
+def test_row_is_kept_on_one_line(folder: str, raw: bytes, row: Any) -> None:
     with DeadLetters(folder, CONTEXT) as kept:
         kept.write_row("malformed", raw, 'Expected `int`, got "a\nb"')
         kept.write("refused_400", b'{"a":1}')
@@ -322,7 +318,7 @@ def test_a_row_is_kept_as_it_came_on_one_line(folder: str, raw: bytes, row: Any)
 
 
 @pytest.mark.parametrize("bucket", ["bucket", "my_store@bucket"])
-def test_on_a_remote_store_nothing_but_the_file_is_made(store: Store, bucket: str) -> None:
+def test_remote_store_gets_one_file(store: Store, bucket: str) -> None:
     with DeadLetters(f"memory://{bucket}/a/b", CONTEXT) as kept:
         kept.check()
         kept.write("refused_400", b"{}")
@@ -496,7 +492,7 @@ def test_probes_of_many_tasks_do_not_disturb_each_other(tmp_path: Path) -> None:
 # The check before a run
 
 
-def test_a_good_folder_passes_the_check_and_nothing_is_left_in_it(folder: str, store: Store, tmp_path: Path) -> None:
+def test_check_leaves_nothing_behind(folder: str, store: Store, tmp_path: Path) -> None:
     for _ in range(2):
         DeadLetters(folder, CONTEXT).check()
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
@@ -507,7 +503,7 @@ def test_a_good_folder_passes_the_check_and_nothing_is_left_in_it(folder: str, s
         assert (tmp_path / "dead" / "letters").is_dir()
 
 
-def test_the_check_leaves_what_is_there(folder: str) -> None:
+def test_check_keeps_existing_files(folder: str) -> None:
     with DeadLetters(folder, CONTEXT) as kept:
         kept.write("refused_400", b"{}")
     DeadLetters(folder, CONTEXT).check()
@@ -532,9 +528,7 @@ def test_the_check_leaves_what_is_there(folder: str) -> None:
         (ConnectionResetError("gone"), TryAgainLaterError, "ConnectionResetError: gone. The store is out of reach."),
     ],
 )
-def test_a_store_that_takes_nothing_is_named_before_the_run(
-    store: Store, broken: Exception, raised: type[Exception], said: str
-) -> None:
+def test_unwritable_store_is_named(store: Store, broken: Exception, raised: type[Exception], said: str) -> None:
     store.broken = broken
     with pytest.raises(raised) as caught:
         DeadLetters("memory://bucket/a", CONTEXT).check()
@@ -543,9 +537,7 @@ def test_a_store_that_takes_nothing_is_named_before_the_run(
     assert store.objects() == {}
 
 
-def test_a_store_that_lets_nobody_delete_passes_and_the_log_says_what_stays(
-    store: Store, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_undeletable_probe_is_logged(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     store.deletes = PermissionError("AccessDenied")
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
@@ -555,21 +547,21 @@ def test_a_store_that_lets_nobody_delete_passes_and_the_log_says_what_stays(
     assert re.search(f"the probe memory:///?{re.escape(stays)}", caplog.text)
 
 
-def test_a_probe_that_is_already_gone_is_no_problem(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+def test_deleted_probe_is_no_problem(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     store.deletes = FileNotFoundError("gone")
     DeadLetters("memory://bucket/a", CONTEXT).check()
     assert caplog.text == ""
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
-def test_a_local_folder_that_is_read_only(tmp_path: Path) -> None:
+def test_read_only_folder(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(ConfigurationError, match=r"can't be written to: PermissionError.* Allow the worker"):
         DeadLetters(str(tmp_path), CONTEXT).check()
 
 
 @pytest.mark.parametrize("below", ["", "/deeper"])
-def test_a_file_where_the_local_folder_should_be(tmp_path: Path, below: str) -> None:
+def test_file_in_place_of_the_folder(tmp_path: Path, below: str) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(ConfigurationError, match="A file stands where a folder should be"):
         DeadLetters(f"{tmp_path}/file{below}", CONTEXT).check()
@@ -597,7 +589,7 @@ def test_a_file_where_the_local_folder_should_be(tmp_path: Path, below: str) -> 
         ("nope://bucket/x", "dead_letter_path nope:///?bucket/x can't be .*: ValueError: .*nope.* Correct the scheme"),
     ],
 )
-def test_a_path_that_says_not_clearly_where_is_refused_and_nothing_is_made(
+def test_unclear_path_is_refused(
     path: Any, said: str, tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -606,13 +598,13 @@ def test_a_path_that_says_not_clearly_where_is_refused_and_nothing_is_made(
     assert (list(tmp_path.iterdir()), store.objects(), store.made) == ([], {}, [])
 
 
-def test_credentials_in_a_path_are_refused_and_not_repeated() -> None:
+def test_credentials_in_path_are_refused() -> None:
     with pytest.raises(ConfigurationError, match="s3://conn_id@bucket/x") as caught:
         DeadLetters("s3://AKIA1:secret@bucket/x", CONTEXT)
     assert not any(word in str(caught.value) for word in ("AKIA1", "secret"))
 
 
-def test_a_store_that_airflow_does_not_know_here(tmp_path: Path) -> None:
+def test_unknown_store(tmp_path: Path) -> None:
     """As for S3 where Amazon's provider is not installed."""
     with pytest.raises(ConfigurationError, match="dead_letter_path github://bucket/x .*Correct the scheme, or install"):
         DeadLetters("github://bucket/x", CONTEXT).check()
@@ -631,7 +623,7 @@ def keep(folder: str, try_number: int, *events: int, rows: int = 0) -> DeadLette
     return letters
 
 
-def test_the_events_of_a_folder_are_read_again(folder: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_events_of_a_folder(folder: str, caplog: pytest.LogCaptureFixture) -> None:
     keep(folder, 1, 1, 2, rows=2)
     keep(folder, 2, 3)
     keep(folder, 3, rows=1)
@@ -643,7 +635,7 @@ def test_the_events_of_a_folder_are_read_again(folder: str, caplog: pytest.LogCa
     assert [event["messageId"] for event in events_in(f"{folder}/deeper")] == ["cio-4"]
 
 
-def test_the_events_of_a_file_are_read_again(folder: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_events_of_a_file(folder: str, caplog: pytest.LogCaptureFixture) -> None:
     kept = keep(folder, 1, 1, 2)
     keep(folder, 2, 3)
     events = events_in(str(kept.path))
@@ -652,7 +644,7 @@ def test_the_events_of_a_file_are_read_again(folder: str, caplog: pytest.LogCapt
     assert caplog.text == ""
 
 
-def test_other_files_are_left_alone_and_odd_lines_are_counted(tmp_path: Path) -> None:
+def test_unreadable_lines_are_counted(tmp_path: Path) -> None:
     kept = keep(str(tmp_path), 1, 1)
     (tmp_path / "notes.txt").write_text("mine")
     with Path(str(kept.path)).open("ab") as file:
@@ -663,9 +655,7 @@ def test_other_files_are_left_alone_and_odd_lines_are_counted(tmp_path: Path) ->
 
 
 @given(st.lists(st.dictionaries(st.text(max_size=5), st.text(max_size=5) | st.integers(), max_size=3), max_size=4))
-def test_what_is_written_is_what_is_read(
-    tmp_path_factory: pytest.TempPathFactory, written: list[dict[str, Any]]
-) -> None:
+def test_written_events_are_read_back(tmp_path_factory: pytest.TempPathFactory, written: list[dict[str, Any]]) -> None:
     folder = str(tmp_path_factory.mktemp("letters"))
     with DeadLetters(folder, CONTEXT) as letters:
         for event in written:
@@ -680,13 +670,13 @@ def test_an_empty_folder_has_no_events(tmp_path: Path) -> None:
     assert list(events_in(str(tmp_path))) == []
 
 
-def test_a_path_with_nothing_at_it_is_no_empty_folder(folder: str) -> None:
+def test_nothing_at_the_path(folder: str) -> None:
     with pytest.raises(ConfigurationError, match="path .* can't be read: FileNotFoundError: there is nothing"):
         events_in(folder)
 
 
 @pytest.mark.parametrize("path", ["", "None", "letters"])
-def test_a_path_to_read_has_to_be_clear_too(path: str) -> None:
+def test_unclear_path_to_read(path: str) -> None:
     with pytest.raises(ConfigurationError, match="^path "):
         events_in(path)
 
@@ -694,7 +684,7 @@ def test_a_path_to_read_has_to_be_clear_too(path: str) -> None:
 # Without one
 
 
-def test_without_a_path_the_task_fails_at_its_end_and_names_reasons_and_ids(sandbox: Sandbox) -> None:
+def test_no_path_fails_the_task(sandbox: Sandbox) -> None:
     sandbox.history = MIXED
     with pytest.raises(AirflowFailException) as caught:
         run()
@@ -707,7 +697,7 @@ def test_without_a_path_the_task_fails_at_its_end_and_names_reasons_and_ids(sand
     assert len(sandbox.segment.kept) == 20
 
 
-def test_of_each_reason_it_says_what_is_wrong(sandbox: Sandbox) -> None:
+def test_reasons_are_explained(sandbox: Sandbox) -> None:
     sandbox.history = History(deliveries=[row(1), row(2, subject="POISON"), row(3) | {"subject": 7}])
     with pytest.raises(AirflowFailException) as caught:
         run()
@@ -726,7 +716,7 @@ def test_only_the_first_ids_are_named(sandbox: Sandbox) -> None:
 # Unidentified people
 
 
-def test_unidentified_people_are_skipped_and_counted_by_default(sandbox: Sandbox, tmp_path: Path) -> None:
+def test_unidentified_skip_is_the_default(sandbox: Sandbox, tmp_path: Path) -> None:
     ways: list[dict[str, Any]] = [{}, {"on_unidentified": "skip"}, {"dead_letter_path": str(tmp_path)}]
     for parameters in ways:
         sandbox.reset()
@@ -737,7 +727,7 @@ def test_unidentified_people_are_skipped_and_counted_by_default(sandbox: Sandbox
     assert list(tmp_path.iterdir()) == []
 
 
-def test_unidentified_people_can_be_kept_aside(sandbox: Sandbox, tmp_path: Path) -> None:
+def test_unidentified_dead_letter(sandbox: Sandbox, tmp_path: Path) -> None:
     result = run(on_unidentified="dead_letter", dead_letter_path=str(tmp_path))
     (file,) = tmp_path.rglob("*.jsonl")
     assert sorted(letters(file)) == sorted(("unidentified", row["delivery_id"]) for row in UNIDENTIFIED)
@@ -746,14 +736,14 @@ def test_unidentified_people_can_be_kept_aside(sandbox: Sandbox, tmp_path: Path)
     assert_kept_is_truth(sandbox, INTERVAL)
 
 
-def test_unidentified_people_can_fail_the_task_after_all_else_was_sent(sandbox: Sandbox) -> None:
+def test_unidentified_fail(sandbox: Sandbox) -> None:
     named = rf"unidentified: {len(UNIDENTIFIED)} \(first ids: "
     with pytest.raises(AirflowFailException, match=named):
         run(on_unidentified="fail")
     assert_kept_is_truth(sandbox, INTERVAL)
 
 
-def test_fail_fails_the_task_with_a_path_too(sandbox: Sandbox, tmp_path: Path) -> None:
+def test_unidentified_fail_with_a_path(sandbox: Sandbox, tmp_path: Path) -> None:
     """Other events go to the file and the task succeeds; for unidentified people the user has asked for failure."""
     with pytest.raises(AirflowFailException, match=f"unidentified: {len(UNIDENTIFIED)} "):
         run(on_unidentified="fail", dead_letter_path=str(tmp_path))
@@ -771,14 +761,12 @@ def test_fail_fails_the_task_with_a_path_too(sandbox: Sandbox, tmp_path: Path) -
         ({"on_unidentified": "dead_letter"}, "on_unidentified='dead_letter' needs dead_letter_path"),
     ],
 )
-def test_what_is_wrong_is_said_when_the_dag_is_parsed(parameters: dict[str, Any], message: str) -> None:
+def test_wrong_parameters_at_parse(parameters: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         CustomerIOToSegmentOperator(task_id="send", **parameters)
 
 
-def test_dead_letters_can_be_sent_again_in_one_call(
-    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_dead_letters_are_sent_again(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     sandbox.history = POISONED
     sandbox.settings = Settings(refuse_containing="POISON")
     result = run(dead_letter_path=str(tmp_path))
@@ -793,7 +781,7 @@ def test_dead_letters_can_be_sent_again_in_one_call(
     assert len({event["messageId"] for event in sandbox.segment.kept}) == before + 2
 
 
-def test_what_still_can_not_be_sent_is_named_and_the_others_are_kept_once(sandbox: Sandbox, tmp_path: Path) -> None:
+def test_resending_names_refused_letters(sandbox: Sandbox, tmp_path: Path) -> None:
     """A row that made no event is left out."""
     odd = row(30, customer_id={"odd": 1})
     sandbox.history = History(deliveries=[*MIXED_ROWS, odd])
@@ -837,9 +825,7 @@ def test_what_still_can_not_be_sent_is_named_and_the_others_are_kept_once(sandbo
         ),
     ],
 )
-def test_a_plain_event_is_checked_as_any_other(
-    sandbox: Sandbox, event: Any, error: type[Exception], message: str
-) -> None:
+def test_plain_event_is_checked(sandbox: Sandbox, event: Any, error: type[Exception], message: str) -> None:
     fine = {"event": "E", "messageId": "fine", "userId": "1"}
     with pytest.raises(error, match=message):
         SegmentHook().track([fine, event])

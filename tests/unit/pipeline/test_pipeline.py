@@ -90,7 +90,7 @@ def stretches(draw: st.DrawFn) -> tuple[History, list[Interval]]:
     ),
     data=st.data(),
 )
-def test_adjacent_intervals_send_each_occurrence_exactly_once(
+def test_each_occurrence_is_sent_once(
     world: Sandbox,
     stretch: tuple[History, list[Interval]],
     names: tuple[str, ...],
@@ -114,7 +114,7 @@ def test_adjacent_intervals_send_each_occurrence_exactly_once(
     assert len(world.segment.kept) == kept
 
 
-def test_a_look_back_that_is_too_short_misses_only_what_lies_further_back(sandbox: Sandbox) -> None:
+def test_short_look_back(sandbox: Sandbox) -> None:
     interval = Interval(NOVEMBER, NOVEMBER + DAY)
     report = run_pipeline(sandbox, interval, lookback=2 * DAY)
     near = [row for row in truth_of(sandbox.history, interval) if row["created"] >= interval.start - 2 * DAY]
@@ -147,7 +147,7 @@ def test_the_report_counts_what_was_done(sandbox: Sandbox) -> None:
     assert all(reason.startswith("unknown_metric email.") for reason in report["skipped"])
 
 
-def test_an_event_too_large_for_segment_is_counted_and_the_others_are_sent(sandbox: Sandbox) -> None:
+def test_oversized_event_is_counted(sandbox: Sandbox) -> None:
     def row(name: str, subject: str) -> dict[str, Any]:
         opened = {"opened": NOVEMBER + 5}
         return {
@@ -167,7 +167,7 @@ def test_an_event_too_large_for_segment_is_counted_and_the_others_are_sent(sandb
     assert report.events["Email Opened"] == 1
 
 
-def test_a_row_of_another_shape_is_refused_alone_by_the_interval_it_was_created_in(sandbox: Sandbox) -> None:
+def test_malformed_row_is_refused_alone(sandbox: Sandbox) -> None:
     odd = {"id": "odd=", "type": "email", "created": NOVEMBER, "metrics": {"opened": NOVEMBER + 5}, "subject": 7}
     odd["customer_id"] = "1"
     sandbox.history = History(deliveries=[odd, odd | {"id": "fine", "subject": "s"}])
@@ -183,7 +183,7 @@ def test_a_row_of_another_shape_is_refused_alone_by_the_interval_it_was_created_
     assert later.skipped["malformed"] == 1
 
 
-def test_an_odd_row_that_does_not_say_its_id_is_refused_too(sandbox: Sandbox) -> None:
+def test_malformed_row_without_an_id(sandbox: Sandbox) -> None:
     sandbox.history = History(deliveries=[simple("fine")])
     sandbox.settings = Settings(odd_rows={"fine": "delivery.id:missing"})
     report = run_pipeline(sandbox, MINUTE)
@@ -215,7 +215,7 @@ def nobody(name: str, cio_id: str | None) -> dict[str, Any]:
         ("dead_letter", {"named"}, 0, 2),
     ],
 )
-def test_people_who_can_not_be_named(
+def test_unidentified_people(
     sandbox: Sandbox, on_unidentified: str, sent: set[str], skipped: int, refused: int
 ) -> None:
     sandbox.history = History(deliveries=[simple("named"), nobody("cio_id", "c1"), nobody("nobody", None)])
@@ -236,7 +236,7 @@ def test_people_who_can_not_be_named(
         assert (event["anonymousId"], event.get("userId")) == ("c1", None)
 
 
-def test_all_refusals_of_a_run_are_told_by_reason_with_their_first_deliveries(sandbox: Sandbox) -> None:
+def test_refusals_by_reason(sandbox: Sandbox) -> None:
     rows = [simple(f"odd{n}", subject=7) for n in range(7)]
     rows += [simple("big", subject="x" * 40_000), simple("bad", subject="POISON"), nobody("nobody", None)]
     sandbox.history = History(deliveries=[*rows, *(simple(f"fine{n}") for n in range(20))])
@@ -255,7 +255,7 @@ def test_all_refusals_of_a_run_are_told_by_reason_with_their_first_deliveries(sa
     assert report.tally.read["deliveries"] == len(rows) + 20
 
 
-def test_the_report_tells_of_retries_and_of_the_rate_limit_if_there_were_any(sandbox: Sandbox) -> None:
+def test_report_counts_retries(sandbox: Sandbox) -> None:
     assert not {"retried", "rate_limited"} & set(run_pipeline(sandbox, MINUTE).as_dict()["read"])
     sandbox.reset()
     sandbox.faults.add(Fault(side="customerio", kinds=("503", "429"), at=0, times=4))
@@ -269,7 +269,7 @@ def test_the_report_tells_of_retries_and_of_the_rate_limit_if_there_were_any(san
 
 @pytest.mark.parametrize("fault", [{"kind": "timeout", "seconds": 1.0}, {"kind": "503", "retry_after": 1.0}])
 @pytest.mark.parametrize("side", ["customerio", "segment"])
-def test_whoever_waits_says_so(
+def test_waiting_is_reported(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, side: Any, fault: dict[str, Any]
 ) -> None:
     """A line in the log comes while nothing else does: here, while a service does not answer."""
@@ -294,7 +294,7 @@ def test_whoever_waits_says_so(
     assert calls[-1] <= time.monotonic() - 0.15  # none comes after the end
 
 
-def test_a_call_that_is_under_way_at_the_end_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_call_under_way_is_awaited(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else "So far" could be logged after "Done", and older counts could replace the last ones."""
     begun, ended = threading.Event(), threading.Event()
 
@@ -355,7 +355,7 @@ def opened(name: str, **fields: Any) -> Occurrence:
 
 
 @pytest.mark.parametrize("with_odd_ones", [False, True])
-def test_nothing_is_kept_of_what_was_passed_on(monkeypatch: pytest.MonkeyPatch, with_odd_ones: bool) -> None:
+def test_memory_does_not_grow(monkeypatch: pytest.MonkeyPatch, with_odd_ones: bool) -> None:
     """Neither events, nor what was refused, nor windows, which a checkpoint joins. Here the sink keeps nothing."""
     monkeypatch.setattr(line, "CHECKPOINT_EVERY", 0.0)
     source = Pieces(with_odd_ones=with_odd_ones)

@@ -31,7 +31,7 @@ def ids(encoded: list[bytes]) -> list[str]:
     return [msgspec.json.decode(one)["messageId"] for one in encoded]
 
 
-def test_it_shows_the_first_event_of_each_collection_once() -> None:
+def test_first_of_each_collection_is_shown() -> None:
     shown: list[bytes] = []
     with preview(shown.append) as sink:
         sink.take([event(1), event(2), event(3, "Email Sent")])
@@ -39,7 +39,7 @@ def test_it_shows_the_first_event_of_each_collection_once() -> None:
     assert ids(shown) == ["m1", "m3", "m6"]
 
 
-def test_it_tells_once_of_each_event_that_could_not_be_sent_and_does_not_show_it() -> None:
+def test_unsendable_event_is_refused() -> None:
     shown: list[bytes] = []
     with preview(shown.append) as sink:
         sink.take([event(1, text="x" * MAX_EVENT_BYTES), event(2)])
@@ -50,7 +50,7 @@ def test_it_tells_once_of_each_event_that_could_not_be_sent_and_does_not_show_it
     assert ids(shown) == ["m2"]
 
 
-def test_each_piece_is_acknowledged_once_all_of_it_was_looked_at() -> None:
+def test_piece_is_acknowledged_at_end() -> None:
     looked_at: list[int] = []
 
     def events() -> Iterator[Event]:
@@ -68,13 +68,13 @@ def test_each_piece_is_acknowledged_once_all_of_it_was_looked_at() -> None:
         assert sink.acknowledged == 2
 
 
-def test_it_counts_nothing_as_sent() -> None:
+def test_nothing_is_counted_as_sent() -> None:
     with preview(lambda event: None) as sink:
         sink.take([event(1)])
         assert sink.counts() == {}
 
 
-def test_it_keeps_nothing_of_what_it_was_given() -> None:
+def test_memory_does_not_grow() -> None:
     with preview(lambda event: None) as sink:
         sink.take(map(event, range(100)))
         tracemalloc.start()

@@ -130,7 +130,7 @@ def assert_only_the_rest_was_asked(state: State, requests: list[Asked]) -> None:
     in_flight=st.sampled_from([1, 2, 5, 12]),
     latency=st.sampled_from([0.0, 0.001]),
 )
-def test_a_later_try_reads_and_sends_only_the_rest(
+def test_later_try_sends_only_the_rest(
     world: Sandbox, failures: list[tuple[Side, int]], in_flight: int, latency: float
 ) -> None:
     world.settings = Settings(latency=latency, segment_latency=latency)
@@ -174,9 +174,7 @@ def assert_repeats_only_the_rest(world: Sandbox, before: State, already: int) ->
 
 
 @pytest.mark.parametrize("in_flight", [1, 4, 12])
-def test_what_was_done_before_a_failure_near_the_end_is_mostly_not_done_again(
-    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, in_flight: int
-) -> None:
+def test_late_failure_repeats_little(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, in_flight: int) -> None:
     monkeypatch.setattr(reading, "MAX_REQUESTS", in_flight)
     small_pages(monkeypatch, 10)
     sandbox.settings = Settings(latency=0.002)
@@ -198,7 +196,7 @@ def test_what_was_done_before_a_failure_near_the_end_is_mostly_not_done_again(
     assert len(sandbox.segment.duplicates) < whole.work["events"] * 0.9
 
 
-def test_a_run_that_meets_no_fault_ends_with_everything_noted_but_what_came_last(sandbox: Sandbox) -> None:
+def test_last_checkpoint_covers_most(sandbox: Sandbox) -> None:
     states: list[State] = []
     attempt(sandbox, states)
     assert states
@@ -209,9 +207,7 @@ def test_a_run_that_meets_no_fault_ends_with_everything_noted_but_what_came_last
     assert sum(window.end - window.start for window in rest) < (INTERVAL.end - INTERVAL.start)
 
 
-def test_a_batch_that_fills_slowly_does_not_hold_the_checkpoint_up(
-    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_slow_batch_and_checkpoints(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segment, "MAX_BATCH_EVENTS", 10_000)
     monkeypatch.setattr(segment, "MAX_BATCH_BYTES", 10**9)
     sandbox.settings = Settings(latency=0.005)
@@ -221,7 +217,7 @@ def test_a_batch_that_fills_slowly_does_not_hold_the_checkpoint_up(
     assert 1 < report.work["batches"] <= report.work["requests"]
 
 
-def test_a_refused_event_is_met_again_by_the_next_try(sandbox: Sandbox) -> None:
+def test_retry_meets_refused_event(sandbox: Sandbox) -> None:
     """No checkpoint covers it, nor anything that was acknowledged after it."""
     shared: Any = {"type": "email", "metrics": {"opened": NOVEMBER + 9000}, "customer_id": "1"}
     rows = [
@@ -244,7 +240,7 @@ def test_a_refused_event_is_met_again_by_the_next_try(sandbox: Sandbox) -> None:
     assert len({event["messageId"] for event in sandbox.segment.kept}) == 999
 
 
-def test_an_event_that_can_not_be_sent_blocks_later_checkpoints_too(sandbox: Sandbox) -> None:
+def test_oversized_event_stops_checkpoints(sandbox: Sandbox) -> None:
     """What is refused before it is sent, because of its size, is not covered either."""
     shared: Any = {"type": "email", "metrics": {"opened": NOVEMBER + 9000}, "customer_id": "1"}
     rows = [
@@ -258,7 +254,7 @@ def test_an_event_that_can_not_be_sent_blocks_later_checkpoints_too(sandbox: San
     assert not any(covers(state, False, NOVEMBER + 999) for state in states)
 
 
-def test_a_row_that_can_not_be_read_is_met_again_by_the_next_try(sandbox: Sandbox) -> None:
+def test_retry_meets_malformed_row(sandbox: Sandbox) -> None:
     shared: Any = {"type": "email", "metrics": {"opened": NOVEMBER + 9000}, "customer_id": "1"}
     rows = [
         {"id": f"d{n}", "created": NOVEMBER + n, "subject": 7 if n == 999 else "fine"} | shared for n in range(1000)
@@ -343,7 +339,7 @@ KILLS = st.lists(
     order=st.sampled_from(["newest", "nearly", "shuffled"]),
     in_flight=st.sampled_from([1, 4]),
 )
-def test_tries_that_are_killed_anywhere_lose_nothing_and_count_as_one(
+def test_killed_tries_count_as_one_run(
     world: Sandbox, kills: list[tuple[str, int]], mode: str, order: Any, in_flight: int
 ) -> None:
     world.history = HISTORY
@@ -363,7 +359,7 @@ def test_tries_that_are_killed_anywhere_lose_nothing_and_count_as_one(
     assert report.work["events"] == whole.work["events"]
 
 
-def test_a_second_try_with_every_open_and_click_sends_only_the_rest(sandbox: Sandbox) -> None:
+def test_retry_with_all_opens_and_clicks(sandbox: Sandbox) -> None:
     sandbox.settings = Settings(now=INTERVAL.end + 40 * DAY)
     whole = attempt(sandbox, [], LATER, names=NAMES, mode="every")
     expected = kept(sandbox.segment.kept)
@@ -383,7 +379,7 @@ def test_a_second_try_with_every_open_and_click_sends_only_the_rest(sandbox: San
     assert report.work["events"] == whole.work["events"]
 
 
-def test_a_list_that_is_nearly_newest_first_loses_nothing_wherever_a_try_ends(sandbox: Sandbox) -> None:
+def test_late_rows_survive_any_failure(sandbox: Sandbox) -> None:
     """A row that comes a page late is not taken for done because the rows about it are."""
     rows = [
         {"id": f"d{n}", "type": "email", "created": NOVEMBER + n, "metrics": {"opened": NOVEMBER + 9000}}
@@ -450,7 +446,7 @@ def whole_run(sandbox: Sandbox, **parameters: Any) -> dict[str, Any]:
     return result
 
 
-def test_a_retry_goes_on_from_the_checkpoint(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
+def test_retry_uses_the_checkpoint(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
     sandbox.settings = Settings(latency=0.003)
     whole = whole_run(sandbox)
     store = Store()
@@ -473,7 +469,7 @@ def test_a_retry_goes_on_from_the_checkpoint(sandbox: Sandbox, capfd: pytest.Cap
     assert store.values == {}
 
 
-def test_a_task_that_is_cleared_runs_in_full(sandbox: Sandbox) -> None:
+def test_cleared_task_runs_in_full(sandbox: Sandbox) -> None:
     store = Store()
     first = operator().execute(RUN | {"task_state_store": store})
     assert store.states
@@ -499,7 +495,7 @@ def test_a_task_that_is_cleared_runs_in_full(sandbox: Sandbox) -> None:
     ],
     ids=lambda changed: next(iter(changed)),
 )
-def test_another_configuration_ignores_the_checkpoint(
+def test_other_parameters_start_over(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, changed: dict[str, Any]
 ) -> None:
     store = Store()
@@ -523,9 +519,7 @@ def test_another_configuration_ignores_the_checkpoint(
     assert store.values == {}
 
 
-def test_a_checkpoint_survives_a_change_of_key_rate_and_time_out(
-    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_new_key_keeps_the_checkpoint(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store()
     fail(sandbox, store)
     sandbox.settings.app_key = "another-key-of-the-same-workspace"
@@ -536,7 +530,7 @@ def test_a_checkpoint_survives_a_change_of_key_rate_and_time_out(
     assert_kept_is_truth(sandbox, INTERVAL, duplicates=None)
 
 
-def test_a_store_that_can_not_be_read_costs_a_warning(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
+def test_unreadable_store_warns(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
     class Away(Store):
         def get(self, key: str, default: Any = None) -> Any:
             raise AirflowRuntimeError(ErrorResponse(detail={"status_code": 503}))
@@ -546,7 +540,7 @@ def test_a_store_that_can_not_be_read_costs_a_warning(sandbox: Sandbox, capfd: p
     assert_kept_is_truth(sandbox, INTERVAL)
 
 
-def test_a_checkpoint_that_can_not_be_removed_is_left_to_a_retry(sandbox: Sandbox) -> None:
+def test_undeletable_checkpoint(sandbox: Sandbox) -> None:
     """A cleared task would do nothing otherwise."""
 
     class Away(Store):
@@ -563,7 +557,7 @@ def test_a_checkpoint_that_can_not_be_removed_is_left_to_a_retry(sandbox: Sandbo
     assert working.values == {}
 
 
-def test_without_a_store_a_retry_starts_over(sandbox: Sandbox) -> None:
+def test_no_store_starts_over(sandbox: Sandbox) -> None:
     whole = whole_run(sandbox)
     fail(sandbox, None)
     result = operator().execute(RUN)
@@ -571,7 +565,7 @@ def test_without_a_store_a_retry_starts_over(sandbox: Sandbox) -> None:
     assert_kept_is_truth(sandbox, INTERVAL, duplicates=None)
 
 
-def test_a_store_that_is_away_for_a_while_does_not_fail_the_task(sandbox: Sandbox) -> None:
+def test_failing_store_is_harmless(sandbox: Sandbox) -> None:
     class Away(Store):
         def set(self, key: str, value: Any, *, retention: timedelta | None = None) -> None:
             super().set(key, value, retention=retention)
@@ -584,7 +578,7 @@ def test_a_store_that_is_away_for_a_while_does_not_fail_the_task(sandbox: Sandbo
     assert_kept_is_truth(sandbox, INTERVAL)
 
 
-def test_a_run_of_another_interval_shares_nothing(sandbox: Sandbox) -> None:
+def test_other_interval_starts_over(sandbox: Sandbox) -> None:
     """Airflow keeps one store for each task instance; a checkpoint that lands in another's is still no harm."""
     store = Store()
     fail(sandbox, store)

@@ -108,7 +108,7 @@ SIZES = st.lists(
 
 @given(SIZES, st.integers(60, 200))
 @settings(max_examples=150)
-def test_batches_lose_nothing_stay_in_order_within_the_limits_and_are_full(sizes: list[Any], envelope: int) -> None:
+def test_batches_are_full(sizes: list[Any], envelope: int) -> None:
     one_of: dict[int, bytes] = {}
     events: list[bytes] = []
     for size in sizes:
@@ -129,9 +129,7 @@ def test_batches_lose_nothing_stay_in_order_within_the_limits_and_are_full(sizes
 
 @pytest.mark.parametrize("key", [WRITE_KEY, 'a"b\\c', "k" * 200])
 @pytest.mark.parametrize("size", [150, 1000, MAX_EVENT_BYTES])
-def test_the_real_body_is_below_475_000_bytes_and_of_the_size_that_send_tells(
-    server: Loopback, key: str, size: int
-) -> None:
+def test_body_is_within_the_limit(server: Loopback, key: str, size: int) -> None:
     server.say(Say())
     one = encode(event(properties=Properties("x" * (size - len(encode(event()))))))
     with client_of(server.url, key=key) as client:
@@ -184,9 +182,7 @@ EDGES = st.fixed_dictionaries(
 
 @given(st.lists(EDGES, min_size=1, max_size=12, unique_by=lambda one: str(one["message_id"])))
 @settings(max_examples=80)
-def test_what_breaks_a_rule_is_what_segment_drops_though_it_answers_200(
-    running_sandbox: Sandbox, edges: list[dict[str, Any]]
-) -> None:
+def test_rules_match_segments_drops(running_sandbox: Sandbox, edges: list[dict[str, Any]]) -> None:
     """Judged by the sandbox, which has the rules from Segment's pages and not from the code."""
     events = [sized(**edge) for edge in edges]
     running_sandbox.reset()
@@ -200,7 +196,7 @@ def test_what_breaks_a_rule_is_what_segment_drops_though_it_answers_200(
 @given(st.datetimes(datetime(2001, 9, 10), datetime(2100, 1, 1)).map(lambda moment: moment.replace(tzinfo=UTC)))
 @example(MOMENT)
 @settings(max_examples=30)
-def test_a_time_is_read_as_the_one_that_was_meant(running_sandbox: Sandbox, moment: datetime) -> None:
+def test_time_arrives_unchanged(running_sandbox: Sandbox, moment: datetime) -> None:
     running_sandbox.reset()
     send(running_sandbox.url, [encode(event(timestamp=moment))])
     [kept] = running_sandbox.segment.kept
@@ -211,7 +207,7 @@ def test_a_time_is_read_as_the_one_that_was_meant(running_sandbox: Sandbox, mome
 
 
 @pytest.mark.parametrize("compress", [False, True])
-def test_the_request(server: Loopback, compress: bool) -> None:
+def test_request_on_the_wire(server: Loopback, compress: bool) -> None:
     server.say(Say(body='{"success": true}'))
     size = send(server.url, key='key"1\\', compress=compress)
     [heard] = server.heard
@@ -229,7 +225,7 @@ def test_the_request(server: Loopback, compress: bool) -> None:
     assert size == len(body)
 
 
-def test_another_path_and_a_base_url_with_a_path(server: Loopback) -> None:
+def test_paths_are_joined(server: Loopback) -> None:
     server.say(Say())
     send(server.url + "/base/", path="/v2/events")
     assert server.heard[0].target == "/base/v2/events"
@@ -237,7 +233,7 @@ def test_another_path_and_a_base_url_with_a_path(server: Loopback) -> None:
 
 @pytest.mark.parametrize("compress", [False, True])
 @pytest.mark.parametrize("success_body", ["segment", "rudderstack"])
-def test_segment_keeps_what_is_sent(sandbox: Sandbox, compress: bool, success_body: Any) -> None:
+def test_segment_keeps_sent_events(sandbox: Sandbox, compress: bool, success_body: Any) -> None:
     sandbox.settings = Settings(success_body=success_body)
     events = [event(message_id=f"cio-{n}", properties=Properties("Grüße 😀")) for n in range(3)]
     send(sandbox.url, [encode(one) for one in events], compress=compress)
@@ -264,12 +260,12 @@ YES: dict[str, str | bytes] = {
 
 @pytest.mark.parametrize("body", YES.values(), ids=YES)
 @pytest.mark.parametrize("status", [200, 202])
-def test_receivers_of_the_same_shape_have_other_words_for_yes(server: Loopback, body: str | bytes, status: int) -> None:
+def test_answers_of_other_receivers(server: Loopback, body: str | bytes, status: int) -> None:
     server.say(Say(status, body))
     assert send(server.url) > 0
 
 
-def test_the_time_of_an_event_does_not_shift_with_a_retry(sandbox: Sandbox) -> None:
+def test_retry_does_not_shift_the_time(sandbox: Sandbox) -> None:
     """Segment corrects each time by receivedAt - sentAt: a `sentAt` from before the wait would shift it by 1.1 s."""
     sandbox.faults.add(Fault(side="segment", kind="503", retry_after=1.1))
     began = time.monotonic()
@@ -279,7 +275,7 @@ def test_the_time_of_an_event_does_not_shift_with_a_retry(sandbox: Sandbox) -> N
     assert abs(datetime.fromisoformat(kept["timestamp"]) - MOMENT) < timedelta(seconds=1)
 
 
-def test_the_rate_is_respected_over_several_batches(sandbox: Sandbox) -> None:
+def test_rate_holds_over_batches(sandbox: Sandbox) -> None:
     sandbox.settings = Settings(events_per_second=500)
     began = time.monotonic()
     with client_of(sandbox.url, events_per_second=500) as client:
@@ -298,7 +294,7 @@ def test_a_429_is_waited_out(sandbox: Sandbox) -> None:
 
 
 @pytest.mark.parametrize("kind", ["500", "502", "503", "html", "html200", "reset", "reset_after", "truncated"])
-def test_a_fault_that_passes_costs_no_event_and_sends_none_twice(sandbox: Sandbox, kind: Any) -> None:
+def test_passing_fault_sends_events_once(sandbox: Sandbox, kind: Any) -> None:
     """`html200` is the page of a gateway, or of the wrong host: the service never saw the batch."""
     sandbox.faults.add(Fault(side="segment", kind=kind))
     events = [event(message_id=f"cio-{n}") for n in range(3)]
@@ -309,7 +305,7 @@ def test_a_fault_that_passes_costs_no_event_and_sends_none_twice(sandbox: Sandbo
 # --- refused ----------------------------------------------------------------------------------------------------
 
 
-def test_a_page_instead_of_an_answer_is_no_success(sandbox: Sandbox) -> None:
+def test_html_answer_is_no_success(sandbox: Sandbox) -> None:
     sandbox.faults.add(Fault(side="segment", kind="html200", times=99))
     assert isinstance(error_of(sandbox.url), TryAgainLaterError | ConfigurationError)
 
@@ -383,7 +379,7 @@ def test_success_false_is_no_success(server: Loopback, body: str | bytes, status
     assert len(server.heard) == 1
 
 
-def test_a_400_is_told_in_segments_words(sandbox: Sandbox) -> None:
+def test_a_400_is_quoted(sandbox: Sandbox) -> None:
     error = error_of(sandbox.url, batch=[b'{"broken'])
     assert isinstance(error, EventsRefusedError)
     assert "answered 400: Bad Request." in str(error)
@@ -391,7 +387,7 @@ def test_a_400_is_told_in_segments_words(sandbox: Sandbox) -> None:
     assert len(sandbox.segment.requests) == 1
 
 
-def test_what_is_too_large_is_refused(sandbox: Sandbox) -> None:
+def test_too_large_request_is_refused(sandbox: Sandbox) -> None:
     sandbox.faults.add(Fault(side="segment", kind="413"))
     error = error_of(sandbox.url)
     assert isinstance(error, EventsRefusedError)
@@ -399,7 +395,7 @@ def test_what_is_too_large_is_refused(sandbox: Sandbox) -> None:
     assert len(sandbox.segment.requests) == 1
 
 
-def test_an_unusable_write_key_is_a_matter_of_the_connection(sandbox: Sandbox) -> None:
+def test_unusable_key(sandbox: Sandbox) -> None:
     error = error_of(sandbox.url, key="tooshort")
     assert isinstance(error, ConfigurationError)
     assert "An invalid write key was provided" in str(error)
@@ -417,7 +413,7 @@ def test_an_unusable_write_key_is_a_matter_of_the_connection(sandbox: Sandbox) -
         Say(200, '{"success": false, "error": "invalid write key"}'),
     ],
 )
-def test_a_refused_key_is_a_matter_of_the_connection(server: Loopback, said: Say) -> None:
+def test_refused_key(server: Loopback, said: Say) -> None:
     server.say(said)
     error = error_of(server.url)
     assert isinstance(error, ConfigurationError)
@@ -425,7 +421,7 @@ def test_a_refused_key_is_a_matter_of_the_connection(server: Loopback, said: Say
     assert len(server.heard) == 1
 
 
-def test_a_path_that_is_not_there_is_a_matter_of_the_connection(sandbox: Sandbox) -> None:
+def test_wrong_path(sandbox: Sandbox) -> None:
     error = error_of(sandbox.url, path="/v1/nowhere")
     assert isinstance(error, ConfigurationError)
     assert "answered 404" in str(error)
@@ -433,7 +429,7 @@ def test_a_path_that_is_not_there_is_a_matter_of_the_connection(sandbox: Sandbox
 
 
 @pytest.mark.parametrize("status", [402, 409, 410, 415])
-def test_a_status_that_events_do_not_cause_is_a_matter_of_the_source(server: Loopback, status: int) -> None:
+def test_other_status_blames_source(server: Loopback, status: int) -> None:
     server.say(Say(status, "no"))
     error = error_of(server.url)
     assert isinstance(error, ConfigurationError)
@@ -441,7 +437,7 @@ def test_a_status_that_events_do_not_cause_is_a_matter_of_the_source(server: Loo
 
 
 @pytest.mark.parametrize("status", [400, 429, 200])
-def test_an_answer_that_repeats_the_request_gives_nothing_away(server: Loopback, status: int) -> None:
+def test_echoed_request_is_masked(server: Loopback, status: int) -> None:
     """As a gateway's page for debugging may do, or an echo service that somebody put into host."""
 
     def echo(heard: Any) -> Say:

@@ -27,7 +27,7 @@ from airflow_provider_cio.segment.sink import Ledger
         ("pending sent sent sent settled pending settled settled", 1),
     ],
 )
-def test_a_piece_is_acknowledged_once_all_of_its_batches_are_settled(story: str, acknowledged: int) -> None:
+def test_settled_batches_acknowledge(story: str, acknowledged: int) -> None:
     ledger = Ledger()
     for step in story.split():
         if step == "sent":

@@ -88,7 +88,7 @@ def settle() -> None:
 
 
 @pytest.mark.parametrize("slow", [0, 2])
-def test_outcomes_come_back_in_the_order_of_the_batches(sandbox: Sandbox, client: SegmentClient, slow: int) -> None:
+def test_outcomes_keep_batch_order(sandbox: Sandbox, client: SegmentClient, slow: int) -> None:
     sandbox.faults.add(Fault(side="segment", kind="timeout", at=slow, seconds=0.2))  # it answers late
     outcomes = send(client, *(events(size, 100 * size) for size in range(1, 11)))
     assert [outcome.events for outcome in outcomes] == list(range(1, 11))
@@ -97,12 +97,12 @@ def test_outcomes_come_back_in_the_order_of_the_batches(sandbox: Sandbox, client
     assert len(kept(sandbox)) == 55
 
 
-def test_an_outcome_counts_the_bytes_of_the_body(sandbox: Sandbox, client: SegmentClient) -> None:
+def test_outcome_counts_the_bytes(sandbox: Sandbox, client: SegmentClient) -> None:
     batch = events(7)
     assert send(client, batch) == [Outcome(7, 1, client.envelope + sum(map(len, batch)) + 6)]
 
 
-def test_several_batches_are_in_flight_but_not_too_many(sandbox: Sandbox, client: SegmentClient) -> None:
+def test_batches_in_flight_are_bounded(sandbox: Sandbox, client: SegmentClient) -> None:
     sandbox.settings = Settings(segment_latency=0.03)
     send(client, *([event] for event in events(20)))
     asked = [(one.time, one.time + one.seconds) for one in sandbox.segment.requests]
@@ -110,7 +110,7 @@ def test_several_batches_are_in_flight_but_not_too_many(sandbox: Sandbox, client
     assert most == MAX_BATCHES > 1
 
 
-def test_sending_waits_while_too_many_are_in_flight(sandbox: Sandbox, client: SegmentClient) -> None:
+def test_sending_waits_for_a_place(sandbox: Sandbox, client: SegmentClient) -> None:
     """So that a slow Segment holds up the reading, and batches don't pile up in memory."""
     sandbox.settings = Settings(segment_latency=0.05)
     outcomes: list[Outcome] = []
@@ -124,7 +124,7 @@ def test_sending_waits_while_too_many_are_in_flight(sandbox: Sandbox, client: Se
     assert len(outcomes) == 12
 
 
-def test_what_has_come_back_can_be_had_without_a_wait(sandbox: Sandbox, client: SegmentClient) -> None:
+def test_settled_outcomes_need_no_wait(sandbox: Sandbox, client: SegmentClient) -> None:
     sandbox.faults.add(Fault(side="segment", kind="timeout", at=2, seconds=0.8))
     with InFlight(client) as in_flight:
         outcomes = [outcome for size in (1, 2) for outcome in in_flight.send(events(size, 10 * size))]
@@ -149,9 +149,7 @@ def test_what_has_come_back_can_be_had_without_a_wait(sandbox: Sandbox, client: 
     status=st.sampled_from([400, 413]),
     data=st.data(),
 )
-def test_events_at_fault_end_alone_and_all_others_are_taken(
-    world: Sandbox, sizes: list[int], status: Any, data: st.DataObject
-) -> None:
+def test_only_bad_events_are_refused(world: Sandbox, sizes: list[int], status: Any, data: st.DataObject) -> None:
     total = sum(sizes)
     bad = frozenset(data.draw(st.sets(st.integers(0, total - 1), max_size=8)))
     world.settings = Settings(refuse_containing="POISON", refuse_with=status)
@@ -181,7 +179,7 @@ def test_events_at_fault_end_alone_and_all_others_are_taken(
         pytest.param(lambda n: n >= 250, id="half of it"),
     ],
 )
-def test_a_batch_of_which_much_is_refused_is_not_given_up(sandbox: Sandbox, client: SegmentClient, share: Any) -> None:
+def test_largely_refused_batch(sandbox: Sandbox, client: SegmentClient, share: Any) -> None:
     sandbox.settings = Settings(refuse_containing="POISON")
     bad = frozenset(number for number in range(500) if share(number))
     outcomes = send(client, events(500, 0, bad))
@@ -189,7 +187,7 @@ def test_a_batch_of_which_much_is_refused_is_not_given_up(sandbox: Sandbox, clie
     assert kept(sandbox) == set(range(500)) - bad
 
 
-def test_batches_in_flight_that_all_begin_badly_are_not_given_up(sandbox: Sandbox, client: SegmentClient) -> None:
+def test_batches_that_begin_badly(sandbox: Sandbox, client: SegmentClient) -> None:
     sandbox.settings = Settings(refuse_containing="POISON", segment_latency=0.002)
     bad = frozenset(range(0, 4000, 500)) | frozenset(range(1, 4000, 500))
     outcomes = send(client, *(events(500, first, bad) for first in range(0, 4000, 500)))
@@ -198,9 +196,7 @@ def test_batches_in_flight_that_all_begin_badly_are_not_given_up(sandbox: Sandbo
 
 
 @pytest.mark.parametrize("share", [0.5, 0.9])
-def test_batches_in_flight_that_are_mostly_refused_are_not_given_up(
-    sandbox: Sandbox, client: SegmentClient, share: float
-) -> None:
+def test_largely_refused_batches(sandbox: Sandbox, client: SegmentClient, share: float) -> None:
     """Together they are refused more often than there are samples in one, before anything was taken."""
     sandbox.settings = Settings(refuse_containing="POISON", segment_latency=0.005)
     bad = frozenset(first + number for first in range(0, 240, 60) for number in range(int(60 * share)))
@@ -210,9 +206,7 @@ def test_batches_in_flight_that_are_mostly_refused_are_not_given_up(
 
 
 @pytest.mark.parametrize(("batches", "size"), [(1, 60), (3, 20), (40, 1)])
-def test_if_nothing_is_taken_small_batches_are_given_up_too(
-    sandbox: Sandbox, client: SegmentClient, batches: int, size: int
-) -> None:
+def test_refused_small_batches_raise(sandbox: Sandbox, client: SegmentClient, batches: int, size: int) -> None:
     sandbox.settings = Settings(refuse_containing="track")
     with pytest.raises(EventsRefusedError, match="answered 400") as caught:
         send(client, *(events(size, size * number) for number in range(batches)))
@@ -220,14 +214,14 @@ def test_if_nothing_is_taken_small_batches_are_given_up_too(
     settle()
 
 
-def test_a_run_of_few_events_that_are_all_refused_tells_of_each(sandbox: Sandbox, client: SegmentClient) -> None:
+def test_few_refused_events_are_named(sandbox: Sandbox, client: SegmentClient) -> None:
     sandbox.settings = Settings(refuse_containing="track")
     (outcome,) = send(client, events(31))
     assert sorted(one.event for one in outcome.refused) == sorted(events(31))
 
 
 @pytest.mark.parametrize("good", [0, 250, 499])
-def test_the_few_of_a_batch_that_are_taken_are_found(sandbox: Sandbox, client: SegmentClient, good: int) -> None:
+def test_few_good_events_are_found(sandbox: Sandbox, client: SegmentClient, good: int) -> None:
     """The samples span the batch, from its first event to its last."""
     sandbox.settings = Settings(refuse_containing="POISON")
     taken = {0: [0], 250: range(241, 257), 499: [499]}[good]  # of 500 events every 16th or 17th is a sample
@@ -237,7 +231,7 @@ def test_the_few_of_a_batch_that_are_taken_are_found(sandbox: Sandbox, client: S
 
 
 @pytest.mark.parametrize("batches", [1, 8])
-def test_if_nothing_at_all_is_taken_it_stops_early(sandbox: Sandbox, client: SegmentClient, batches: int) -> None:
+def test_all_refused_stops_early(sandbox: Sandbox, client: SegmentClient, batches: int) -> None:
     sandbox.settings = Settings(refuse_containing="track", refuse_with=413)
     with pytest.raises(EventsRefusedError, match="answered 413"):
         send(client, *(events(500, 500 * number) for number in range(batches)))
@@ -247,7 +241,7 @@ def test_if_nothing_at_all_is_taken_it_stops_early(sandbox: Sandbox, client: Seg
     settle()
 
 
-def test_what_was_taken_before_keeps_it_from_stopping(sandbox: Sandbox, client: SegmentClient) -> None:
+def test_one_success_prevents_stopping(sandbox: Sandbox, client: SegmentClient) -> None:
     sandbox.settings = Settings(refuse_containing="POISON")
     outcomes = send(client, events(5), *([event] for event in events(80, 100, frozenset(range(100, 180)))))
     assert sum(len(outcome.refused) for outcome in outcomes) == 80
@@ -282,7 +276,7 @@ def poisoned(batch: list[dict[str, Any]]) -> bool:
 
 
 @pytest.mark.parametrize("size", [1, 5, 500])
-def test_a_receiver_that_refuses_an_empty_batch_too_refuses_everything(receiver: Loopback, size: int) -> None:
+def test_refused_empty_batch_raises(receiver: Loopback, size: int) -> None:
     with pytest.raises(EventsRefusedError, match="answered 400: no.* Nor was an empty batch: check host and path"):
         deliver(receiver, lambda batch: Say(400, "no"), events(size))
     assert len(receiver.heard) <= 1 + 32 + 1
@@ -290,14 +284,14 @@ def test_a_receiver_that_refuses_an_empty_batch_too_refuses_everything(receiver:
 
 @pytest.mark.parametrize("of_empty", [Say(200), Say(400, "Empty batch payload")], ids=["taken", "named"])
 @pytest.mark.parametrize("size", [1, 5, 50])
-def test_one_that_understands_an_empty_batch_refuses_the_events(receiver: Loopback, of_empty: Say, size: int) -> None:
+def test_taken_empty_batch_blames_events(receiver: Loopback, of_empty: Say, size: int) -> None:
     batch = events(size)
     settled = deliver(receiver, lambda batch: Say(400, "no") if batch else of_empty, batch)
     assert alone(settled) == sorted(batch)
     assert sum(msgspec.json.decode(heard.body)["batch"] == [] for heard in receiver.heard) == 1
 
 
-def test_one_that_takes_a_sample_refuses_the_events(receiver: Loopback) -> None:
+def test_taken_sample_blames_events(receiver: Loopback) -> None:
     """Though it says of an empty batch no more than of a bad one."""
     bad = frozenset(range(40))
     batch = events(50, 0, bad)
@@ -308,16 +302,14 @@ def test_one_that_takes_a_sample_refuses_the_events(receiver: Loopback) -> None:
 
 @pytest.mark.parametrize("status", [402, 409, 410, 415])
 @pytest.mark.parametrize("taken_before", [False, True])
-def test_no_event_is_at_fault_for_a_status_that_events_do_not_cause(
-    receiver: Loopback, status: int, taken_before: bool
-) -> None:
+def test_other_status_blames_no_event(receiver: Loopback, status: int, taken_before: bool) -> None:
     batches = [events(1)] * taken_before + [events(500, 1)]
     with pytest.raises(ConfigurationError, match=f"answered {status}: no. No event causes that"):
         deliver(receiver, lambda batch: Say(status, "no") if len(batch) > 1 else Say(200), *batches)
     assert len(receiver.heard) == len(batches)
 
 
-def test_what_was_taken_is_a_proof_for_a_minute(receiver: Loopback, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_success_is_proof_for_a_minute(receiver: Loopback, monkeypatch: pytest.MonkeyPatch) -> None:
     batches = events(1), [*events(1, 1), *events(1, 2, frozenset({2}))]
 
     def ill(batch: list[dict[str, Any]]) -> Say:
@@ -335,9 +327,7 @@ def test_what_was_taken_is_a_proof_for_a_minute(receiver: Loopback, monkeypatch:
 @pytest.mark.parametrize(
     ("kind", "error"), [("401", ConfigurationError), ("403", ConfigurationError), ("503", TryAgainLaterError)]
 )
-def test_an_error_comes_out_where_the_next_outcome_would(
-    sandbox: Sandbox, client: SegmentClient, kind: Kind, error: type[Exception]
-) -> None:
+def test_error_replaces_an_outcome(sandbox: Sandbox, client: SegmentClient, kind: Kind, error: type[Exception]) -> None:
     sandbox.faults.add(Fault(side="segment", kind=kind, at=3, times=10_000))
     with pytest.raises(error, match=f"answered {kind}"):
         send(client, *([event] for event in events(50)))
@@ -345,9 +335,7 @@ def test_an_error_comes_out_where_the_next_outcome_would(
     assert len(kept(sandbox)) <= 3 + MAX_BATCHES  # what was in flight
 
 
-def test_an_exception_in_the_caller_ends_the_requests_in_flight_at_once(
-    sandbox: Sandbox, client: SegmentClient
-) -> None:
+def test_exception_ends_requests(sandbox: Sandbox, client: SegmentClient) -> None:
     sandbox.faults.add(Fault(side="segment", kind="timeout", at=0, times=10_000, seconds=3.0))
     began = time.monotonic()
     with pytest.raises(ZeroDivisionError), InFlight(client) as in_flight:  # noqa: PT012
@@ -362,7 +350,7 @@ def test_an_exception_in_the_caller_ends_the_requests_in_flight_at_once(
 
 
 @pytest.mark.parametrize("error", [None, ZeroDivisionError])
-def test_a_sink_that_is_left_closes_its_client(sandbox: Sandbox, error: type[Exception] | None) -> None:
+def test_leaving_closes_the_client(sandbox: Sandbox, error: type[Exception] | None) -> None:
     sandbox.settings = Settings(segment_latency=0.2 if error is None else 5.0)
     _, client = clients(sandbox)
     began = time.monotonic()
@@ -386,7 +374,7 @@ class Empty(msgspec.Struct):
     delivery_id: str = "d"
 
 
-def test_a_sink_acknowledges_pieces_in_order_and_tells_each_refusal_once(sandbox: Sandbox) -> None:
+def test_sink_acknowledges_in_order(sandbox: Sandbox) -> None:
     sandbox.settings = Settings(refuse_containing="POISON")
     _, client = clients(sandbox)
     with SegmentSink(client) as sink:
@@ -405,16 +393,14 @@ def test_a_sink_acknowledges_pieces_in_order_and_tells_each_refusal_once(sandbox
 
 
 @pytest.mark.parametrize(("total", "bad"), [(60, 32), (60, 59), (40, 32), (33, 32)])
-def test_a_small_batch_that_begins_badly_is_not_given_up(
-    sandbox: Sandbox, client: SegmentClient, total: int, bad: int
-) -> None:
+def test_small_batch_that_begins_badly(sandbox: Sandbox, client: SegmentClient, total: int, bad: int) -> None:
     sandbox.settings = Settings(refuse_containing="POISON")
     (outcome,) = send(client, events(total, 0, frozenset(range(bad))))
     assert len(outcome.refused) == bad
     assert kept(sandbox) == set(range(bad, total))
 
 
-def test_a_sink_keeps_nothing_of_what_it_has_sent(sandbox: Sandbox) -> None:
+def test_memory_does_not_grow(sandbox: Sandbox) -> None:
     sandbox.settings = Settings(remember="counts")
     _, client = clients(sandbox)
     peaks = []
@@ -430,7 +416,7 @@ def test_a_sink_keeps_nothing_of_what_it_has_sent(sandbox: Sandbox) -> None:
     assert (peaks[-1] - peaks[20]) / (39 * 2000) < 200
 
 
-def test_a_sink_keeps_neither_outcomes_nor_what_was_refused(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outcomes_are_not_kept(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segment, "MAX_BATCH_EVENTS", 1)
     sandbox.settings = Settings(remember="counts", refuse_containing="POISON")
     _, client = clients(sandbox)

@@ -37,7 +37,7 @@ def run(check: Callable[[Backend, Cached[int], list[BaseException]], object]) ->
     asyncio.run(main())
 
 
-def test_a_result_is_looked_up_once_for_all_who_ask() -> None:
+def test_concurrent_gets_ask_once() -> None:
     async def check(backend: Backend, cached: Cached[int], failed: list[BaseException]) -> None:
         assert cached.value is None
         assert await asyncio.gather(*(cached.get() for _ in range(50))) == [1] * 50
@@ -46,7 +46,7 @@ def test_a_result_is_looked_up_once_for_all_who_ask() -> None:
     run(check)
 
 
-def test_an_old_one_is_used_while_the_new_one_is_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_value_serves_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "FRESH", 0.0)
 
     async def check(backend: Backend, cached: Cached[int], failed: list[BaseException]) -> None:
@@ -64,7 +64,7 @@ def test_an_old_one_is_used_while_the_new_one_is_looked_up(monkeypatch: pytest.M
     run(check)
 
 
-def test_the_last_good_one_stays_when_the_backend_fails() -> None:
+def test_failure_keeps_the_value() -> None:
     async def check(backend: Backend, cached: Cached[int], failed: list[BaseException]) -> None:
         assert await cached.get() == 1
         backend.error = LookupError("not found")
@@ -76,7 +76,7 @@ def test_the_last_good_one_stays_when_the_backend_fails() -> None:
     run(check)
 
 
-def test_without_a_good_one_it_says_so_and_is_not_asked_again_at_once() -> None:
+def test_failure_without_a_value_pauses() -> None:
     async def check(backend: Backend, cached: Cached[int], failed: list[BaseException]) -> None:
         backend.error = LookupError("not found")
         for ask in (cached.get, cached.get):
@@ -90,7 +90,7 @@ def test_without_a_good_one_it_says_so_and_is_not_asked_again_at_once() -> None:
     run(check)
 
 
-def test_strangers_cannot_have_it_looked_up_for_each_of_their_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_look_ups_are_rate_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "RENEW_EVERY", 60.0)
 
     async def check(backend: Backend, cached: Cached[int], failed: list[BaseException]) -> None:
@@ -110,7 +110,7 @@ def test_strangers_cannot_have_it_looked_up_for_each_of_their_requests(monkeypat
     run(check)
 
 
-def test_who_stops_waiting_ends_no_look_up() -> None:
+def test_cancelled_get_ends_no_look_up() -> None:
     async def check(backend: Backend, cached: Cached[int], failed: list[BaseException]) -> None:
         backend.gate.clear()
         with pytest.raises(TimeoutError):

@@ -14,7 +14,7 @@ from airflow_provider_cio.stream.counts import Counts
 from tests.unit.statsd import listening, run
 
 
-def test_counts_reach_airflows_metrics_with_stream_and_reason() -> None:
+def test_counts_reach_airflows_metrics() -> None:
     code = """
 from collections import Counter
 from airflow_provider_cio.stream.counts import send_metrics
@@ -49,9 +49,7 @@ def lines(counting: Callable[[Counts], object], caplog: pytest.LogCaptureFixture
     return logged()
 
 
-def test_a_line_of_counts_is_a_warning_where_something_is_wrong(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_problems_make_a_warning(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(module, "FLUSH_EVERY", 0.01)
 
     def good(counts: Counts) -> None:
@@ -68,7 +66,7 @@ def test_a_line_of_counts_is_a_warning_where_something_is_wrong(
     assert lines(bad, caplog, 1) == [(logging.WARNING, f"{said}unsigned 1")]
 
 
-def test_a_problem_is_logged_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+def test_problem_is_logged_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
     def problems(counts: Counts) -> None:
         for number in range(100):
             counts.problem("late", f"problem {number}")
@@ -80,9 +78,7 @@ def test_a_problem_is_logged_once_a_minute(caplog: pytest.LogCaptureFixture) -> 
     assert texts == [f"Stream 'main': {text}" for text in ("problem 0", "another one", "a minute later")]
 
 
-def test_who_waits_says_so_at_once_and_then_every_ten_seconds(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_waiting_is_logged_every_10_s(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     assert module.WAITS_EVERY == 10.0
     monkeypatch.setattr(module, "WAITS_EVERY", 0.3)
 

@@ -166,7 +166,7 @@ class Kill(NamedTuple):
     kills=st.lists(st.builds(Kill, st.floats(0, 1), st.sampled_from([0.0, 0.003, 0.05])), min_size=1, max_size=2),
     random=st.randoms(use_true_random=False),
 )
-def test_each_occurrence_is_kept_once_though_the_app_is_killed(
+def test_killed_app_keeps_events_once(
     world: Sandbox,
     history: History,
     faults: list[Fault],
@@ -191,7 +191,7 @@ def test_each_occurrence_is_kept_once_though_the_app_is_killed(
         push_then_pull(world, app.url, calling, lost, random, kill)
 
 
-def test_the_pull_road_adds_nothing_to_what_was_pushed_and_its_ids_are_the_same(world: Sandbox) -> None:
+def test_pulling_adds_nothing(world: Sandbox) -> None:
     """Opens and clicks among it: `duplicates` has what the second road sent."""
     world.reset()
     world.history = History.generate(seed=5, deliveries=300, start=NOVEMBER, end=STRETCH.end)
@@ -212,7 +212,7 @@ def test_the_pull_road_adds_nothing_to_what_was_pushed_and_its_ids_are_the_same(
     assert any("campaign_name" in event["properties"] for event in pulled.values())
 
 
-def test_a_kill_between_segments_answer_and_ours(world: Sandbox) -> None:
+def test_kill_before_the_answer(world: Sandbox) -> None:
     """Segment has the event, and Customer.io has no answer: it comes again, under the same id."""
     world.reset()
     body = encoded(report())

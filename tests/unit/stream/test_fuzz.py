@@ -113,7 +113,7 @@ REPORTS = st.builds(
         ),
     )
 )
-def test_an_authentic_body_of_whatever_kind_lets_customerio_move_on(world: World, body: bytes) -> None:
+def test_authentic_body_is_accepted(world: World, body: bytes) -> None:
     """And it is at Segment, or kept aside, or nobody asked for it."""
     stream, sandbox, _, folder = world
     received, before = sandbox.segment.received_count, counted(stream)
@@ -270,7 +270,7 @@ def test_other_protocols(kind: str, world: object) -> None:
     }.get(kind, [])
 
 
-def test_a_signature_is_needed_for_every_byte(world: World) -> None:
+def test_signature_covers_every_byte(world: World) -> None:
     body = encoded(report())
     headers = signed(body)
     for at in range(0, len(body), 7):

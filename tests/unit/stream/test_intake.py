@@ -67,7 +67,7 @@ def start(intake: Intake, items: list[bytes]) -> list[asyncio.Task[str]]:
     return [asyncio.create_task(outcome(intake.put(item))) for item in items]
 
 
-def test_one_after_the_other_goes_at_once_and_alone() -> None:
+def test_single_items_go_at_once() -> None:
     async def main() -> None:
         far = Far()
         intake = Intake(far.send)
@@ -80,7 +80,7 @@ def test_one_after_the_other_goes_at_once_and_alone() -> None:
     asyncio.run(main())
 
 
-def test_what_comes_while_a_batch_is_under_way_gathers_and_goes_beside_it() -> None:
+def test_items_gather_beside_a_batch() -> None:
     async def main() -> None:
         far = Far(open_=False)
         intake = Intake(far.send)
@@ -96,7 +96,7 @@ def test_what_comes_while_a_batch_is_under_way_gathers_and_goes_beside_it() -> N
     asyncio.run(main())
 
 
-def test_what_comes_while_no_further_batch_may_start_is_one_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_items_gather_at_full_load(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "GATHER", 0.001)
     most = MAX_BATCHES
 
@@ -119,7 +119,7 @@ def test_what_comes_while_no_further_batch_may_start_is_one_batch(monkeypatch: p
     asyncio.run(main())
 
 
-def test_beside_a_slow_batch_only_a_full_one_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_batch_holds_partial_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the rate limit holds batches back, one of many could wait for too long."""
     monkeypatch.setattr(module, "GATHER", 0.001)
     monkeypatch.setattr(module, "BESIDE_WITHIN", 0.0)
@@ -147,7 +147,7 @@ def gathers_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("gathers_for_ever")
-def test_a_full_batch_does_not_wait_for_the_one_under_way() -> None:
+def test_full_batch_does_not_wait() -> None:
     async def main() -> None:
         far = Far(open_=False)
         intake = Intake(far.send)
@@ -163,7 +163,7 @@ def test_a_full_batch_does_not_wait_for_the_one_under_way() -> None:
     asyncio.run(main())
 
 
-def test_a_batch_is_never_larger_than_a_request_may_be() -> None:
+def test_batch_fits_into_a_request() -> None:
     async def main() -> None:
         far = Far(open_=False)
         intake = Intake(far.send)
@@ -179,7 +179,7 @@ def test_a_batch_is_never_larger_than_a_request_may_be() -> None:
 
 
 @pytest.mark.usefixtures("gathers_for_ever")
-def test_beyond_what_may_wait_nothing_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_queue_takes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_WAITING_ITEMS", 10)
 
     async def main() -> None:
@@ -199,7 +199,7 @@ def test_beyond_what_may_wait_nothing_is_taken(monkeypatch: pytest.MonkeyPatch) 
     asyncio.run(main())
 
 
-def test_each_caller_hears_of_its_own_item() -> None:
+def test_each_caller_gets_its_outcome() -> None:
     """Even if two have the same one, which is sent once."""
 
     async def main() -> None:
@@ -218,7 +218,7 @@ def test_each_caller_hears_of_its_own_item() -> None:
 
 
 @pytest.mark.parametrize("ends", ["late", "not_reached"])
-def test_what_is_settled_before_a_batch_fails_is_not_given_back(ends: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settled_items_stay_settled(ends: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BATCH_BUDGET", 0.2 if ends == "late" else 10.0)
     gate = threading.Event()
 
@@ -242,7 +242,7 @@ FAILURES = [TryAgainLaterError("away"), ConfigurationError("key"), OSError("secr
 
 
 @pytest.mark.parametrize("error", FAILURES)
-def test_after_some_failures_nothing_is_tried_for_a_while(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failures_begin_a_pause(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PAUSE", 0.2)
 
     async def main() -> None:
@@ -262,7 +262,7 @@ def test_after_some_failures_nothing_is_tried_for_a_while(error: Exception, monk
     asyncio.run(main())
 
 
-def test_a_pause_that_is_asked_for_begins_at_once_and_is_not_endless() -> None:
+def test_requested_pause_is_bounded() -> None:
     async def main() -> None:
         far = Far(fails=lambda items: TryAgainLaterError("too much", after=86_400))
         intake = Intake(far.send)
@@ -274,7 +274,7 @@ def test_a_pause_that_is_asked_for_begins_at_once_and_is_not_endless() -> None:
 
 
 @pytest.mark.usefixtures("gathers_for_ever")
-def test_what_waits_when_a_pause_begins_is_given_back() -> None:
+def test_pause_returns_waiting_items() -> None:
     async def main() -> None:
         far = Far(open_=False, fails=lambda items: TryAgainLaterError("too much", after=5))
         intake = Intake(far.send)
@@ -289,7 +289,7 @@ def test_what_waits_when_a_pause_begins_is_given_back() -> None:
     asyncio.run(main())
 
 
-def test_a_batch_that_takes_too_long_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_late_batch_delays_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BATCH_BUDGET", 0.1)
 
     async def main() -> None:
@@ -305,7 +305,7 @@ def test_a_batch_that_takes_too_long_holds_up_nobody(monkeypatch: pytest.MonkeyP
     asyncio.run(main())
 
 
-def test_when_every_thread_is_stuck_nothing_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stuck_threads_take_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BATCH_BUDGET", 0.02)
     monkeypatch.setattr(module, "FAILURES_BEFORE_PAUSE", 100)
 
@@ -324,7 +324,7 @@ def test_when_every_thread_is_stuck_nothing_is_taken(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.usefixtures("gathers_for_ever")
-def test_an_item_whose_caller_has_gone_is_not_sent() -> None:
+def test_abandoned_item_is_not_sent() -> None:
     async def main() -> None:
         far = Far(open_=False)
         intake = Intake(far.send)
@@ -343,7 +343,7 @@ def test_an_item_whose_caller_has_gone_is_not_sent() -> None:
 
 @settings(max_examples=40)
 @given(st.lists(st.sampled_from(["taken", "away"]), max_size=60), st.data())
-def test_whatever_happens_nothing_is_acknowledged_that_is_not_kept(steps: list[Any], data: st.DataObject) -> None:
+def test_acknowledged_items_are_kept(steps: list[Any], data: st.DataObject) -> None:
     """And who asks until it is acknowledged ends with all kept that can be."""
 
     async def main() -> None:

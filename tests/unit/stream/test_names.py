@@ -29,7 +29,7 @@ def sent_names(sandbox: Sandbox) -> list[str | None]:
     return [event["properties"].get("campaign_name") for event in sandbox.segment.kept]
 
 
-def test_events_have_the_names_from_the_first_on_and_the_lists_are_read_once(sandbox: Sandbox) -> None:
+def test_lists_of_names_are_read_once(sandbox: Sandbox) -> None:
     with Running({"main": {}}) as stream:
         for number in range(5):
             assert stream.post(report(delivery_id=f"d{number}")).status_code == 204
@@ -39,13 +39,13 @@ def test_events_have_the_names_from_the_first_on_and_the_lists_are_read_once(san
     assert len(sandbox.customerio.requests) == 4
 
 
-def test_names_are_personal_where_an_address_is_in_them(sandbox: Sandbox) -> None:
+def test_names_are_masked(sandbox: Sandbox) -> None:
     with Running({"main": {"pii": "drop"}}) as stream:
         assert stream.post(report(campaign_id=None, newsletter_id=4)).status_code == 204
     assert sent_names(sandbox) == ["News of "]
 
 
-def test_a_campaign_that_is_new_has_its_name_a_moment_later(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_new_campaign_gets_its_name(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cached_names, "FRESH_FOR_A_NEW_ONE", 0.0)
     with Running({"main": {}}) as stream:
         assert stream.post(report(delivery_id="0")).status_code == 204
@@ -61,7 +61,7 @@ def test_a_campaign_that_is_new_has_its_name_a_moment_later(sandbox: Sandbox, mo
 
 
 @pytest.mark.parametrize("kind", ["403", "500", "reset", "html200"])
-def test_no_report_fails_for_a_name(
+def test_names_fail_no_report(
     sandbox: Sandbox, kind: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sandbox.faults.add(Fault(side="customerio", kind=kind, times=100))  # type: ignore[arg-type]
@@ -71,9 +71,7 @@ def test_no_report_fails_for_a_name(
     assert caplog.text.count("No campaign_name for events with a campaign_id, newsletter_id, broadcast_id, ") == 1
 
 
-def test_an_app_api_that_hangs_takes_no_thread_from_what_reports_wait_for(
-    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_hanging_app_api_holds_no_thread(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """Connections are looked up by four threads, for all streams."""
     monkeypatch.setattr(cached_names, "_PATIENCE", 0.05)
     sandbox.settings.latency = 40
@@ -87,7 +85,7 @@ def test_an_app_api_that_hangs_takes_no_thread_from_what_reports_wait_for(
     assert sent_names(sandbox) == [None] * 8
 
 
-def test_an_app_api_that_hangs_is_not_waited_for_as_long_as_the_connection_says(
+def test_hanging_app_api_times_out(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(cached_names, "_TIMEOUT", 0.2)
@@ -101,7 +99,7 @@ def test_an_app_api_that_hangs_is_not_waited_for_as_long_as_the_connection_says(
             time.sleep(0.01)
 
 
-def test_no_report_waits_long_for_a_name(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_delay_no_report(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cached_names, "_PATIENCE", 0.05)
     sandbox.settings.latency = 20
     with Running({"main": {}}) as stream:

@@ -113,7 +113,7 @@ def properties(one: Any, wanted: Wanted | None = None, mapper: Mapper | None = N
 
 
 @pytest.mark.parametrize(("channel", "metric"), CASES)
-def test_every_documented_report_is_its_collections_event(channel: str, metric: str) -> None:
+def test_each_report_becomes_its_event(channel: str, metric: str) -> None:
     found = occurrence(report(metric, channel, **SHAPES[channel][metric]))
     assert found.collection.metric == metric
     assert found.collection.channel == {"sms": "twilio"}.get(channel, channel) == found.message.type
@@ -146,7 +146,7 @@ def test_each_id_is_under_its_own_name() -> None:
     }
 
 
-def test_what_only_reports_tell_becomes_properties() -> None:
+def test_details_become_properties() -> None:
     opened = properties(report("opened", proxied=True, prefetched=True, synthetic=True))
     assert {name: opened[name] for name in ("proxied", "prefetched", "synthetic")} == dict.fromkeys(
         ("proxied", "prefetched", "synthetic"), True
@@ -320,7 +320,7 @@ def test_topics_of_another_kind_are_left_out(content: str) -> None:
     assert left_out == {"topics"}
 
 
-def test_only_what_is_asked_for_is_taken() -> None:
+def test_only_wanted_collections() -> None:
     wanted = Wanted(resolve_collections(["Email Opened"]))
     assert isinstance(wanted.occurrence(read(report("opened")), set()), Occurrence)
     assert wanted.occurrence(read(report("clicked")), set()) == Ignored("not_asked_for")
@@ -344,13 +344,13 @@ def test_what_no_collection_has_is_named(one: dict[str, Any], named: str) -> Non
 
 
 @pytest.mark.parametrize("timestamp", [0, -1, 12, 1613063089000, 10**18])
-def test_a_time_that_can_be_none(timestamp: int) -> None:
+def test_impossible_timestamp(timestamp: int) -> None:
     found = Wanted(ALL).occurrence(read(report() | {"timestamp": timestamp}), set())
     assert isinstance(found, Malformed)
     assert "timestamp" in found.problem
 
 
-def test_a_report_without_a_delivery_is_malformed() -> None:
+def test_report_without_a_delivery() -> None:
     for missing in (None, ""):
         found = Wanted(ALL).occurrence(read(report(delivery_id=missing)), set())
         assert isinstance(found, Malformed)
@@ -379,7 +379,7 @@ SECRET = "do-not-show-me"
         json.dumps(report() | {"metric": [SECRET]}).encode(),
     ],
 )
-def test_a_body_of_another_shape_is_kept_as_it_came(body: bytes) -> None:
+def test_misshapen_body_is_kept(body: bytes) -> None:
     found = read_report(body, set())
     assert isinstance(found, Malformed)
     assert found.raw == body
@@ -387,7 +387,7 @@ def test_a_body_of_another_shape_is_kept_as_it_came(body: bytes) -> None:
     assert SECRET not in found.problem
 
 
-def test_a_report_without_a_type_is_malformed() -> None:
+def test_report_without_a_type() -> None:
     one = report()
     del one["object_type"]
     found = Wanted(ALL).occurrence(read(one), set())
@@ -422,7 +422,7 @@ def test_half_an_emoji_is_mended() -> None:
         ({"subject": 7, "href": "\ud83d"}, {"subject"}),
     ],
 )
-def test_what_only_describes_spoils_no_report(odd: dict[str, Any], left_out: set[str]) -> None:
+def test_wrong_detail_is_left_out(odd: dict[str, Any], left_out: set[str]) -> None:
     found: set[str] = set()
     body = json.dumps(report("clicked", **odd)).encode()
     one = read_report(body, found)
@@ -455,7 +455,7 @@ def test_a_byte_order_mark_is_no_part_of_the_report() -> None:
     assert read(b"\xef\xbb\xbf" + json.dumps(report()).encode()) == read(report())
 
 
-def test_content_is_a_property_of_sent_events_that_ask_for_it() -> None:
+def test_content_is_optional() -> None:
     asked, by_default = Wanted(ALL, message_content=True), Wanted(ALL)
     assert properties(report("sent", content="<p>Hi</p>"), asked)["content"] == "<p>Hi</p>"
     assert "content" not in properties(report("sent", content="<p>Hi</p>"), by_default)
@@ -468,7 +468,7 @@ def message_id(one: Any, wanted: Wanted) -> str:
     return Mapper("ns").event(occurrence(one, wanted)).message_id
 
 
-def test_with_full_resolution_opens_and_clicks_are_told_apart_by_event_id() -> None:
+def test_event_ids_at_full_resolution() -> None:
     first_only, full = Wanted(ALL), Wanted(ALL, full_resolution=True)
     for metric in ("opened", "clicked"):
         one, other = report(metric, event_id="01A"), report(metric, event_id="01B")
@@ -550,7 +550,7 @@ def test_the_same_event_by_both_roads(delivery: Delivery, data: st.DataObject, p
     assert ("recipients" in more) == (delivery.type == "push" and bool(delivery.recipient))
 
 
-def test_an_open_read_from_activities_and_one_that_is_reported_are_one_event() -> None:
+def test_pushed_and_pulled_open_match() -> None:
     one = report("opened", prefetched=True)
     pushed = Mapper("ns").event(occurrence(one))
     message, engagement = occurrence(one).message, engagement_in({"prefetched": True})
@@ -559,7 +559,7 @@ def test_an_open_read_from_activities_and_one_that_is_reported_are_one_event() -
 
 
 @pytest.mark.parametrize("metric", ["attempted", "deferred"])
-def test_without_a_recipient_a_person_is_known_by_the_identifiers(metric: str) -> None:
+def test_person_without_a_recipient(metric: str) -> None:
     """These reports do not tell it. Whom the App API knows by it alone is unidentified here, and never another."""
     collection = CATALOG[f"Email {metric.capitalize()}"]
 

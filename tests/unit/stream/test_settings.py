@@ -59,13 +59,13 @@ def test_people_who_subscribe(names: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '"main"', "null", '{"main": {}} x', "{main: {}}", "[" * 100_000])
-def test_an_option_that_is_no_object(text: str) -> None:
+def test_malformed_option(text: str) -> None:
     with pytest.raises(ConfigurationError, match=r"\[customerio\] streams must be a JSON object"):
         read_streams(text)
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "a b", "ä", "a?b", "..", "x" * 65])
-def test_a_name_that_fits_no_url(name: str) -> None:
+def test_malformed_name(name: str) -> None:
     found = read_streams(json.dumps({name: {}, "right": {}}))
     assert isinstance(found["right"], StreamOptions)
     assert isinstance(found[name], ConfigurationError)
@@ -104,7 +104,7 @@ def test_a_wrong_option(options: dict[str, Any], said: str) -> None:
 
 
 @pytest.mark.parametrize(("given", "kind"), [([], "an empty list"), (None, "nothing"), ("email", "a string")])
-def test_a_stream_that_is_no_object(given: object, kind: str) -> None:
+def test_malformed_stream(given: object, kind: str) -> None:
     error = read_streams(json.dumps({"main": given}))["main"]
     assert str(error) == f"[customerio] streams: stream 'main': its options must be a JSON object, got {kind}"
 

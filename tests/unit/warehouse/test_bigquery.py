@@ -35,7 +35,7 @@ def load(place: Place, first: int = 0, last: int = 9) -> dict[str, int]:
     return sink.counts()
 
 
-def test_tables_and_views_are_segments(bigquery_database: Place) -> None:
+def test_tables_and_views(bigquery_database: Place) -> None:
     load(bigquery_database)
     kinds: dict[str, str] = dict(
         bigquery_database.query("SELECT column_name, data_type FROM duckdb_columns() WHERE table_name = 'email_opened'")
@@ -54,13 +54,13 @@ def test_tables_and_views_are_segments(bigquery_database: Place) -> None:
     assert bigquery_database.query("SELECT count(*) FROM customerio.tracks_view") == [(0,)]
 
 
-def test_nothing_of_the_staged_rows_is_left(bigquery_database: Place) -> None:
+def test_staged_rows_are_removed(bigquery_database: Place) -> None:
     load(bigquery_database)
     assert bigquery_database.tables() == {"tracks", "email_opened", "email_delivered", "email_link_clicked"}
     assert bigquery_database.bigquery.expirations == {}
 
 
-def test_a_disk_that_is_full_is_no_lost_connection(bigquery_database: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk(bigquery_database: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """/dev/full takes nothing, as a disk without room."""
     with WarehouseSink(bigquery_database.warehouse(), NAMES) as sink:
         sink.take(events(0, 9))
@@ -70,9 +70,7 @@ def test_a_disk_that_is_full_is_no_lost_connection(bigquery_database: Place, mon
     assert all_rows(bigquery_database) == []
 
 
-def test_what_a_killed_worker_has_staged_goes_in_a_day(
-    bigquery_database: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_abandoned_stages_expire(bigquery_database: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bigquery_module._Session, "close", lambda self: None)
     load(bigquery_database)
     stages = [name for name in bigquery_database.tables() if name.startswith("customerio_stage")]
@@ -82,7 +80,7 @@ def test_what_a_killed_worker_has_staged_goes_in_a_day(
     assert all(now[:10] == moment[:10] or now[:10] > moment[:10] for moment in expirations.values())
 
 
-def test_a_load_waits_for_another_one_and_its_time_is_later(bigquery_database: Place) -> None:
+def test_load_waits_for_another(bigquery_database: Place) -> None:
     load(bigquery_database, 0, 3)
     warehouse = bigquery_database.warehouse()
     with WarehouseSink(warehouse, NAMES) as sink, bigquery_database.connect() as other, ThreadPoolExecutor() as pool:
@@ -100,9 +98,7 @@ def test_a_load_waits_for_another_one_and_its_time_is_later(bigquery_database: P
     assert bigquery_database.query(f"SELECT count(*) FROM customerio.tracks WHERE uuid_ts > '{end}'") == [(3,)]
 
 
-def test_a_load_gives_up_in_the_end_and_a_retry_completes(
-    bigquery_database: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_load_gives_up_waiting(bigquery_database: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bigquery_module, "_LOCK_TIMEOUT", 1.0)
     load(bigquery_database, 0, 3)
     with bigquery_database.connect() as other:
@@ -135,7 +131,7 @@ def test_a_load_gives_up_in_the_end_and_a_retry_completes(
         ("stopped", TryAgainLaterError, r"stopped"),
     ],
 )
-def test_what_fails_is_named_and_shows_no_value(
+def test_failure_shows_no_value(
     bigquery_database: Place, part: str, reason: str, error: type[Exception], message: str
 ) -> None:
     bigquery_database.bigquery.failures = {part: [reason] * 100}
@@ -147,7 +143,7 @@ def test_what_fails_is_named_and_shows_no_value(
     assert load(bigquery_database) == {"events": 9, "new": 9}
 
 
-def test_a_load_that_fails_in_its_middle_has_done_nothing(bigquery_database: Place) -> None:
+def test_failed_load_does_nothing(bigquery_database: Place) -> None:
     load(bigquery_database, 0, 3)
     warehouse = bigquery_database.warehouse()
     with WarehouseSink(warehouse, NAMES) as sink:
@@ -163,12 +159,12 @@ def test_a_load_that_fails_in_its_middle_has_done_nothing(bigquery_database: Pla
 
 
 @pytest.mark.parametrize("reason", ["duplicate", "rateLimitExceeded", "backendError"])
-def test_what_passes_by_itself_is_tried_again(bigquery_database: Place, reason: str) -> None:
+def test_passing_failure_is_retried(bigquery_database: Place, reason: str) -> None:
     bigquery_database.bigquery.failures = {"CREATE VIEW": [reason], "BEGIN TRANSACTION": [reason] * 2}
     assert load(bigquery_database) == {"events": 9, "new": 9}
 
 
-def test_all_is_done_where_the_dataset_is(bigquery_database: Place, caplog: pytest.LogCaptureFixture) -> None:
+def test_location_of_the_dataset(bigquery_database: Place, caplog: pytest.LogCaptureFixture) -> None:
     bigquery_database.query("CREATE SCHEMA customerio")
     bigquery_database.bigquery.options = {"location": "EU", "defaultTableExpirationMs": "3600000"}
     with caplog.at_level(logging.WARNING):
@@ -176,14 +172,14 @@ def test_all_is_done_where_the_dataset_is(bigquery_database: Place, caplog: pyte
     assert "BigQuery deletes tables or partitions of dataset customerio when they are old." in caplog.text
 
 
-def test_a_new_dataset_is_made_where_the_connection_says(bigquery_database: Place) -> None:
+def test_location_of_a_new_dataset(bigquery_database: Place) -> None:
     bigquery_database.bigquery.options = {"location": "EU"}
     given = bigquery_database.connection
     with connected(given | {"extra": given["extra"] | {"location": "EU"}}):
         assert load(bigquery_database) == {"events": 9, "new": 9}
 
 
-def test_the_connection_may_be_of_the_general_type(bigquery_database: Place) -> None:
+def test_connection_of_general_type(bigquery_database: Place) -> None:
     with connected(bigquery_database.connection | {"conn_type": "google_cloud_platform"}):
         assert load(bigquery_database) == {"events": 9, "new": 9}
 
@@ -197,7 +193,7 @@ def test_the_connection_may_be_of_the_general_type(bigquery_database: Place) -> 
         ({"is_anonymous": False, "key_path": "/no/such/file.json"}, ConfigurationError, "credentials can't be loaded"),
     ],
 )
-def test_a_connection_that_does_not_let_us_in_is_an_error_before_anything_is_read(
+def test_failed_connection_check(
     bigquery_database: Place, extra: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     given = bigquery_database.connection
@@ -216,7 +212,7 @@ def test_openlineage_knows_the_tables(bigquery_database: Place) -> None:
     ]
 
 
-def test_it_takes_seconds_and_not_minutes(bigquery_database: Place) -> None:
+def test_few_statements_are_sent(bigquery_database: Place) -> None:
     """A real one needs about a second for each statement: so few are sent."""
     load(bigquery_database)
     before = len(bigquery_database.bigquery.statements)

@@ -69,7 +69,7 @@ def small_pages_and_loads() -> Iterator[None]:
     pii=st.sampled_from(["keep", "hash", "drop"]),
     on_unidentified=st.sampled_from(["skip", "cio_id"]),
 )
-def test_the_tables_hold_what_segment_keeps(
+def test_tables_hold_segments_events(
     shared_database: Place,
     sandbox: Sandbox,
     history: History,

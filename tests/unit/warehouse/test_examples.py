@@ -82,7 +82,7 @@ EXPECTED: dict[str, list[tuple[Any, ...]]] = {
 }
 
 
-def test_each_example_has_an_answer_here() -> None:
+def test_each_example_has_an_answer() -> None:
     assert list(sql_examples()) == list(EXPECTED)
 
 
@@ -113,12 +113,12 @@ def presented(value: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_redshift_knows_it(name: str) -> None:
+def test_redshift_knows_each_statement(name: str) -> None:
     assert_redshift_knows(sql_examples()[name])
 
 
 @pytest.mark.parametrize("name", [name for name in EXPECTED if name not in ("owners", "hand over")])
-def test_its_answer_is_what_happened(
+def test_example_gives_the_answer(
     shared_database: Place, ask: Callable[[str], list[tuple[Any, ...]]], name: str
 ) -> None:
     beside: AbstractContextManager[None] = nullcontext()

@@ -47,13 +47,13 @@ def load(place: Place, schema: str = "customerio") -> dict[str, int]:
     return sink.counts()
 
 
-def test_each_collection_has_its_table_from_the_start(database: Place) -> None:
+def test_each_collection_has_its_table(database: Place) -> None:
     with WarehouseSink(database.warehouse("its_own"), ["Email Opened", "In-App Clicked"]):
         assert database.tables("its_own") == {"tracks", "email_opened", "in_app_clicked"}
     assert database.tables("customerio") == set()
 
 
-def test_types_and_keys_are_segments(postgres_database: Place) -> None:
+def test_types_and_keys_match_segments(postgres_database: Place) -> None:
     load(postgres_database)
     kinds = postgres_database.query(
         "SELECT column_name, data_type, character_maximum_length FROM information_schema.columns "
@@ -68,7 +68,7 @@ def test_types_and_keys_are_segments(postgres_database: Place) -> None:
     assert ("tracks_pkey", "PRIMARY KEY (id)") in keys
 
 
-def test_a_table_of_segments_is_completed_and_keeps_what_it_has(database: Place) -> None:
+def test_segments_table_is_completed(database: Place) -> None:
     known = event(1, "Email Opened").message_id
     database.query("CREATE SCHEMA customerio")
     statement = SEGMENTS
@@ -96,9 +96,7 @@ def test_a_table_of_segments_is_completed_and_keeps_what_it_has(database: Place)
         ("timestamp", "date", r"(?i)column timestamp .* Nothing was changed\. Load into another schema"),
     ],
 )
-def test_a_column_of_another_type_is_named_and_left_alone(
-    database: Place, column: str, there: str, message: str
-) -> None:
+def test_wrong_column_type_is_named(database: Place, column: str, there: str, message: str) -> None:
     database.query("CREATE SCHEMA customerio")
     if there == "timestamp":  # which is the right one on Redshift, and DuckDB's is taken for BigQuery's
         there = {"redshift": "timestamptz", "bigquery": "date"}.get(database.kind, there)
@@ -109,7 +107,7 @@ def test_a_column_of_another_type_is_named_and_left_alone(
 
 
 @pytest.mark.parametrize(("column", "there"), [("subject", "varchar(512)"), ("id", "varchar(20)")])
-def test_a_column_that_is_too_short_is_named(server_database: Place, column: str, there: str) -> None:
+def test_short_column_is_named(server_database: Place, column: str, there: str) -> None:
     columns = {"id": "varchar(1024)"} | {column: there}
     listed = ", ".join(f"{name} {kind}" for name, kind in columns.items())
     server_database.query("CREATE SCHEMA customerio")
@@ -118,7 +116,7 @@ def test_a_column_that_is_too_short_is_named(server_database: Place, column: str
         load(server_database)
 
 
-def test_all_that_is_wrong_is_told_at_once(redshift_database: Place) -> None:
+def test_all_problems_are_named(redshift_database: Place) -> None:
     """Segment's tables on Redshift have many columns that are too short: it cuts what is longer."""
     redshift_database.query("CREATE SCHEMA customerio")
     for table in ("tracks", "email_opened"):
@@ -133,7 +131,7 @@ def test_all_that_is_wrong_is_told_at_once(redshift_database: Place) -> None:
     assert_tracks_is_the_union(redshift_database)
 
 
-def test_redshift_needs_no_key_and_gives_none_that_holds(redshift_database: Place) -> None:
+def test_redshift_keys_and_locks(redshift_database: Place) -> None:
     load(redshift_database)
     kinds = redshift_database.query(
         "SELECT column_name, data_type, character_maximum_length FROM information_schema.columns "
@@ -149,7 +147,7 @@ def test_redshift_needs_no_key_and_gives_none_that_holds(redshift_database: Plac
     assert sent.count('LOCK "customerio"."tracks"') == 3  # not before there is one
 
 
-def test_a_table_without_a_key_is_an_error_before_anything_is_read(postgres_database: Place) -> None:
+def test_missing_key_is_an_error(postgres_database: Place) -> None:
     postgres_database.query("CREATE SCHEMA customerio")
     postgres_database.query("CREATE TABLE customerio.email_opened (id varchar(1024))")
     with pytest.raises(ConfigurationError, match=r"no primary key: run ALTER TABLE .* ADD PRIMARY KEY \(id\)"):
@@ -157,7 +155,7 @@ def test_a_table_without_a_key_is_an_error_before_anything_is_read(postgres_data
 
 
 @pytest.mark.parametrize("key", ["", "PRIMARY KEY"])
-def test_duckdb_needs_no_key_and_minds_none(duckdb_database: Place, key: str) -> None:
+def test_duckdb_with_and_without_a_key(duckdb_database: Place, key: str) -> None:
     duckdb_database.query("CREATE SCHEMA customerio")
     duckdb_database.query(f"CREATE TABLE customerio.email_opened (id varchar {key})")
     duckdb_database.query("INSERT INTO customerio.email_opened VALUES ('of somebody else')")
@@ -166,9 +164,7 @@ def test_duckdb_needs_no_key_and_minds_none(duckdb_database: Place, key: str) ->
     assert len(all_rows(duckdb_database)) == 9 + 1
 
 
-def test_a_load_that_does_not_fit_into_memory_gets_more_and_then_is_an_error(
-    duckdb_database: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_duckdb_gets_more_memory(duckdb_database: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     load(duckdb_database)
     duckdb_database.query("CREATE INDEX of_theirs ON customerio.email_opened (id)")
     duckdb_database.query("DELETE FROM customerio.email_opened")
@@ -181,7 +177,7 @@ def test_a_load_that_does_not_fit_into_memory_gets_more_and_then_is_an_error(
         load(duckdb_database)
 
 
-def test_a_rule_that_somebody_added_is_named_and_no_value_shown(server_database: Place) -> None:
+def test_violated_constraint_is_named(server_database: Place) -> None:
     load(server_database)
     server_database.query("TRUNCATE customerio.email_opened, customerio.tracks")
     server_database.query("ALTER TABLE customerio.email_opened ADD CONSTRAINT short CHECK (length(subject) < 3)")
@@ -208,7 +204,7 @@ def as_reader(server_database: Place) -> Iterator[Place]:
     server_database.query(f"DROP USER {user}")
 
 
-def test_rights_that_are_missing_are_named_one_after_the_other(as_reader: Place) -> None:
+def test_missing_rights_are_named(as_reader: Place) -> None:
     name = as_reader.connection["schema"]
     user = f"reader_{name}"
     with pytest.raises(
@@ -233,7 +229,7 @@ def load_as_owner(place: Place) -> None:
         load(place)
 
 
-def test_a_database_that_is_read_only_is_an_error(database: Place) -> None:
+def test_read_only_database(database: Place) -> None:
     load(database)
     extra = {"duckdb": {"read_only": True}, "postgres": {"options": "-c default_transaction_read_only=on"}}
     if database.kind == "bigquery":
@@ -257,7 +253,7 @@ def test_a_database_that_is_read_only_is_an_error(database: Place) -> None:
         ({"login": "nobody"}, ConfigurationError, r"login rejected: .* does not exist"),
     ],
 )
-def test_a_server_that_does_not_let_us_in_is_an_error_before_anything_is_read(
+def test_failed_server_check(
     server_database: Place,
     monkeypatch: pytest.MonkeyPatch,
     changes: dict[str, Any],
@@ -272,7 +268,7 @@ def test_a_server_that_does_not_let_us_in_is_an_error_before_anything_is_read(
     assert "its-password" not in str(caught.value)
 
 
-def test_who_gets_no_password_from_aws_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_aws_password(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_DEFAULT_REGION", "AWS_REGION"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
@@ -295,13 +291,13 @@ def test_who_gets_no_password_from_aws_is_told_so(monkeypatch: pytest.MonkeyPatc
         ("/no/such/folder/file.duckdb", "Create the folder, and let this worker write to it"),
     ],
 )
-def test_a_duckdb_that_would_keep_nothing_is_an_error(host: str, message: str) -> None:
+def test_in_memory_duckdb_is_refused(host: str, message: str) -> None:
     with connected({"conn_type": "duckdb", "host": host}), pytest.raises(ConfigurationError, match=message):
         open_warehouse("warehouse_default", "customerio").check()
 
 
 @pytest.mark.parametrize("another", [False, True])
-def test_a_new_duckdb_has_its_name_once_it_is_whole(tmp_path: Path, another: bool) -> None:
+def test_new_duckdb_appears_whole(tmp_path: Path, another: bool) -> None:
     """DuckDB would make an empty file first, which nobody can open, as long as it stays empty."""
     file = tmp_path / "new.duckdb"
     there = []
@@ -321,14 +317,14 @@ def test_a_new_duckdb_has_its_name_once_it_is_whole(tmp_path: Path, another: boo
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_a_duckdb_is_made_where_there_are_no_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_new_duckdb_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(PermissionError()))
     connection, _ = database_for("duckdb")(File(str(tmp_path / "new")), "customerio", lambda text: None).connect()
     connection.close()
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
 
 
-def test_a_file_that_is_no_duckdb_is_an_error_and_stays_as_it_is(tmp_path: Path) -> None:
+def test_file_of_another_kind_stays(tmp_path: Path) -> None:
     file = tmp_path / "notes.txt"
     file.write_text("These are notes. " * 1000)
     with (
@@ -339,9 +335,7 @@ def test_a_file_that_is_no_duckdb_is_an_error_and_stays_as_it_is(tmp_path: Path)
     assert file.read_text() == "These are notes. " * 1000
 
 
-def test_who_waits_for_the_duckdb_file_says_so_and_gives_up_in_the_end(
-    duckdb_database: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wait_for_a_duckdb_file_ends(duckdb_database: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(duckdb_module, "OPEN_TIMEOUT", 1.0)
     program = "import duckdb, sys; held = duckdb.connect(sys.argv[1]); print(1, flush=True); input()"
     command = [sys.executable, "-c", program, duckdb_database.connection["host"]]
@@ -375,7 +369,7 @@ def test_who_waits_for_the_duckdb_file_says_so_and_gives_up_in_the_end(
     warehouse.check()
 
 
-def test_a_missing_connection_and_one_of_another_type_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_connection_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigurationError, match=r"no connection 'elsewhere': make one of type postgres, duckdb, red"):
         open_warehouse("elsewhere", "customerio")
     monkeypatch.setenv("AIRFLOW_CONN_ELSEWHERE", json.dumps({"conn_type": "mysql", "host": "h"}))
@@ -412,9 +406,7 @@ def take_and_flush(sink: WarehouseSink, rows: int) -> None:
 
 
 @pytest.mark.parametrize("rows", [9, 3000])
-def test_a_disk_that_is_full_is_an_error_to_be_retried(
-    duckdb_database: Place, monkeypatch: pytest.MonkeyPatch, rows: int
-) -> None:
+def test_full_disk(duckdb_database: Place, monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
     """/dev/full takes nothing, as a disk without room."""
     with WarehouseSink(duckdb_database.warehouse(), NAMES) as sink:
         monkeypatch.setattr(tempfile, "TemporaryFile", partial(open, "/dev/full", "w+b"))
@@ -424,9 +416,7 @@ def test_a_disk_that_is_full_is_an_error_to_be_retried(
     assert all_rows(duckdb_database) == []
 
 
-def test_nothing_of_the_spool_is_left_on_disk(
-    duckdb_database: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_spool_is_removed(duckdb_database: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "spool"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))

@@ -66,7 +66,7 @@ def expected_ids(first: int, last: int) -> list[str]:
     return sorted(event.message_id for event in events(first, last))
 
 
-def test_what_is_there_already_stays_as_it_is(database: Place) -> None:
+def test_existing_rows_stay(database: Place) -> None:
     assert load(database, 0, 30) == {"events": 30, "new": 30}
     before = {row["id"]: row for row in all_rows(database)}
     time.sleep(1.1)  # times are compared as whole seconds
@@ -80,7 +80,7 @@ def test_what_is_there_already_stays_as_it_is(database: Place) -> None:
     assert_tracks_is_the_union(database)
 
 
-def test_an_event_that_comes_twice_in_one_load_is_one_row(database: Place) -> None:
+def test_repeated_event_is_one_row(database: Place) -> None:
     with WarehouseSink(database.warehouse(), NAMES) as sink:
         sink.take([*events(0, 9), *events(0, 9)])
         sink.flush()
@@ -89,7 +89,7 @@ def test_an_event_that_comes_twice_in_one_load_is_one_row(database: Place) -> No
     assert_tracks_is_the_union(database)
 
 
-def test_a_row_that_only_tracks_has_lost_comes_back(database: Place) -> None:
+def test_lost_tracks_row_comes_back(database: Place) -> None:
     load(database, 0, 9)
     database.query("DELETE FROM customerio.tracks WHERE event = 'email_opened'")
     assert load(database, 0, 9) == {"events": 9, "new": 0}
@@ -128,7 +128,7 @@ def test_text_arrives_as_it_is(shared_database: Place, texts: list[str]) -> None
     assert Counter(row["subject"] for row in rows) == Counter(text or None for text in AWKWARD + texts)
 
 
-def test_nothing_is_acknowledged_before_it_is_loaded(database: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_loaded_is_acknowledged(database: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     with WarehouseSink(database.warehouse(), NAMES) as sink:
         sink.take([])
         assert sink.acknowledged == 1
@@ -142,7 +142,7 @@ def test_nothing_is_acknowledged_before_it_is_loaded(database: Place, monkeypatc
         assert (sink.acknowledged, sink.counts()["events"]) == (4, 9)
 
 
-def test_what_no_database_takes_is_refused_by_name_and_all_else_is_loaded(database: Place) -> None:
+def test_unstorable_event_is_refused(database: Place) -> None:
     with WarehouseSink(database.warehouse(), NAMES) as sink:
         sink.take([event(1), event(2, subject="half \0 of it"), event(3, subject="x" * 40_000)])
         sink.flush()
@@ -151,7 +151,7 @@ def test_what_no_database_takes_is_refused_by_name_and_all_else_is_loaded(databa
     assert ids(database) == [event(1).message_id]
 
 
-def test_left_by_an_error_it_loads_nothing_more(database: Place) -> None:
+def test_error_ends_the_load(database: Place) -> None:
     sink = WarehouseSink(database.warehouse(), NAMES)
     sink.__enter__()
     sink.take(events(0, 9))
@@ -166,7 +166,7 @@ def lock(place: Place, connection: Any) -> None:
     database_for(place.kind)(None, "customerio", lambda text: None).lock(connection.cursor())
 
 
-def test_loads_at_the_same_time_end_with_each_event_once(database: Place) -> None:
+def test_parallel_loads(database: Place) -> None:
     ranges = [(0, 3000), (0, 3000), (1500, 4500), (4500, 5000)]
     processes = [loading(database, *one) for one in ranges]
     counts = [loaded(process) for process in processes]
@@ -176,7 +176,7 @@ def test_loads_at_the_same_time_end_with_each_event_once(database: Place) -> Non
     assert_tracks_is_the_union(database)
 
 
-def test_uuid_ts_never_falls_behind_what_a_reader_has_seen(server_database: Place) -> None:
+def test_uuid_ts_never_falls_behind(server_database: Place) -> None:
     """A load that has to wait for another one takes its time when it is its turn, not when it asked."""
     with WarehouseSink(server_database.warehouse(), NAMES) as sink, server_database.connect() as other:
         sink.take(events(0, 3))
@@ -192,9 +192,7 @@ def test_uuid_ts_never_falls_behind_what_a_reader_has_seen(server_database: Plac
     assert server_database.query(f"SELECT count(*) FROM customerio.tracks WHERE uuid_ts > '{end}'") == [(3,)]
 
 
-def test_who_waits_for_another_load_says_so_and_gives_up_in_the_end(
-    server_database: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wait_for_another_load_ends(server_database: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(postgres_module, "_LOCK_TIMEOUT", "1s")
     monkeypatch.setattr(redshift_module, "_LOCK_TIMEOUT", 1000)
     load(server_database, 0, 3)
@@ -216,7 +214,7 @@ def test_who_waits_for_another_load_says_so_and_gives_up_in_the_end(
 
 
 @pytest.mark.parametrize(("collisions", "code"), [(4, "XX000"), (3, "40001")])
-def test_what_collides_is_tried_again(
+def test_collision_is_retried(
     redshift_database: Place, monkeypatch: pytest.MonkeyPatch, collisions: int, code: str
 ) -> None:
     monkeypatch.setattr(loading_module, "_PAUSES", (0.01,) * 4)
@@ -227,9 +225,7 @@ def test_what_collides_is_tried_again(
     assert_tracks_is_the_union(redshift_database)
 
 
-def test_what_collides_each_time_is_an_error_to_be_retried(
-    redshift_database: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lasting_collision(redshift_database: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading_module, "_PAUSES", (0.01,) * 4)
     load(redshift_database, 0, 3)
     collide(redshift_database, 5, "XX000")
@@ -252,7 +248,7 @@ def collide(place: Place, times: int, code: str) -> None:
 
 
 @pytest.mark.parametrize("after", [0.0, 0.02, 0.1, 0.3, 0.8])
-def test_killed_at_any_moment_nothing_is_half_loaded(database: Place, after: float) -> None:
+def test_killed_load_is_undone(database: Place, after: float) -> None:
     load(database, 0, 30)
     rows = 5_000 if database.kind == "redshift" else 20_000
     process = loading(database, 0, rows)
@@ -301,7 +297,7 @@ class CutSpool(Spool):
 
 
 @pytest.mark.parametrize("table", ["email_delivered", "email_opened"])
-def test_a_connection_that_is_lost_in_mid_load_is_an_error_to_be_retried(server_database: Place, table: str) -> None:
+def test_lost_connection(server_database: Place, table: str) -> None:
     load(server_database, 0, 30)
     sink = WarehouseSink(server_database.warehouse(), NAMES)
     sink._spool = CutSpool(server_database, table)
@@ -333,7 +329,7 @@ def test_the_driver_may_be_psycopg_2(postgres_database: Place) -> None:
 # Memory
 
 
-def test_a_sink_keeps_nothing_of_what_waits_on_disk_or_is_loaded(duckdb_database: Place) -> None:
+def test_memory_does_not_grow(duckdb_database: Place) -> None:
     held: list[int] = []
     with WarehouseSink(duckdb_database.warehouse(), NAMES) as sink:
         tracemalloc.start()

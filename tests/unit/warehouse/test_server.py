@@ -36,7 +36,7 @@ def folder() -> Iterator[Path]:
 
 @pytest.mark.skipif(programs() is None, reason="PostgreSQL's server is not installed")
 @pytest.mark.parametrize("killed", [False, True])
-def test_nothing_of_it_is_left(folder: Path, killed: bool) -> None:
+def test_stopped_server_leaves_nothing(folder: Path, killed: bool) -> None:
     owner = subprocess.Popen(
         [sys.executable, "-c", OWNER, str(folder)],
         cwd=REPOSITORY,

@@ -48,12 +48,12 @@ def flattened(call: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def test_tracks_has_the_base_columns_and_the_context_and_no_property() -> None:
+def test_tracks_columns() -> None:
     names = [column.name for column in columns_of("tracks")]
     assert sorted(names) == sorted(BASE + [f"context_{name}" for name in CONTEXT])
 
 
-def test_an_event_table_has_those_of_tracks_and_every_property() -> None:
+def test_event_table_columns() -> None:
     names = [column.name for column in columns_of("email_opened")]
     assert set(names) > {column.name for column in columns_of("tracks")}
     assert set(names) > set("delivery_id recipient subject campaign_id action_id href link_id customer_id".split())
@@ -72,7 +72,7 @@ def test_an_event_table_has_those_of_tracks_and_every_property() -> None:
     )
 
 
-def test_no_column_needs_an_underscore_before_it() -> None:
+def test_column_names_are_plain() -> None:
     names = {column.name for column in columns_of("email_opened")}
     assert not names & RESERVED
     assert all(name[0].isalpha() and len(name) <= 63 for name in names)
@@ -86,7 +86,7 @@ TEXT = st.none() | st.text(st.characters(exclude_categories=["Cs"]))
     | st.fixed_dictionaries({}, optional={"ip": TEXT, "user_agent": TEXT, "href": TEXT, "machine": st.booleans()}),
     fields=st.fixed_dictionaries({}, optional={"subject": TEXT, "recipient": TEXT, "campaign_id": st.integers()}),
 )
-def test_a_row_holds_all_of_the_event_and_nothing_else(data: dict[str, Any] | None, fields: dict[str, Any]) -> None:
+def test_row_holds_the_whole_event(data: dict[str, Any] | None, fields: dict[str, Any]) -> None:
     made = event(7, data=data, **fields)
     call = json.loads(encode(made))
     expected = flattened(call["properties"]) | flattened(call["context"], "context_")
@@ -145,6 +145,6 @@ def test_lines_with_numbers_are_read_again() -> None:
     assert [tuple(row) for row in csv_values(io.BytesIO(csv_lines(rows)))] == rows
 
 
-def test_what_no_database_takes_is_named() -> None:
+def test_unstorable_text_is_named() -> None:
     assert unstorable(values_of(event(subject="fine"))) is None
     assert unstorable(values_of(event(subject="not\0fine"))) == "subject"
