@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from datetime import timedelta
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
+import pendulum
 import pytest
 
 from airflow_provider_cio.customerio.client import ACTIVITY_PAGE_SIZE, CustomerIOClient
@@ -71,6 +73,15 @@ def connections(sandbox: Sandbox, **changes: str) -> dict[str, str]:
 def small_pages(patch: pytest.MonkeyPatch, page_size: int, activities: int = ACTIVITY_PAGE_SIZE) -> None:
     """Let all pipelines read pages of so many rows, those of operators too, so that a small history has many pages."""
     patch.setattr(assembly, "Reader", partial(Reader, page_size=page_size, activity_page_size=activities))
+
+
+def context_of(start: int, end: int) -> Any:
+    """The context of a task whose run has this data interval, as far as an operator needs it."""
+    return {
+        "ti": SimpleNamespace(dag_id="d", run_id="r", task_id="t", map_index=-1, try_number=1),
+        "data_interval_start": pendulum.from_timestamp(start),
+        "data_interval_end": pendulum.from_timestamp(end),
+    }
 
 
 def run_pipeline(

@@ -35,12 +35,6 @@ PATIENT = Retries(attempts=100, total=10.0, first=0.005, longest=0.02)
 LIMIT: dict[str, Any] = {"requests_per_second": 20, "limit_second": 0.05}
 
 
-@pytest.fixture(scope="module")
-def world() -> Iterator[Sandbox]:
-    with Sandbox() as sandbox:
-        yield sandbox
-
-
 @pytest.fixture(scope="module", autouse=True)
 def small_pages() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:

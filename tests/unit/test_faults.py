@@ -108,20 +108,6 @@ def small() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def world() -> Iterator[Sandbox]:
-    with Sandbox(HISTORY) as sandbox:
-        yield sandbox
-
-
-@pytest.fixture
-def sandbox(world: Sandbox) -> Sandbox:
-    world.settings = Settings()
-    world.history = HISTORY
-    world.reset()
-    return world
-
-
 @pytest.fixture
 def one_chain(monkeypatch: pytest.MonkeyPatch) -> None:
     """One request to Customer.io at a time, so that the n-th one is the n-th page."""

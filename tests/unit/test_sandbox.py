@@ -13,7 +13,6 @@ import time
 import zlib
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -48,19 +47,7 @@ def generated() -> History:
     return History.generate(seed=7, deliveries=3000, start=START, end=END)
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[Sandbox]:
-    with Sandbox() as sandbox:
-        yield sandbox
-
-
-@pytest.fixture
-def sandbox(running: Sandbox) -> Sandbox:
-    """The running sandbox, emptied, at a time after everything that happens in it."""
-    running.reset()
-    running.settings = Settings(now=END + 10 * DAY)
-    running.history = History()
-    return running
+SETTINGS = Settings(now=END + 10 * DAY)
 
 
 def row(id: str = "a", created: int = START, **more: Any) -> Row:

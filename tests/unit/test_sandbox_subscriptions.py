@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,19 +12,6 @@ from tests.sandbox.settings import APP_KEY
 
 WHOLE = {"name": "mine", "endpoint": "https://example.com/hook", "events": ["email_failed", "webhook_failed"]}
 FIELDS = {"name", "id", "type", "endpoint", "disabled", "full_resolution", "with_content", "events"}
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[Sandbox]:
-    with Sandbox() as sandbox:
-        yield sandbox
-
-
-@pytest.fixture
-def sandbox(running: Sandbox) -> Sandbox:
-    running.reset()
-    running.settings = Settings()
-    return running
 
 
 def ask(sandbox: Sandbox, method: str, path: str = "", body: Any = None, key: str = APP_KEY) -> requests.Response:

@@ -32,20 +32,6 @@ KINDS = ("campaign_id", "newsletter_id", "broadcast_id", "transactional_message_
 LISTS = ("/v1/campaigns", "/v1/newsletters", "/v1/broadcasts", "/v1/transactional")
 
 
-@pytest.fixture(scope="module")
-def world() -> Iterator[Sandbox]:
-    with Sandbox() as sandbox:
-        yield sandbox
-
-
-@pytest.fixture
-def sandbox(world: Sandbox) -> Sandbox:
-    world.settings = Settings()
-    world.history = History()
-    world.reset()
-    return world
-
-
 def workspace(*parents: Mapping[str, int], names: GivenNames | None = None, sent: int = NOVEMBER) -> History:
     """A delivery for each of these parents, sent then."""
     shared = {"type": "email", "created": NOVEMBER, "metrics": {"sent": sent}, "customer_id": "1"}

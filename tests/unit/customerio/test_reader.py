@@ -7,7 +7,7 @@ import threading
 import time
 import tracemalloc
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -27,19 +27,6 @@ from tests.unit.support import DAY, NOVEMBER, clients
 
 SPAN = 2000  # seconds, of most histories here
 WHOLE = Window("email", NOVEMBER, NOVEMBER + SPAN)
-
-
-@pytest.fixture(scope="module")
-def world() -> Iterator[Sandbox]:
-    with Sandbox() as sandbox:
-        yield sandbox
-
-
-@pytest.fixture
-def sandbox(world: Sandbox) -> Sandbox:
-    world.settings = Settings()
-    world.reset()
-    return world
 
 
 def rows(times: Sequence[int], **fields: Any) -> list[dict[str, Any]]:

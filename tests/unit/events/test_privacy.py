@@ -45,20 +45,9 @@ def small_pages() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def world() -> Iterator[Sandbox]:
-    with Sandbox() as sandbox:
-        yield sandbox
-
-
-@pytest.fixture
-def sandbox(world: Sandbox) -> Sandbox:
-    world.settings = Settings()
-    world.history = History.generate(
-        seed=12, deliveries=1500, start=NOVEMBER - 2 * DAY, end=NOVEMBER + DAY, people=150, drafts=0.05, nasty=0.5
-    )
-    world.reset()
-    return world
+HISTORY = History.generate(
+    seed=12, deliveries=1500, start=NOVEMBER - 2 * DAY, end=NOVEMBER + DAY, people=150, drafts=0.05, nasty=0.5
+)
 
 
 # The form

@@ -4,7 +4,7 @@ import contextlib
 import json
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
@@ -350,19 +350,6 @@ def test_any_extra_is_read_or_named(extra: dict[str, Any]) -> None:
 
 
 # --- the test button --------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def running_sandbox() -> Iterator[Sandbox]:
-    with Sandbox() as running:
-        yield running
-
-
-@pytest.fixture
-def sandbox(running_sandbox: Sandbox) -> Sandbox:
-    running_sandbox.reset()
-    running_sandbox.settings = Settings()
-    return running_sandbox
 
 
 def pressed(hook: CustomerIOHook, key: str = APP_KEY) -> tuple[bool, str]:

@@ -5,15 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.sandbox import History, Sandbox, Settings
-from tests.unit.support import connect
 
 PAGE = Path(__file__).parents[3] / "docs" / "hooks.md"
 EXAMPLES = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
@@ -25,12 +21,8 @@ INTERVAL = {
 }
 
 
-@pytest.fixture
-def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
-    history = History.generate(seed=4, deliveries=2000, start=START, end=START + 3 * DAY)
-    with Sandbox(history, Settings(now=START + 5 * DAY)) as running:
-        connect(monkeypatch, running)
-        yield running
+SETTINGS = Settings(now=START + 5 * DAY)
+HISTORY = History.generate(seed=4, deliveries=2000, start=START, end=START + 3 * DAY)
 
 
 def run(name: str, **parameters: Any) -> Any:

@@ -5,7 +5,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
@@ -281,19 +281,6 @@ def test_malformed_host(put: Put, host: str) -> None:
 
 
 # --- the test button --------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def running_sandbox() -> Iterator[Sandbox]:
-    with Sandbox() as running:
-        yield running
-
-
-@pytest.fixture
-def sandbox(running_sandbox: Sandbox) -> Sandbox:
-    running_sandbox.reset()
-    running_sandbox.settings = Settings()
-    return running_sandbox
 
 
 def pressed(hook: SegmentHook, key: str = WRITE_KEY) -> tuple[bool, str]:

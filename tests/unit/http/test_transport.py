@@ -88,18 +88,6 @@ def own_server() -> Iterator[Loopback]:
         yield running
 
 
-@pytest.fixture(scope="module")
-def running_sandbox() -> Iterator[Sandbox]:
-    with Sandbox() as running:
-        yield running
-
-
-@pytest.fixture
-def sandbox(running_sandbox: Sandbox) -> Sandbox:
-    running_sandbox.reset()
-    return running_sandbox
-
-
 def join(threads: Iterable[threading.Thread], seconds: float = 30) -> None:
     for thread in threads:
         thread.join(seconds)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,17 +18,10 @@ from airflow_provider_cio.exceptions import CustomerIOToSegmentError, TryAgainLa
 from airflow_provider_cio.operators.customerio_to_segment import CustomerIOToSegmentOperator
 from airflow_provider_cio.pipeline.dead_letters import events_in
 from tests.sandbox import History, Sandbox, Settings
-from tests.unit.support import DAY, NOVEMBER, assert_kept_is_truth, connect, small_pages
+from tests.unit.support import DAY, NOVEMBER, assert_kept_is_truth, small_pages
 
 INTERVAL = Interval(NOVEMBER, NOVEMBER + DAY)
 HISTORY = History.generate(seed=8, deliveries=300, start=NOVEMBER, end=INTERVAL.end)
-
-
-@pytest.fixture
-def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
-    with Sandbox(HISTORY) as sandbox:
-        connect(monkeypatch, sandbox)
-        yield sandbox
 
 
 def run(interval: Interval = INTERVAL, **parameters: Any) -> dict[str, Any]:

@@ -7,10 +7,10 @@ import pytest
 from airflow.sdk import Asset, AssetAlias
 from airflow.sdk.execution_time.context import OutletEventAccessors
 
-from tests.sandbox import History, Sandbox, Settings
-from tests.unit.operators.test_customerio_to_segment import HISTORY, RUN, operator
+from tests.sandbox import History, Sandbox
+from tests.unit.operators.test_customerio_to_segment import RUN, operator
 from tests.unit.statsd import Listener, listening, run
-from tests.unit.support import NOVEMBER, connect
+from tests.unit.support import NOVEMBER
 
 EVENTS = Asset("events")
 EXECUTE = """
@@ -21,13 +21,6 @@ try:
 except Exception as error:
     assert "event_too_large" in str(error), error
 """
-
-
-@pytest.fixture
-def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
-    with Sandbox(HISTORY, Settings()) as sandbox:
-        connect(monkeypatch, sandbox)
-        yield sandbox
 
 
 @pytest.fixture

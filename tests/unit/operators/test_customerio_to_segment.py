@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,21 +20,11 @@ from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterErr
 from airflow_provider_cio.operators.customerio_to_segment import CustomerIOToSegmentOperator
 from tests.airflow_names import timeout
 from tests.sandbox import Fault, History, Sandbox, Settings
-from tests.unit.support import DAY, NOVEMBER, assert_kept_is_truth, connect, kill_in_execution
+from tests.unit.support import DAY, NOVEMBER, assert_kept_is_truth, connect, context_of, kill_in_execution
 
 DAY_ONE = Interval(NOVEMBER, NOVEMBER + DAY)
-RUN: Any = {  # what a task's context has to have
-    "data_interval_start": pendulum.from_timestamp(DAY_ONE.start),
-    "data_interval_end": pendulum.from_timestamp(DAY_ONE.end),
-}
+RUN = context_of(DAY_ONE.start, DAY_ONE.end)
 HISTORY = History.generate(seed=5, deliveries=1500, start=NOVEMBER - 9 * DAY, end=NOVEMBER + 2 * DAY)
-
-
-@pytest.fixture
-def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
-    with Sandbox(HISTORY, Settings()) as sandbox:
-        connect(monkeypatch, sandbox)
-        yield sandbox
 
 
 def operator(**parameters: Any) -> CustomerIOToSegmentOperator:

@@ -5,13 +5,10 @@ from __future__ import annotations
 import inspect
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import duckdb
-import pendulum
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow.sdk import Asset
@@ -24,23 +21,12 @@ from airflow_provider_cio.operators.checkpoint_store import CHECKPOINT_KEY
 from airflow_provider_cio.operators.customerio_to_segment import CustomerIOToSegmentOperator
 from airflow_provider_cio.operators.customerio_to_warehouse import CustomerIOToWarehouseOperator
 from airflow_provider_cio.warehouse.sink import WarehouseSink
-from tests.sandbox import History, Sandbox, Settings
-from tests.unit.support import DAY, NOVEMBER, connect, small_pages
+from tests.sandbox import History, Sandbox
+from tests.unit.support import DAY, NOVEMBER, context_of, small_pages
 
 DAY_ONE = Interval(NOVEMBER, NOVEMBER + DAY)
-RUN: Any = {  # what a task's context has to have
-    "ti": SimpleNamespace(dag_id="d", run_id="r", task_id="t", map_index=-1, try_number=1),
-    "data_interval_start": pendulum.from_timestamp(DAY_ONE.start),
-    "data_interval_end": pendulum.from_timestamp(DAY_ONE.end),
-}
+RUN = context_of(DAY_ONE.start, DAY_ONE.end)
 HISTORY = History.generate(seed=5, deliveries=900, start=NOVEMBER - 9 * DAY, end=NOVEMBER + 2 * DAY)
-
-
-@pytest.fixture
-def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
-    with Sandbox(HISTORY, Settings()) as sandbox:
-        connect(monkeypatch, sandbox)
-        yield sandbox
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +21,7 @@ from airflow_provider_cio.exceptions import TryAgainLaterError
 from airflow_provider_cio.operators.customerio_to_segment import CustomerIOToSegmentOperator
 from tests.sandbox import Fault, History, Sandbox, Settings
 from tests.unit.full import held, held_in_mode, kept, raw, to_send
-from tests.unit.support import DAY, connect, small_pages
+from tests.unit.support import DAY, small_pages
 
 # Activities are guaranteed for 30 days, so what happened must not be long ago.
 START = int(time.time()) // DAY * DAY - 2 * DAY
@@ -44,19 +43,7 @@ def during(interval: Interval, **more: Any) -> Any:
     return {"ti": ti, **bounds, **more}
 
 
-@pytest.fixture(scope="module")
-def world() -> Iterator[Sandbox]:
-    with Sandbox() as sandbox:
-        yield sandbox
-
-
-@pytest.fixture
-def sandbox(world: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
-    world.settings = Settings(activities_days=30)
-    world.history = HISTORY
-    world.reset()
-    connect(monkeypatch, world)
-    return world
+SETTINGS = Settings(activities_days=30)
 
 
 def operator(**parameters: Any) -> CustomerIOToSegmentOperator:

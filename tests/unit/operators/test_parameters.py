@@ -5,12 +5,10 @@ from __future__ import annotations
 import inspect
 import json
 import time
-from collections.abc import Iterator
 from datetime import timedelta
 from importlib import import_module
 from typing import Any
 
-import pendulum
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow.sdk import DAG, task
@@ -21,21 +19,11 @@ from airflow_provider_cio.operators.customerio_to_segment import CustomerIOToSeg
 from airflow_provider_cio.operators.customerio_to_warehouse import CustomerIOToWarehouseOperator
 from airflow_provider_cio.operators.options import READERS, Options, read_options
 from tests.sandbox import Sandbox
-from tests.unit.support import DAY, connect
+from tests.unit.support import DAY, context_of
 
 PARAMETERS = tuple(CustomerIOToSegmentOperator.template_fields)
 START = int(time.time()) // DAY * DAY - 2 * DAY
-RUN: Any = {  # what a task's context has to have
-    "data_interval_start": pendulum.from_timestamp(START),
-    "data_interval_end": pendulum.from_timestamp(START + DAY),
-}
-
-
-@pytest.fixture
-def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
-    with Sandbox() as sandbox:
-        connect(monkeypatch, sandbox)
-        yield sandbox
+RUN = context_of(START, START + DAY)
 
 
 def operator(**parameters: Any) -> CustomerIOToSegmentOperator:

@@ -14,11 +14,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import duckdb
-import pendulum
 import pytest
 
 from airflow_provider_cio.operators.base import CustomerIOOperator
@@ -27,13 +25,9 @@ from airflow_provider_cio.operators.customerio_to_warehouse import CustomerIOToW
 from airflow_provider_cio.pipeline import ticker
 from airflow_provider_cio.warehouse.connection import open_warehouse
 from tests.sandbox import Fault, History, Sandbox
-from tests.unit.support import DAY, NOVEMBER, connect, kill_in_execution
+from tests.unit.support import DAY, NOVEMBER, connect, context_of, kill_in_execution
 
-RUN: Any = {  # what a task's context has to have
-    "ti": SimpleNamespace(dag_id="d", run_id="r", task_id="t", map_index=-1, try_number=1),
-    "data_interval_start": pendulum.from_timestamp(NOVEMBER),
-    "data_interval_end": pendulum.from_timestamp(NOVEMBER + DAY),
-}
+RUN = context_of(NOVEMBER, NOVEMBER + DAY)
 HISTORY = History.generate(seed=8, deliveries=300, start=NOVEMBER, end=NOVEMBER + DAY)
 INTERVAL = 0.2
 WAITS = "Waiting for another process to close the DuckDB file"

@@ -30,7 +30,7 @@ from airflow_provider_cio.hooks.segment import SegmentHook
 from airflow_provider_cio.operators.customerio_to_segment import CustomerIOToSegmentOperator
 from airflow_provider_cio.pipeline.dead_letters import DeadLetters, events_in, write_letters
 from tests.sandbox import Fault, History, Sandbox, Settings
-from tests.unit.support import DAY, NOVEMBER, assert_kept_is_truth, connect, small_pages, truth_of
+from tests.unit.support import DAY, NOVEMBER, assert_kept_is_truth, small_pages, truth_of
 
 INTERVAL = Interval(NOVEMBER, NOVEMBER + DAY)
 HISTORY = History.generate(seed=5, deliveries=2500, start=NOVEMBER - 9 * DAY, end=NOVEMBER + 2 * DAY)
@@ -54,19 +54,7 @@ MIXED_ROWS = [
 MIXED = History(deliveries=MIXED_ROWS)
 
 
-@pytest.fixture(scope="module")
-def world() -> Iterator[Sandbox]:
-    with Sandbox() as sandbox:
-        yield sandbox
-
-
-@pytest.fixture
-def sandbox(world: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
-    world.settings = Settings(refuse_containing="POISON")
-    world.history = HISTORY
-    world.reset()
-    connect(monkeypatch, world)
-    return world
+SETTINGS = Settings(refuse_containing="POISON")
 
 
 def run(try_number: int = 1, *, run_id: str = "scheduled__2026-11-01T00:00:00+00:00", **parameters: Any) -> Any:

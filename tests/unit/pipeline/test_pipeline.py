@@ -36,19 +36,7 @@ from airflow_provider_cio.segment.sink import SegmentSink
 from tests.sandbox import Fault, History, Sandbox, Settings
 from tests.unit.support import DAY, EVERY_NAME, NOVEMBER, assert_kept_is_truth, run_pipeline, truth_of
 
-
-@pytest.fixture(scope="module")
-def world() -> Iterator[Sandbox]:
-    with Sandbox(History()) as sandbox:
-        yield sandbox
-
-
-@pytest.fixture
-def sandbox(world: Sandbox) -> Sandbox:
-    world.settings = Settings()
-    world.history = History.generate(seed=5, deliveries=5000, start=NOVEMBER - 9 * DAY, end=NOVEMBER + 2 * DAY)
-    world.reset()
-    return world
+HISTORY = History.generate(seed=5, deliveries=5000, start=NOVEMBER - 9 * DAY, end=NOVEMBER + 2 * DAY)
 
 
 STRETCH = Interval(NOVEMBER, NOVEMBER + 3 * DAY)

@@ -39,16 +39,13 @@ from tests.sandbox import Fault, History, Sandbox, Settings
 from tests.sandbox.faults import Side
 from tests.sandbox.settings import Asked
 from tests.unit.full import held, kept, to_send
-from tests.unit.support import DAY, EVERY_NAME, NOVEMBER, assert_kept_is_truth, connect, run_pipeline, small_pages
+from tests.unit.support import DAY, EVERY_NAME, NOVEMBER, assert_kept_is_truth, context_of, run_pipeline, small_pages
 
 INTERVAL = Interval(NOVEMBER, NOVEMBER + 3 * DAY)
 HISTORY = History.generate(seed=6, deliveries=900, start=NOVEMBER, end=INTERVAL.end, drafts=0.1)
 CREATED = {delivery.id: delivery for delivery in HISTORY.deliveries}
 NAMES = (*EVERY_NAME[:3], "Email Opened", "Email Link Clicked")
-RUN: Any = {
-    "data_interval_start": pendulum.from_timestamp(INTERVAL.start),
-    "data_interval_end": pendulum.from_timestamp(INTERVAL.end),
-}
+RUN = context_of(INTERVAL.start, INTERVAL.end)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -59,21 +56,6 @@ def small() -> Iterator[None]:
         patch.setattr(segment, "MAX_BATCH_EVENTS", 50)
         patch.setattr(line, "CHECKPOINT_EVERY", 0.0)
         yield
-
-
-@pytest.fixture(scope="module")
-def world() -> Iterator[Sandbox]:
-    with Sandbox(HISTORY) as sandbox:
-        yield sandbox
-
-
-@pytest.fixture
-def sandbox(world: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
-    world.settings = Settings()
-    world.history = HISTORY
-    world.reset()
-    connect(monkeypatch, world)
-    return world
 
 
 class Store:

@@ -68,19 +68,6 @@ def server() -> Iterator[Loopback]:
         yield running
 
 
-@pytest.fixture(scope="module")
-def running_sandbox() -> Iterator[Sandbox]:
-    with Sandbox() as running:
-        yield running
-
-
-@pytest.fixture
-def sandbox(running_sandbox: Sandbox) -> Sandbox:
-    running_sandbox.reset()
-    running_sandbox.settings = Settings()
-    return running_sandbox
-
-
 # --- batches ----------------------------------------------------------------------------------------------------
 
 
@@ -182,24 +169,24 @@ EDGES = st.fixed_dictionaries(
 
 @given(st.lists(EDGES, min_size=1, max_size=12, unique_by=lambda one: str(one["message_id"])))
 @settings(max_examples=80)
-def test_rules_match_segments_drops(running_sandbox: Sandbox, edges: list[dict[str, Any]]) -> None:
+def test_rules_match_segments_drops(world: Sandbox, edges: list[dict[str, Any]]) -> None:
     """Judged by the sandbox, which has the rules from Segment's pages and not from the code."""
     events = [sized(**edge) for edge in edges]
-    running_sandbox.reset()
-    running_sandbox.settings = Settings()
-    send(running_sandbox.url, [encode(one) for one in events])
+    world.reset()
+    world.settings = Settings()
+    send(world.url, [encode(one) for one in events])
     fine = [one.message_id for one in events if rule_broken(one, encode(one)) is None]
-    assert [kept["messageId"] for kept in running_sandbox.segment.kept] == fine
-    assert len(running_sandbox.segment.dropped) == len(events) - len(fine)
+    assert [kept["messageId"] for kept in world.segment.kept] == fine
+    assert len(world.segment.dropped) == len(events) - len(fine)
 
 
 @given(st.datetimes(datetime(2001, 9, 10), datetime(2100, 1, 1)).map(lambda moment: moment.replace(tzinfo=UTC)))
 @example(MOMENT)
 @settings(max_examples=30)
-def test_time_arrives_unchanged(running_sandbox: Sandbox, moment: datetime) -> None:
-    running_sandbox.reset()
-    send(running_sandbox.url, [encode(event(timestamp=moment))])
-    [kept] = running_sandbox.segment.kept
+def test_time_arrives_unchanged(world: Sandbox, moment: datetime) -> None:
+    world.reset()
+    send(world.url, [encode(event(timestamp=moment))])
+    [kept] = world.segment.kept
     assert datetime.fromisoformat(kept["originalTimestamp"]) == moment
 
 

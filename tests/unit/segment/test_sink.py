@@ -29,19 +29,6 @@ from tests.unit.http import Loopback, Say
 from tests.unit.support import clients
 
 
-@pytest.fixture(scope="module")
-def world() -> Iterator[Sandbox]:
-    with Sandbox() as sandbox:
-        yield sandbox
-
-
-@pytest.fixture
-def sandbox(world: Sandbox) -> Sandbox:
-    world.settings = Settings()
-    world.reset()
-    return world
-
-
 @pytest.fixture
 def client(sandbox: Sandbox) -> Iterator[SegmentClient]:
     source, destination = clients(sandbox)
