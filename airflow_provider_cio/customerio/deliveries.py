@@ -19,7 +19,7 @@ from airflow_provider_cio.customerio.windows import Done, plan
 from airflow_provider_cio.events.catalog import CATALOG, CHANNELS, Collection
 from airflow_provider_cio.events.interval import Interval, is_time
 from airflow_provider_cio.events.occurrence import MOST_NAMED, Malformed, Occurrence, Piece
-from airflow_provider_cio.http.errors import presentable
+from airflow_provider_cio.http.errors import safe_text
 
 #: Prefixes of metrics that tell more about another metric.
 _REPEATS = ("human_", "prefetch_", "machine_", "link:", "secondary:")
@@ -172,7 +172,7 @@ def occurrences(
             elif metric not in known and type(time) is int and start <= time < end and not metric.startswith(_REPEATS):
                 piece.skipped["unknown_metric"] += 1
                 if len(piece.unknown) < MOST_NAMED:
-                    piece.unknown.add(presentable(f"{channel}.{metric}", ()))
+                    piece.unknown.add(safe_text(f"{channel}.{metric}"))
         for collection in by_person.get(channel, ()):
             yield from _by_person(delivery, collection, interval, piece)
 

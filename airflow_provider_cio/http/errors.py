@@ -208,7 +208,3 @@ def _seconds(value: str) -> float | None:
         return max(0.0, timegm(parsedate_to_datetime(value).utctimetuple()) - time.time())
     except (ValueError, OverflowError, TypeError, IndexError):
         return None
-
-
-#: The former name of the gate.
-presentable = safe_text

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from typing import IO, Any, ClassVar
 
 from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError
-from airflow_provider_cio.http.errors import presentable
+from airflow_provider_cio.http.errors import safe_text
 from airflow_provider_cio.warehouse.tables import NUMBER, SPOOLED, Column, Kind
 
 #: Table, column, type, and the greatest length if the type has one.
@@ -33,7 +33,7 @@ def public_host(host: str) -> str:
 
 def shown(text: str) -> str:
     """Return a driver's text as one short line, without addresses, and without the secrets of a host."""
-    return presentable(_SECRETS.sub("***", text), ())
+    return safe_text(_SECRETS.sub("***", text))
 
 
 class TryAgainNowError(TryAgainLaterError):

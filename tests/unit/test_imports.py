@@ -106,6 +106,7 @@ KNOW_AIRFLOW = {
     "operators",
     "hooks",
     "observability",
+    "airflow_provider_cio.pipeline.dead_letter_places",
     "airflow_provider_cio.pipeline.dead_letters",
     "airflow_provider_cio.warehouse.connection",
 }
