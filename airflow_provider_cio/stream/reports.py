@@ -166,7 +166,10 @@ def _fitting(given: dict[str, Any], kind: type[msgspec.Struct], left_out: set[st
     """
     found = {}
     for field in msgspec.structs.fields(kind):
-        name, value = field.name, given.get(field.name)
+        name = field.name
+        if name not in given:
+            continue
+        value = given[name]
         nested = _NESTED.get(name)
         if nested and isinstance(value, dict):
             value = _fitting(value, nested, left_out)

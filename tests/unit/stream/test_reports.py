@@ -437,6 +437,12 @@ def test_wrong_detail_is_left_out(odd: dict[str, Any], left_out: set[str]) -> No
     } | ({"email_subject": None} if "subject" in odd else {}) | ({"cio_id": None} if "identifiers" in odd else {})
 
 
+def test_what_is_missing_is_called_missing() -> None:
+    found = read_report(b'{"metric": "opened", "event_id": [1]}', set())
+    assert isinstance(found, Malformed)
+    assert found.problem == "Object missing required field `timestamp`"
+
+
 @pytest.mark.parametrize("timestamp", [1613063089.0, "1613063089"])
 def test_a_time_that_is_a_whole_float_or_digits(timestamp: Any) -> None:
     assert occurrence(report() | {"timestamp": timestamp}).time == 1613063089
