@@ -79,7 +79,12 @@ _NUMBERS = frozenset(
     }
 )
 #: Properties that only reporting webhooks tell, so a load has no column for them.
-_ONLY_OF_STREAMS = frozenset({"journey_id", "trigger_id", "content", "tracked_response", "synthetic"})
+_ONLY_OF_STREAMS = frozenset(
+    {
+        *("journey_id", "trigger_id", "content", "tracked_response", "synthetic"),
+        *("inbound_event_id", "to", "recipients", "topics"),
+    }
+)
 #: Columns of text that Segment made a number if the first value that it saw was one.
 OFTEN_NUMBERS = frozenset({"user_id", "customer_id", "trigger_event_id"})
 

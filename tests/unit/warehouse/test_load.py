@@ -20,6 +20,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from airflow_provider_cio.events.catalog import resolve_collections
+from airflow_provider_cio.events.interval import Interval
 from airflow_provider_cio.exceptions import TryAgainLaterError
 from airflow_provider_cio.warehouse import database_for
 from airflow_provider_cio.warehouse import loading as loading_module
@@ -29,6 +31,9 @@ from airflow_provider_cio.warehouse.loading import Warehouse
 from airflow_provider_cio.warehouse.postgres import Postgres
 from airflow_provider_cio.warehouse.sink import WarehouseSink
 from airflow_provider_cio.warehouse.spool import Spool
+from airflow_provider_cio.warehouse.tables import columns_of
+from tests.sandbox import History, Sandbox, Settings
+from tests.unit.support import DAY, NOVEMBER, run_pipeline
 from tests.unit.warehouse.events import NAMES, event, events
 from tests.unit.warehouse.places import Place, all_rows, assert_tracks_is_the_union
 
@@ -157,6 +162,20 @@ def test_error_ends_the_load(database: Place) -> None:
     sink.take(events(0, 9))
     sink.__exit__(InterruptedError)
     assert ids(database) == []
+
+
+def test_a_load_can_fill_every_column(duckdb_database: Place) -> None:
+    """Of the properties, those that only webhooks tell have no column."""
+    stretch = Interval(NOVEMBER, NOVEMBER + 3 * DAY)
+    history = History.generate(seed=5, deliveries=500, start=NOVEMBER - 4 * DAY, end=stretch.end)
+    collections = [one.name for one in resolve_collections("all")]
+    with Sandbox(history, Settings(now=stretch.end + 5 * DAY)) as sandbox:
+        sink = WarehouseSink(duckdb_database.warehouse(), collections)
+        run_pipeline(sandbox, stretch, names="all", mode="every", warn=lambda text: None, sink=sink)
+    filled = {name for row in all_rows(duckdb_database) for name, value in row.items() if value is not None}
+    columns = {column.name for column in columns_of("email_opened")}
+    assert columns - filled <= {"link_id"}  # an activity may have it, and the sandbox's have none
+    assert filled <= columns
 
 
 # Two at once
