@@ -89,11 +89,11 @@ def _pattern_of(secrets: Iterable[str]) -> re.Pattern[str] | None:
     """
     spellings: set[str] = set()
     for secret in filter(None, secrets):
-        spellings |= {secret, json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]}
+        spellings |= {_visible(secret), json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]}
         for user in (secret, f"{secret}:"):
             encoded = base64.b64encode(user.encode("utf-8", "surrogatepass")).decode().rstrip("=")
             spellings |= {encoded, encoded.replace("+", "-").replace("/", "_")}
-    spellings |= {spelling.replace("/", "\\/") for spelling in spellings}
+    spellings = {spelling.replace("/", slash) for spelling in spellings if spelling for slash in ("/", "\\/")}
     longest_first = sorted(spellings, key=len, reverse=True)
     return re.compile("|".join(map(re.escape, longest_first)), re.IGNORECASE) if spellings else None
 
