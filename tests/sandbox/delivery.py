@@ -95,7 +95,7 @@ class Truth:
     #: The first that a person made, as the row tells of it, where the first of all has another time.
     first_human: bool = False
     #: Number of the link, where only the row tells of the click.
-    link_id: str | None = None
+    link_id: int | None = None
 
 
 class Row(msgspec.Struct):
@@ -239,7 +239,7 @@ class Delivery(msgspec.Struct, kw_only=True):
                 first_human=not first,
                 prefetched=metric == "opened" and time in machines and not is_human,
                 machine=metric == "clicked" and time in machines and not is_human,
-                link_id=those[0] if metric == "clicked" and len(those) == 1 else None,
+                link_id=int(those[0]) if metric == "clicked" and len(those) == 1 else None,
             )
 
     def _truth(

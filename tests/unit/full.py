@@ -40,7 +40,7 @@ class Told(NamedTuple):
     user_agent: str | None
     machine: bool
     prefetched: bool
-    link_id: str | None
+    link_id: int | None
 
 
 def run_full(

@@ -114,20 +114,20 @@ def test_five_unknown_metrics_are_named() -> None:
         ({"opened": T, "prefetch_opened": T, "human_opened": T}, None, None, None),
         ({"opened": T, "prefetch_opened": H, "human_opened": T}, None, None, None),
         ({"opened": T, "machine_opened": T}, None, True, None),
-        ({"clicked": T, "link:7": T}, None, None, "7"),
-        ({"clicked": T, "link:7": H, "link:8": T}, None, None, "8"),
+        ({"clicked": T, "link:7": T}, None, None, 7),
+        ({"clicked": T, "link:7": H, "link:8": T}, None, None, 8),
         ({"clicked": T, "link:7": T, "link:8": T}, None, None, None),  # a scanner's, on all links at once
-        ({"clicked": T, "human_clicked": T, "link:7": T, "link:8": T, "human_link:8": T}, None, None, "8"),
-        ({"clicked": T, "human_clicked": T, "link:7": T}, None, None, "7"),
-        ({"clicked": T, "prefetch_clicked": T, "human_clicked": H, "link:7": T}, None, True, "7"),
-        ({"clicked": T, "machine_clicked": T, "link:7": T, "human_link:8": T}, None, True, "7"),
+        ({"clicked": T, "human_clicked": T, "link:7": T, "link:8": T, "human_link:8": T}, None, None, 8),
+        ({"clicked": T, "human_clicked": T, "link:7": T}, None, None, 7),
+        ({"clicked": T, "prefetch_clicked": T, "human_clicked": H, "link:7": T}, None, True, 7),
+        ({"clicked": T, "machine_clicked": T, "link:7": T, "human_link:8": T}, None, True, 7),
         ({"clicked": T, "machine_clicked": T, "human_clicked": T}, None, None, None),
         ({"opened": T, "link:7": T}, None, None, None),
         ({"clicked": T, "link:": T, "link:7": "x", "prefetch_clicked": True}, None, None, None),
     ],
 )
 def test_what_the_list_tells_of_a_first_one(
-    metrics: dict[str, Any], prefetched: bool | None, machine: bool | None, link_id: str | None
+    metrics: dict[str, Any], prefetched: bool | None, machine: bool | None, link_id: int | None
 ) -> None:
     collections = (D["Email Opened"], D["Email Link Clicked"])
     (found,) = occurrences([one(metrics)], collections, WIDE, Piece())
