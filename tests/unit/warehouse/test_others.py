@@ -14,6 +14,7 @@ from airflow_provider_cio.events.occurrence import Identifiers
 from airflow_provider_cio.exceptions import ConfigurationError, CustomerIOToSegmentError, TryAgainLaterError
 from airflow_provider_cio.warehouse import database_for
 from airflow_provider_cio.warehouse.connection import open_warehouse
+from airflow_provider_cio.warehouse.database import shown
 from airflow_provider_cio.warehouse.postgres_family import text_of
 from airflow_provider_cio.warehouse.sink import WarehouseSink
 from tests.unit.support import NOVEMBER
@@ -284,6 +285,13 @@ def test_an_error_has_no_secret_of_the_host() -> None:
     with connected(given), pytest.raises(TryAgainLaterError) as caught:
         open_warehouse("warehouse_default", "customerio").check()
     assert "secretive" not in str(caught.value)
+
+
+def test_a_drivers_text_has_no_secret_of_the_host() -> None:
+    text = shown(
+        'no host "me:secret@db", no md:mine?motherduck_token=secret&x=1, no postgres://me:secret@db password=secret'
+    )
+    assert text == 'no host "***@db", no md:mine?motherduck_token=***&x=1, no postgres://***@db password=***'
 
 
 # Temporary files
