@@ -42,7 +42,14 @@ _STATUS = {
     "rateLimitExceeded": 403,
 }
 #: What INFORMATION_SCHEMA calls DuckDB's types.
-_TYPES = {"VARCHAR": "STRING", "BOOLEAN": "BOOL", "TIMESTAMP WITH TIME ZONE": "TIMESTAMP", "BIGINT": "INT64"}
+_TYPES = {
+    "VARCHAR": "STRING",
+    "BOOLEAN": "BOOL",
+    "TIMESTAMP WITH TIME ZONE": "TIMESTAMP",
+    "BIGINT": "INT64",
+    "DECIMAL(38,9)": "NUMERIC",
+    "DOUBLE": "FLOAT64",
+}
 _INFORMATION_SCHEMA = (
     "SELECT table_name, column_name, CASE data_type "
     + " ".join(f"WHEN '{duck}' THEN '{name}'" for duck, name in _TYPES.items())

@@ -40,7 +40,7 @@ from tests.unit.warehouse.places import Place, all_rows, assert_tracks_is_the_un
 #: They have servers and processes of their own, which take long on a busy machine.
 pytestmark = pytest.mark.timeout(400)
 
-REPOSITORY = Path(__file__).parents[4]
+REPOSITORY = Path(__file__).parents[3]
 
 
 def loading(place: Place, first: int, last: int) -> subprocess.Popen[str]:

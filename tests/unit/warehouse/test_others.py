@@ -14,6 +14,8 @@ from airflow_provider_cio.events.occurrence import Identifiers
 from airflow_provider_cio.exceptions import ConfigurationError, CustomerIOToSegmentError, TryAgainLaterError
 from airflow_provider_cio.warehouse import database_for
 from airflow_provider_cio.warehouse.connection import open_warehouse
+from airflow_provider_cio.warehouse.database import shown
+from airflow_provider_cio.warehouse.postgres_family import text_of
 from airflow_provider_cio.warehouse.sink import WarehouseSink
 from tests.unit.support import NOVEMBER
 from tests.unit.warehouse.events import NAMES, event, events
@@ -235,6 +237,18 @@ def test_what_a_trigger_says_is_not_shown(server_database: Place, code: str) -> 
     assert isinstance(caught.value, TryAgainLaterError) is (code in ("57014", "XX000"))  # what a rule refuses is final
 
 
+@pytest.mark.parametrize(
+    ("code", "shown"),
+    [
+        *(("", True), ("08006", True), ("42501", True), ("53100", True), ("57014", True), ("3D000", True)),
+        *(("22001", False), ("23514", False), ("44000", False), ("42601", False), ("P0001", False), ("XX000", False)),
+    ],
+)
+def test_a_text_is_shown_if_its_class_can_hold_no_value(code: str, shown: bool) -> None:
+    assert (text_of(code, "of Jane", of_function=False) == "of Jane") is shown
+    assert "Jane" not in text_of(code, "of Jane", of_function=True)
+
+
 def test_a_duckdb_shows_no_value(duckdb_database: Place) -> None:
     load(duckdb_database, event(1))
     duckdb_database.query("CREATE TABLE customerio.kept AS SELECT * FROM customerio.email_opened LIMIT 0")
@@ -271,6 +285,13 @@ def test_an_error_has_no_secret_of_the_host() -> None:
     with connected(given), pytest.raises(TryAgainLaterError) as caught:
         open_warehouse("warehouse_default", "customerio").check()
     assert "secretive" not in str(caught.value)
+
+
+def test_a_drivers_text_has_no_secret_of_the_host() -> None:
+    text = shown(
+        'no host "me:secret@db", no md:mine?motherduck_token=secret&x=1, no postgres://me:secret@db password=secret'
+    )
+    assert text == 'no host "***@db", no md:mine?motherduck_token=***&x=1, no postgres://***@db password=***'
 
 
 # Temporary files

@@ -15,7 +15,7 @@ import pytest
 
 from tests.postgres import programs
 
-REPOSITORY = Path(__file__).parents[4]
+REPOSITORY = Path(__file__).parents[3]
 OWNER = """
 import os, sys, tempfile
 from tests.postgres import postgres_server
