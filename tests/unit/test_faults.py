@@ -120,6 +120,7 @@ def pages(world: Sandbox) -> int:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reading, "MAX_REQUESTS", 1)
         world.reset()
+        world.history = HISTORY
         run_pipeline(world, INTERVAL)
     assert len(world.segment.requests) == BATCHES >= 4
     assert len(world.customerio.requests) >= 8

@@ -8,6 +8,7 @@ from airflow.sdk import Asset, AssetAlias
 from airflow.sdk.execution_time.context import OutletEventAccessors
 
 from tests.sandbox import History, Sandbox
+from tests.unit.operators.test_customerio_to_segment import HISTORY as HISTORY
 from tests.unit.operators.test_customerio_to_segment import RUN, operator
 from tests.unit.statsd import Listener, listening, run
 from tests.unit.support import NOVEMBER

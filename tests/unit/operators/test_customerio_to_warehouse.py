@@ -14,7 +14,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow.sdk import Asset
 from airflow.sdk.execution_time.context import OutletEventAccessors
 
-from airflow_provider_cio.events.catalog import GROUPS
+from airflow_provider_cio.events.catalog import resolve_collections
 from airflow_provider_cio.events.interval import Interval
 from airflow_provider_cio.exceptions import ConfigurationError
 from airflow_provider_cio.operators.checkpoint_store import CHECKPOINT_KEY
@@ -227,4 +227,4 @@ def test_wrong_connection_asks_nothing(sandbox: Sandbox, monkeypatch: pytest.Mon
 def test_channels_have_their_tables(sandbox: Sandbox, file: Path) -> None:
     operator(collections="all").execute(RUN)
     tables = query(file, "SELECT table_name FROM information_schema.tables WHERE table_schema = 'customerio'")
-    assert len(tables) == len(GROUPS["all"]) + 1
+    assert len(tables) == len(resolve_collections("all")) + 1

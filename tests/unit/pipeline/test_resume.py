@@ -158,12 +158,12 @@ def assert_repeats_only_the_rest(world: Sandbox, before: State, already: int) ->
 @pytest.mark.parametrize("in_flight", [1, 4, 12])
 def test_late_failure_repeats_little(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, in_flight: int) -> None:
     monkeypatch.setattr(reading, "MAX_REQUESTS", in_flight)
-    small_pages(monkeypatch, 10)
+    small_pages(monkeypatch, 4)
     sandbox.settings = Settings(latency=0.002)
     whole = attempt(sandbox, [])
     sandbox.reset()
     # With several in flight, one run needs some requests more than another.
-    sandbox.faults.add(Fault(side="customerio", kind="401", at=whole.work["requests"] * 7 // 10, times=10_000))
+    sandbox.faults.add(Fault(side="customerio", kind="401", at=whole.work["requests"] * 8 // 10, times=10_000))
     states: list[State] = []
     with pytest.raises(ConfigurationError):
         attempt(sandbox, states)
@@ -391,7 +391,7 @@ def operator(**parameters: Any) -> CustomerIOToSegmentOperator:
     return CustomerIOToSegmentOperator(task_id="send", **({"lookback": timedelta(0)} | parameters))
 
 
-def fail(sandbox: Sandbox, store: Store | None, at: int = 42, **parameters: Any) -> None:
+def fail(sandbox: Sandbox, store: Store | None, at: int = 30, **parameters: Any) -> None:
     """A try that Airflow would repeat: Customer.io asks for more patience than the client has.
 
     The reader may meet the fault before Segment has acknowledged anything; such a try leaves no checkpoint, so
