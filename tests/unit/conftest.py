@@ -12,9 +12,9 @@ from tests.unit.support import connect
 
 
 @pytest.fixture(scope="module")
-def world() -> Iterator[Sandbox]:
-    """A running sandbox for all tests of a module."""
-    with Sandbox() as running:
+def world(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
+    """A running sandbox for all tests of a module, with the module's HISTORY if it has one."""
+    with Sandbox(getattr(request.module, "HISTORY", None)) as running:
         yield running
 
 
