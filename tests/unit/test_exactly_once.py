@@ -32,6 +32,8 @@ SETTLING = 1800
 #: As many attempts as it takes: a limit that is met again and again is no reason to give up.
 PATIENT = Retries(attempts=100, total=10.0, first=0.005, longest=0.02)
 #: A limit that these short runs meet: 400 requests in a second, but counted in seconds that are a twentieth of one.
+#: Fifty examples, each with several runs, take minutes on a machine that others keep busy.
+pytestmark = pytest.mark.timeout(600)
 LIMIT: dict[str, Any] = {"requests_per_second": 20, "limit_second": 0.05}
 
 
@@ -193,7 +195,7 @@ def test_late_creation_loses_nothing(world: Sandbox, mode: str, late: int) -> No
 def test_rate_limit_costs_no_event(world: Sandbox, limiter: Any, retry_after: Any) -> None:
     """The one that the property above draws, so that it is known to refuse something."""
     world.settings = Settings(limiter=limiter, retry_after=retry_after, other_client=5, arrival_jitter=0.005, **LIMIT)
-    world.history = History.generate(seed=4, deliveries=250, start=STRETCH.start, end=STRETCH.end)
+    world.history = History.generate(seed=4, deliveries=1000, start=STRETCH.start, end=STRETCH.end)
     world.reset()
     report = run_in_time(world, STRETCH, "every")
     assert report.as_dict()["read"]["rate_limited"] == world.customerio.rate_limited > 0

@@ -42,6 +42,8 @@ from tests.unit.support import DAY, NOVEMBER, assert_kept_is_truth, run_pipeline
 from tests.unit.test_exactly_once import MODES, SETTLING, is_told, key, keys
 
 INTERVAL = Interval(NOVEMBER, NOVEMBER + 3 * DAY)
+#: Fifty examples, each with several runs, take minutes on a machine that others keep busy.
+pytestmark = pytest.mark.timeout(600)
 HISTORY = History.generate(seed=3, deliveries=700, start=NOVEMBER - 4 * DAY, end=NOVEMBER + 3 * DAY)
 TRUTH = truth_of(HISTORY, INTERVAL)
 EVENTS = sum(bool(row["user_id"] or row["anonymous_id"]) for row in TRUTH)
