@@ -10,6 +10,7 @@ from airflow_provider_cio.customerio.rows import Activity, Delivery
 from airflow_provider_cio.events.interval import Interval, Window
 from airflow_provider_cio.events.occurrence import Malformed
 from airflow_provider_cio.exceptions import UnexpectedDataError
+from airflow_provider_cio.http.errors import safe_text
 
 T = TypeVar("T", Delivery, Activity)
 
@@ -59,7 +60,7 @@ def well_shaped(rows: Iterable[T | Malformed], on_malformed: Callable[[Malformed
         else:
             malformed += 1
             if len(named) < _MOST_NAMED:
-                named.append(f"{row.id or 'one without an id'}: {row.problem}")
+                named.append(safe_text(f"{row.id or 'one without an id'}: {row.problem}"))
     if malformed:
         first = "; ".join(named) + ("; ..." if malformed > len(named) else "")
         raise UnexpectedDataError(

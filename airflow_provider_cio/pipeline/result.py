@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Self
 
 from airflow_provider_cio.events.interval import Interval, iso
 from airflow_provider_cio.events.occurrence import MOST_NAMED
+from airflow_provider_cio.http.errors import safe_text
 
 #: Delivery ids that an error names for each reason, so that it stays short.
 _NAMED_IDS = 5
@@ -105,7 +106,7 @@ class Result:
         self.refused[reason] += 1
         ids = self.refused_ids.setdefault(reason, [])
         if len(ids) < _NAMED_IDS:
-            ids.append(delivery_id or "without an id")
+            ids.append(safe_text(delivery_id) if delivery_id else "without an id")
         if explanation:
             self.explanations.setdefault(reason, explanation)
 
