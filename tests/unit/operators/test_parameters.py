@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import time
 from datetime import timedelta
 from importlib import import_module
@@ -266,3 +267,17 @@ def test_a_mapped_task() -> None:
     one = mapped.unmap({"collections": "push"})
     assert isinstance(one, CustomerIOToSegmentOperator)
     assert (read_options(one).pii, names_of(one)) == ("hash", list(GROUPS["push"]))
+
+
+def test_both_operators_document_alike() -> None:
+    """Users look at the operator that they import, so each documents all parameters; the shared ones must not drift."""
+
+    def documented(operator: type) -> dict[str, str]:
+        text = " ".join(str(operator.__doc__).split())
+        return dict(re.findall(r":param (\w+): (.*?)(?= :param | :returns: )", text))
+
+    segment, warehouse = documented(CustomerIOToSegmentOperator), documented(CustomerIOToWarehouseOperator)
+    assert set(segment) == set(CustomerIOToSegmentOperator.template_fields)
+    assert set(warehouse) == set(CustomerIOToWarehouseOperator.template_fields)
+    shared = segment.keys() & warehouse.keys()
+    assert {name: segment[name] for name in shared} == {name: warehouse[name] for name in shared}
