@@ -119,6 +119,8 @@ def piece_of(read: Read, interval: Interval, outside: int = 0) -> Piece:
         piece.skipped["malformed"] = others
     if outside:
         piece.read["out_of_bounds"] = outside
+    if read.left_out:
+        piece.read["field_left_out"] = read.left_out
     return piece
 
 

@@ -60,10 +60,10 @@ class CustomerIOToWarehouseOperator(CustomerIOOperator):
     :returns: ``{"interval": {"start", "end"}, "read": {"requests", "deliveries"}, "events": {collection: n},
         "loaded": {"events", "new"}, "skipped": {reason: n}}``, the sums of all tries. ``"new"`` counts the events
         that no earlier run had loaded. Where they apply: in ``"read"`` also ``"activities"``, ``"retried"``,
-        ``"rate_limited"``, ``"out_of_order"``, ``"out_of_bounds"``, ``"cut_short"``, ``"human_not_recorded"`` and
-        ``"opens_and_clicks_without_activity"``; ``"resumed": True``; ``"dead_letters": {"path", "events": {reason:
-        n}}``; ``"preview": True`` with ``"refused": {reason: n}``. A run that fails at its end for refused events
-        leaves the same in XCom, with ``"refused"``. `docs/operator.md` explains each.
+        ``"rate_limited"``, ``"out_of_order"``, ``"out_of_bounds"``, ``"field_left_out"``, ``"cut_short"``,
+        ``"human_not_recorded"`` and ``"opens_and_clicks_without_activity"``; ``"resumed": True``; ``"dead_letters":
+        {"path", "events": {reason: n}}``; ``"preview": True`` with ``"refused": {reason: n}``. A run that fails at its
+        end for refused events leaves the same in XCom, with ``"refused"``. `docs/operator.md` explains each.
     """
 
     template_fields: Sequence[str] = (
