@@ -126,7 +126,7 @@ def test_values_given_as_text() -> None:
     )
     options = read_options(task)
     assert [one.name for one in options.collections] == ["Email Opened", "Email Sent"]
-    assert options[1:4] == ("every", timedelta(days=7), timedelta(minutes=5))
+    assert options[1:5] == ("every", timedelta(days=7), timedelta(0), timedelta(minutes=5))
     assert options.preview is True
     assert names_of(operator(collections="['Email Opened']")) == ["Email Opened"]
     assert read_options(operator(preview="False")).preview is False
@@ -146,6 +146,7 @@ CHANGES: dict[str, object] = {
     "collections": ["Email Sent"],
     "opens_and_clicks": "every",
     "lookback": timedelta(days=7),
+    "older_than": 1,
     "settling_time": timedelta(minutes=5),
     "interval_start": "2026-09-01",
     "interval_end": "2026-11-02",
