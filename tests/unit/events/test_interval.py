@@ -139,6 +139,21 @@ def test_the_whole_range_can_be_planned_and_shown(zone: timezone) -> None:
     assert iso(max(window.end for window in windows)).startswith(("2999", "3000"))
 
 
+@given(
+    start=st.integers(-20, 20),
+    length=st.integers(1, 20),
+    created=st.integers(-60, 30),
+    older_than=st.integers(0, 40),
+    span=st.integers(1, 40),
+)
+def test_part_of_an_interval(start: int, length: int, created: int, older_than: int, span: int) -> None:
+    """Without `older_than` ages may be negative."""
+    interval, lookback = Interval(start, start + length), older_than + span
+    first, end = Ages(lookback, older_than).part_of(interval, created)
+    least = older_than or -(10**9)
+    assert list(range(first, end)) == [time for time in range(*interval) if least <= time - created < lookback]
+
+
 def test_templates_pass_at_parse() -> None:
     check_bounds(None, None)
     check_bounds("{{ data_interval_start }}", "{{ data_interval_end }}")

@@ -45,6 +45,22 @@ def operator(**parameters: Any) -> CustomerIOToSegmentOperator:
         ({"lookback": timedelta(days=181)}, "lookback must be 0 to 180 days, got 181 days"),
         ({"lookback": -1}, "lookback must be 0 to 180 days, got -1 days"),
         ({"lookback": "soon"}, "lookback must be a timedelta or a number of days, got a string"),
+        ({"lookback": 0}, "lookback must be more than 0 days"),
+        ({"older_than": 181}, "older_than must be 0 to 180 days, got 181 days"),
+        ({"older_than": "soon"}, "older_than must be a timedelta or a number of days, got a string"),
+        ({"older_than": 31}, r"older_than \(31 days\) must be less than lookback \(30 days\)"),
+        (
+            {"older_than": timedelta(days=7), "lookback": "7"},
+            r"older_than \(7 days\) must be less than lookback \(7 days",
+        ),
+        (
+            {"older_than": 1, "opens_and_clicks": "every"},
+            "opens_and_clicks='every', a run without older_than .* remove these .*: Email Opened, Email Link Clicked$",
+        ),
+        (
+            {"older_than": 1, "opens_and_clicks": "every_human", "collections": ["Email Sent", "SMS Link Clicked"]},
+            "opens_and_clicks='every_human', .* Leave them to that run: .* from collections: SMS Link Clicked$",
+        ),
         ({"settling_time": None}, "settling_time must be a timedelta or a number of minutes, got nothing"),
         ({"settling_time": True}, "settling_time must be a timedelta or a number of minutes, got true or false"),
         ({"preview": "maybe"}, "preview must be true or false, got a string"),
@@ -100,6 +116,34 @@ def test_defaults_of_options() -> None:
     assert Options(pii="hash") == Options()._replace(pii="hash")
     for one in (CustomerIOToSegmentOperator, CustomerIOToWarehouseOperator):
         assert read_options(one(task_id="send")) == Options()
+
+
+@pytest.mark.parametrize(
+    "fine",
+    [
+        {"older_than": 0, "opens_and_clicks": "every"},
+        {"older_than": 1, "opens_and_clicks": "first_human"},
+        {"older_than": 1, "opens_and_clicks": "every", "collections": ["Email Sent", "WhatsApp Opened"]},
+        {"older_than": 29.999},
+    ],
+)
+def test_ages_that_fit(fine: dict[str, Any]) -> None:
+    assert read_options(operator(**fine)).older_than == timedelta(days=fine["older_than"])
+
+
+@pytest.mark.parametrize(
+    ("parameters", "it", "message"),
+    [
+        ({"older_than": "{{ params.it }}"}, "40", r"older_than \(40 days\) must be less than lookback"),
+        ({"older_than": 1, "lookback": "{{ params.it }}"}, "1", r"must be less than lookback \(1 days\)"),
+        ({"older_than": 1, "opens_and_clicks": "{{ params.it }}"}, "every", "Leave them to that run"),
+    ],
+)
+def test_ages_that_only_the_run_knows(parameters: dict[str, Any], it: str, message: str) -> None:
+    given = operator(**parameters)
+    given.render_template_fields(RUN | {"params": {"it": it}})
+    with pytest.raises(AirflowFailException, match=message):
+        given.execute(RUN)
 
 
 def names_of(task: CustomerIOToSegmentOperator) -> list[str]:
@@ -208,6 +252,8 @@ def test_wrong_rendered_values(sandbox: Sandbox, name: str, rendered: str) -> No
         ("collections", "Email Opened", True, ["Email Opened"]),
         ("lookback", 7, False, timedelta(days=7)),
         ("lookback", 0.5, True, timedelta(hours=12)),
+        ("older_than", 7, False, timedelta(days=7)),
+        ("older_than", None, True, timedelta(0)),
         ("settling_time", 0, False, timedelta(0)),
         ("settling_time", timedelta(hours=1), True, timedelta(hours=1)),
         ("preview", True, False, True),
