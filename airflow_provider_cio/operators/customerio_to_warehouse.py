@@ -62,8 +62,8 @@ class CustomerIOToWarehouseOperator(CustomerIOOperator):
         delivered and malformed rows: JSON lines with the reason, personal data included, one file for each run and
         try. The task then succeeds. Without it the task fails at its end.
     :param preview: deliver nothing: read, map, check and count, and log one masked sample of each collection.
-    :returns: ``{"interval": {"start", "end"}, "read": {"requests", "deliveries"}, "events": {collection: n}, "ages":
-        {collection: {age: n}}, "loaded": {"events", "new"}, "skipped": {reason: n}}``, the sums of all tries. ``"new"``
+    :returns: ``{"interval": {"start", "end"}, "read": {"requests", "deliveries"}, "events": {collection: n}, "loaded":
+        {"events", "new"}, "skipped": {reason: n}, "ages": {collection: {age: n}}}``, the sums of all tries. ``"new"``
         counts the events that no earlier run had loaded. Where they apply: in ``"read"`` also ``"activities"``,
         ``"retried"``, ``"rate_limited"``, ``"out_of_order"``, ``"out_of_bounds"``, ``"cut_short"``,
         ``"human_not_recorded"`` and ``"opens_and_clicks_without_activity"``; ``"resumed": True``; ``"dead_letters":

@@ -138,10 +138,10 @@ class Result:
             "interval": {"start": iso(self.interval.start), "end": iso(self.interval.end)},
             "read": read | {key: count for key, count in optional.items() if count},
             "events": dict(self.tally.events),
-            "ages": self.tally.ages.by_collection(),
             self.wording.done: {count: self.work[count] for count in self.wording.counts}
             | {count: self.work[count] for count in self.wording.counts_if_any if self.work[count]},
             "skipped": dict(self.tally.skipped),
+            "ages": self.tally.ages.by_collection(),
         }
         if self.resumed:
             result["resumed"] = True

@@ -339,6 +339,7 @@ def test_killed_tries_count_as_one_run(
     assert len(world.segment.kept) == len(sent) == whole.work["events"]
     assert report.events == whole.events
     assert report.skipped == whole.skipped
+    assert report.tally.ages.by_collection() == whole.tally.ages.by_collection()
     assert report.tally.read == whole.tally.read
     assert report.work["events"] == whole.work["events"]
 
@@ -444,7 +445,7 @@ def test_retry_uses_the_checkpoint(sandbox: Sandbox, capfd: pytest.CaptureFixtur
     assert_repeats_only_the_rest(sandbox, state, 0)
     assert_kept_is_truth(sandbox, INTERVAL, duplicates=None)
     assert result["resumed"] is True
-    for same in ("events", "skipped"):
+    for same in ("events", "skipped", "ages"):
         assert result[same] == whole[same]
     assert result["read"]["deliveries"] == whole["read"]["deliveries"]
     assert result["sent"]["events"] == whole["sent"]["events"]
