@@ -90,6 +90,7 @@ class EveryOpenAndClick(Deliveries):
             reads = self._reader.deliveries(self._windows)
             yield from self._names.ahead_of(self._joined(read, pending, done) for read in reads)
             yield from self._names.ahead_of(self._by_id(pending))
+            self._names.warn_of_missing()
 
     def _read_activities(self, pending: PendingActivities) -> Iterator[Piece]:
         """Store all activities, and yield pieces with their counts and malformed rows only."""

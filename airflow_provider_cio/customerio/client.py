@@ -57,6 +57,18 @@ _decode_webhooks = msgspec.json.Decoder(
 ).decode
 
 
+class ScopeError(ConfigurationError):
+    """The key may not read a list, which most uses do not need.
+
+    :param key: the client whose key it is.
+    """
+
+    def __init__(self, message: str, key: str, path: str) -> None:
+        super().__init__(message)
+        self.key = key
+        self.path = path
+
+
 class CustomerIOClient(Client):
     """Client of one Customer.io workspace.
 
@@ -277,7 +289,7 @@ class CustomerIOClient(Client):
                 f"gives the same answer. {self._to_change_region}"
             )
         if error.status in (403, 404) and optional:
-            return ConfigurationError(f"{answered} The key may not read {path}: give it that scope.")
+            return ScopeError(f"{answered} The key may not read {path}: give it that scope.", transport.name, path)
         if error.status == 403:
             return TryAgainLaterError(
                 f"{answered} This worker may not read {path} with this key: check the key's scope, and its IP "

@@ -74,7 +74,8 @@ class Deliveries:
 
     def pieces(self, done: Done) -> Iterator[Piece]:
         reads = self._reader.deliveries(done.rest(self._windows))
-        return self._names.ahead_of(self._piece(read) for read in reads)
+        yield from self._names.ahead_of(self._piece(read) for read in reads)
+        self._names.warn_of_missing()
 
     def _piece(self, read: Read) -> Piece:
         read, outside = within_bounds(read)

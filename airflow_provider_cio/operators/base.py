@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from airflow_provider_cio.pipeline.result import Result
 
 
+#: End of a sentence that another one follows.
+_SENTENCES = re.compile(r"(?<=\.) (?=[A-Z])")
 #: Key under which Airflow keeps what a task returns.
 _RESULT_KEY = "return_value"
 
@@ -128,16 +131,24 @@ class CustomerIOOperator(BaseOperator):
             self._fail_if_refused(result, dead_letters, options, context)
         except TryAgainLaterError as error:
             wait_as_asked(error, settled, context, self.log)
-            raise
+            raise TryAgainLaterError(self._in_lines(error), error.after) from None
         except CustomerIOToSegmentError as error:  # a retry would end the same way
-            raise AirflowFailException(str(error)) from error
+            raise AirflowFailException(self._in_lines(error)) from None
         return self._publish(result, dead_letters, options, context)
+
+    def _in_lines(self, error: CustomerIOToSegmentError) -> str:
+        """Return the text of an error, each sentence on a line of its own. Log its frames for debugging only.
+
+        Airflow's log view shows some 90 characters of a line, and all frames of an exception and of its cause below.
+        """
+        self.log.debug("The error was raised here", exc_info=error)
+        return _SENTENCES.sub("\n", str(error))
 
     def _run(self, options: Options, interval: Interval, dead_letters: DeadLetters | None, context: Context) -> Result:
         """Build the pipeline from the options, run it over the interval, and record its counts."""
         from airflow_provider_cio.hooks.customerio import CustomerIOHook
         from airflow_provider_cio.observability.lineage import customerio_datasets
-        from airflow_provider_cio.observability.logs import log_findings, log_progress, log_sample
+        from airflow_provider_cio.observability.logs import log_findings, log_sample, log_start, log_summary
         from airflow_provider_cio.observability.metrics import count_run
         from airflow_provider_cio.operators.assembly import build_pipeline, mode_of, warn_of_age
         from airflow_provider_cio.operators.checkpoint_store import CheckpointStore
@@ -150,8 +161,7 @@ class CustomerIOOperator(BaseOperator):
         destination = self._destination(options)
         mode = mode_of(interval, options, self.log)
         warn_of_age(interval, options, self.log)
-        days, names = options.lookback / timedelta(days=1), ", ".join(one.name for one in options.collections)
-        self.log.info("Interval %s, look-back %g days, opens and clicks %s: %s", interval, days, mode, names)
+        log_start(self.log, interval, options.lookback, mode, options.collections)
 
         store = CheckpointStore(None if options.preview else context.get("task_state_store"), self.log)
         namespace = destination.message_id_namespace
@@ -173,7 +183,7 @@ class CustomerIOOperator(BaseOperator):
         with dead_letters or nullcontext(), self._killable():
             result = pipeline.run()
 
-        log_progress(self.log, "Done", result)
+        log_summary(self.log, result, preview=options.preview)
         store.forget()
         log_findings(self.log, result)
         if not options.preview:
@@ -187,7 +197,7 @@ class CustomerIOOperator(BaseOperator):
         from airflow_provider_cio.observability.logs import log_progress
         from airflow_provider_cio.pipeline.pipeline import Callbacks
 
-        progress = partial(log_progress, self.log, "So far", result)
+        progress = partial(log_progress, self.log, result)
         if dead_letters is None:
             return Callbacks(progress, save=save)
         return Callbacks(
@@ -217,14 +227,19 @@ class CustomerIOOperator(BaseOperator):
         :raises EventsRefusedError: the message names reasons and deliveries.
         """
         done = result.wording.done
-        if options.preview:
-            refused = dict(result.refused)
-            self.log.info("This was a preview: nothing was %s. Events that can't be %s: %s", done, done, refused)
-            return
         if not result.refused:
             return
+        if options.preview:
+            self.log.warning("%d events or rows can't be %s: %s", result.refused.total(), done, result.refusals())
+            return
         if dead_letters:
-            self.log.warning("Events that can't be %s are in %s: %s", done, dead_letters.path, result.refusals())
+            self.log.warning(
+                "%d events or rows can't be %s, and are in %s: %s",
+                result.refused.total(),
+                done,
+                dead_letters.path,
+                result.refusals(),
+            )
             if options.on_unidentified != "fail" or not result.refused["unidentified"]:
                 return
             advice = f"They are in {dead_letters.path}."

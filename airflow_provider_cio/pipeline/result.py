@@ -56,18 +56,16 @@ class Wording(NamedTuple):
 
     :param done: past participle, and key of the result.
     :param counts: counts of the sink that the result shows under that key.
-    :param progress: text for the log, with these counts in braces.
     :param counts_if_any: further counts, which the result shows if they are not zero.
     """
 
     done: str
     counts: tuple[str, ...]
-    progress: str
     counts_if_any: tuple[str, ...] = ()
 
 
-SENT = Wording("sent", ("events", "batches", "bytes"), "{events} events sent in {batches} batches")
-LOADED = Wording("loaded", ("events", "new"), "{events} events loaded, {new} of them new", ("null_ids",))
+SENT = Wording("sent", ("events", "batches", "bytes"))
+LOADED = Wording("loaded", ("events", "new"), ("null_ids",))
 
 
 @dataclass
@@ -105,8 +103,9 @@ class Result:
         """Count one event or row that can't be delivered."""
         self.refused[reason] += 1
         ids = self.refused_ids.setdefault(reason, [])
-        if len(ids) < _NAMED_IDS:
-            ids.append(safe_text(delivery_id) if delivery_id else "without an id")
+        name = safe_text(delivery_id) if delivery_id else "without an id"
+        if len(ids) < _NAMED_IDS and name not in ids:
+            ids.append(name)
         if explanation:
             self.explanations.setdefault(reason, explanation)
 
