@@ -101,7 +101,7 @@ class EveryOpenAndClick(Deliveries):
             found = []
             for activity in page.rows:
                 if start <= activity.timestamp < end:
-                    if delivery_id := _delivery_id(activity):
+                    if delivery_id := delivery_id_of(activity):
                         found.append((delivery_id, activity))
                     else:
                         piece.skipped["activity_without_delivery"] += 1
@@ -272,7 +272,8 @@ def _first_ones(
     return at(time, by_person=False), at(human, by_person=True)
 
 
-def _delivery_id(activity: Activity) -> str | None:
+def delivery_id_of(activity: Activity) -> str | None:
+    """Return the id of the delivery that was opened or clicked; None if the activity names none."""
     inside = (activity.data or {}).get("delivery_id")
     return activity.delivery_id or (inside if isinstance(inside, str) and inside else None)
 

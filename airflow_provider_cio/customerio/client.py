@@ -122,6 +122,10 @@ class CustomerIOClient(Client):
         """Return one page of `/v1/activities`, almost in the order newest first. Raise as `page` does."""
         return self._get("/v1/activities", query, _activities.page)
 
+    def answer(self, path: str, query: Mapping[str, str | int]) -> dict[str, Any]:
+        """Return an answer as it came. Raise as `page` does."""
+        return self._get(path, query, lambda body: _decode_object(mended(body)))
+
     def delivery(self, delivery_id: str) -> Delivery | Malformed | None:
         """Return one delivery; None if Customer.io no longer has it. Raise as `page` does."""
 

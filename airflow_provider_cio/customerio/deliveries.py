@@ -206,3 +206,10 @@ def time_of(delivery: Delivery, metric: str, skipped: Counter[str]) -> int | Non
     if time is not None:
         skipped["not_a_time"] += 1
     return None
+
+
+def kind_of_metric(channel: str, key: str) -> str | None:
+    """Return a known key of `metrics`, with a star for the part that may be any text; None for an unknown one."""
+    if key in _KNOWN[channel]:
+        return key
+    return next((f"{prefix}*" for prefix in _REPEATS if key.startswith(prefix)), None)

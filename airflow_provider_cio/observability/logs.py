@@ -6,9 +6,9 @@ Airflow's log view shows some 90 characters of a line, so the words that matter 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from airflow_provider_cio.events.interval import Interval, iso
 from airflow_provider_cio.observability.summary import progress, summary
@@ -25,6 +25,20 @@ _MODES = {
     "first_human": "the first of each message that a person made",
     "every": "each",
     "every_human": "each that a person made",
+}
+#: Words for each assumption that a preview looks at, and for the numbers behind it.
+_FOUND = {
+    "newest_first": ("deliveries are listed newest first", "{out_of_order} of {rows} are not"),
+    "within_bounds": ("deliveries are within the bounds that were asked for", "{outside} of {rows} are not"),
+    "limit": ("the limit of a page is kept", "{rows} rows for a limit of {asked}"),
+    "next_at_end": ("a list ends without a further page", "its `next` is {next}"),
+    "people_with_id": ("most people have an id", "{without_id} of {rows} have none"),
+    "metrics": ("all keys of `metrics` are known", "{unknown} are not; met: {keys}"),
+    "first_activity": ("the first open has the same time as an activity", "{equal} of {compared} have"),
+    "link_of_click": (
+        "a click has its link as `href` or `link`",
+        "{href} as href, {link} as link, {neither} as neither",
+    ),
 }
 
 
@@ -62,6 +76,19 @@ def log_sample(log: Logger, event: bytes) -> None:
     from airflow_provider_cio.pipeline.preview import sample_of
 
     log.info("For example (personal data masked): %s", json.dumps(sample_of(event), ensure_ascii=False))
+
+
+def log_found(log: Logger, found: Mapping[str, Mapping[str, Any]]) -> None:
+    """Log for each assumption whether it holds, and the numbers, as a warning if it does not."""
+    for name, one in found.items():
+        assumption, numbers = _FOUND[name]
+        shown = {key: ", ".join(value) if isinstance(value, list) else value for key, value in one.items()}
+        if one["as_assumed"] is None:
+            log.info("Not seen, whether %s (%s)", assumption, numbers.format_map(shown))
+        elif one["as_assumed"]:
+            log.info("As assumed, %s (%s)", assumption, numbers.format_map(shown))
+        else:
+            log.warning("Not as assumed, that %s (%s)", assumption, numbers.format_map(shown))
 
 
 def log_findings(log: Logger, result: Result) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -19,6 +18,7 @@ from airflow_provider_cio.exceptions import (
     CustomerIOToSegmentError,
     EventsRefusedError,
     TryAgainLaterError,
+    in_lines,
 )
 from airflow_provider_cio.operators.options import Options, check_parameters, read_options
 from airflow_provider_cio.operators.waiting import wait_as_asked, wait_until_settled
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from airflow_provider_cio.pipeline.result import Result
 
 
-#: End of a sentence that another one follows.
-_SENTENCES = re.compile(r"(?<=\.) (?=[A-Z])")
 #: Key under which Airflow keeps what a task returns.
 _RESULT_KEY = "return_value"
 
@@ -120,7 +118,10 @@ class CustomerIOOperator(BaseOperator):
         raise NotImplementedError
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """Wait until the interval is settled, deliver its events, and return the result."""
+        """Wait until the interval is settled, deliver its events, and return the result.
+
+        An error is raised anew: Airflow's log view hides its text behind all its frames and those of its cause.
+        """
         try:
             options = read_options(self)
             interval = resolve_interval(self.interval_start, self.interval_end, context)
@@ -131,18 +132,12 @@ class CustomerIOOperator(BaseOperator):
             self._fail_if_refused(result, dead_letters, options, context)
         except TryAgainLaterError as error:
             wait_as_asked(error, settled, context, self.log)
-            raise TryAgainLaterError(self._in_lines(error), error.after) from None
+            self.log.debug("The error was raised here", exc_info=error)
+            raise TryAgainLaterError(in_lines(error), error.after) from None
         except CustomerIOToSegmentError as error:  # a retry would end the same way
-            raise AirflowFailException(self._in_lines(error)) from None
+            self.log.debug("The error was raised here", exc_info=error)
+            raise AirflowFailException(in_lines(error)) from None
         return self._publish(result, dead_letters, options, context)
-
-    def _in_lines(self, error: CustomerIOToSegmentError) -> str:
-        """Return the text of an error, each sentence on a line of its own. Log its frames for debugging only.
-
-        Airflow's log view shows some 90 characters of a line, and all frames of an exception and of its cause below.
-        """
-        self.log.debug("The error was raised here", exc_info=error)
-        return _SENTENCES.sub("\n", str(error))
 
     def _run(self, options: Options, interval: Interval, dead_letters: DeadLetters | None, context: Context) -> Result:
         """Build the pipeline from the options, run it over the interval, and record its counts."""
@@ -150,7 +145,7 @@ class CustomerIOOperator(BaseOperator):
         from airflow_provider_cio.observability.lineage import customerio_datasets
         from airflow_provider_cio.observability.logs import log_findings, log_sample, log_start, log_summary
         from airflow_provider_cio.observability.metrics import count_run
-        from airflow_provider_cio.operators.assembly import build_pipeline, mode_of, warn_of_age
+        from airflow_provider_cio.operators.assembly import build_pipeline, look_at_service, mode_of, warn_of_age
         from airflow_provider_cio.operators.checkpoint_store import CheckpointStore
         from airflow_provider_cio.pipeline.checkpoint import fingerprint
         from airflow_provider_cio.pipeline.preview import PreviewSink
@@ -186,7 +181,10 @@ class CustomerIOOperator(BaseOperator):
         log_summary(self.log, result, preview=options.preview)
         store.forget()
         log_findings(self.log, result)
-        if not options.preview:
+        if options.preview:
+            with self._killable():
+                result.found = look_at_service(customerio, interval, options, self.log)
+        else:
             self._inputs = customerio_datasets(*origin, result)
             self._outputs = destination.datasets(result)
             count_run(result, time.monotonic() - began, {"dag_id": self.dag_id, "task_id": self.task_id})
@@ -226,29 +224,22 @@ class CustomerIOOperator(BaseOperator):
 
         :raises EventsRefusedError: the message names reasons and deliveries.
         """
-        done = result.wording.done
         if not result.refused:
             return
+        done = result.wording.done
+        number = f"{result.refused.total()} events or rows can't be {done}"
         if options.preview:
-            self.log.warning("%d events or rows can't be %s: %s", result.refused.total(), done, result.refusals())
+            self.log.warning("%s: %s", number, result.refusals())
             return
         if dead_letters:
-            self.log.warning(
-                "%d events or rows can't be %s, and are in %s: %s",
-                result.refused.total(),
-                done,
-                dead_letters.path,
-                result.refusals(),
-            )
+            self.log.warning("%s, and are in %s: %s", number, dead_letters.path, result.refusals())
             if options.on_unidentified != "fail" or not result.refused["unidentified"]:
                 return
             advice = f"They are in {dead_letters.path}."
         else:
             advice = "Set dead_letter_path to save them in a file."
         self._push(_with_dead_letters(result, dead_letters) | {"refused": dict(result.refused)}, context)
-        raise EventsRefusedError(
-            f"{result.refused.total()} events or rows can't be {done}, all others were: {result.refusals()} {advice}"
-        )
+        raise EventsRefusedError(f"{number}, all others were: {result.refusals()} {advice}")
 
     def _push(self, result: dict[str, Any], context: Context) -> None:
         """Push the result of a run that is about to fail, because Airflow pushes only those of successful runs."""
@@ -268,7 +259,7 @@ class CustomerIOOperator(BaseOperator):
 
         published = _with_dead_letters(result, dead_letters)
         if options.preview:
-            published |= {"preview": True, "refused": dict(result.refused)}
+            published |= {"preview": True, "refused": dict(result.refused), "found": dict(result.found)}
         describe_outlets(self.outlets, published | self._asset_extra(options), context)
         return published
 

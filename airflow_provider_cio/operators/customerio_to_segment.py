@@ -52,14 +52,15 @@ class CustomerIOToSegmentOperator(CustomerIOOperator):
     :param dead_letter_path: absolute folder, local or remote (`ObjectStoragePath`), for events that can't be
         delivered and malformed rows: JSON lines with the reason, personal data included, one file for each run and
         try. The task then succeeds. Without it the task fails at its end.
-    :param preview: deliver nothing: read, map, check and count, and log one masked sample of each collection.
+    :param preview: deliver nothing: read, map, check and count, and log one masked sample of each collection, and
+        which assumptions about Customer.io hold.
     :returns: ``{"interval": {"start", "end"}, "read": {"requests", "deliveries"}, "events": {collection: n}, "sent":
         {"events", "batches", "bytes"}, "skipped": {reason: n}}``, the sums of all tries. Where they apply: in
         ``"read"`` also ``"activities"``, ``"retried"``, ``"rate_limited"``, ``"out_of_order"``, ``"out_of_bounds"``,
         ``"cut_short"``, ``"human_not_recorded"`` and ``"opens_and_clicks_without_activity"``; ``"resumed": True``;
-        ``"dead_letters": {"path", "events": {reason: n}}``; ``"preview": True`` with ``"refused": {reason: n}``. A run
-        that fails at its end for refused events leaves the same in XCom, with ``"refused"``. `docs/operator.md`
-        explains each.
+        ``"dead_letters": {"path", "events": {reason: n}}``; ``"preview": True`` with ``"refused": {reason: n}`` and
+        ``"found"``. A run that fails at its end for refused events leaves the same in XCom, with ``"refused"``.
+        `docs/operator.md` explains each.
     """
 
     template_fields: Sequence[str] = (

@@ -77,6 +77,7 @@ class Result:
     :param refused_ids: for each reason, the ids of the first deliveries or malformed rows.
     :param explanations: for each reason, the explanation of the first refusal that had one.
     :param fell_back_to: mode of opens and clicks, if activities do not reach back as far as the one asked for.
+    :param found: what a preview has found out about the service.
     """
 
     interval: Interval
@@ -88,6 +89,7 @@ class Result:
     resumed: bool = False
     fell_back_to: str | None = None
     wording: Wording = SENT
+    found: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def events(self) -> Counter[str]:

@@ -75,10 +75,39 @@ def test_log_of_a_run(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> No
 def test_log_of_a_preview(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
     sandbox.history = History(deliveries=[row("odd", subject=7), row("fine"), row("other")])
     run(preview=True)
-    *_, done, preview, refused = lines(capfd)
+    told = lines(capfd)
+    (at,) = [number for number, line in enumerate(told) if "would be sent" in line]
+    done, preview, refused = told[at], told[at + 1], told[-1]
     assert done.startswith("2 events would be sent (opened 2), 1 can't be sent (malformed 1); 3 deliveries read in ")
     assert preview == "This was a preview: nothing was sent"
     assert refused.startswith("1 events or rows can't be sent: malformed: 1 (first ids: odd): Expected ")
+
+
+def test_preview_tells_what_is_as_assumed(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
+    sandbox.settings = Settings(order="shuffled")
+    real = run()
+    asked = len(sandbox.customerio.requests)
+    lines(capfd)
+    preview = run(preview=True)
+    assert len(sandbox.customerio.requests) - 2 * asked <= 10
+    found = preview["found"]
+    told = [line for line in lines(capfd) if re.match("(As|Not as) assumed, ", line)]
+    assert len(told) == len(found) == 8
+    number = found["newest_first"]["out_of_order"]
+    assert told[0].startswith(f"Not as assumed, that deliveries are listed newest first ({number} of ")
+    assert told[2] == "As assumed, the limit of a page is kept (2 rows for a limit of 2)"
+    assert "found" not in real
+
+
+def test_preview_bears_a_failure_at_its_end(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
+    sandbox.history = History(deliveries=[row("fine")])
+    run(preview=True)
+    asked = [one.params.get("limit") for one in sandbox.customerio.requests]
+    sandbox.reset()
+    sandbox.faults.add(Fault(side="customerio", kind="401", at=asked.index("2"), times=99))
+    result = run(preview=True)
+    assert (result["found"], result["events"]["Email Opened"]) == ({}, 1)
+    assert lines(capfd)[-1].startswith("This preview could not find out whether Customer.io is as assumed: ")
 
 
 def test_rate_limit_is_told(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
