@@ -76,6 +76,7 @@ class EveryOpenAndClick(Deliveries):
             reads = self._reader.deliveries(self._windows)
             yield from self._names.ahead_of(self._joined(read, pending, done) for read in reads)
             yield from self._names.ahead_of(self._by_id(pending))
+            self._names.warn_of_missing()
 
     def _read_activities(self, pending: PendingActivities) -> Iterator[Piece]:
         """Store all activities, and yield pieces with their counts and malformed rows only."""
@@ -86,7 +87,7 @@ class EveryOpenAndClick(Deliveries):
             found = []
             for activity in page.rows:
                 if start <= activity.timestamp < end:
-                    if delivery_id := _delivery_id(activity):
+                    if delivery_id := delivery_id_of(activity):
                         found.append((delivery_id, activity))
                     else:
                         piece.skipped["activity_without_delivery"] += 1
@@ -257,7 +258,8 @@ def _first_ones(
     return at(time, by_person=False), at(human, by_person=True)
 
 
-def _delivery_id(activity: Activity) -> str | None:
+def delivery_id_of(activity: Activity) -> str | None:
+    """Return the id of the delivery that was opened or clicked; None if the activity names none."""
     inside = (activity.data or {}).get("delivery_id")
     return activity.delivery_id or (inside if isinstance(inside, str) and inside else None)
 

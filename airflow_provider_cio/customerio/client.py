@@ -58,6 +58,18 @@ _decode_webhooks = msgspec.json.Decoder(
 ).decode
 
 
+class ScopeError(ConfigurationError):
+    """The key may not read a list, which most uses do not need.
+
+    :param key: the client whose key it is.
+    """
+
+    def __init__(self, message: str, key: str, path: str) -> None:
+        super().__init__(message)
+        self.key = key
+        self.path = path
+
+
 class CustomerIOClient(Client):
     """Client of one Customer.io workspace.
 
@@ -110,6 +122,10 @@ class CustomerIOClient(Client):
     def activity_page(self, query: Mapping[str, str | int]) -> Page[Activity]:
         """Return one page of `/v1/activities`, almost in the order newest first. Raise as `page` does."""
         return self._get("/v1/activities", query, _activities.page)
+
+    def answer(self, path: str, query: Mapping[str, str | int]) -> dict[str, Any]:
+        """Return an answer as it came. Raise as `page` does."""
+        return self._get(path, query, lambda body: _decode_object(mended(body)))
 
     def delivery(self, delivery_id: str) -> Delivery | Malformed | None:
         """Return one delivery; None if Customer.io no longer has it. Raise as `page` does."""
@@ -278,7 +294,7 @@ class CustomerIOClient(Client):
                 f"gives the same answer. {self._to_change_region}"
             )
         if error.status in (403, 404) and optional:
-            return ConfigurationError(f"{answered} The key may not read {path}: give it that scope.")
+            return ScopeError(f"{answered} The key may not read {path}: give it that scope.", transport.name, path)
         if error.status == 403:
             return TryAgainLaterError(
                 f"{answered} This worker may not read {path} with this key: check the key's scope, and its IP "

@@ -75,7 +75,8 @@ class Deliveries:
 
     def pieces(self, done: Done) -> Iterator[Piece]:
         reads = self._reader.deliveries(done.rest(self._windows))
-        return self._names.ahead_of(self._piece(read) for read in reads)
+        yield from self._names.ahead_of(self._piece(read) for read in reads)
+        self._names.warn_of_missing()
 
     def _piece(self, read: Read) -> Piece:
         read, outside = within_bounds(read)
@@ -213,3 +214,10 @@ def time_of(delivery: Delivery, metric: str, skipped: Counter[str]) -> int | Non
     if time is not None:
         skipped["not_a_time"] += 1
     return None
+
+
+def kind_of_metric(channel: str, key: str) -> str | None:
+    """Return a known key of `metrics`, with a star for the part that may be any text; None for an unknown one."""
+    if key in _KNOWN[channel]:
+        return key
+    return next((f"{prefix}*" for prefix in _REPEATS if key.startswith(prefix)), None)

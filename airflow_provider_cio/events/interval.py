@@ -117,7 +117,11 @@ def resolve_interval(interval_start: object, interval_end: object, context: Mapp
         return _between(_moment(interval_start, "interval_start"), _moment(interval_end, "interval_end"))
     start, end = context.get("data_interval_start"), context.get("data_interval_end")
     if start is None or end is None:
-        raise ConfigurationError(f"This run has no data interval. {_FIX}")
+        raise ConfigurationError(
+            "This run has no data interval, because it was triggered without a logical date, or by an asset. Trigger "
+            f"it with a logical date, or set interval_start and interval_end. "
+            f"If scheduled runs fail in this way, too: {_FIX[0].lower()}{_FIX[1:]}"
+        )
     return _between(_moment(start, "data_interval_start"), _moment(end, "data_interval_end"))
 
 

@@ -9,10 +9,15 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_cio.customerio.activities import GUARANTEED_DAYS, EveryOpenAndClick
 from airflow_provider_cio.customerio.client import CustomerIOClient
 from airflow_provider_cio.customerio.deliveries import Deliveries
+from airflow_provider_cio.customerio.findings import Found, find_out
 from airflow_provider_cio.customerio.names import Names
 from airflow_provider_cio.customerio.reader import Reader
 from airflow_provider_cio.events.interval import Ages, Interval, iso, whole_seconds
 from airflow_provider_cio.events.mapping import Mapper
+from airflow_provider_cio.exceptions import CustomerIOToSegmentError
+from airflow_provider_cio.hooks.customerio import CustomerIOHook
+from airflow_provider_cio.http.transport import Retries
+from airflow_provider_cio.observability.logs import log_found
 from airflow_provider_cio.operators.options import FROM_ACTIVITIES, Options
 from airflow_provider_cio.pipeline.checkpoint import Checkpoint
 from airflow_provider_cio.pipeline.ends import Sink, Source
@@ -54,6 +59,21 @@ def warn_of_age(interval: Interval, options: Options, log: Logger) -> None:
             iso(first),
             LISTED_DAYS,
         )
+
+
+def look_at_service(hook: CustomerIOHook, interval: Interval, options: Options, log: Logger) -> Found:
+    """Compare Customer.io with what is assumed of it, and log each line, for a preview, which no failure may fail.
+
+    :returns: empty after a failure.
+    """
+    try:
+        with hook.get_conn(retries=Retries(attempts=3, total=30)) as client:
+            found = find_out(client, interval, whole_seconds(options.lookback), options.collections)
+    except CustomerIOToSegmentError as error:
+        log.warning("This preview could not find out whether Customer.io is as assumed: %s", error)
+        return {}
+    log_found(log, found)
+    return found
 
 
 def build_pipeline(

@@ -57,7 +57,8 @@ class CustomerIOToSegmentOperator(CustomerIOOperator):
     :param dead_letter_path: absolute folder, local or remote (`ObjectStoragePath`), for events that can't be
         delivered and malformed rows: JSON lines with the reason, personal data included, one file for each run and
         try. The task then succeeds. Without it the task fails at its end.
-    :param preview: deliver nothing: read, map, check and count, and log one masked sample of each collection.
+    :param preview: deliver nothing: read, map, check and count, and log one masked sample of each collection, and
+        which assumptions about Customer.io hold.
     :returns: ``{"interval": {"start", "end"}, "read": {"requests", "deliveries"}, "events": {collection: n}, "sent":
         {"events", "batches", "bytes"}, "skipped": {reason: n}, "ages": {collection: {age: n}}}``, the sums of all
         tries. `docs/operator.md` explains these keys, and further ones that are there where they apply. A run that

@@ -61,18 +61,16 @@ class Wording(NamedTuple):
 
     :param done: past participle, and key of the result.
     :param counts: counts of the sink that the result shows under that key.
-    :param progress: text for the log, with these counts in braces.
     :param counts_if_any: further counts, which the result shows if they are not zero.
     """
 
     done: str
     counts: tuple[str, ...]
-    progress: str
     counts_if_any: tuple[str, ...] = ()
 
 
-SENT = Wording("sent", ("events", "batches", "bytes"), "{events} events sent in {batches} batches")
-LOADED = Wording("loaded", ("events", "new"), "{events} events loaded, {new} of them new", ("null_ids",))
+SENT = Wording("sent", ("events", "batches", "bytes"))
+LOADED = Wording("loaded", ("events", "new"), ("null_ids",))
 
 
 @dataclass
@@ -86,6 +84,7 @@ class Result:
     :param fell_back_to: mode of opens and clicks, if activities do not reach back as far as the one asked for.
     :param lookback: the run's own, in seconds.
     :param of_any_age: collections that it does not limit.
+    :param found: what a preview has found out about the service.
     """
 
     interval: Interval
@@ -99,6 +98,7 @@ class Result:
     wording: Wording = SENT
     lookback: int = 0
     of_any_age: Container[str] = ()
+    found: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def events(self) -> Counter[str]:
@@ -114,8 +114,9 @@ class Result:
         """Count one event or row that can't be delivered."""
         self.refused[reason] += 1
         ids = self.refused_ids.setdefault(reason, [])
-        if len(ids) < _NAMED_IDS:
-            ids.append(safe_text(delivery_id) if delivery_id else "without an id")
+        name = safe_text(delivery_id) if delivery_id else "without an id"
+        if len(ids) < _NAMED_IDS and name not in ids:
+            ids.append(name)
         if explanation:
             self.explanations.setdefault(reason, explanation)
 

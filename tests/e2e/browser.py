@@ -154,7 +154,7 @@ class UI:
         row = self.page.get_by_role("row", name=task_id)
         expect(row.get_by_role("cell", name="Success")).to_be_visible()
         row.get_by_role("link", name=task_id).click()
-        expect(self.page.get_by_text(re.compile("^Done: "))).to_be_visible()
+        expect(self.page.get_by_text(re.compile(r"^[\d,]+ events sent \("))).to_be_visible()
         self.picture(picture)
 
     def rendered_templates(self, picture: str) -> dict[str, str]:
