@@ -97,7 +97,7 @@ def assert_only_these_are_asked(world: Sandbox, since: int, first: int, end: int
 @pytest.mark.parametrize("mode", MODES)
 def test_one_run_refuses_a_malformed_row(sandbox: Sandbox, mode: str) -> None:
     """The one without `older_than` whose interval contains its creation. All others that read it count it."""
-    row = {"id": "odd", "type": "email", "created": NOVEMBER + 5, "metrics": {}, "subject": 7}
+    row = {"id": "odd", "type": "email", "created": NOVEMBER + 5, "metrics": {}, "customer_identifiers": 7}
     sandbox.history = History([row])
     days = [Interval(NOVEMBER + day * DAY, NOVEMBER + (day + 1) * DAY) for day in range(3)]
     runs = [*((day, 0, DAY) for day in days), (STRETCH, DAY, 3 * DAY)]

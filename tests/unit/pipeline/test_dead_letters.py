@@ -686,11 +686,11 @@ def test_no_path_fails_the_task(sandbox: Sandbox) -> None:
 
 
 def test_reasons_are_explained(sandbox: Sandbox) -> None:
-    sandbox.history = History(deliveries=[row(1), row(2, subject="POISON"), row(3) | {"subject": 7}])
+    sandbox.history = History(deliveries=[row(1), row(2, subject="POISON"), row(3) | {"customer_identifiers": 7}])
     with pytest.raises(AirflowFailException) as caught:
         run()
     said = str(caught.value)
-    assert re.search(r"malformed: 1 \(first ids: d3\): .*got `int`.*subject", said)
+    assert re.search(r"malformed: 1 \(first ids: d3\): .*got `int`.*customer_identifiers", said)
     assert re.search(r"refused_400: 1 \(first ids: d2\): .*answered 400: Bad Request", said)
 
 

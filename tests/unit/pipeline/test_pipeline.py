@@ -166,16 +166,22 @@ def test_oversized_event_is_counted(sandbox: Sandbox) -> None:
 
 
 def test_malformed_row_is_refused_alone(sandbox: Sandbox) -> None:
-    odd = {"id": "odd=", "type": "email", "created": NOVEMBER, "metrics": {"opened": NOVEMBER + 5}, "subject": 7}
+    odd = {
+        "id": "odd=",
+        "type": "email",
+        "created": NOVEMBER,
+        "metrics": {"opened": NOVEMBER + 5},
+        "customer_identifiers": 7,
+    }
     odd["customer_id"] = "1"
-    sandbox.history = History(deliveries=[odd, odd | {"id": "fine", "subject": "s"}])
+    sandbox.history = History(deliveries=[odd, odd | {"id": "fine", "customer_identifiers": None}])
     rows: list[Malformed] = []
     callbacks = Callbacks(refused_row=rows.append)
     report = run_pipeline(sandbox, Interval(NOVEMBER, NOVEMBER + 60), callbacks=callbacks)
     assert [event["properties"]["delivery_id"] for event in sandbox.segment.kept] == ["fine"]
     assert dict(report.refused) == {"malformed": 1}
-    assert re.search(r"malformed: 1 \(first ids: odd=\).*got `int`.*subject", report.refusals())
-    assert [(row.id, b'"subject":7' in row.raw) for row in rows] == [("odd=", True)]
+    assert re.search(r"malformed: 1 \(first ids: odd=\).*got `int`.*customer_identifiers", report.refusals())
+    assert [(row.id, b'"customer_identifiers":7' in row.raw) for row in rows] == [("odd=", True)]
     later = run_pipeline(sandbox, Interval(NOVEMBER + 60, NOVEMBER + 120))
     assert dict(later.refused) == {}
     assert later.skipped["malformed"] == 1
@@ -235,7 +241,7 @@ def test_unidentified_people(
 
 
 def test_refusals_by_reason(sandbox: Sandbox) -> None:
-    rows = [simple(f"odd{n}", subject=7) for n in range(7)]
+    rows = [simple(f"odd{n}", customer_identifiers=7) for n in range(7)]
     rows += [simple("big", subject="x" * 40_000), simple("bad", subject="POISON"), nobody("nobody", None)]
     sandbox.history = History(deliveries=[*rows, *(simple(f"fine{n}") for n in range(20))])
     sandbox.settings = Settings(refuse_containing="POISON")

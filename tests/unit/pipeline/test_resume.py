@@ -241,7 +241,8 @@ def test_oversized_event_stops_checkpoints(sandbox: Sandbox) -> None:
 def test_retry_meets_malformed_row(sandbox: Sandbox) -> None:
     shared: Any = {"type": "email", "metrics": {"opened": NOVEMBER + 9000}, "customer_id": "1"}
     rows = [
-        {"id": f"d{n}", "created": NOVEMBER + n, "subject": 7 if n == 999 else "fine"} | shared for n in range(1000)
+        {"id": f"d{n}", "created": NOVEMBER + n, "customer_identifiers": 7 if n == 999 else None} | shared
+        for n in range(1000)
     ]
     sandbox.history = History(deliveries=rows)
     states: list[State] = []
