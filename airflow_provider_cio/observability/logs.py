@@ -55,7 +55,8 @@ def log_findings(log: Logger, result: Result) -> None:
         )
     if skipped["malformed"]:
         log.warning(
-            "%d malformed rows were created outside this interval. The runs of their own intervals refuse them.",
+            "%d malformed rows are left to other runs. Each is refused by the run without older_than whose interval "
+            "contains its creation.",
             skipped["malformed"],
         )
     if result.work["out_of_order"]:
@@ -82,5 +83,7 @@ def log_findings(log: Logger, result: Result) -> None:
             "them.",
             unknown_people,
         )
+    if late := result.tally.ages.late(result.lookback, result.of_any_age):
+        log.info("%s.", late)
     if not result.tally.read["deliveries"]:
         log.warning("Customer.io showed no delivery at all: check collections, lookback and the workspace.")

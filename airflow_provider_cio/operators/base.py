@@ -54,6 +54,7 @@ class CustomerIOOperator(BaseOperator):
         "interval_start",
         "interval_end",
         "lookback",
+        "older_than",
         "settling_time",
         "pii",
         "on_unidentified",
@@ -82,6 +83,7 @@ class CustomerIOOperator(BaseOperator):
         interval_start: str | datetime | None,
         interval_end: str | datetime | None,
         lookback: timedelta | float | str,
+        older_than: timedelta | float | str | None,
         settling_time: timedelta | float | str,
         pii: str,
         on_unidentified: str,
@@ -96,6 +98,7 @@ class CustomerIOOperator(BaseOperator):
         self.interval_start = interval_start
         self.interval_end = interval_end
         self.lookback = lookback
+        self.older_than = older_than
         self.settling_time = settling_time
         self.pii = pii
         self.on_unidentified = on_unidentified
@@ -150,8 +153,8 @@ class CustomerIOOperator(BaseOperator):
         destination = self._destination(options)
         mode = mode_of(interval, options, self.log)
         warn_of_age(interval, options, self.log)
-        days, names = options.lookback / timedelta(days=1), ", ".join(one.name for one in options.collections)
-        self.log.info("Interval %s, look-back %g days, opens and clicks %s: %s", interval, days, mode, names)
+        names = ", ".join(one.name for one in options.collections)
+        self.log.info("Interval %s, %s, opens and clicks %s: %s", interval, _ages_of(options), mode, names)
 
         store = CheckpointStore(None if options.preview else context.get("task_state_store"), self.log)
         namespace = destination.message_id_namespace
@@ -283,6 +286,12 @@ class CustomerIOOperator(BaseOperator):
             yield
         finally:
             self._running = False
+
+
+def _ages_of(options: Options) -> str:
+    """Return ``look-back 30 days``, and what limits the ages at their other end."""
+    lookback, older_than = (span / timedelta(days=1) for span in (options.lookback, options.older_than))
+    return f"look-back {lookback:g} days" + (f", older than {older_than:g} days" if older_than else "")
 
 
 def _with_dead_letters(result: Result, dead_letters: DeadLetters | None) -> dict[str, Any]:
