@@ -16,13 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_cio import costs
-from airflow_provider_cio.costs import AGES, DAY, HOUR, MONTH, PLANS, Rhythm, Seen, main, seen
+from airflow_provider_cio.costs import AGES, DAY, HOUR, MONTH, PLANS, Rhythm, Run, Seen, main, read_results, seen
 from airflow_provider_cio.customerio.client import PAGE_SIZE, CustomerIOClient
 from airflow_provider_cio.customerio.names import NAME_LISTS
 from airflow_provider_cio.customerio.windows import CREATED_LATE
 from airflow_provider_cio.events.interval import Interval
 from airflow_provider_cio.operators.assembly import build_pipeline
 from airflow_provider_cio.operators.options import MAX_LOOKBACK, Options
+from airflow_provider_cio.pipeline import ages
 from tests.benchmarks.reading import Nowhere
 from tests.sandbox import History, Sandbox
 
@@ -79,6 +80,8 @@ def test_defaults_are_the_provider_s() -> None:
     assert timedelta(seconds=costs.SETTLING_TIME) == Options().settling_time
     assert timedelta(seconds=costs.LONGEST) == MAX_LOOKBACK
     assert {one.lookback for one in ONE.values()} == {Options().lookback.total_seconds()}
+    assert {*AGES, *costs.BEYOND} == {*ages._UP_TO, ages._OLDER, ages._UNKNOWN}
+    assert ages._UP_TO == AGES
     per_second = inspect.signature(CustomerIOClient).parameters["requests_per_second"].default
     assert per_second == costs.REQUESTS_PER_SECOND
 
@@ -94,16 +97,22 @@ def sandbox() -> Iterator[Sandbox]:
         yield sandbox
 
 
-@pytest.mark.parametrize(("every", "lookback"), [(HOUR, 10 * DAY), (HOUR, DAY), (DAY, 7 * DAY)])
-def test_runs_need_the_estimated_requests(sandbox: Sandbox, every: int, lookback: int) -> None:
+@pytest.mark.parametrize(
+    "rhythm", [Rhythm(HOUR, 0, 10 * DAY), Rhythm(HOUR, 0, DAY), Rhythm(DAY, 0, 7 * DAY), Rhythm(DAY, DAY, 7 * DAY)]
+)
+def test_runs_need_the_estimated_requests(sandbox: Sandbox, rhythm: Rhythm) -> None:
     """With pages of 100 rows, a thousand deliveries a day take the requests of ten thousand."""
-    options, interval = Options(lookback=timedelta(seconds=lookback)), Interval(NOON - every, NOON)
+    options = Options(lookback=timedelta(seconds=rhythm.lookback), older_than=timedelta(seconds=rhythm.older_than))
+    interval = Interval(NOON - rhythm.every, NOON)
     with CustomerIOClient(sandbox.settings.app_key, base_url=sandbox.url, requests_per_second=1000) as client:
         pipeline = build_pipeline(
             client, Nowhere(), options, interval, mode="first", message_id_namespace="costs", page_size=100
         )
         result = pipeline.run()
-    assert result.work["requests"] == pytest.approx(Rhythm(every, 0, lookback).requests(300_000), rel=0.05, abs=3)
+    assert result.work["requests"] == pytest.approx(rhythm.requests(300_000), rel=0.05, abs=3)
+    (read,) = read_results([json.dumps(result.as_dict())])
+    assert read == Run(rhythm.every, result.tally.read["deliveries"], result.as_dict()["ages"])
+    assert read.ages
 
 
 def test_rhythms_share_all_ages() -> None:
@@ -111,19 +120,19 @@ def test_rhythms_share_all_ages() -> None:
     assert bounds == [(0, DAY), (DAY, 7 * DAY), (7 * DAY, 180 * DAY)]
 
 
-@given(st.dictionaries(st.sampled_from(list(AGES)), st.integers(0, 10**9)).filter(lambda ages: any(ages.values())))
-def test_shares_add_up(ages: dict[str, int]) -> None:
+@given(st.dictionaries(st.sampled_from(list(AGES)), st.integers(0, 10**9)).filter(lambda counts: any(counts.values())))
+def test_shares_add_up(counts: dict[str, int]) -> None:
     for rhythms in PLANS.values():
-        found = seen(rhythms.values(), ages)
+        found = seen(rhythms.values(), counts)
         assert found.never is not None
         assert found.within[-1] + found.never == pytest.approx(1)
         assert sorted(found.within) == list(found.within)
 
 
 def test_a_rhythm_sees_its_own_ages_after_its_interval() -> None:
-    ages = {"1h": 1, "1d": 2, "2d": 3, "7d": 4, "30d": 5, "90d": 6, "180d": 4}
-    assert seen(THREE.values(), ages) == Seen((3 / 25, 10 / 25, 25 / 25), 0)
-    assert seen(ONE.values(), ages) == Seen((15 / 25, 15 / 25, 15 / 25), 10 / 25)
+    counts = {"1h": 1, "1d": 2, "2d": 3, "7d": 4, "30d": 5, "90d": 6, "180d": 4}
+    assert seen(THREE.values(), counts) == Seen((3 / 25, 10 / 25, 25 / 25), 0)
+    assert seen(ONE.values(), counts) == Seen((15 / 25, 15 / 25, 15 / 25), 10 / 25)
 
 
 def test_costs_are_summed_over_days(said: Said) -> None:
