@@ -101,7 +101,10 @@ def sandbox() -> Iterator[Sandbox]:
     "rhythm", [Rhythm(HOUR, 0, 10 * DAY), Rhythm(HOUR, 0, DAY), Rhythm(DAY, 0, 7 * DAY), Rhythm(DAY, DAY, 7 * DAY)]
 )
 def test_runs_need_the_estimated_requests(sandbox: Sandbox, rhythm: Rhythm) -> None:
-    """With pages of 100 rows, a thousand deliveries a day take the requests of ten thousand."""
+    """With pages of 100 rows, a thousand deliveries a day take the requests of ten thousand.
+
+    Their number depends a little on the order in which answers come: one rhythm took 84 to 88 in 25 runs.
+    """
     options = Options(lookback=timedelta(seconds=rhythm.lookback), older_than=timedelta(seconds=rhythm.older_than))
     interval = Interval(NOON - rhythm.every, NOON)
     with CustomerIOClient(sandbox.settings.app_key, base_url=sandbox.url, requests_per_second=1000) as client:
@@ -109,7 +112,7 @@ def test_runs_need_the_estimated_requests(sandbox: Sandbox, rhythm: Rhythm) -> N
             client, Nowhere(), options, interval, mode="first", message_id_namespace="costs", page_size=100
         )
         result = pipeline.run()
-    assert result.work["requests"] == pytest.approx(rhythm.requests(300_000), rel=0.05, abs=3)
+    assert result.work["requests"] == pytest.approx(rhythm.requests(300_000), rel=0.1, abs=3)
     (read,) = read_results([json.dumps(result.as_dict())])
     assert read == Run(rhythm.every, result.tally.read["deliveries"], result.as_dict()["ages"])
     assert read.ages
