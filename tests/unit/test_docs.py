@@ -164,6 +164,8 @@ def test_commands_are_valid(block: Block) -> None:
             case [".venv/bin/python", "-m", module, *_]:
                 folder = REPOSITORY / module.replace(".", "/")
                 assert (folder / "__main__.py").exists()
+            case ["python", "-m", module, *_]:
+                assert hasattr(import_module(module), "main")
             case ["uvicorn", app, *_]:
                 module, _, name = app.partition(":")
                 assert callable(getattr(import_module(module), name))

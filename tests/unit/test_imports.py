@@ -149,6 +149,7 @@ ALLOWED: dict[str, set[str]] = {
     "addresses": set(),
     "values": set(),
     "get_provider_info": set(),
+    "costs": {"values"},
     "http": LEAVES,
     "events": {*LEAVES, "airflow_provider_cio"},  # its version
     "customerio": {*LEAVES, "http", "events"},
