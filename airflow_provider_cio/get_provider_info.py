@@ -43,7 +43,7 @@ def get_provider_info() -> dict[str, Any]:
                     "streams": {
                         "description": "The streams, as a JSON object of options by name. If it is empty, nothing is "
                         "mounted.\nA change takes effect when the API server is restarted.\n",
-                        "version_added": "0.1.0",
+                        "version_added": "1.0.0",
                         "type": "string",
                         "example": '{"main": {"collections": ["Email Opened", "Email Link Clicked"]}}',
                         "default": "",
@@ -51,7 +51,7 @@ def get_provider_info() -> dict[str, Any]:
                     "mount_streams": {
                         "description": "Set it to false if another server serves the streams, so that Airflow's API "
                         "server does not. Both read the option streams.\n",
-                        "version_added": "0.1.0",
+                        "version_added": "1.0.0",
                         "type": "boolean",
                         "example": None,
                         "default": "True",

@@ -288,10 +288,7 @@ def test_sample_event(page: str) -> None:
     message = Message("RPILAgUBcRhIBqSfeiIwdIYJKxTY", "email", jane, 42, **told)  # type: ignore[arg-type]
     mapper = Mapper("example", name_of=lambda message: "Welcome")
     event = mapper.event(Occurrence(message, CATALOG["Email Opened"], 1_793_869_964))
-    made = json.loads(encode(event))
-    for sender in ("integration", "library"):
-        made["context"][sender]["version"] = shown["context"][sender]["version"]
-    assert made == shown
+    assert json.loads(encode(event)) == shown
 
 
 def test_metrics() -> None:

@@ -16,6 +16,7 @@ PACKAGE = Path(str(airflow_provider_cio.__file__)).parent
 MODULES = {
     ".".join(("airflow_provider_cio", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__"): path
     for path in PACKAGE.rglob("*.py")
+    if path.parent.name != "example_dags"  # in the wheel only
 }
 
 # Airflow first, as any DAG file does; then the operator, several times anew with all that it brings along. In between
