@@ -32,6 +32,20 @@ def get_provider_info() -> dict[str, Any]:
                 ],
             },
         ],
+        "transfers": [
+            {
+                "source-integration-name": "Customer.io",
+                "target-integration-name": "Segment",
+                "python-module": "airflow_provider_cio.operators.customerio_to_segment",
+            },
+        ],
+        "asset-uris": [
+            {
+                "schemes": ["customerio", "segment"],
+                "handler": "airflow_provider_cio.observability.assets.check_uri",
+                "to_openlineage_converter": "airflow_provider_cio.observability.lineage.dataset_of_asset",
+            },
+        ],
         "hooks": [
             {"integration-name": "Customer.io", "python-modules": ["airflow_provider_cio.hooks.customerio"]},
             {"integration-name": "Segment", "python-modules": ["airflow_provider_cio.hooks.segment"]},
