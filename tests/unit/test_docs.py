@@ -385,7 +385,7 @@ def test_airflow_merges_pod_override() -> None:
     assert container.env_from[0].secret_ref.name == secret["metadata"]["name"]
     assert container.resources.limits == {"memory": "1Gi"}
     assert pod.spec.service_account_name == "airflow-worker"
-    assert pod.spec.termination_grace_period_seconds == 60
+    assert pod.spec.termination_grace_period_seconds == 6 * 3600
 
 
 READ = """
