@@ -69,7 +69,7 @@ class Target:
     :param extras: of this project, which are installed with it.
     :param more_tools: from the dev extra, for these tests only.
     :param tests: for pytest.
-    :param dags: also run an example DAG, and a scheduler.
+    :param dags: also run an example DAG, and the tests of `e2e`.
     :param e2e: for pytest, of the tests that start a scheduler.
     """
 
@@ -137,6 +137,7 @@ TARGETS = {
                 python=python,
                 until="2026-09-24",
                 tests=(*_TESTS, *_MORE_TESTS),
+                e2e=(),
             )
             for python in ("3.12", "3.13")
         ),
