@@ -9,7 +9,7 @@ from typing import Any
 from hatchling.metadata.plugin.interface import MetadataHookInterface
 
 #: A link or an image whose target is a file of the repository.
-_RELATIVE = re.compile(r"(?P<image>!?)\[(?P<text>[^]]*)\]\((?![a-z]+:)(?P<path>[^)]+)\)")
+_RELATIVE = re.compile(r"(?P<image>!?)\[(?P<text>[^]]*)\]\((?![a-z]+:|#)(?P<path>[^)]+)\)")
 
 
 class ReadmeHook(MetadataHookInterface):
