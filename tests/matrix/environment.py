@@ -70,7 +70,7 @@ class Environment:
 
     def __init__(self, target: Target) -> None:
         self._target = target
-        self._python = _find_python(target.python) if target.python else sys.executable
+        self._interpreter = _find_python(target.python) if target.python else sys.executable
         version = target.python or sys.version
         parts = [target.options, target.requires_airflow, target.tools, target.requirements, version]
         digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
@@ -82,14 +82,14 @@ class Environment:
 
         :raises UnavailableError: there is no such Python here, or not even Airflow by itself can be installed.
         """
-        if self._python is None:
+        if self._interpreter is None:
             raise UnavailableError(f"This machine has no Python {self._target.python}.")
         stamp = self._folder / "complete"
         kept = stamp.exists()
         if not kept:
             for old in ENVIRONMENTS.glob(f"{self._target.name}-*"):
                 shutil.rmtree(old)
-            run(_uv(), "venv", "--python", self._python, self._folder)
+            run(_uv(), "venv", "--python", self._interpreter, self._folder)
             airflow = self._target.requires_airflow
             try:
                 self._uv(
