@@ -39,5 +39,6 @@ with DAG(
     CustomerIOToSegmentOperator(
         task_id="customerio_to_segment",
         execution_timeout=timedelta(hours=6),
-        outlets=[Asset("customerio_events")],  # starts customerio_downstream
+        # It starts customerio_downstream. By its URI, OpenLineage knows it as the dataset that the run writes.
+        outlets=[Asset("customerio_events", uri="segment://api.segment.io/segment_default")],
     )

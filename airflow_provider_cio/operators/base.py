@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow.sdk import BaseOperator
@@ -62,6 +62,7 @@ class CustomerIOOperator(BaseOperator):
         "dead_letter_path",
         "preview",
     )
+    template_fields_renderers: ClassVar[dict[str, str]] = {"collections": "json"}
 
     # Airflow before 3.1.7 respects the time of a reschedule only for tasks that look like sensors in rescheduling mode.
     # Two effects follow in every version: the scheduler looks the time up with one more query, and OpenLineage's

@@ -9,11 +9,14 @@ from typing import Any
 
 import pendulum
 import pytest
+from airflow.sdk import Asset
 
 from airflow_provider_cio.events.catalog import CATALOG
+from airflow_provider_cio.observability.lineage import namespace
 from airflow_provider_cio.operators.customerio_to_segment import CustomerIOToSegmentOperator
 from airflow_provider_cio.operators.customerio_to_warehouse import CustomerIOToWarehouseOperator
 from airflow_provider_cio.operators.options import read_options
+from airflow_provider_cio.segment.client import REGIONS
 from tests.airflow_names import CronDataIntervalTimetable, DagBag
 
 REPOSITORY = Path(__file__).parents[2]
@@ -136,7 +139,14 @@ def _rendered(task: Any, folder: str | None = None) -> CustomerIOToSegmentOperat
 
 def test_consumer_follows_the_outlet(bag: DagBag) -> None:
     (outlet,) = bag.dags["customerio_to_segment"].tasks[0].outlets
-    assert bag.dags[CONSUMER].schedule == [outlet]
+    assert bag.dags[CONSUMER].schedule == [Asset.ref(name=outlet.name)]
+
+
+def test_outlet_is_the_written_dataset(bag: DagBag) -> None:
+    (send,) = bag.dags["customerio_to_segment"].tasks
+    assert isinstance(send, CustomerIOToSegmentOperator)
+    (outlet,) = send.outlets
+    assert outlet.uri == f"{namespace('segment', REGIONS['us'])}/{send.segment_conn_id}"
 
 
 @pytest.mark.parametrize("name", [*EXAMPLES, REPAIR, CONSUMER])

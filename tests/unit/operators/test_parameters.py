@@ -179,6 +179,7 @@ def test_values_given_as_text() -> None:
 def test_every_parameter_is_templated() -> None:
     own = set(inspect.signature(CustomerIOToSegmentOperator.__init__).parameters) - {"self", "kwargs"}
     assert set(CustomerIOToSegmentOperator.template_fields) == own
+    assert set(CustomerIOToSegmentOperator.template_fields_renderers) <= own
     given = {name: f"{{{{ params.{name} }}}}" for name in own}
     task = operator(**given)
     assert {name: getattr(task, name) for name in own} == given
