@@ -16,7 +16,7 @@ from tests.e2e.compare import COLLECTIONS, dates, day_of, differences, moment, t
 from tests.e2e.processes import REPO
 from tests.e2e.world import DAG_ID, World
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 README = (REPO / "README.md").read_text()
 PREVIEW_ID = "customerio_preview"
@@ -81,7 +81,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
     dags = tmp_path_factory.mktemp("dags")
     (code,) = blocks("python")
     (dags / "from_the_readme.py").write_text(moved(code))
-    trigger, unpause, backfill = commands()
+    trigger, backfill, unpause = commands()
     previewed = json.loads(trigger[trigger.index("--conf") + 1])["first_day"]
     first = backfill[backfill.index("--from-date") + 1]
     history = ("--seed", "6", "--deliveries", "3000", "--start", first, "--days", "7", "--latency", "0")
@@ -95,8 +95,8 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
             deserialize="true",
         )["value"]
         received = world.sandbox("segment")["received"]
-        world.airflow(*unpause)
         world.wait(lambda: world.created(backfill), "the backfill")
+        world.airflow(*unpause)
         days = list(dates(first, str(TODAY - timedelta(days=2))))
         world.wait(
             lambda: (now := states(world, days)).keys() == set(days) and FINISHED.issuperset(now.values()), "all days"
