@@ -20,7 +20,7 @@ with DAG(
     max_active_runs=1,  # one run uses most of the 10 requests a second that Customer.io allows a workspace
     is_paused_upon_creation=False,  # it has no schedule and sends nothing, so it may be on at once
     params={
-        "first_day": Param(type="string", format="date", title="First day", description="In UTC"),
+        "first_day": Param(type="string", format="date", title="First day", description="In UTC; a day that is over"),
         "last_day": Param(type="string", format="date", title="Last day", description="In UTC, included"),
     },
     default_args={

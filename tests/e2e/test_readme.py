@@ -6,7 +6,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, NamedTuple
 
 import pytest
@@ -31,15 +31,19 @@ def blocks(language: str) -> list[str]:
 
 def moved(text: str) -> str:
     """The text, as if the README had been written for today."""
-    found = re.search(r"start_date=pendulum.datetime\((\d+), (\d+), (\d+)", README)
-    assert found
-    by = TODAY - timedelta(days=3) - datetime(*map(int, found.groups()), tzinfo=UTC).date()
+    start = re.search(r"start_date=pendulum.datetime\((\d+, \d+, \d+)", README)
+    assert start
+    by = TODAY - timedelta(days=3) - date_of(start[1])
 
-    def move(date: re.Match[str]) -> str:
-        day = datetime(*map(int, re.findall(r"\d+", date[0])), tzinfo=UTC).date() + by
-        return day.isoformat() if "-" in date[0] else f"{day.year}, {day.month}, {day.day}"
+    def move(written: re.Match[str]) -> str:
+        day = date_of(written[0]) + by
+        return str(day) if "-" in written[0] else f"{day.year}, {day.month}, {day.day}"
 
     return re.sub(r"\b\d{4}(?:-\d\d-\d\d|, \d+, \d+)\b", move, text)
+
+
+def date_of(text: str) -> date:
+    return date(*map(int, re.findall(r"\d+", text)))
 
 
 def commands() -> list[list[str]]:
