@@ -166,7 +166,7 @@ class UI:
         row = self.page.get_by_role("row", name=task_id)
         expect(row.get_by_role("cell", name="Success")).to_be_visible()
         row.get_by_role("link", name=task_id).click()
-        done = self.page.get_by_text(re.compile("^Done: "))
+        done = self.page.get_by_text(re.compile(r"^[\d,]+ events sent \("))
         expect(done).to_be_visible()
         self.page.keyboard.press("w")  # wraps long lines
         assert done.evaluate("line => line.getBoundingClientRect().right <= innerWidth"), "the line is cut"

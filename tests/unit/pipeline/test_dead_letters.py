@@ -36,7 +36,7 @@ INTERVAL = Interval(NOVEMBER, NOVEMBER + DAY)
 HISTORY = History.generate(seed=5, deliveries=2500, start=NOVEMBER - 9 * DAY, end=NOVEMBER + 2 * DAY)
 UNIDENTIFIED = [row for row in truth_of(HISTORY, INTERVAL) if not (row["user_id"] or row["anonymous_id"])]
 assert UNIDENTIFIED
-KEYS = {"interval", "read", "events", "sent", "skipped"}
+KEYS = {"interval", "read", "events", "sent", "skipped", "ages"}
 
 
 def row(number: int, **fields: Any) -> dict[str, Any]:

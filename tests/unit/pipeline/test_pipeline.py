@@ -103,12 +103,22 @@ def test_each_occurrence_is_sent_once(
 
 
 def test_short_look_back(sandbox: Sandbox) -> None:
-    interval = Interval(NOVEMBER, NOVEMBER + DAY)
-    report = run_pipeline(sandbox, interval, lookback=2 * DAY)
-    near = [row for row in truth_of(sandbox.history, interval) if row["created"] >= interval.start - 2 * DAY]
-    far = len(truth_of(sandbox.history, interval)) - len(near)
-    assert far > 0
-    assert report.events.total() + report.skipped["unidentified"] == len(near)
+    """It decides by age, so that a run over two days sends what eight of six hours send."""
+    start, end = NOVEMBER, NOVEMBER + 2 * DAY
+    found = []
+    for length in (2 * DAY, DAY // 4):
+        sandbox.reset()
+        intervals = [Interval(at, at + length) for at in range(start, end, length)]
+        reports = [run_pipeline(sandbox, one, lookback=2 * DAY) for one in intervals]
+        found.append({event["messageId"] for event in sandbox.segment.kept})
+        assert sum(report.events.total() for report in reports) == len(found[-1])
+        assert sandbox.segment.duplicates == []
+    assert found[0] == found[1]
+    truth = [row for row in truth_of(sandbox.history, Interval(start, end)) if row["user_id"] or row["anonymous_id"]]
+    near = [row for row in truth if row["time"] - row["created"] < 2 * DAY]
+    assert len(truth) > len(near) == len(found[0])
+    # The bound of the interval that it used to be would tell more of the one run than of the eight.
+    assert len([row for row in truth if row["created"] >= start - 2 * DAY]) > len(near)
 
 
 def test_the_report_counts_what_was_done(sandbox: Sandbox) -> None:

@@ -678,7 +678,9 @@ def test_a_mask_is_no_signing_key(
     assert len(sandbox.segment.kept) == 1
 
 
-def test_strangers_do_not_block_a_new_key(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_strangers_do_not_block_a_new_key(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     assert cached.RENEW_EVERY == 0.0, "that of these tests"
     body, stranger = encoded(report()), {"x-cio-signature": "0" * 64}
     with running(sandbox, monkeypatch) as stream:
@@ -693,6 +695,7 @@ def test_strangers_do_not_block_a_new_key(sandbox: Sandbox, monkeypatch: pytest.
         assert stream.post(body, **stranger).status_code == 503, "nobody can tell the two apart"
         assert stream.post(body).status_code == 204, "the other key is still known"
         assert counted(stream) == {"unsigned": 1, "unavailable.key_not_renewed": 2, "sent": 1}
+        assert "key_not_renewed 1. The known keys do not fit a signature, and a newer one may." in caplog.text
         monkeypatch.setattr(cached, "RENEW_EVERY", 0.0)  # the second is over
         assert stream.post(body, **signed(body, "new-key")).status_code == 204
         assert stream.post(body, **stranger).status_code == 401
