@@ -112,7 +112,7 @@ class UI:
         self.page.get_by_role("button", name="Trigger Dag").click()
         form = self.page.get_by_role("dialog").filter(has=self.page.get_by_role("heading"))
         for title, day in dates.items():
-            form.get_by_role("group").filter(has_text=re.compile(f"^{title}")).locator("input").fill(day)
+            form.get_by_role("group").filter(has_text=re.compile(f"^{title}")).get_by_role("textbox").fill(day)
         form.get_by_role("button", name="Trigger").click()
         expect(form).to_be_hidden()
 
