@@ -239,7 +239,9 @@ class CustomerIOOperator(BaseOperator):
         else:
             advice = "Set dead_letter_path to save them in a file."
         self._push(_with_dead_letters(result, dead_letters) | {"refused": dict(result.refused)}, context)
-        raise EventsRefusedError(f"{number}, all others were: {result.refusals()} {advice}")
+        raise EventsRefusedError(
+            f"{result.refused.total()} events or rows can't be {done}, all others were: {result.refusals()} {advice}"
+        )
 
     def _push(self, result: dict[str, Any], context: Context) -> None:
         """Push the result of a run that is about to fail, because Airflow pushes only those of successful runs."""
