@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from airflow_provider_cio.customerio.activities import REPEATING, delivery_id_of
+from airflow_provider_cio.customerio.activities import delivery_id_of
 from airflow_provider_cio.customerio.client import ACTIVITY_PAGE_SIZE, PAGE_SIZE, CustomerIOClient
 from airflow_provider_cio.customerio.decoding import Page
 from airflow_provider_cio.customerio.deliveries import kind_of_metric
 from airflow_provider_cio.customerio.rows import Activity, Delivery
 from airflow_provider_cio.customerio.windows import LONGEST_WINDOW, query_of
-from airflow_provider_cio.events.catalog import Collection
+from airflow_provider_cio.events.catalog import REPEATING, Collection
 from airflow_provider_cio.events.interval import Interval, Window, is_time
 from airflow_provider_cio.events.mapping import user_id_of
 from airflow_provider_cio.exceptions import CustomerIOToSegmentError

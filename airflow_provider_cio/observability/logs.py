@@ -44,14 +44,20 @@ _FOUND = {
 
 
 def log_start(
-    log: Logger, interval: Interval, lookback: timedelta, mode: str, collections: Sequence[Collection]
+    log: Logger,
+    interval: Interval,
+    older_than: timedelta,
+    lookback: timedelta,
+    mode: str,
+    collections: Sequence[Collection],
 ) -> None:
-    """Log what the run reads.
+    """Log which interval, ages and collections the run reads.
 
     :param mode: of opens and clicks, which may differ from the one that was asked for.
     """
-    days = lookback / timedelta(days=1)
-    log.info("From %s to %s, in messages up to %g days old", iso(interval.start), iso(interval.end), days)
+    least, most = (span / timedelta(days=1) for span in (older_than, lookback))
+    ages = f"{least:g} to {most:g}" if least else f"up to {most:g}"
+    log.info("From %s to %s, in messages %s days old", iso(interval.start), iso(interval.end), ages)
     names = ", ".join(one.name for one in collections)
     engaged = any(one.metric in ("opened", "clicked") for one in collections)
     log.info("Collections: %s%s", names, f". Of opens and clicks, {_MODES[mode]}" if engaged else "")
@@ -124,7 +130,8 @@ def log_findings(log: Logger, result: Result) -> None:
         )
     if skipped["malformed"]:
         log.warning(
-            "%d malformed rows were created outside this interval. The runs of their own intervals refuse them.",
+            "%d malformed rows are left to other runs. Each is refused by the run without older_than whose interval "
+            "contains its creation.",
             skipped["malformed"],
         )
     if result.work["out_of_order"]:
@@ -151,5 +158,7 @@ def log_findings(log: Logger, result: Result) -> None:
             "them.",
             unknown_people,
         )
+    if late := result.tally.ages.late(result.lookback, result.of_any_age):
+        log.info("%s.", late)
     if not result.tally.read["deliveries"]:
         log.warning("Customer.io showed no delivery at all: check collections, lookback and the workspace.")

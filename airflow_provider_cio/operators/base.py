@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow.sdk import BaseOperator
@@ -54,12 +54,14 @@ class CustomerIOOperator(BaseOperator):
         "interval_start",
         "interval_end",
         "lookback",
+        "older_than",
         "settling_time",
         "pii",
         "on_unidentified",
         "dead_letter_path",
         "preview",
     )
+    template_fields_renderers: ClassVar[dict[str, str]] = {"collections": "json"}
 
     # Airflow before 3.1.7 respects the time of a reschedule only for tasks that look like sensors in rescheduling mode.
     # Two effects follow in every version: the scheduler looks the time up with one more query, and OpenLineage's
@@ -82,6 +84,7 @@ class CustomerIOOperator(BaseOperator):
         interval_start: str | datetime | None,
         interval_end: str | datetime | None,
         lookback: timedelta | float | str,
+        older_than: timedelta | float | str | None,
         settling_time: timedelta | float | str,
         pii: str,
         on_unidentified: str,
@@ -96,6 +99,7 @@ class CustomerIOOperator(BaseOperator):
         self.interval_start = interval_start
         self.interval_end = interval_end
         self.lookback = lookback
+        self.older_than = older_than
         self.settling_time = settling_time
         self.pii = pii
         self.on_unidentified = on_unidentified
@@ -155,7 +159,7 @@ class CustomerIOOperator(BaseOperator):
         destination = self._destination(options)
         mode = mode_of(interval, options, self.log)
         warn_of_age(interval, options, self.log)
-        log_start(self.log, interval, options.lookback, mode, options.collections)
+        log_start(self.log, interval, options.older_than, options.lookback, mode, options.collections)
 
         store = CheckpointStore(None if options.preview else context.get("task_state_store"), self.log)
         namespace = destination.message_id_namespace

@@ -73,7 +73,7 @@ def test_log_of_a_run(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> No
 
 
 def test_log_of_a_preview(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
-    sandbox.history = History(deliveries=[row("odd", subject=7), row("fine"), row("other")])
+    sandbox.history = History(deliveries=[row("odd", customer_identifiers=7), row("fine"), row("other")])
     run(preview=True)
     told = lines(capfd)
     (at,) = [number for number, line in enumerate(told) if "would be sent" in line]
@@ -173,23 +173,27 @@ def test_run_without_deliveries_warns(sandbox: Sandbox, capfd: pytest.CaptureFix
 
 
 def test_malformed_row_fails_the_task(sandbox: Sandbox) -> None:
-    sandbox.history = History(deliveries=[row("odd", subject=7), row("fine")])
-    with pytest.raises(AirflowFailException, match=r"1 events or rows.*malformed: 1 \(first ids: odd\).*subject"):
+    sandbox.history = History(deliveries=[row("odd", customer_identifiers=7), row("fine")])
+    with pytest.raises(
+        AirflowFailException, match=r"1 events or rows.*malformed: 1 \(first ids: odd\).*customer_identifiers"
+    ):
         run()
     assert [event["properties"]["delivery_id"] for event in sandbox.segment.kept] == ["fine"]
 
 
 def test_malformed_row_is_kept(sandbox: Sandbox, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     big = row("big", subject="x" * 40_000)
-    sandbox.history = History(deliveries=[row("odd", subject=7), row("fine"), big, row("nobody", customer_id=None)])
+    sandbox.history = History(
+        deliveries=[row("odd", customer_identifiers=7), row("fine"), big, row("nobody", customer_id=None)]
+    )
     result = run(dead_letter_path=str(tmp_path), on_unidentified="dead_letter")
     (file,) = tmp_path.rglob("*.jsonl")
     assert result["dead_letters"]["path"].endswith(str(file))
     assert result["dead_letters"]["events"] == {"malformed": 1, "event_too_large": 1, "unidentified": 1}
     letters = {letter["reason"]: letter for letter in map(json.loads, file.read_text().splitlines())}
     assert set(letters) == {"malformed", "event_too_large", "unidentified"}
-    assert (letters["malformed"]["row"]["id"], letters["malformed"]["row"]["subject"]) == ("odd", 7)
-    assert "subject" in letters["malformed"]["problem"]
+    assert (letters["malformed"]["row"]["id"], letters["malformed"]["row"]["customer_identifiers"]) == ("odd", 7)
+    assert "customer_identifiers" in letters["malformed"]["problem"]
     assert letters["event_too_large"]["event"]["properties"]["delivery_id"] == "big"
     assert any(str(file) in warning for warning in warnings(capfd))
     events = events_in(str(file))
@@ -207,11 +211,11 @@ def test_unwritable_path_is_found_early(sandbox: Sandbox, tmp_path: Path) -> Non
 
 
 def test_earlier_malformed_rows_warn(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
-    sandbox.history = History(deliveries=[row("odd", subject=7), row("fine")])
+    sandbox.history = History(deliveries=[row("odd", customer_identifiers=7), row("fine")])
     result = run(Interval(NOVEMBER + DAY, NOVEMBER + 2 * DAY))
     assert result["skipped"] == {"malformed": 1}
     (warning,) = warnings(capfd)
-    assert "1 malformed rows were created outside this interval" in warning
+    assert "1 malformed rows are left to other runs. Each is refused by the run without older_than whose" in warning
 
 
 def test_opens_without_activity_warn(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
@@ -237,7 +241,7 @@ def test_endless_activity_lists_warn(sandbox: Sandbox, capfd: pytest.CaptureFixt
 
 
 def test_preview_counts_malformed_rows(sandbox: Sandbox) -> None:
-    sandbox.history = History(deliveries=[row("odd", subject=7), row("fine")])
+    sandbox.history = History(deliveries=[row("odd", customer_identifiers=7), row("fine")])
     result = run(preview=True)
     assert result["refused"] == {"malformed": 1}
     assert result["events"]["Email Opened"] == 1

@@ -41,7 +41,7 @@ def test_run_sends_its_interval(sandbox: Sandbox) -> None:
     result = operator().execute(RUN)
     assert_kept_is_truth(sandbox, DAY_ONE)
     assert json.loads(json.dumps(result)) == result
-    assert set(result) == {"interval", "read", "events", "sent", "skipped"}
+    assert set(result) == {"interval", "read", "events", "sent", "skipped", "ages"}
     assert result["sent"]["events"] == len(sandbox.segment.kept) > 0
 
 

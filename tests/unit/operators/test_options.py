@@ -78,7 +78,7 @@ def test_all_channels(sandbox: Sandbox, mode: Any) -> None:
     expected = to_send(held(HISTORY, [RECENT], every=mode == "every"))
     assert kept(sandbox.segment.kept) == expected
     assert json.loads(json.dumps(result)) == result
-    assert set(result) == {"interval", "read", "events", "sent", "skipped"}
+    assert set(result) == {"interval", "read", "events", "sent", "skipped", "ages"}
     assert set(result["read"]) >= {"requests", "deliveries"}
     assert ("activities" in result["read"]) == (mode == "every")
     assert result["sent"]["events"] == expected.total()
