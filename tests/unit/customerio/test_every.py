@@ -545,7 +545,7 @@ def test_open_after_machines_keeps_its_id(sandbox: Sandbox) -> None:
     assert report.skipped == {"machine": 1}
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(stretch=stretches(), data=st.data())
 def test_mode_change_keeps_message_ids(
     world: Sandbox, stretch: tuple[History, list[Interval]], data: st.DataObject

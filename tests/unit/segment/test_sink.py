@@ -393,14 +393,14 @@ def test_memory_does_not_grow(sandbox: Sandbox) -> None:
     peaks = []
     with SegmentSink(client) as sink:
         tracemalloc.start()
-        for piece in range(60):
-            sink.take(map(made, events(2000, piece * 2000)))
+        for piece in range(40):
+            sink.take(map(made, events(1500, piece * 1500)))
             while sink.acknowledged < piece - 3:
                 sink.wait()
             peaks.append(tracemalloc.get_traced_memory()[0])
         tracemalloc.stop()
     # The sandbox, in the same process, remembers a little of each event; the sink's 300 bytes an event would show.
-    assert (peaks[-1] - peaks[20]) / (39 * 2000) < 200
+    assert (peaks[-1] - peaks[12]) / (27 * 1500) < 200
 
 
 def test_outcomes_are_not_kept(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
