@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -27,18 +26,12 @@ def history() -> History:
     return History.generate(seed=3, deliveries=600, start=START, end=END, drafts=0)
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[Sandbox]:
-    with Sandbox() as sandbox:
-        yield sandbox
-
-
 @pytest.fixture
-def sandbox(running: Sandbox, history: History) -> Sandbox:
-    running.reset()
-    running.settings = Settings(now=END + 40 * DAY)
-    running.history = history
-    return running
+def sandbox(world: Sandbox, history: History) -> Sandbox:
+    world.reset()
+    world.settings = Settings(now=END + 40 * DAY)
+    world.history = history
+    return world
 
 
 def listed(sandbox: Sandbox, **params: Any) -> list[Any]:
@@ -171,11 +164,11 @@ def emails() -> History:
 
 
 @pytest.fixture(scope="module")
-def good_activities(running: Sandbox, emails: History) -> dict[str, list[Any]]:
+def good_activities(world: Sandbox, emails: History) -> dict[str, list[Any]]:
     """By their types, as they are listed where none is odd."""
-    running.reset()
-    running.settings, running.history = Settings(now=END + 40 * DAY), emails
-    return {type: activities(running, type=type) for type in ("opened_email", "clicked_email")}
+    world.reset()
+    world.settings, world.history = Settings(now=END + 40 * DAY), emails
+    return {type: activities(world, type=type) for type in ("opened_email", "clicked_email")}
 
 
 @pytest.mark.parametrize("name", DELIVERY_KINDS)
