@@ -571,11 +571,6 @@ def test_retry_is_signed_anew(url: str, receiver: Receiver) -> None:
         assert headers["x-cio-signature"] == sign(SIGNING_KEY, headers["x-cio-timestamp"], body)
 
 
-def test_connection_is_kept(url: str, receiver: Receiver) -> None:
-    Sender(url).push(some(3))
-    assert len(receiver.clients) == 1
-
-
 def test_a_rate(url: str, receiver: Receiver) -> None:
     began = time.monotonic()
     Sender(url, Calling(per_second=50, in_flight=8)).push(some(26))
