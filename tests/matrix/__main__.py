@@ -3,7 +3,7 @@
 For each: install the wheel into an environment of its own, ask `airflow providers list`, run the tests of what meets
 Airflow (forms of the connections, hooks, operators, DAGs, resume), `airflow dags test` the example DAG against the
 sandbox, whose truth is compared with what Segment kept, event by event, and have its scheduler and its API server deal
-with a run that is early.
+with a run that is early. Two are worked on at a time, and each is told of when it is done.
 """
 
 from __future__ import annotations
