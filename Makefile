@@ -9,7 +9,7 @@ unexport VIRTUAL_ENV
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test matrix soak ui stream bench clean
+.PHONY: help demo test matrix soak ui stream bench dist clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/'
@@ -23,7 +23,7 @@ test: .venv/stamp ## Lint, types, and every test, end to end included
 	$(BIN)/mypy
 	$(BIN)/pytest -v --durations=10 --numprocesses=3 --dist=loadfile --no-loadscope-reorder tests/e2e tests/unit
 
-matrix: .venv/stamp ## The wheel in Airflow 3.0 to 3.3, with the lowest version of all that it needs, and with BigQuery
+matrix: .venv/stamp ## The wheel in Airflow 3.0 to 3.4 and Python 3.11 to 3.13, with the lowest version of all that it needs, and with BigQuery
 	@$(BIN)/python -m tests.matrix
 
 soak: .venv/stamp ## Hundreds of hourly intervals with faults at random: nothing lost, nothing growing
@@ -37,6 +37,9 @@ stream: .venv/stamp ## Push reporting webhooks at the stream app, and compare wh
 
 bench: .venv/bench-stamp ## Measure speed and memory against the sandbox, about three quarters of an hour
 	@$(BIN)/python -m tests.benchmarks
+
+dist: .venv/stamp ## Build what is uploaded to a package index into dist/, and check it
+	@$(BIN)/python -m tests.dist
 
 clean: ## Remove .venv and all caches
 	rm -rf .venv build dist .coverage htmlcov .hypothesis .mypy_cache .pytest_cache .ruff_cache

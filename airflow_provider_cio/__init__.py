@@ -1,3 +1,3 @@
 """Airflow provider that sends Customer.io's message events to Segment or into a warehouse."""
 
-__version__ = "0.1.0"
+__version__ = "1.0.0rc1"

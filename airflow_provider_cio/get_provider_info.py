@@ -32,6 +32,20 @@ def get_provider_info() -> dict[str, Any]:
                 ],
             },
         ],
+        "transfers": [
+            {
+                "source-integration-name": "Customer.io",
+                "target-integration-name": "Segment",
+                "python-module": "airflow_provider_cio.operators.customerio_to_segment",
+            },
+        ],
+        "asset-uris": [
+            {
+                "schemes": ["customerio", "segment"],
+                "handler": "airflow_provider_cio.observability.assets.check_uri",
+                "to_openlineage_converter": "airflow_provider_cio.observability.lineage.dataset_of_asset",
+            },
+        ],
         "hooks": [
             {"integration-name": "Customer.io", "python-modules": ["airflow_provider_cio.hooks.customerio"]},
             {"integration-name": "Segment", "python-modules": ["airflow_provider_cio.hooks.segment"]},
@@ -43,7 +57,7 @@ def get_provider_info() -> dict[str, Any]:
                     "streams": {
                         "description": "The streams, as a JSON object of options by name. If it is empty, nothing is "
                         "mounted.\nA change takes effect when the API server is restarted.\n",
-                        "version_added": "0.1.0",
+                        "version_added": "1.0.0",
                         "type": "string",
                         "example": '{"main": {"collections": ["Email Opened", "Email Link Clicked"]}}',
                         "default": "",
@@ -51,7 +65,7 @@ def get_provider_info() -> dict[str, Any]:
                     "mount_streams": {
                         "description": "Set it to false if another server serves the streams, so that Airflow's API "
                         "server does not. Both read the option streams.\n",
-                        "version_added": "0.1.0",
+                        "version_added": "1.0.0",
                         "type": "boolean",
                         "example": None,
                         "default": "True",

@@ -10,7 +10,7 @@ from airflow.sdk import DAG, Asset, task
 
 with DAG(
     dag_id="customerio_downstream",
-    schedule=[Asset("customerio_events")],  # an outlet of the task in customerio_to_segment.py
+    schedule=[Asset.ref(name="customerio_events")],  # an outlet of the task in customerio_to_segment.py
     start_date=pendulum.datetime(2026, 11, 1, tz="UTC"),
     tags=["customerio", "segment"],
     doc_md=__doc__,

@@ -1,6 +1,7 @@
 """Customer.io's e-mail events to Segment, a day at a time. Needs the connections `customerio_default` and
-`segment_default`. `airflow backfill create --dag-id customerio_to_segment --from-date ... --to-date ...` fills
-in earlier days."""
+`segment_default`. A new DAG is paused: `airflow dags unpause customerio_to_segment` sends each day since `start_date`,
+and then each new one. `airflow backfill create --dag-id customerio_to_segment --from-date ... --to-date ...` sends
+earlier days. To look first without sending, use `customerio_preview`."""
 
 from __future__ import annotations
 
@@ -39,5 +40,6 @@ with DAG(
     CustomerIOToSegmentOperator(
         task_id="customerio_to_segment",
         execution_timeout=timedelta(hours=6),
-        outlets=[Asset("customerio_events")],  # starts customerio_downstream
+        # It starts customerio_downstream. By its URI, OpenLineage knows it as the dataset that the run writes.
+        outlets=[Asset("customerio_events", uri="segment://api.segment.io/segment_default")],
     )

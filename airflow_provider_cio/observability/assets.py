@@ -1,9 +1,29 @@
-"""Asset events that carry the result of a run."""
+"""Assets: their URIs, and their events, which carry the result of a run."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Any
+from urllib.parse import SplitResult
+
+#: The URI of an asset, by scheme, as an error shows it.
+_EXAMPLES = {
+    "customerio": "customerio://api.customer.io/customerio_default.deliveries",
+    "segment": "segment://api.segment.io/segment_default",
+}
+
+
+def check_uri(uri: SplitResult) -> SplitResult:
+    """Return the URI of an asset as it is. Airflow calls this for each asset whose scheme is one of this provider.
+
+    :raises ValueError: it lacks the host or the name of the dataset.
+    """
+    if not uri.netloc or "/" in (name := uri.path.removeprefix("/")) or not name:
+        raise ValueError(
+            f"The URI of an asset with the scheme {uri.scheme} must be a host and one name, such as "
+            f"{_EXAMPLES[uri.scheme]}"
+        )
+    return uri
 
 
 def describe_outlets(outlets: Iterable[Any], result: Mapping[str, Any], context: Mapping[str, Any]) -> None:

@@ -8,6 +8,8 @@ from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
+    from airflow.sdk import Asset
+    from openlineage.client.event_v2 import Dataset as OpenLineageDataset
 
     from airflow_provider_cio.pipeline.result import Result
 
@@ -37,6 +39,17 @@ def customerio_datasets(conn_id: str, base_url: str, result: Result) -> list[Dat
     host = namespace("customerio", base_url)
     read = result.tally.read
     return [Dataset(host, f"{conn_id}.{kind}", read[kind]) for kind in ("deliveries", "activities") if read[kind]]
+
+
+def dataset_of_asset(asset: Asset, lineage_context: Any) -> OpenLineageDataset:
+    """Return the dataset of an asset, whose URI is the namespace and the name of a dataset of a run.
+
+    OpenLineage's provider calls this for assets whose scheme is one of this provider.
+    """
+    from openlineage.client.event_v2 import Dataset as OpenLineageDataset
+
+    uri = urlsplit(asset.uri)
+    return OpenLineageDataset(namespace=f"{uri.scheme}://{uri.netloc}", name=uri.path.removeprefix("/"))
 
 
 def lineage(inputs: Sequence[Dataset], outputs: Sequence[Dataset]) -> OperatorLineage[Any, Any]:

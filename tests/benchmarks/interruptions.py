@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from tests.benchmarks.figures import Figure
 from tests.e2e.compare import differences
-from tests.e2e.interruptions import CASES, LATER, TIMEOUT, play
+from tests.e2e.interruptions import LATER, TIMEOUT, play
 
 WHAT = {
     "killed": f"SIGKILL {LATER:.0f} s after a checkpoint",
@@ -18,12 +18,12 @@ WHAT = {
 def measure(quick: bool) -> Iterator[Figure]:
     """The same whether quick or not: most of it is waiting for Airflow."""
     stories = play(say=lambda line: None)
-    for case in CASES:
-        story = stories.cases[case]
+    for case, what in WHAT.items():
+        story = stories.of(case)
         wrong = differences(stories.truth, story.kept)
         yield Figure(
             "Interrupted in a real Airflow: work of about 14 s, a checkpoint every 5 s",
-            f"{WHAT[case]}: percent sent again",
+            f"{what}: percent sent again",
             100 * story.again,
             "{:.0f}",
             note=(

@@ -149,10 +149,11 @@ def test_openlineage_gets_datasets(story: Story) -> None:
     }
     host = story.world.sandbox_url.removeprefix("http://")
     for run_id, result in story.results.items():
-        (read,), (written,) = complete[run_id]["inputs"], complete[run_id]["outputs"]
+        (read,), (written, outlet) = complete[run_id]["inputs"], complete[run_id]["outputs"]
         assert (read["namespace"], read["name"]) == (f"customerio://{host}", "customerio_default.deliveries")
         assert read["inputFacets"]["inputStatistics"]["rowCount"] == result["read"]["deliveries"]
         assert (written["namespace"], written["name"]) == (f"segment://{host}", "segment_default")
+        assert (outlet["namespace"], outlet["name"]) == ("segment://api.segment.io", "segment_default")
         statistics = written["outputFacets"]["outputStatistics"]
         assert (statistics["rowCount"], statistics["size"]) == (result["sent"]["events"], result["sent"]["bytes"])
 

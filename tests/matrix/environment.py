@@ -70,7 +70,9 @@ class Environment:
 
     def __init__(self, target: Target) -> None:
         self._target = target
-        parts = [target.options, target.airflow, target.tools, target.requirements, sys.version]
+        self._interpreter = _find_python(target.python) if target.python else sys.executable
+        version = target.python or sys.version
+        parts = [target.options, target.requires_airflow, target.tools, target.requirements, version]
         digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
         self._folder = ENVIRONMENTS / f"{target.name}-{digest}"
         self.python = self._folder / "bin" / "python"
@@ -78,21 +80,25 @@ class Environment:
     def install(self, wheel: Path) -> str:
         """Install the wheel with what it requires; returns what of it is worth knowing.
 
-        :raises UnavailableError: not even Airflow by itself can be installed.
+        :raises UnavailableError: there is no such Python here, or not even Airflow by itself can be installed.
         """
+        if self._interpreter is None:
+            raise UnavailableError(f"This machine has no Python {self._target.python}.")
         stamp = self._folder / "complete"
         kept = stamp.exists()
         if not kept:
             for old in ENVIRONMENTS.glob(f"{self._target.name}-*"):
                 shutil.rmtree(old)
-            run(_uv(), "venv", "--python", sys.executable, self._folder)
-            airflow = [f"apache-airflow=={self._target.airflow}"] if self._target.airflow else []
+            run(_uv(), "venv", "--python", self._interpreter, self._folder)
+            airflow = self._target.requires_airflow
             try:
                 self._uv(
                     "install", "--dry-run", "--exclude-newer", self._target.until, *(airflow or ["apache-airflow"])
                 )
             except StepError as error:
-                raise UnavailableError(str(error)) from None
+                raise UnavailableError(
+                    f"The package index has no such Airflow, or does not tell by date. {error}"
+                ) from None
             # What the wheel requires is named here, since "lowest" is meant for what is named only.
             wanted = [*self._target.requirements, *airflow, *self._target.tools]
             self._uv("install", "--compile-bytecode", *self._target.options, *wanted)
@@ -105,7 +111,8 @@ class Environment:
     def _versions(self) -> str:
         found = {one["name"]: one["version"] for one in json.loads(self._uv("list", "--format", "json", "--quiet"))}
         names = [Requirement(one).name for one in self._target.requirements]
-        return ", ".join(f"{name.removeprefix('apache-')} {found[name]}" for name in names)
+        shown = [f"{name.removeprefix('apache-')} {found[name]}" for name in names]
+        return ", ".join([*([f"Python {self._target.python}"] if self._target.python else []), *shown])
 
     def _check_wheel(self, wheel: Path) -> None:
         """:raises StepError: something else than the wheel would be tested."""
@@ -118,6 +125,19 @@ class Environment:
 
     def _uv(self, command: str, *arguments: str | Path) -> str:
         return run(_uv(), "pip", command, "--python", self.python, *arguments)
+
+
+def _find_python(version: str) -> str | None:
+    """Return a Python of this version, on the PATH or among those of pyenv, which is on no PATH unless asked for."""
+    installed = Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser() / "versions"
+    for python in (shutil.which(f"python{version}"), *sorted(installed.glob(f"{version}.*/bin/python"))):
+        if python is None:
+            continue
+        command = [python, "-c", "import sys; print(sys.version)"]
+        ran = subprocess.run(command, capture_output=True, text=True, check=False)
+        if ran.stdout.startswith(f"{version}."):
+            return str(python)
+    return None
 
 
 def _uv() -> Path:

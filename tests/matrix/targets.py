@@ -61,7 +61,8 @@ _TESTS = (
 )
 
 # A scheduler, a DAG processor and an API server at work.
-EARLY_RUN = ("tests/e2e/test_settling.py",)
+_EARLY_RUN = "tests/e2e/test_settling.py"
+_INTERRUPTIONS = "tests/e2e/test_interruptions.py"
 
 # What meets the other dependencies: requests and urllib3, msgspec, pendulum.
 _MORE_TESTS = (
@@ -81,21 +82,33 @@ class Target:
 
     :param until: the day whose newest releases are installed, as if nothing had been released since.
     :param airflow: the version to install; none is the lowest that this project declares.
+    :param prereleases: requirements for Airflow's own packages, in place of a version. Each names a pre-release,
+        because uv installs one only if asked for.
+    :param python: the version of Python; none is the one that runs this.
     :param lowest: install the lowest version that each requirement of this project allows, of Airflow and all else.
     :param extras: of this project, which are installed with it.
     :param more_tools: from the dev extra, for these tests only.
     :param tests: for pytest.
-    :param dags: also run an example DAG, and a scheduler.
+    :param dags: also run an example DAG, and the tests of `e2e`.
+    :param e2e: for pytest, of the tests that start a scheduler.
     """
 
     name: str
     until: str
     airflow: str = ""
+    prereleases: tuple[str, ...] = ()
+    python: str = ""
     lowest: bool = False
     extras: tuple[str, ...] = ("duckdb", "postgres")
     more_tools: tuple[str, ...] = ()
     tests: tuple[str, ...] = field(default=_TESTS)
     dags: bool = True
+    e2e: tuple[str, ...] = (_EARLY_RUN,)
+
+    @property
+    def requires_airflow(self) -> list[str]:
+        """Airflow itself, if not the lowest version."""
+        return [*self.prereleases, *([f"apache-airflow=={self.airflow}"] if self.airflow else [])]
 
     @property
     def requirements(self) -> list[str]:
@@ -126,6 +139,28 @@ TARGETS = {
         Target(name="3.1", airflow="3.1.8", until="2026-03-18"),
         Target(name="3.2", airflow="3.2.2", until="2026-06-05"),
         Target(name="3.3", airflow="3.3.2", until="2026-09-24"),
+        # The newest release, or pre-release, that the package index has.
+        Target(
+            name="3.4",
+            prereleases=(
+                "apache-airflow>=3.4.0b1,<3.5",
+                "apache-airflow-core>=3.4.0b1,<3.5",
+                "apache-airflow-task-sdk>=1.4.0b1,<1.5",
+            ),
+            until="2026-11-20",
+            e2e=(_EARLY_RUN, _INTERRUPTIONS),
+        ),
+        *(
+            Target(
+                name=f"python{python}",
+                airflow="3.3.2",
+                python=python,
+                until="2026-09-24",
+                tests=(*_TESTS, *_MORE_TESTS),
+                e2e=(),
+            )
+            for python in ("3.12", "3.13")
+        ),
         Target(name="floors", until="2025-04-29", lowest=True, tests=(*_TESTS, *_MORE_TESTS)),
         # Google's provider can't be installed beside the newest of all else, and brings a hundred packages.
         Target(

@@ -249,7 +249,7 @@ def test_rows_outside_the_bounds_are_counted_and_not_passed_on(world: Sandbox, m
     interval = Interval(STRETCH.start + DAY, STRETCH.start + 2 * DAY)
     results = []
     for loose_bounds in (0, 3600):
-        world.settings = Settings(loose_bounds=loose_bounds, odd_deliveries=0.1, odd_kinds=("delivery.subject:number",))
+        world.settings = Settings(loose_bounds=loose_bounds, odd_deliveries=0.1, odd_kinds=("delivery.metrics:number",))
         world.history = history
         world.reset()
         result = run_pipeline(world, interval, names="email", lookback=3600, mode=mode)

@@ -55,7 +55,9 @@ def test_info_fits_airflows_schema() -> None:
     assert set(INFO) <= {*schema["properties"], "description"}
 
 
-@pytest.mark.parametrize("part", ["connection-types", "integrations", "operators", "hooks", "config"])
+@pytest.mark.parametrize(
+    "part", ["connection-types", "integrations", "operators", "hooks", "transfers", "asset-uris", "config"]
+)
 def test_parts_fit_the_stricter_schema(part: str) -> None:
     whole = schema_of("provider.yaml.schema.json")
     schema = whole["properties"][part] | {"definitions": whole["definitions"]}
@@ -80,6 +82,21 @@ def test_paths_can_be_imported() -> None:
         import_module(path)
     integrations = {one["integration-name"] for one in INFO["integrations"]}
     assert {one["integration-name"] for part in ("operators", "hooks") for one in INFO[part]} == integrations
+
+
+def test_transfers_name_an_operator() -> None:
+    integrations = {one["integration-name"] for one in INFO["integrations"]}
+    operators = {path for one in INFO["operators"] for path in one["python-modules"]}
+    for one in INFO["transfers"]:
+        assert one["python-module"] in operators
+        assert {one["source-integration-name"], one["target-integration-name"]} <= integrations
+
+
+def test_asset_uris_name_functions() -> None:
+    (uris,) = INFO["asset-uris"]
+    for path in (uris["handler"], uris["to_openlineage_converter"]):
+        module, _, name = path.rpartition(".")
+        assert callable(getattr(import_module(module), name))
 
 
 @pytest.mark.parametrize("kind", HOOKS)

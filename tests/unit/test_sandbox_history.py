@@ -111,6 +111,14 @@ def test_drafts_may_be_sent_later() -> None:
     assert generate(**options, drafts_sent=0.5, lean=True).truth(drafts=True) == sent.truth(drafts=True)
 
 
+def test_opens_may_come_months_later() -> None:
+    history = generate(channels=("email",), longest_lag=180 * DAY, late_opens=0.5)
+    ages = [one.times["opened"] - one.created for one in history.deliveries if "opened" in one.times]
+    assert max(ages) < 180 * DAY
+    share = sum(age >= 90 * DAY for age in ages) / len(ages)
+    assert share == pytest.approx(0.25, abs=0.05), "half of half"
+
+
 def test_hand_written_drafts() -> None:
     rows = [
         row("tried", metrics={"drafted": START, "attempted": START + 1}),

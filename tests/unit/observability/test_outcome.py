@@ -106,6 +106,24 @@ def test_lineage_omits_unread_lists(sandbox: Sandbox) -> None:
     assert [name for _, name, _ in datasets(task)] == ["customerio_default.deliveries", "segment_default"]
 
 
+def test_asset_is_the_dataset_of_a_run(sandbox: Sandbox) -> None:
+    utils = pytest.importorskip("airflow.providers.openlineage.utils.utils", reason="OpenLineage is not installed")
+    task = operator(opens_and_clicks="every")
+    task.execute(RUN)
+    written = [(namespace, name) for namespace, name, _ in datasets(task)]
+    assert len(written) == 3
+    assets = [Asset(f"{namespace}/{name}") for namespace, name in written]
+    found = [utils.translate_airflow_asset(one, None) for one in assets]
+    assert [(one.namespace, one.name) for one in found] == written
+
+
+@pytest.mark.parametrize("rest", ["//api.segment.io", "//api.segment.io/", "///segment_default", "//host/of/two", "x"])
+@pytest.mark.parametrize("scheme", ["customerio", "segment"])
+def test_asset_needs_host_and_name(scheme: str, rest: str) -> None:
+    with pytest.raises(ValueError, match=f"{scheme} must be a host and one name, such as {scheme}://api"):
+        Asset(f"{scheme}:{rest}")
+
+
 def test_a_preview_has_no_lineage(sandbox: Sandbox) -> None:
     pytest.importorskip("airflow.providers.openlineage", reason="OpenLineage's provider is not installed")
     task = operator(preview=True)
