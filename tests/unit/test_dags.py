@@ -9,7 +9,6 @@ from typing import Any
 
 import pendulum
 import pytest
-from airflow.sdk import Asset
 
 from airflow_provider_cio.events.catalog import CATALOG
 from airflow_provider_cio.observability.lineage import namespace
@@ -139,7 +138,7 @@ def _rendered(task: Any, folder: str | None = None) -> CustomerIOToSegmentOperat
 
 def test_consumer_follows_the_outlet(bag: DagBag) -> None:
     (outlet,) = bag.dags["customerio_to_segment"].tasks[0].outlets
-    assert bag.dags[CONSUMER].schedule == [Asset.ref(name=outlet.name)]
+    assert bag.dags[CONSUMER].schedule == [outlet]
 
 
 def test_outlet_is_the_written_dataset(bag: DagBag) -> None:
