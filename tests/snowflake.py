@@ -1,7 +1,7 @@
 """fakesnow in place of Snowflake, for Snowflake's own driver: as much as a load needs, and what fakesnow lacks of it.
 
-- An UPDATE waits for another transaction's, up to LOCK_TIMEOUT; a transaction that others wait for is rolled back if its
-  session does nothing for some time. DDL commits. (https://docs.snowflake.com/en/sql-reference/transactions)
+- An UPDATE waits for another transaction's, up to LOCK_TIMEOUT; a transaction that others wait for is rolled back if
+  its session does nothing for some time. DDL commits. (https://docs.snowflake.com/en/sql-reference/transactions)
 - A session never sees what another one has committed after it was opened, wherever that decides what is inserted.
   Snowflake may show it late; here it is as late as can be.
 - Tables have owners and a time of creation; sessions have roles and a warehouse.
@@ -23,6 +23,7 @@ from typing import Any
 
 import duckdb
 import fakesnow.server
+import psutil
 import sqlglot
 import uvicorn
 from fakesnow.conn import FakeSnowflakeConnection
@@ -60,14 +61,17 @@ class World:
         self.failures: dict[str, list[tuple[int, str, str]]] = {}
         #: A part of a statement -> how long it takes.
         self.seconds: dict[str, float] = {}
-        #: Seconds after which a session that does nothing loses its transaction, if another one waits for it.
-        self.idle = 5.0
+        #: Seconds after which a session that does nothing loses its transaction, if another one waits for it. One whose
+        #: process has ended loses it at once, so that the tests need not wait.
+        self.idle = 300.0
         #: Table -> the role that owns it, and when it was made, in ISO 8601.
         self.owners: dict[str, str] = {}
         self.created: dict[str, str] = {}
         #: Role -> the ones whose rights it has, too.
         self.granted: dict[str, set[str]] = {}
         self.warehouse: str | None = WAREHOUSE
+        #: What each session was opened with.
+        self.logins: list[dict[str, Any]] = []
         self.sessions: list[Session] = []
         self.stand_in = stand_in
 
@@ -78,12 +82,8 @@ class World:
         made._duck_conn.execute("SET TimeZone = 'UTC'")
         return made.cursor()
 
-    def case(self, column: str, values: dict[str, str], default: str) -> str:
-        cases = "".join(f" WHEN '{table}' THEN '{value}'" for table, value in values.items())
-        return f"(CASE TABLE_NAME{cases or f' WHEN NULL THEN {default}'} ELSE {default} END) AS {column}"
 
-
-class Session(FakeSnowflakeConnection):
+class Session(FakeSnowflakeConnection):  # type: ignore[misc]
     """A session of a driver."""
 
     world: World
@@ -91,6 +91,7 @@ class Session(FakeSnowflakeConnection):
     lock_timeout: float
     #: Table -> the id of the first row that was not there when the session was opened.
     horizon: dict[tuple[str, str], int]
+    process: psutil.Process
     in_transaction = False
     busy = False
     used = 0.0
@@ -98,9 +99,11 @@ class Session(FakeSnowflakeConnection):
     def cursor(self, *_: Any) -> Cursor:
         return Cursor(conn=self, duck_conn=self._duck_conn)
 
-    def open(self, world: World, role: str, settings: dict[str, Any]) -> None:
+    def open(self, world: World, role: str, login: dict[str, Any]) -> None:
+        world.logins.append(login)
+        self.process = psutil.Process(login["process"])
         self.world, self.role = world, role
-        self.lock_timeout = float(settings.get("LOCK_TIMEOUT", 43200))
+        self.lock_timeout = float(login["SESSION_PARAMETERS"].get("LOCK_TIMEOUT", 43200))
         tables = self._duck_conn.execute(
             "SELECT schema_name, table_name FROM duckdb_tables() WHERE database_name = ? AND schema_name[1] <> '_'",
             [world.name],
@@ -124,7 +127,7 @@ class Session(FakeSnowflakeConnection):
         self.in_transaction = False
 
 
-class Cursor(FakeSnowflakeCursor):
+class Cursor(FakeSnowflakeCursor):  # type: ignore[misc]
     _conn: Session
 
     def execute(self, command: str, params: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -174,7 +177,8 @@ class Cursor(FakeSnowflakeCursor):
                 session._duck_conn.execute("ROLLBACK")
                 session._duck_conn.execute("BEGIN TRANSACTION")
             for other in list(session.world.sessions):
-                if other.in_transaction and not other.busy and time.monotonic() - other.used > session.world.idle:
+                idle = not other.busy and time.monotonic() - other.used > session.world.idle
+                if other.in_transaction and (idle or not other.process.is_running()):
                     other.roll_back()
             if time.monotonic() > deadline:
                 raise ProgrammingError("this lock has not yet been released", errno=625, sqlstate="57014")
@@ -186,9 +190,11 @@ class Cursor(FakeSnowflakeCursor):
         values = {"ROLE": session.role, "DATABASE": world.name, "WAREHOUSE": world.warehouse}
         command = _FUNCTIONS.sub(lambda match: f"'{values[match[1]]}'" if values[match[1]] else "NULL", command)
         if "INFORMATION_SCHEMA.TABLES" in command:
-            created = world.case("CREATED", world.created, "CURRENT_TIMESTAMP()::VARCHAR").replace(" END)", " END)::TIMESTAMP_TZ")
-            owned = world.case("TABLE_OWNER", world.owners, f"'{ROLE}'")
-            tables = f"(SELECT TABLE_SCHEMA, TABLE_NAME, {owned}, {created} FROM INFORMATION_SCHEMA.TABLES) AS TABLES"
+            created = _case(world.created, "CURRENT_TIMESTAMP()::VARCHAR")
+            tables = (
+                f"(SELECT TABLE_SCHEMA, TABLE_NAME, {_case(world.owners, repr(ROLE))} AS TABLE_OWNER, "
+                f"{created}::TIMESTAMP_TZ AS CREATED FROM INFORMATION_SCHEMA.TABLES) AS TABLES"
+            )
             return command.replace("INFORMATION_SCHEMA.TABLES", tables)
         if not command.startswith("INSERT"):
             return command
@@ -197,7 +203,8 @@ class Cursor(FakeSnowflakeCursor):
             first_unseen = session.horizon.get((table.db, table.name), 0)
             seen = f"SELECT * FROM {exp.table_(table.this.copy(), table.args['db'].copy()).sql('snowflake')} WHERE "
             seen += f"rowid < {first_unseen} OR rowid >= {_UNCOMMITTED}"
-            table.replace(sqlglot.parse_one(seen, read="snowflake").subquery(table.alias or table.name))
+            found: Any = sqlglot.parse_one(seen, read="snowflake")
+            table.replace(found.subquery(table.alias or table.name))
         return insert.sql("snowflake")
 
     def _check_owner(self, command: str) -> None:
@@ -221,7 +228,13 @@ class Cursor(FakeSnowflakeCursor):
                 raise ProgrammingError(text, errno=number, sqlstate=state)
 
 
-class _Snow(FakeSnow):
+def _case(values: dict[str, str], default: str) -> str:
+    """Return the expression for the value of a table, by its name."""
+    cases = " ".join(f"WHEN '{table}' THEN '{value}'" for table, value in values.items())
+    return f"(CASE TABLE_NAME {cases} ELSE {default} END)" if cases else default
+
+
+class _Snow(FakeSnow):  # type: ignore[misc]
     worlds: dict[str, World]
 
     def connect(self, database: Any = None, schema: Any = None, nop_regexes: Any = None, **kwargs: Any) -> Any:
@@ -230,7 +243,7 @@ class _Snow(FakeSnow):
         known = self.worlds.get(str(database).upper())
         name = known.name if known else None  # as of an unknown database, the session has none
         made = Session(self.duck_conn.cursor(), self.results_cache, name, "PUBLIC", nop_regexes=nop_regexes, **kwargs)
-        made.open(known or self.worlds[""], given.get("roleName") or ROLE, data["SESSION_PARAMETERS"])
+        made.open(known or self.worlds[""], given.get("roleName") or ROLE, data)
         return made
 
 
@@ -269,6 +282,7 @@ class StandIn:
         """Make an empty database. As long as it is there, drivers speak HTTP."""
         made = World(name.upper(), self)
         made.connect()  # makes the database
+        made.connect().execute("CREATE SCHEMA PUBLIC")
         self.snow.worlds[made.name] = made
         before = driver.DEFAULT_CONFIGURATION["protocol"]
         driver.DEFAULT_CONFIGURATION["protocol"] = ("http", str)
@@ -285,8 +299,13 @@ async def _log_in(request: Request) -> Response:
     if data["LOGIN_NAME"] == "nobody":
         told = {"code": "390100", "message": "Incorrect username or password was specified.", "data": {}}
         return JSONResponse({"success": False} | told)
-    _login.set({"query": dict(request.query_params), **data})
-    return await fakesnow.server.login_request(request)
+    assert request.client
+    ends = request.client.port, request.url.port
+    found = psutil.net_connections("tcp4")
+    [process] = [one.pid for one in found if one.raddr and (one.laddr.port, one.raddr.port) == ends]
+    _login.set({"query": dict(request.query_params), "process": process, **data})
+    answer: Response = await fakesnow.server.login_request(request)
+    return answer
 
 
 async def _log_out(request: Request) -> Response:

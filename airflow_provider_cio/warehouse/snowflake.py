@@ -61,7 +61,7 @@ class Snowflake(Database):
     types: ClassVar = {
         Kind.ID: "VARCHAR(1024)",
         Kind.TEXT: "VARCHAR",
-        Kind.NUMBER: "NUMBER(38, 0)",
+        Kind.NUMBER: "NUMBER",
         Kind.BOOLEAN: "BOOLEAN",
         Kind.TIME: "TIMESTAMP_TZ",
     }

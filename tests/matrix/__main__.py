@@ -1,4 +1,4 @@
-"""`python -m tests.matrix [3.0 3.1 3.2 3.3 floors bigquery]`: the wheel in each Airflow that it says it is for.
+"""`python -m tests.matrix [3.0 3.1 3.2 3.3 floors bigquery snowflake]`: the wheel in each Airflow that it is for.
 
 For each: install the wheel into an environment of its own, ask `airflow providers list`, run the tests of what meets
 Airflow (forms of the connections, hooks, operators, DAGs, resume), `airflow dags test` the example DAG against the
