@@ -6,6 +6,7 @@ import copy
 import itertools
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import IO, Any
 
 from airflow_provider_cio.exceptions import ConfigurationError
@@ -68,9 +69,13 @@ class Session:
         :returns: the file in the stage, as statements name it.
         """
         name = f"{uuid.uuid4().hex}.parquet"
-        with temporary_file() as rows:
+        rows = temporary_file()
+        try:
             _write_parquet(file, rows)
             self.execute(f"PUT 'file://{name}' @{self.files} SOURCE_COMPRESSION = NONE AUTO_COMPRESS = FALSE", rows)
+        finally:
+            with suppress(OSError):  # closing writes what is left, which a full disk refuses
+                rows.close()
         return f"@{self.files}/{name}"
 
     def close(self) -> None:

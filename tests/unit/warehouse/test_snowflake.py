@@ -36,7 +36,7 @@ WAITING = "Waiting for another load into schema customerio to end"
 
 def load(place: Place, first: int = 0, last: int = 3, names: Any = NAMES) -> dict[str, int]:
     with WarehouseSink(place.warehouse(), names) as sink:
-        sink.take(events(first, last))
+        sink.take(one for one in events(first, last) if one.event in names)
         sink.flush()
     return sink.counts()
 
@@ -204,7 +204,7 @@ def test_only_the_owner_adds_columns(snowflake_database: Place) -> None:
     (grant,) = re.findall(r'or (GRANT ROLE "\w+" TO ROLE "\w+"), or run as the owner: ALTER TABLE', text)
     with connected(given | {"extra": given["extra"] | {"role": "LOADER"}}):
         world.granted["LOADER"].add(grant.split('"')[1])
-        assert load(snowflake_database, names=OPENED)["new"] == 3
+        assert load(snowflake_database, names=OPENED) == {"events": 1, "new": 1}
 
 
 # Errors
