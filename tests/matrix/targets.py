@@ -174,5 +174,15 @@ TARGETS = {
             tests=("--numprocesses=2", "-k", "bigquery", "tests/unit/warehouse"),
             dags=False,
         ),
+        # fakesnow needs one version of sqlglot, and a DuckDB and a driver of Snowflake that it knows.
+        Target(
+            name="snowflake",
+            airflow="3.3.2",
+            until="2026-11-20",
+            extras=("duckdb", "postgres", "redshift", "snowflake", "fakesnow"),
+            more_tools=("pytest-xdist", "sqlglot"),
+            tests=("--numprocesses=2", "-k", "snowflake", "tests/unit/warehouse"),
+            dags=False,
+        ),
     )
 }

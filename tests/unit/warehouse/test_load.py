@@ -51,7 +51,7 @@ def loading(place: Place, first: int, last: int) -> subprocess.Popen[str]:
 
 
 def loaded(process: subprocess.Popen[str]) -> dict[str, int]:
-    output, _ = process.communicate(timeout=100)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == 0
     counts: dict[str, int] = json.loads(output.splitlines()[-1])
     return counts
@@ -291,7 +291,7 @@ def kill(process: subprocess.Popen[str], after: float) -> float:
 
 @pytest.mark.parametrize("share", [0.2, 0.4, 0.6, 0.8])
 def test_killed_load_is_undone(database: Place, spans: dict[str, float], share: float) -> None:
-    rows = 5_000 if database.kind == "redshift" else 20_000
+    rows = 5_000 if database.kind in ("redshift", "snowflake") else 20_000
     if database.kind not in spans:
         spans[database.kind] = kill(loading(database, 0, rows), after=100)
         database.query("DROP SCHEMA customerio CASCADE")
