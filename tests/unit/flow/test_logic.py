@@ -67,13 +67,13 @@ def test_all_is_there(flow: Page) -> None:
 def test_gap_failure_and_wait(flow: Page) -> None:
     made = MadeUp()
     made.days(2)
-    failed = made.add(FIRST + 5 * DAY, "failed")
-    waits = made.add(FIRST + 6 * DAY, "up_for_reschedule")
+    failed = made.add(FIRST + 5 * DAY, "failed", length=2 * DAY)
+    waits = made.add(FIRST + 7 * DAY, "up_for_reschedule")
     assert pictured(flow, made)["sentences"] == [
         ["2 of 7 intervals are done"],
         ["3 never ran", ["2026-11-03 to 2026-11-05 (3 intervals)", None]],
-        ["1 failed", ["2026-11-06", failed]],
-        ["1 not done yet", ["2026-11-07", waits]],
+        ["1 failed", ["2026-11-06 to 2026-11-07", failed]],
+        ["1 not done yet", ["2026-11-08", waits]],
     ]
 
 
@@ -188,6 +188,9 @@ def test_a_run_without_an_interval(flow: Page) -> None:
     found = pictured(flow, made)
     assert found["pieces"][0][:2] == ["2026-11-01", "done"]
     assert found["sentences"][1:] == [["1 failed", [f"run {lost}", lost]]]
+    assert pictured(flow, made, unread=[made.instances[0]["id"]])["sentences"] == [["1 failed", [f"run {lost}", lost]]]
+    made.results.clear()
+    assert pictured(flow, made)["sentences"][1][0] == "1 whose interval is unknown, because Airflow shows no result"
 
 
 def test_a_run_that_waits_for_its_turn(flow: Page) -> None:

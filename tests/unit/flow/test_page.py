@@ -202,6 +202,12 @@ def test_light_and_dark_as_airflow(page: Page, made: MadeUp) -> None:
         page.goto(f"{URL}?dag_id={DAG}{UNTIL}")
         expect(page.locator("html")).to_have_attribute("data-theme", theme)
         assert page.evaluate("getComputedStyle(document.documentElement).colorScheme") == theme
+    page.evaluate("localStorage.removeItem('theme')")
+    page.reload()
+    expect(page.locator("html")).to_have_attribute("data-theme", "light")
+    page.emulate_media(color_scheme="dark")
+    expect(page.locator("html")).to_have_attribute("data-theme", "dark")
+    page.emulate_media(color_scheme="light")
 
 
 def test_in_a_frame_a_link_opens_the_whole_page(page: Page, made: MadeUp) -> None:
