@@ -50,7 +50,7 @@ export class Picture {
     this.labels = element("div", { class: "labels" });
     this.scales = element("div", { class: "scales" });
     this.ticks = element("div", { class: "ticks" });
-    this.cursor = element("div", { class: "cursor" });
+    this.cursor = element("div", { class: "cursor", hidden: "" });
     this.canvas = element("div", {
       class: "canvas",
       tabindex: "0",
@@ -99,6 +99,7 @@ export class Picture {
     const [from, to] = [piece.start, piece.end].map((moment) =>
       Math.min(100, Math.max(0, 100 * partOf(this.axis, moment))),
     );
+    this.cursor.hidden = false;
     this.cursor.style.left = `${from}%`;
     this.cursor.style.width = `${to - from}%`;
     this.line.textContent = lineOf(piece);
@@ -192,9 +193,10 @@ function patterns() {
 /** One path for all pieces of a state. */
 function blocks(pieces, x, top, bottom) {
   const gap = pieces.length > 200 ? 0 : 1;
+  const least = pieces[0]?.state === "failed" || pieces[0]?.state === "missing" ? 4 : 1; // pixels: these must be seen
   return pieces
     .map(({ start, end }) => {
-      const [left, right] = [x(start), Math.max(x(end) - gap, x(start) + 1)].map((at) => at.toFixed(1));
+      const [left, right] = [x(start), Math.max(x(end) - gap, x(start) + least)].map((at) => at.toFixed(1));
       return `M${left} ${top}H${right}V${bottom}H${left}z`;
     })
     .join("");
