@@ -26,26 +26,30 @@ export class Refusal extends Error {
   }
 }
 
+/** The token of Airflow's UI, once a request was refused without it. */
+let token;
+
 /**
  * Ask with the session's cookie. Before Airflow 3.1.1 there is none, but a token: it is sent only after a 401, because
  * later versions leave an old one behind.
  */
 async function ask(path, body) {
-  const options = { headers: { accept: "application/json" } };
-  if (body) {
-    options.method = "POST";
-    options.body = JSON.stringify(body);
-    options.headers["content-type"] = "application/json";
-  }
   const url = new URL(`api/v2/${path}`, ROOT);
-  let answer = await fetch(url, options);
-  const token = localStorage.getItem("token")?.replaceAll('"', "");
-  if (answer.status === 401 && token) {
-    options.headers.authorization = `Bearer ${token}`;
-    answer = await fetch(url, options);
+  const sent = token;
+  let answer = await fetch(url, optionsOf(body));
+  if (answer.status === 401 && !sent) {
+    token ??= localStorage.getItem("token")?.replaceAll('"', "");
+    if (token) answer = await fetch(url, optionsOf(body));
   }
   if (!answer.ok) throw new Refusal(answer.status, path.split("?")[0]);
   return answer.json();
+}
+
+function optionsOf(body) {
+  const headers = { accept: "application/json" };
+  if (token) headers.authorization = `Bearer ${token}`;
+  if (!body) return { headers };
+  return { method: "POST", body: JSON.stringify(body), headers: { ...headers, "content-type": "application/json" } };
 }
 
 /** All items of a list. `key` names them in the answer. */

@@ -8,6 +8,8 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from playwright.sync_api import Page
 
 from tests.unit.flow.support import DAY, FIRST, ORIGIN, PREFIX, MadeUp, Server, moment, result
@@ -219,23 +221,36 @@ def test_any_schedule(flow: Page) -> None:
     assert found["most"]["Email Delivered"] == 100  # in an hour, which is the usual length here
 
 
-def test_no_hole_and_no_overlap(flow: Page) -> None:
-    """Whatever overlaps, the pieces follow each other, and each is that of the best job there."""
-    made = MadeUp()
-    for start, length, state in (
-        (0, 5, "failed"),
-        (1, 2, "success"),
-        (2, 6, None),
-        (10, 3, "success"),
-        (4, 1, "failed"),
-    ):
-        made.add(FIRST + start * HOUR, state, length=length * HOUR)
-    found = pictured(flow, made)
-    spans = found["spans"]
-    assert [end for _, end in spans[:-1]] == [start for start, _ in spans[1:]]
-    assert [piece[1] for piece in found["pieces"]] == ["failed", "done", "waiting", "missing", "done"]
-    assert spans[0][0] == FIRST.timestamp() * 1000
-    assert spans[-1][1] == (FIRST + 13 * HOUR).timestamp() * 1000
+BEST_FIRST = ["success", None, "failed"]
+HOURS = st.tuples(st.integers(0, 20), st.integers(1, 8), st.sampled_from(BEST_FIRST))
+
+
+def best(jobs: list[tuple[int, int, str | None]], hour: int) -> str:
+    """Hour by hour: the best state there, `missing` if there is none."""
+    there = [BEST_FIRST.index(state) for start, length, state in jobs if start <= hour < start + length]
+    return ["done", "waiting", "failed"][min(there)] if there else "missing"
+
+
+def test_each_hour_has_its_best_job(flow: Page) -> None:
+    """Whatever overlaps, the pieces follow each other without a hole."""
+
+    @given(jobs=st.lists(HOURS, min_size=1, max_size=9))
+    @settings(max_examples=60)
+    def check(jobs: list[tuple[int, int, str | None]]) -> None:
+        made = MadeUp()
+        for i, (start, length, state) in enumerate(jobs):
+            made.add(FIRST + start * HOUR, state, length=length * HOUR, name=f"run {i}")
+        found = pictured(flow, made)
+        first, last = min(start for start, _, _ in jobs), max(start + length for start, length, _ in jobs)
+        hours = [
+            state
+            for (_, state, _), (start, end) in zip(found["pieces"], found["spans"], strict=True)
+            for _ in range(round((end - start) / 3_600_000))
+        ]
+        assert hours == [best(jobs, hour) for hour in range(first, last)]
+        assert all(end == start for (_, end), (start, _) in pairwise(found["spans"]))
+
+    check()
 
 
 def test_ages(flow: Page) -> None:

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.unit.flow.support import DAG, DAY, FIRST, ORIGIN, PREFIX, MadeUp, Server, moment, result
 
@@ -192,6 +192,23 @@ def test_a_token_only_after_a_401(page: Page, made: MadeUp) -> None:
     page.reload()
     expect(page.get_by_text("You are not signed in.")).to_be_visible()
     assert {one.get("authorization") for one in server.headers} == {None, "Bearer left.behind"}
+
+
+def test_an_old_airflow_takes_a_token_only(page: Page, made: MadeUp) -> None:
+    """Before 3.1.1. Requests that are under way at the same time are all asked again, and later ones only once."""
+
+    class Old(Server):
+        def _api(self, route: Route, path: str) -> None:
+            self.refuse = {} if route.request.headers.get("authorization") == "Bearer good" else {"": 401}
+            super()._api(route, path)
+
+    server = Old(page, made, MadeUp("other"))
+    page.goto(f"{ORIGIN}{PREFIX}/")
+    page.evaluate("localStorage.setItem('token', 'good')")
+    page.goto(f"{URL}?dag_id={DAG}&dag_id=other{UNTIL}")
+    assert words(page)[0] == "16 of 20 intervals are done"
+    assert server.asked.count("dags") == 2
+    assert sum("xcomEntries" in path for path in server.asked) == 17
 
 
 def test_light_and_dark_as_airflow(page: Page, made: MadeUp) -> None:
