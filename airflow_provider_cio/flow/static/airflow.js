@@ -34,6 +34,25 @@ let token;
  * later versions leave an old one behind.
  */
 async function ask(path, body) {
+  await slot();
+  try {
+    return await answerTo(path, body);
+  } finally {
+    if (queue.length) queue.shift()();
+    else free += 1;
+  }
+}
+
+const queue = [];
+let free = AT_ONCE;
+
+/** Wait for one of the places for requests. Who is done hands it on. */
+async function slot() {
+  if (free) free -= 1;
+  else await new Promise((resolve) => queue.push(resolve));
+}
+
+async function answerTo(path, body) {
   const url = new URL(`api/v2/${path}`, ROOT);
   const sent = token;
   let answer = await fetch(url, optionsOf(body));

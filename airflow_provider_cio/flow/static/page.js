@@ -91,7 +91,7 @@ class Task {
 
   draw(period, axis) {
     const sentences = sentencesOf(this.pieces, this.homeless).map((sentence) => this.sentence(sentence));
-    this.words.replaceChildren(...sentences, ...this.notes(period).map((note) => element("li", {}, note)));
+    update(this.words, [...sentences, ...this.notes(period).map((note) => element("li", {}, note))]);
     if (!this.pieces.length) return;
     if (!this.picture.node.isConnected) this.section.append(this.picture.node, this.button, this.table);
     this.picture.draw(this.pieces, axis);
@@ -136,6 +136,16 @@ class Task {
       problem && `${problem} Not read: ${unread.length}.`,
     ].filter(Boolean);
   }
+}
+
+/** Replace only the lines that changed, so that a link keeps the focus while results come in. */
+function update(list, lines) {
+  lines.forEach((line, i) => {
+    const old = list.children[i];
+    if (!old) list.append(line);
+    else if (old.outerHTML !== line.outerHTML) old.replaceWith(line);
+  });
+  while (list.children.length > lines.length) list.lastChild.remove();
 }
 
 // All
@@ -215,8 +225,9 @@ function offer(tagged, chosen) {
   });
 }
 
+/** The buttons for other days. What ends now has no `until`. */
 function control(period) {
-  const until = (end) => new Date(Math.min(end, Date.now()) - DAY).toISOString().slice(0, 10);
+  const until = (end) => (end < Date.now() ? new Date(end - DAY).toISOString().slice(0, 10) : "");
   find("#earlier").addEventListener("click", () => go({ until: until(period.start) }));
   find("#later").addEventListener("click", () => go({ until: until(period.end + days * DAY) }));
 }

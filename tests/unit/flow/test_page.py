@@ -211,6 +211,43 @@ def test_an_old_airflow_takes_a_token_only(page: Page, made: MadeUp) -> None:
     assert sum("xcomEntries" in path for path in server.asked) == 17
 
 
+AT_ONCE = """async (dag) => {
+  const real = fetch;
+  let now = 0, most = 0;
+  window.fetch = async (...options) => {
+    most = Math.max(most, ++now);
+    try { return await real(...options); } finally { now -= 1; }
+  };
+  const { dagOf } = await import("./airflow.js");
+  const found = await Promise.allSettled(Array.from({ length: 14 }, (_, i) => dagOf(i % 3 ? dag : "none")));
+  window.fetch = real;
+  return [most, found.filter(({ status }) => status === "fulfilled").length];
+}"""
+
+
+def test_four_requests_at_a_time(page: Page, made: MadeUp) -> None:
+    """A failed one gives its place to the next, too."""
+    server = Server(page, made)
+    server.refuse = {"none": 404}
+    page.goto(f"{URL}icon.svg")
+    assert page.evaluate(AT_ONCE, DAG) == [4, 9]
+
+
+def test_earlier_and_later(page: Page, made: MadeUp) -> None:
+    Server(page, made)
+    page.clock.set_fixed_time("2026-11-21T06:00:00Z")
+    page.goto(f"{URL}?dag_id={DAG}&days=30")
+    words(page)
+    page.get_by_role("button", name="Earlier").click()
+    expect(page).to_have_url(f"{URL}?dag_id={DAG}&days=30&until=2026-10-21")
+    words(page)
+    page.get_by_role("button", name="Later").click()
+    expect(page).to_have_url(f"{URL}?dag_id={DAG}&days=30&until=2026-11-20")
+    words(page)
+    page.get_by_role("button", name="Later").click()
+    expect(page).to_have_url(f"{URL}?dag_id={DAG}&days=30")
+
+
 def test_light_and_dark_as_airflow(page: Page, made: MadeUp) -> None:
     Server(page, made)
     page.goto(f"{ORIGIN}{PREFIX}/")
@@ -224,7 +261,6 @@ def test_light_and_dark_as_airflow(page: Page, made: MadeUp) -> None:
     expect(page.locator("html")).to_have_attribute("data-theme", "light")
     page.emulate_media(color_scheme="dark")
     expect(page.locator("html")).to_have_attribute("data-theme", "dark")
-    page.emulate_media(color_scheme="light")
 
 
 def test_in_a_frame_a_link_opens_the_whole_page(page: Page, made: MadeUp) -> None:
