@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from playwright.sync_api import Page
+from playwright.sync_api import Browser, Page
 
 from tests.unit.flow.support import DAY, FIRST, ORIGIN, PREFIX, MadeUp, Server, moment, result
 
@@ -42,8 +42,10 @@ PICTURE = """async ([runs, instances, results, known]) => {
 }"""
 
 
-@pytest.fixture
-def flow(page: Page) -> Page:
+@pytest.fixture(scope="module")
+def flow(browser: Browser) -> Page:
+    """A page beside the modules. They keep nothing, so all tests can share it."""
+    page = browser.new_page()
     Server(page)
     page.goto(f"{ORIGIN}{PREFIX}/cio-flow/icon.svg")
     return page
