@@ -29,7 +29,7 @@ matrix: .venv/stamp ## The wheel in Airflow 3.0 to 3.4 and Python 3.11 to 3.13, 
 soak: .venv/stamp ## Hundreds of hourly intervals with faults at random: nothing lost, nothing growing
 	@$(BIN)/python -m tests.soak
 
-ui: .venv/stamp ## The demo's Airflow, left running to click around in, until Ctrl-C
+ui: .venv/stamp ## An Airflow with three weeks of runs to click around in, until Ctrl-C
 	@$(BIN)/python -m tests.e2e.ui
 
 stream: .venv/stamp ## Push reporting webhooks at the stream app, and compare what Segment kept, until Ctrl-C

@@ -300,9 +300,9 @@ async def _log_in(request: Request) -> Response:
         told = {"code": "390100", "message": "Incorrect username or password was specified.", "data": {}}
         return JSONResponse({"success": False} | told)
     assert request.client
-    ends = request.client.port, request.url.port
+    ends = (request.client.port, request.url.port)
     found = psutil.net_connections("tcp4")
-    [process] = [one.pid for one in found if one.raddr and (one.laddr.port, one.raddr.port) == ends]
+    [process] = [one.pid for one in found if one.laddr and one.raddr and (one.laddr.port, one.raddr.port) == ends]
     _login.set({"query": dict(request.query_params), "process": process, **data})
     answer: Response = await fakesnow.server.login_request(request)
     return answer

@@ -119,6 +119,7 @@ KNOW_AIRFLOW = {
     "operators",
     "hooks",
     "observability",
+    "airflow_provider_cio.flow.ways_in",
     "airflow_provider_cio.pipeline.dead_letter_places",
     "airflow_provider_cio.pipeline.dead_letters",
     "airflow_provider_cio.warehouse.connection",
@@ -172,7 +173,8 @@ ALLOWED: dict[str, set[str]] = {
     "observability": {*LEAVES, "events", "pipeline"},
     "hooks": {*LEAVES, "get_provider_info", "http", "events", "customerio", "segment", "pipeline"},
     "stream": {*LEAVES, "http", "events", "customerio", "segment", "pipeline", "observability", "hooks", "operators"},
-    "plugin": {"stream"},
+    "flow": {*LEAVES, "operators"},
+    "plugin": {"stream", "flow"},
     "operators": {
         *(LEAVES | {"http", "events", "customerio", "segment", "warehouse", "pipeline", "observability", "hooks"}),
     },
