@@ -42,7 +42,7 @@ ROLE, OTHER_ROLE, WAREHOUSE = "LOADER", "STRANGER", "LOADING"
 _UNCOMMITTED = 1 << 62
 _FUNCTIONS = re.compile(r"CURRENT_(ROLE|DATABASE|WAREHOUSE)\(\)")
 _DDL = re.compile(r"(CREATE|ALTER|DROP)\b")
-_TABLE = re.compile(r'CREATE (?:TRANSIENT )?TABLE (?:IF NOT EXISTS )?"?\w+"?\."?(\w+)"?')
+_TABLE = re.compile(r'CREATE (?:TRANSIENT )?TABLE (IF NOT EXISTS )?"?(\w+)"?\."?(\w+)"?')
 _CHANGED = re.compile(r'(?:ALTER TABLE|INSERT INTO|UPDATE) "?(\w+)"?\."?(\w+)"?')
 _login: ContextVar[dict[str, Any]] = ContextVar("login")
 
@@ -160,8 +160,10 @@ class Cursor(FakeSnowflakeCursor):  # type: ignore[misc]
         if command in ("BEGIN", "COMMIT", "ROLLBACK"):
             self._conn.in_transaction = command == "BEGIN"
         if match := _TABLE.match(command):
-            self._conn.world.owners.setdefault(match[1], self._conn.role)
-            self._conn.world.created.setdefault(match[1], datetime.now(UTC).isoformat())
+            self._conn.world.owners.setdefault(match[3], self._conn.role)
+            self._conn.world.created.setdefault(match[3], datetime.now(UTC).isoformat())
+            if not match[1]:  # it is the session's own
+                self._conn.horizon[match[2], match[3]] = _UNCOMMITTED
         return found
 
     def _wait_and_execute(self, command: str, *args: Any, **kwargs: Any) -> Any:
@@ -300,9 +302,9 @@ async def _log_in(request: Request) -> Response:
         told = {"code": "390100", "message": "Incorrect username or password was specified.", "data": {}}
         return JSONResponse({"success": False} | told)
     assert request.client
-    ends = (request.client.port, request.url.port)
-    found = psutil.net_connections("tcp4")
-    [process] = [one.pid for one in found if one.laddr and one.raddr and (one.laddr.port, one.raddr.port) == ends]
+    ends = request.client.port, request.url.port
+    found: list[Any] = [one for one in psutil.net_connections("tcp4") if one.laddr and one.raddr]
+    [process] = [one.pid for one in found if (one.laddr.port, one.raddr.port) == ends]
     _login.set({"query": dict(request.query_params), "process": process, **data})
     answer: Response = await fakesnow.server.login_request(request)
     return answer

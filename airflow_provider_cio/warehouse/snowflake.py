@@ -41,7 +41,7 @@ _STAGE = "customerio_stage_"
 _LOAD_TIME = "CUSTOMERIO_LOAD_TIME"
 #: Classes of SQLSTATE whose text names objects, settings or limits, and no value of a row. The driver's own errors may
 #: have none.
-_CLASSES_WITHOUT_VALUES = ("", "02", "08", "0A", "25", "40", "42", "53", "54", "55", "57", "58")
+_CLASSES_WITHOUT_VALUES = ("", "02", "08", "0A", "25", "28", "40", "42", "53", "54", "55", "57", "58")
 #: SQLSTATE of a missing right.
 _NOT_ALLOWED = "42501"
 #: SQLSTATEs of an object that is missing, or is there already. Both may be said of one that the role can't see.
@@ -51,6 +51,8 @@ _STOPPED = "57014"
 #: Numbers of errors: no warehouse is in use; Snowflake does not know the account (HTTP 403 and 404).
 _NO_WAREHOUSE = 606
 _UNKNOWN_ACCOUNT = (290403, 290404)
+#: First three digits of the driver's numbers for a connection that lacks an account, a login or a password.
+_NO_LOGIN = 251
 
 
 class Snowflake(Database):
@@ -150,9 +152,9 @@ class Snowflake(Database):
         return sqlstate(error) == _NOT_ALLOWED
 
     def owners(self, cursor: Any) -> tuple[str, Mapping[str, str]]:
+        schema = self._schema.upper()
         rows = cursor.execute(
-            f"SELECT TABLE_NAME, TABLE_OWNER FROM INFORMATION_SCHEMA.TABLES WHERE TABLE_SCHEMA = "
-            f"'{self._schema.upper()}'"
+            f"SELECT TABLE_NAME, TABLE_OWNER FROM INFORMATION_SCHEMA.TABLES WHERE TABLE_SCHEMA = '{schema}'"
         )
         return self._role, {table.lower(): owner for table, owner in rows if owner}
 
@@ -235,7 +237,8 @@ class Snowflake(Database):
             return ConfigurationError(f"there is no such account: {text}. Check the account of the connection")
         if state == _STOPPED:
             return TryAgainLaterError(f"Snowflake stopped a statement: {text}. A larger warehouse would take less time")
-        if state[:2] == "08" and isinstance(error, DatabaseError) and not isinstance(error, OperationalError):
+        rejected = state[:2] in ("08", "28") and isinstance(error, DatabaseError)
+        if code // 1000 == _NO_LOGIN or (rejected and not isinstance(error, OperationalError)):
             return ConfigurationError(
                 f"login rejected: {text}. Check login, private key or password, and account of the connection"
             )
