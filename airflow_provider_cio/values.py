@@ -8,7 +8,7 @@ import re
 #: fails; a placeholder in the forms of Airflow 2, which a connection that was moved from there may hold.
 _MASK = re.compile(r"\*{3,}|<redaction-failed>|RATHER_LONG_SENSITIVE_FIELD_PLACEHOLDER")
 #: Problem of a field with such a text, for errors.
-HOLDS_A_MASK = "holds a mask such as '***', which Airflow shows in place of the value: enter the value again"
+HOLDS_A_MASK = "holds a mask such as '***', which Airflow shows in place of the value. Enter the value again"
 #: Characters. A key is longer, so a key in the wrong field is never shown.
 _LONGEST_SHOWN = 16
 

@@ -2,7 +2,8 @@
 
 An activity has the link and the time of one open or click. Its delivery has all else, and the time of the first one.
 So the source first reads activities into a temporary file, then joins them with the deliveries of all windows, and at
-last requests the remaining deliveries, which are older than the look-back, by id.
+last requests the remaining deliveries, which are older than the look-back, by id. The age of an open or click that is
+an activity does not matter. All else counts by its age, as in `Deliveries`.
 """
 
 from __future__ import annotations
@@ -22,21 +23,9 @@ from airflow_provider_cio.customerio.reader import Read, Reader
 from airflow_provider_cio.customerio.rows import Activity, Delivery
 from airflow_provider_cio.customerio.windows import Done
 from airflow_provider_cio.events.catalog import CATALOG, Collection
-from airflow_provider_cio.events.interval import Interval, is_time
+from airflow_provider_cio.events.interval import Ages, Interval, is_time
 from airflow_provider_cio.events.occurrence import Malformed, Message, Occurrence, Piece, engagement_in
 
-#: Pairs of channel and metric for which every occurrence is an activity. The App API's specification has no activities
-#: for Slack clicks, WhatsApp opens and WhatsApp clicks, so only the first of these is known.
-REPEATING = {
-    ("email", "opened"),
-    ("email", "clicked"),
-    ("push", "opened"),
-    ("push", "clicked"),
-    ("in_app", "opened"),
-    ("in_app", "clicked"),
-    ("twilio", "clicked"),
-    ("webhook", "clicked"),
-}
 #: Days for which Customer.io guarantees activities.
 GUARANTEED_DAYS = 30
 #: Deliveries that are requested by id together, so that ids take little memory.
@@ -62,8 +51,7 @@ class EveryOpenAndClick(Deliveries):
     A retry reads all activities again, because the temporary file is lost with the worker. It yields only unfinished
     windows.
 
-    :param lookback: seconds before the interval in which a delivery may have been created. It does not limit opens and
-        clicks.
+    :param ages: range of the ages at which an occurrence counts that is no activity.
     :param humans_only: skip opens and clicks that no person made. Where there are no activities, take the first that a
         person made.
     """
@@ -75,13 +63,11 @@ class EveryOpenAndClick(Deliveries):
         *,
         collections: Sequence[Collection],
         interval: Interval,
-        lookback: int,
+        ages: Ages,
         humans_only: bool = False,
     ) -> None:
-        super().__init__(
-            reader, names, collections=collections, interval=interval, lookback=lookback, humans_only=humans_only
-        )
-        self._repeating = [one for one in collections if (one.channel, one.metric) in REPEATING]
+        super().__init__(reader, names, collections=collections, interval=interval, ages=ages, humans_only=humans_only)
+        self._repeating = [one for one in collections if one.has_activities]
         self._others = [one for one in collections if one not in self._repeating]
 
     def pieces(self, done: Done) -> Iterator[Piece]:
@@ -90,6 +76,7 @@ class EveryOpenAndClick(Deliveries):
             reads = self._reader.deliveries(self._windows)
             yield from self._names.ahead_of(self._joined(read, pending, done) for read in reads)
             yield from self._names.ahead_of(self._by_id(pending))
+            self._names.warn_of_missing()
 
     def _read_activities(self, pending: PendingActivities) -> Iterator[Piece]:
         """Store all activities, and yield pieces with their counts and malformed rows only."""
@@ -100,7 +87,7 @@ class EveryOpenAndClick(Deliveries):
             found = []
             for activity in page.rows:
                 if start <= activity.timestamp < end:
-                    if delivery_id := _delivery_id(activity):
+                    if delivery_id := delivery_id_of(activity):
                         found.append((delivery_id, activity))
                     else:
                         piece.skipped["activity_without_delivery"] += 1
@@ -117,7 +104,7 @@ class EveryOpenAndClick(Deliveries):
                 deliveries=[row for row in read.deliveries if not done.covers(read.window, row.created)],
                 malformed=[row for row in read.malformed if not done.covers(read.window, created_of(row, read))],
             )
-        piece = piece_of(read, self._interval, outside)
+        piece = piece_of(read, self._interval, self._ages, outside)
         piece.occurrences = list(self._occurrences(read, self._others, piece))
         for delivery in read.deliveries:
             piece.occurrences += self._opens_and_clicks(delivery, waiting.get(delivery.id, {}), piece)
@@ -140,7 +127,7 @@ class EveryOpenAndClick(Deliveries):
                 yield piece
 
     def _opens_and_clicks(self, delivery: Delivery, waiting: Activities, piece: Piece) -> Iterator[Occurrence]:
-        start, end = self._interval
+        start, end = self._ages.part_of(self._interval, delivery.created)
         for collection in self._repeating:
             if collection.channel != delivery.type:
                 continue
@@ -271,7 +258,8 @@ def _first_ones(
     return at(time, by_person=False), at(human, by_person=True)
 
 
-def _delivery_id(activity: Activity) -> str | None:
+def delivery_id_of(activity: Activity) -> str | None:
+    """Return the id of the delivery that was opened or clicked; None if the activity names none."""
     inside = (activity.data or {}).get("delivery_id")
     return activity.delivery_id or (inside if isinstance(inside, str) and inside else None)
 

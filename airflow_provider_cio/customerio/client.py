@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -12,7 +13,7 @@ import requests
 
 from airflow_provider_cio.customerio.decoding import UNDECODABLE, PageDecoder, mended
 from airflow_provider_cio.customerio.decoding import Page as Page
-from airflow_provider_cio.customerio.rows import Activity, Delivery, ReportingWebhook
+from airflow_provider_cio.customerio.rows import DESCRIBING, Activity, Delivery, ReportingWebhook
 from airflow_provider_cio.events.occurrence import Malformed
 from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError, UnexpectedDataError
 from airflow_provider_cio.http.client import Client
@@ -47,7 +48,7 @@ _MAX_PAGES_OF_NAMES = 1000
 _PATIENCE_FOR_NAMES = 60.0
 
 
-_deliveries = PageDecoder("messages", Delivery, created="created")
+_deliveries = PageDecoder("messages", Delivery, created="created", describing=DESCRIBING)
 _activities = PageDecoder("activities", Activity, created="timestamp")
 _decode_object = msgspec.json.Decoder(dict[str, Any]).decode
 _decode_raw_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -55,6 +56,18 @@ _decode_webhook = msgspec.json.Decoder(ReportingWebhook).decode
 _decode_webhooks = msgspec.json.Decoder(
     msgspec.defstruct("Webhooks", [("reporting_webhooks", list[ReportingWebhook] | None)])
 ).decode
+
+
+class ScopeError(ConfigurationError):
+    """The key may not read a list, which most uses do not need.
+
+    :param key: the client whose key it is.
+    """
+
+    def __init__(self, message: str, key: str, path: str) -> None:
+        super().__init__(message)
+        self.key = key
+        self.path = path
 
 
 class CustomerIOClient(Client):
@@ -110,6 +123,10 @@ class CustomerIOClient(Client):
         """Return one page of `/v1/activities`, almost in the order newest first. Raise as `page` does."""
         return self._get("/v1/activities", query, _activities.page)
 
+    def answer(self, path: str, query: Mapping[str, str | int]) -> dict[str, Any]:
+        """Return an answer as it came. Raise as `page` does."""
+        return self._get(path, query, lambda body: _decode_object(mended(body)))
+
     def delivery(self, delivery_id: str) -> Delivery | Malformed | None:
         """Return one delivery; None if Customer.io no longer has it. Raise as `page` does."""
 
@@ -117,7 +134,7 @@ class CustomerIOClient(Client):
             fields = _decode_raw_fields(mended(body))
             if "message" not in fields:
                 raise msgspec.ValidationError("Object missing required field `message`")
-            return _deliveries.row(bytes(fields["message"]))
+            return _deliveries.row(bytes(fields["message"]), Counter())
 
         try:
             return self._ask(f"/v1/messages/{quote(delivery_id, safe='')}", {}, decode)
@@ -132,7 +149,7 @@ class CustomerIOClient(Client):
         :param key: field of the answer that has the items.
         :raises ConfigurationError: the key may not read the list.
         :raises TryAgainLaterError: Customer.io was out of reach for a minute, or refused a page after the first.
-        :raises UnexpectedDataError: the answer has no such list.
+        :raises UnexpectedDataError: the answer has no such list, or the list does not end.
         """
         patience = replace(self._transport.retries, total=min(self._transport.retries.total, _PATIENCE_FOR_NAMES))
         found: dict[str, str] = {}
@@ -150,7 +167,7 @@ class CustomerIOClient(Client):
             if not following or not isinstance(following, str | int) or str(following) == query.get("start"):
                 return found
             query["start"] = str(following)
-        return found
+        raise UnexpectedDataError(f"{self.name}: {path} names a next page after {_MAX_PAGES_OF_NAMES:,} pages.")
 
     def _names_in(self, answer: dict[str, Any], path: str, key: str) -> dict[str, str]:
         items = answer.get(key, "missing")
@@ -277,7 +294,7 @@ class CustomerIOClient(Client):
                 f"gives the same answer. {self._to_change_region}"
             )
         if error.status in (403, 404) and optional:
-            return ConfigurationError(f"{answered} The key may not read {path}: give it that scope.")
+            return ScopeError(f"{answered} The key may not read {path}: give it that scope.", transport.name, path)
         if error.status == 403:
             return TryAgainLaterError(
                 f"{answered} This worker may not read {path} with this key: check the key's scope, and its IP "

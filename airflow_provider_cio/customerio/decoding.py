@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
@@ -11,6 +13,7 @@ import msgspec
 from airflow_provider_cio.events.occurrence import Malformed
 
 T = TypeVar("T")
+Row = TypeVar("Row", bound=msgspec.Struct)
 
 #: Errors of msgspec for invalid JSON, and for JSON of another shape (`ValidationError` is a `DecodeError`).
 UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -27,27 +30,32 @@ class Page(NamedTuple, Generic[T]):
 
     :param rows: all rows except malformed ones.
     :param next: `start` of the next page; None on the last one.
+    :param left_out: number of fields that were left out of rows, because they have another type than documented.
     """
 
     rows: Sequence[T]
     malformed: Sequence[Malformed]
     next: str | None
+    left_out: int = 0
 
 
-class PageDecoder(Generic[T]):
+class PageDecoder(Generic[Row]):
     """Decoder of answers with a list of rows.
 
     :param key: key of the list, which may be null.
     :param created: field of a row with its time.
+    :param describing: fields that a row can do without. If one has another type than documented, it is left out.
     """
 
-    def __init__(self, key: str, row: type[T], *, created: str) -> None:
+    def __init__(self, key: str, row: type[Row], *, created: str, describing: Collection[str] = ()) -> None:
+        self._row_type = row
         self._decode_page = _page_decoder(key, row)
         self._decode_raw_page = _page_decoder(key, msgspec.Raw)
         self._decode_row = msgspec.json.Decoder(row).decode
         self._created = created
+        self._describing = describing
 
-    def page(self, body: bytes) -> Page[T]:
+    def page(self, body: bytes) -> Page[Row]:
         """Decode an answer.
 
         :raises msgspec.ValidationError: it is no object, or has no list under the key.
@@ -58,22 +66,76 @@ class PageDecoder(Generic[T]):
             return Page(page.rows or (), (), _cursor(page.next))
         except UNDECODABLE:
             page = self._decode_raw_page(mended(body))
-        rows: list[T] = []
+        rows: list[Row] = []
         malformed: list[Malformed] = []
+        left_out = Counter[str]()
         for raw in page.rows or ():
-            row = self.row(bytes(raw))
+            row = self.row(bytes(raw), left_out)
             if isinstance(row, Malformed):
                 malformed.append(row)
             else:
                 rows.append(row)
-        return Page(rows, malformed, _cursor(page.next))
+        return Page(rows, malformed, _cursor(page.next), left_out.total())
 
-    def row(self, raw: bytes) -> T | Malformed:
-        """Decode one row, from `mended` JSON."""
+    def row(self, raw: bytes, left_out: Counter[str]) -> Row | Malformed:
+        """Decode one row, from `mended` JSON.
+
+        :param left_out: counts the fields that are left out of the row, by name.
+        """
+        names: set[str] = set()
         try:
             return self._decode_row(raw)
+        except UNDECODABLE:
+            pass
+        try:
+            fields = fitting(msgspec.json.decode(raw, type=dict), self._row_type, names, describing=self._describing)
+            row = msgspec.convert(fields, self._row_type)
         except UNDECODABLE as error:
             return Malformed(raw, str(error), _field(raw, "id", str) or None, _field(raw, self._created, int))
+        left_out.update(names)
+        return row
+
+
+def fitting(
+    given: Mapping[str, Any],
+    kind: type[msgspec.Struct],
+    left_out: set[str],
+    *,
+    describing: Collection[str],
+    nested: Mapping[str, type[msgspec.Struct]] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """Return the fields of a class, without those that only describe and have another type than documented.
+
+    Whole floats become integers.
+
+    :param left_out: gets the names of the fields that are left out.
+    :param describing: names of the fields that may be left out.
+    :param nested: by name, the classes of fields that are objects, or lists of objects.
+    """
+    found = {}
+    for field in msgspec.structs.fields(kind):
+        name = field.name
+        if name not in given:
+            continue
+        value = given[name]
+        deeper = nested.get(name)
+        if deeper and isinstance(value, dict):
+            value = fitting(value, deeper, left_out, describing=describing, nested=nested)
+        elif deeper and isinstance(value, list):
+            if not all(isinstance(one, dict) for one in value):
+                left_out.add(name)
+            objects = (one for one in value if isinstance(one, dict))
+            value = [fitting(one, deeper, left_out, describing=describing, nested=nested) for one in objects]
+        elif isinstance(value, float) and value.is_integer():
+            value = int(value)
+        try:
+            msgspec.convert(value, field.type)
+        except msgspec.ValidationError:
+            if name in describing:
+                left_out.add(name)
+                continue
+        found[name] = value
+    return found
 
 
 def mended(body: bytes) -> bytes:

@@ -17,7 +17,7 @@ from airflow_provider_cio.customerio.reader import Read, Reader
 from airflow_provider_cio.customerio.rows import Delivery
 from airflow_provider_cio.customerio.windows import Done, plan
 from airflow_provider_cio.events.catalog import CATALOG, CHANNELS, Collection
-from airflow_provider_cio.events.interval import Interval, is_time
+from airflow_provider_cio.events.interval import Ages, Interval, is_time
 from airflow_provider_cio.events.occurrence import MOST_NAMED, Malformed, Occurrence, Piece
 from airflow_provider_cio.http.errors import safe_text
 
@@ -36,7 +36,7 @@ class Deliveries:
     """Source of the occurrences in deliveries. It reads each window of the interval and its look-back once.
 
     :param reader: the source enters and exits it.
-    :param lookback: seconds before the interval in which a delivery may have been created.
+    :param ages: range of the ages at which an occurrence counts.
     :param humans_only: of opens and clicks, yield the first that a person made instead of the first of all.
     """
 
@@ -47,15 +47,16 @@ class Deliveries:
         *,
         collections: Sequence[Collection],
         interval: Interval,
-        lookback: int,
+        ages: Ages,
         humans_only: bool = False,
     ) -> None:
         self._reader = reader
         self._names = names
         self._collections = collections
         self._interval = interval
+        self._ages = ages
         self._humans_only = humans_only
-        self._windows = plan(interval, lookback, collections)
+        self._windows = plan(interval, ages, collections)
 
     def counts(self) -> dict[str, int]:
         """Return counts of the reader's work so far."""
@@ -74,16 +75,19 @@ class Deliveries:
 
     def pieces(self, done: Done) -> Iterator[Piece]:
         reads = self._reader.deliveries(done.rest(self._windows))
-        return self._names.ahead_of(self._piece(read) for read in reads)
+        yield from self._names.ahead_of(self._piece(read) for read in reads)
+        self._names.warn_of_missing()
 
     def _piece(self, read: Read) -> Piece:
         read, outside = within_bounds(read)
-        piece = piece_of(read, self._interval, outside)
+        piece = piece_of(read, self._interval, self._ages, outside)
         piece.occurrences = list(self._occurrences(read, self._collections, piece))
         return piece
 
     def _occurrences(self, read: Read, collections: Sequence[Collection], piece: Piece) -> Iterator[Occurrence]:
-        return occurrences(read.deliveries, collections, self._interval, piece, humans_only=self._humans_only)
+        return occurrences(
+            read.deliveries, collections, self._interval, self._ages, piece, humans_only=self._humans_only
+        )
 
 
 def within_bounds(read: Read) -> tuple[Read, int]:
@@ -100,15 +104,18 @@ def within_bounds(read: Read) -> tuple[Read, int]:
     return inside, outside
 
 
-def piece_of(read: Read, interval: Interval, outside: int = 0) -> Piece:
+def piece_of(read: Read, interval: Interval, ages: Ages, outside: int = 0) -> Piece:
     """Return a piece without occurrences.
 
-    A malformed row is refused by the interval in which its delivery was created. Other intervals that read it, in their
-    look-back or in the minute after their end, count it as skipped.
+    A malformed row is refused by the interval in which its delivery was created, in the run without `older_than`. All
+    other runs that read it count it as skipped: those of other intervals, in their look-back or in the minute after
+    their end, and those with `older_than`.
 
     :param outside: rows that are left out, because they are outside the bounds that were asked for.
     """
-    own = [row for row in read.malformed if interval.start <= created_of(row, read) < interval.end]
+    own = [
+        row for row in read.malformed if not ages.older_than and interval.start <= created_of(row, read) < interval.end
+    ]
     piece = Piece(
         malformed=own,
         read=Counter(deliveries=len(read.deliveries) + len(read.malformed)),
@@ -119,13 +126,15 @@ def piece_of(read: Read, interval: Interval, outside: int = 0) -> Piece:
         piece.skipped["malformed"] = others
     if outside:
         piece.read["out_of_bounds"] = outside
+    if read.left_out:
+        piece.read["field_left_out"] = read.left_out
     return piece
 
 
 def created_of(row: Malformed, read: Read) -> int:
     """Return the creation time of a malformed row, else the start of its window, which is in the same interval.
 
-    Both are before the interval or both are not, because no window spans its start.
+    Both are before the interval or both are not, because no window of a run without `older_than` spans its start.
     """
     return read.window.start if row.created is None else row.created
 
@@ -134,18 +143,17 @@ def occurrences(
     page: Sequence[Delivery],
     collections: Sequence[Collection],
     interval: Interval,
+    ages: Ages,
     piece: Piece,
     *,
     humans_only: bool = False,
 ) -> Iterator[Occurrence]:
-    """Yield the occurrences of these deliveries inside the interval.
+    """Yield the occurrences of these deliveries that are inside the interval and whose age counts.
 
     :param piece: its counts are increased: ``skipped`` under ``not_a_time`` by values of wanted metrics that can't be a
-        time, under ``unknown_metric`` by times inside the interval of metrics without a collection; see `_by_person`
-        for further ones.
+        time, under ``unknown_metric`` by such times of metrics without a collection; see `_by_person` for further ones.
     :param humans_only: yield the first open and click that a person made instead of the first of all.
     """
-    start, end = interval
     wanted: dict[str, dict[str, Collection]] = {}
     by_person: dict[str, list[Collection]] = {}
     for collection in collections:
@@ -160,6 +168,7 @@ def occurrences(
         if by_metric is None:
             continue
         known = _KNOWN[channel]
+        start, end = part = ages.part_of(interval, delivery.created)
         for metric, time in delivery.metrics.items():
             found = by_metric.get(metric)
             if found is not None:
@@ -174,17 +183,17 @@ def occurrences(
                 if len(piece.unknown) < MOST_NAMED:
                     piece.unknown.add(safe_text(f"{channel}.{metric}"))
         for collection in by_person.get(channel, ()):
-            yield from _by_person(delivery, collection, interval, piece)
+            yield from _by_person(delivery, collection, part, piece)
 
 
-def _by_person(delivery: Delivery, collection: Collection, interval: Interval, piece: Piece) -> Iterator[Occurrence]:
-    """Yield the first open or click that a person made, if it is inside the interval.
+def _by_person(delivery: Delivery, collection: Collection, part: tuple[int, int], piece: Piece) -> Iterator[Occurrence]:
+    """Yield the first open or click that a person made, if its time is in this part of the interval.
 
     Where Customer.io does not tell people from machines, it is the first of all; in e-mail, which has told them apart
     since 2025, that is counted as read under ``human_not_recorded``. A first one that no person made is counted as
     skipped under ``machine``.
     """
-    metric, (start, end) = collection.metric, interval
+    metric, (start, end) = collection.metric, part
     first, time = time_of(delivery, metric, piece.skipped), human_time(delivery, metric)
     is_told = tells_people_from_machines(delivery, metric)
     if not is_told:
@@ -205,3 +214,10 @@ def time_of(delivery: Delivery, metric: str, skipped: Counter[str]) -> int | Non
     if time is not None:
         skipped["not_a_time"] += 1
     return None
+
+
+def kind_of_metric(channel: str, key: str) -> str | None:
+    """Return a known key of `metrics`, with a star for the part that may be any text; None for an unknown one."""
+    if key in _KNOWN[channel]:
+        return key
+    return next((f"{prefix}*" for prefix in _REPEATS if key.startswith(prefix)), None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
+from airflow_provider_cio.customerio.deliveries import within_bounds
 from airflow_provider_cio.customerio.reader import Reader
 from airflow_provider_cio.customerio.rows import Activity, Delivery
 from airflow_provider_cio.events.interval import Interval, Window
@@ -21,8 +22,9 @@ _MOST_NAMED = 5
 
 
 def deliveries(reader: Reader, windows: Sequence[Window]) -> Iterator[Delivery | Malformed]:
-    """Yield each delivery of these windows once, in no order."""
+    """Yield each delivery that was created in these windows once, in no order."""
     for read in reader.deliveries(windows):
+        read, _ = within_bounds(read)
         yield from read.malformed
         yield from read.deliveries
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
-from airflow_provider_cio.customerio.client import NEWSLETTERS, CustomerIOClient
+from airflow_provider_cio.customerio.client import NEWSLETTERS, CustomerIOClient, ScopeError
 from airflow_provider_cio.events.occurrence import Message, Piece
 from airflow_provider_cio.exceptions import ConfigurationError, UnexpectedDataError
 
@@ -57,15 +57,19 @@ def names_warning(errors: Mapping[str, Exception]) -> str:
 
     :param errors: by the field of `NAME_LISTS`.
     """
-    fields = ", ".join(errors)
-    return f"No campaign_name for events with a {fields}: {' '.join(dict.fromkeys(map(str, errors.values())))}"
+    scopes = [error for error in errors.values() if isinstance(error, ScopeError)]
+    texts = [str(error) for error in errors.values() if error not in scopes]
+    if scopes:
+        paths = ", ".join(error.path for error in scopes)
+        texts.insert(0, f"the key of {scopes[0].key} may not read {paths} (answer 403). Give it these scopes.")
+    return f"No campaign_name for events with a {', '.join(errors)}: {' '.join(dict.fromkeys(texts))}"
 
 
 class Names:
     """Names for a run. Each list is read once, in parallel with the pages, when an occurrence first needs it.
 
-    A list that the key may not read only causes a warning. A list that is out of reach fails the run, because a retry
-    can help, and names can't be added to events later.
+    Lists that the key may not read only cause a warning, at the end. A list that is out of reach fails the run, because
+    a retry can help, and names can't be added to events later.
 
     :param warn: called with one text about all lists that can't be read.
     """
@@ -75,6 +79,7 @@ class Names:
         self._warn = warn
         self._asked: dict[str, Future[dict[str, str]]] = {}
         self._lists: NamesByField = {}
+        self._errors: dict[str, Exception] = {}
 
     def of(self, message: Message) -> str | None:
         """Return the name of the message's parent, or None.
@@ -86,7 +91,10 @@ class Names:
             return None
         if field not in self._lists:
             self._ask(field)
-            self._collect(field)
+            try:
+                self._lists[field] = self._asked[field].result()
+            except (ConfigurationError, UnexpectedDataError) as error:
+                self._lists[field], self._errors[field] = {}, error
         return name_in(self._lists[field], message, field)
 
     def ahead_of(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
@@ -102,18 +110,11 @@ class Names:
                 yield held.popleft()
         yield from held
 
+    def warn_of_missing(self) -> None:
+        """Warn once of all lists that could not be read. Call it when all occurrences have their names."""
+        if self._errors:
+            self._warn(names_warning(self._errors))
+
     def _ask(self, field: str) -> None:
         if field not in self._asked:
             self._asked[field] = self._reader.submit(read_list, self._reader.client, field)
-
-    def _collect(self, wanted: str) -> None:
-        """Wait for a list. If it can't be read, wait for the others too, so that one warning names all."""
-        errors: dict[str, Exception] = {}
-        for field in [wanted, *self._asked]:
-            if field not in self._lists and (field == wanted or errors):
-                try:
-                    self._lists[field] = self._asked[field].result()
-                except (ConfigurationError, UnexpectedDataError) as error:
-                    self._lists[field], errors[field] = {}, error
-        if errors:
-            self._warn(names_warning(errors))

@@ -38,12 +38,14 @@ class Read(NamedTuple):
 
     :param window: the window that it is a page of; it is not cut any more.
     :param last: with this page the window has been read to its end.
+    :param left_out: as in `Page`.
     """
 
     deliveries: Sequence[Delivery]
     malformed: Sequence[Malformed]
     window: Window
     last: bool
+    left_out: int = 0
 
 
 class Reader:
@@ -188,8 +190,9 @@ class _Pages:
         """
         self._held.append(page)
         while chain.is_final and self._held:
-            rows, malformed = self._new_rows(self._held.pop(0))
-            yield Read(rows, malformed, chain.window, chain.has_ended and not self._held)
+            page = self._held.pop(0)
+            rows, malformed = self._new_rows(page)
+            yield Read(rows, malformed, chain.window, chain.has_ended and not self._held, page.left_out)
 
     def _new_rows(self, page: Page[Delivery]) -> tuple[Sequence[Delivery], Sequence[Malformed]]:
         """Return the rows that were not passed on before. A malformed row without an id always counts as a new one."""

@@ -11,6 +11,23 @@ import msgspec
 
 from airflow_provider_cio.events.occurrence import Id, Identifiers, Message
 
+#: Fields that only describe a message. An event is worth more without one of them than lost.
+DESCRIBING = frozenset(
+    (
+        "recipient",
+        "subject",
+        "failure_message",
+        "campaign_id",
+        "action_id",
+        "parent_action_id",
+        "newsletter_id",
+        "content_id",
+        "broadcast_id",
+        "transactional_message_id",
+        "trigger_event_id",
+    )
+)
+
 
 class Delivery(Message, kw_only=True, gc=False):
     """One message to one person, an item of `/v1/messages`.

@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 
 from airflow_provider_cio.customerio.client import PAGE_SIZE
 from airflow_provider_cio.events.catalog import Collection
-from airflow_provider_cio.events.interval import Interval, Window
+from airflow_provider_cio.events.interval import Ages, Interval, Window
 from airflow_provider_cio.exceptions import TryAgainLaterError
 
 #: Seconds. Customer.io silently cuts a request that spans more than six months.
@@ -63,17 +63,19 @@ def query_of(window: Window, page_size: int = PAGE_SIZE) -> dict[str, str | int]
     return query | {"limit": page_size} | ({"drafts": "true"} if window.drafts else {})
 
 
-def plan(interval: Interval, lookback: int, collections: Sequence[Collection]) -> list[Window]:
-    """Return the windows that hold every delivery of which something can have happened in the interval.
+def plan(interval: Interval, ages: Ages, collections: Sequence[Collection]) -> list[Window]:
+    """Return the windows that hold every delivery to which something that counts can have happened in the interval.
 
-    They cover ``[start - lookback, end + 60 s)`` without gap or overlap, because Customer.io finds a delivery by its
-    creation. One bound is the interval's start, so that a malformed row without a time is known to be this interval's
-    own, or an earlier one's. Drafts are a list of their own, which is read only if their collection is wanted.
-
-    :param lookback: seconds.
+    They cover ``[start - lookback, end - older_than)`` without gap or overlap, because Customer.io finds a delivery by
+    its creation. Without `older_than` they end at ``end + 60 s``, and one bound is the interval's start, so that a
+    malformed row without a time is known to be this interval's own, or an earlier one's. Drafts are a list of their
+    own, which is read only if their collection is wanted.
     """
-    first = max(0, interval.start - lookback)
-    bounds = [*_even(first, interval.start), *_even(interval.start, interval.end + CREATED_LATE)]
+    first = max(0, interval.start - ages.lookback)
+    if ages.older_than:
+        bounds = _even(first, interval.end - ages.older_than)
+    else:
+        bounds = [*_even(first, interval.start), *_even(interval.start, interval.end + CREATED_LATE)]
     channels = dict.fromkeys(collection.channel for collection in collections)
     with_drafts = {collection.channel for collection in collections if collection.metric == "drafted"}
     return [

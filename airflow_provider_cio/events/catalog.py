@@ -27,6 +27,20 @@ def snakecase(name: str) -> str:
     return "_".join(_WORD.findall(name)).lower()
 
 
+#: Pairs of channel and metric for which every occurrence is an activity. The App API's specification has no activities
+#: for Slack clicks, WhatsApp opens and WhatsApp clicks, so only the first of these is known.
+REPEATING = {
+    ("email", "opened"),
+    ("email", "clicked"),
+    ("push", "opened"),
+    ("push", "clicked"),
+    ("in_app", "opened"),
+    ("in_app", "clicked"),
+    ("twilio", "clicked"),
+    ("webhook", "clicked"),
+}
+
+
 class Collection(NamedTuple):
     """A named kind of event.
 
@@ -48,6 +62,11 @@ class Collection(NamedTuple):
     def report_name(self) -> str:
         """Name of its event in reporting webhooks, such as ``sms_sent``."""
         return f"{_OBJECT_TYPES[self.channel]}_{self.metric}"
+
+    @property
+    def has_activities(self) -> bool:
+        """True if Customer.io lists each of its occurrences as an activity."""
+        return (self.channel, self.metric) in REPEATING
 
     @property
     def is_of_person(self) -> bool:

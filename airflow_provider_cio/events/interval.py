@@ -36,6 +36,32 @@ class Interval(NamedTuple):
         return f"[{iso(self.start)}, {iso(self.end)})"
 
 
+class Ages(NamedTuple):
+    """Range ``[older_than, lookback)`` of the ages that count, in seconds.
+
+    An age is the time from a message's creation to what happened to it. An `older_than` of 0 is no bound: Customer.io
+    may stamp a creation up to a minute after the first metric, so the least ages are negative.
+    """
+
+    lookback: int
+    older_than: int = 0
+
+    def part_of(self, interval: Interval, created: int) -> tuple[int, int]:
+        """Return start and end of the part of an interval in which what happens to a message counts.
+
+        The part is half-open, and empty if its end is not after its start.
+
+        :param created: creation of the message, in Unix seconds.
+        """
+        start, end = interval
+        lookback, older_than = self
+        if older_than and created + older_than > start:
+            start = created + older_than
+        if created + lookback < end:
+            end = created + lookback
+        return start, end
+
+
 class Window(NamedTuple):
     """Range ``[start, end)`` of creation times in one list of deliveries. Drafts are a separate list.
 
@@ -91,7 +117,11 @@ def resolve_interval(interval_start: object, interval_end: object, context: Mapp
         return _between(_moment(interval_start, "interval_start"), _moment(interval_end, "interval_end"))
     start, end = context.get("data_interval_start"), context.get("data_interval_end")
     if start is None or end is None:
-        raise ConfigurationError(f"This run has no data interval. {_FIX}")
+        raise ConfigurationError(
+            "This run has no data interval, because it was triggered without a logical date, or by an asset. Trigger "
+            f"it with a logical date, or set interval_start and interval_end. "
+            f"If scheduled runs fail in this way, too: {_FIX[0].lower()}{_FIX[1:]}"
+        )
     return _between(_moment(start, "data_interval_start"), _moment(end, "data_interval_end"))
 
 

@@ -58,6 +58,7 @@ class Message(msgspec.Struct, gc=False):
     :param id: the delivery's id; empty for a change of a person's subscription that no message caused.
     :param type: the channel, equal to `Collection.channel`.
     :param reported: not part of rows.
+    :param created: Unix seconds; only rows tell.
     """
 
     id: Annotated[str, msgspec.Meta(min_length=1)]
@@ -79,6 +80,7 @@ class Message(msgspec.Struct, gc=False):
     journey_id: Id = None
     trigger_id: Id = None
     reported: Reported | None = msgspec.field(default=None, name="what only reports tell")
+    created: int | None = None
 
 
 class Engagement(msgspec.Struct, frozen=True, gc=False):

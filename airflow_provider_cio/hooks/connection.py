@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import urlsplit
+
+from airflow.providers.common.compat.sdk import AirflowNotFoundException
 
 from airflow_provider_cio.exceptions import ConfigurationError
 from airflow_provider_cio.values import HOLDS_A_MASK, flag_in, is_mask, kind_of, number_in, shown
@@ -24,6 +26,21 @@ T = TypeVar("T")
 class ConnectionFields:
     """Fields of one connection. Errors show only the kind of a value, except the region's."""
 
+    @classmethod
+    def of(cls, hook: Any, conn_id: str) -> Self:
+        """Read a connection of a hook.
+
+        :param hook: one of the provider's hooks, or its class.
+        :raises ConfigurationError: there is none. The message names the parameter that has the id.
+        """
+        try:
+            return cls(hook.get_connection(conn_id))
+        except AirflowNotFoundException:
+            raise ConfigurationError(
+                f"There is no connection {conn_id!r}. Add one of type {hook.conn_type}, or set {hook.conn_name_attr} "
+                "to the id of another."
+            ) from None
+
     def __init__(self, connection: Connection) -> None:
         self.conn_id = str(connection.conn_id)
         self._connection = connection
@@ -39,6 +56,10 @@ class ConnectionFields:
         """Return an error about the field `name`."""
         return ConfigurationError(f"Connection {self.conn_id!r}: {name} {problem}.")
 
+    @property
+    def has_password(self) -> bool:
+        return bool((self._connection.password or "").strip())
+
     def secret(self, needed: str, fallback: str | None = None) -> str:
         """Return the password, stripped, else the extra field named `fallback`.
 
@@ -48,7 +69,7 @@ class ConnectionFields:
         if not value and fallback and (value := self.text(fallback, "")):
             name = fallback
         if not value:
-            raise self.error("password", f"is empty: put {needed} there")
+            raise self.error("password", f"is empty. Put {needed} there")
         return self._masked(name, value, needed)
 
     def extra_secret(self, name: str, needed: str) -> str | None:
@@ -73,7 +94,7 @@ class ConnectionFields:
     def _masked(self, name: str, value: str, needed: str) -> str:
         """Check a secret, and have Airflow mask it in logs."""
         if not (value.isascii() and value.isprintable() and " " not in value):
-            raise self.error(name, f"must be one word of plain ASCII, got other characters: put {needed} there")
+            raise self.error(name, f"must be one word of plain ASCII, got other characters. Put {needed} there")
         # Airflow masks the password only with its blanks, and does not mask such an extra field.
         mask_secret(value)
         return value

@@ -62,7 +62,7 @@ class CustomerIOHook(BaseHook):
 
     @cached_property
     def _fields(self) -> ConnectionFields:
-        return ConnectionFields(self.get_connection(self.customerio_conn_id))
+        return ConnectionFields.of(self, self.customerio_conn_id)
 
     @cached_property
     def settings(self) -> CustomerIOSettings:
@@ -81,6 +81,14 @@ class CustomerIOHook(BaseHook):
             requests_per_second=fields.number("requests_per_second", 8, unit="requests", least=0.1, most=1000),
             timeout=fields.number("timeout", 60, unit="seconds", least=0.1, most=600),
         )
+
+    @property
+    def has_api_key(self) -> bool:
+        """Whether the connection has an App API key. A stream runs without one.
+
+        :raises ConfigurationError: there is no such connection, or its extra can't be read.
+        """
+        return self._fields.has_password
 
     @cached_property
     def webhook_signing_secrets(self) -> tuple[str, ...]:
@@ -260,7 +268,9 @@ class CustomerIOHook(BaseHook):
             return False, str(error)
         except Exception as error:
             return False, f"Connection {self.customerio_conn_id!r} can't be tested: {type(error).__name__}"
-        return True, " ".join([f"{self.settings.base_url} accepts the key, and the key may read messages.", *limits])
+        answer = " ".join([f"{self.settings.base_url} accepts the key, and the key may read messages.", *limits])
+        self.log.info("%s", answer)  # `airflow connections test` shows the log only
+        return True, answer
 
     def _limits_of_the_key(self, client: CustomerIOClient) -> list[str]:
         """Return a sentence for each feature that lacks a list, because the key may not read it."""

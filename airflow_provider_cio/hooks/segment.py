@@ -53,7 +53,7 @@ class SegmentHook(BaseHook):
 
     @cached_property
     def _fields(self) -> ConnectionFields:
-        return ConnectionFields(self.get_connection(self.segment_conn_id))
+        return ConnectionFields.of(self, self.segment_conn_id)
 
     @cached_property
     def settings(self) -> SegmentSettings:
@@ -131,7 +131,9 @@ class SegmentHook(BaseHook):
             return False, f"Connection {self.segment_conn_id!r} can't be tested: {type(error).__name__}"
         else:
             answer = "took an empty batch"
-        return True, (
+        answer = (
             f"{self.settings.base_url}{self.settings.path} {answer}. Not checked: whether the write key is known. "
             "Segment does not tell; look for the first events in the source's debugger."
         )
+        self.log.info("%s", answer)  # `airflow connections test` shows the log only
+        return True, answer

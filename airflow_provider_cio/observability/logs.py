@@ -1,40 +1,115 @@
-"""Log lines of a task: progress, samples, findings."""
+"""Log lines of a task: start, progress, summary, samples, findings.
+
+Airflow's log view shows some 90 characters of a line, so the words that matter come first.
+"""
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+import re
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_cio.events.interval import Interval, iso
+from airflow_provider_cio.observability.summary import progress, summary
 
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
 
+    from airflow_provider_cio.events.catalog import Collection
     from airflow_provider_cio.pipeline.result import Result
 
+#: Words for each mode of opens and clicks.
+_MODES = {
+    "first": "the first of each message",
+    "first_human": "the first of each message that a person made",
+    "every": "each",
+    "every_human": "each that a person made",
+}
+#: Words for each assumption that a preview looks at, and for the numbers behind it.
+_FOUND = {
+    "newest_first": ("deliveries are listed newest first", "{out_of_order} of {rows} are not"),
+    "within_bounds": ("deliveries are within the bounds that were asked for", "{outside} of {rows} are not"),
+    "limit": ("the limit of a page is kept", "{rows} rows for a limit of {asked}"),
+    "next_at_end": ("a list ends without a further page", "its `next` is {next}"),
+    "people_with_id": ("most people have an id", "{without_id} of {rows} have none"),
+    "metrics": ("all keys of `metrics` are known", "{unknown} are not; met: {keys}"),
+    "first_activity": ("the first open has the same time as an activity", "{equal} of {compared} have"),
+    "link_of_click": (
+        "a click has its link as `href` or `link`",
+        "{href} as href, {link} as link, {neither} as neither",
+    ),
+}
 
-def log_progress(log: Logger, label: str, result: Result, waits: str = "") -> None:
+
+def log_start(
+    log: Logger,
+    interval: Interval,
+    older_than: timedelta,
+    lookback: timedelta,
+    mode: str,
+    collections: Sequence[Collection],
+) -> None:
+    """Log which interval, ages and collections the run reads.
+
+    :param mode: of opens and clicks, which may differ from the one that was asked for.
+    """
+    least, most = (span / timedelta(days=1) for span in (older_than, lookback))
+    ages = f"{least:g} to {most:g}" if least else f"up to {most:g}"
+    log.info("From %s to %s, in messages %s days old", iso(interval.start), iso(interval.end), ages)
+    names = ", ".join(one.name for one in collections)
+    engaged = any(one.metric in ("opened", "clicked") for one in collections)
+    log.info("Collections: %s%s", names, f". Of opens and clicks, {_MODES[mode]}" if engaged else "")
+
+
+def log_progress(log: Logger, result: Result, waits: str) -> None:
     """Log one line of counts, as a warning while the run waits.
 
-    :param waits: one sentence about the current wait.
+    :param waits: one sentence about the current wait, or empty text.
     """
-    work = result.work
-    (log.warning if waits else log.info)(
-        "%s: %d requests (%d retried), %d deliveries, %s, skipped %s, refused %s%s",
-        label,
-        work["requests"],
-        work["retried"],
-        result.tally.read["deliveries"],
-        result.wording.progress.format_map(work),
-        dict(result.skipped),
-        dict(result.refused),
-        f". {waits}" if waits else "",
-    )
+    (log.warning if waits else log.info)("%sSo far %s", f"{waits}. " if waits else "", progress(result))
+
+
+def log_summary(log: Logger, result: Result, *, preview: bool) -> None:
+    """Log in one line what a finished run has done, or what it would have done without `preview`."""
+    log.info("%s", summary(result, preview=preview))
+    if preview:
+        log.info("This was a preview: nothing was %s", result.wording.done)
+
+
+def log_error(log: Logger, error: Exception) -> str:
+    """Log an error's advice, each sentence but the first on a line of its own; its frames for debugging only.
+
+    Airflow logs an exception itself. Its log view shows all of the text in one line, which it cuts, and no line breaks.
+
+    :returns: the text with the line breaks, for the exception.
+    """
+    log.debug("The error was raised here", exc_info=error)
+    text = re.sub(r"(?<=\.) (?=[A-Z])", "\n", str(error))
+    for line in text.splitlines()[1:]:
+        log.error("%s", line)
+    return text
 
 
 def log_sample(log: Logger, event: bytes) -> None:
-    """Log an event of a preview, with personal data masked."""
-    from airflow_provider_cio.events.privacy import masked
+    """Log an event of a preview, shortened, with personal data masked."""
+    from airflow_provider_cio.pipeline.preview import sample_of
 
-    log.info("For example (personal data masked): %s", json.dumps(masked(json.loads(event)), ensure_ascii=False))
+    log.info("For example (personal data masked): %s", json.dumps(sample_of(event), ensure_ascii=False))
+
+
+def log_found(log: Logger, found: Mapping[str, Mapping[str, Any]]) -> None:
+    """Log for each assumption whether it holds, and the numbers, as a warning if it does not."""
+    for name, one in found.items():
+        assumption, numbers = _FOUND[name]
+        shown = {key: ", ".join(value) if isinstance(value, list) else value for key, value in one.items()}
+        if one["as_assumed"] is None:
+            log.info("Not seen, whether %s (%s)", assumption, numbers.format_map(shown))
+        elif one["as_assumed"]:
+            log.info("As assumed, %s (%s)", assumption, numbers.format_map(shown))
+        else:
+            log.warning("Not as assumed, that %s (%s)", assumption, numbers.format_map(shown))
 
 
 def log_findings(log: Logger, result: Result) -> None:
@@ -55,7 +130,8 @@ def log_findings(log: Logger, result: Result) -> None:
         )
     if skipped["malformed"]:
         log.warning(
-            "%d malformed rows were created outside this interval. The runs of their own intervals refuse them.",
+            "%d malformed rows are left to other runs. Each is refused by the run without older_than whose interval "
+            "contains its creation.",
             skipped["malformed"],
         )
     if result.work["out_of_order"]:
@@ -82,5 +158,7 @@ def log_findings(log: Logger, result: Result) -> None:
             "them.",
             unknown_people,
         )
+    if late := result.tally.ages.late(result.lookback, result.of_any_age):
+        log.info("%s.", late)
     if not result.tally.read["deliveries"]:
         log.warning("Customer.io showed no delivery at all: check collections, lookback and the workspace.")

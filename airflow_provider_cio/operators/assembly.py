@@ -6,14 +6,19 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_cio.customerio.activities import GUARANTEED_DAYS, REPEATING, EveryOpenAndClick
+from airflow_provider_cio.customerio.activities import GUARANTEED_DAYS, EveryOpenAndClick
 from airflow_provider_cio.customerio.client import CustomerIOClient
 from airflow_provider_cio.customerio.deliveries import Deliveries
+from airflow_provider_cio.customerio.findings import Found, find_out
 from airflow_provider_cio.customerio.names import Names
 from airflow_provider_cio.customerio.reader import Reader
-from airflow_provider_cio.events.interval import Interval, iso, whole_seconds
+from airflow_provider_cio.events.interval import Ages, Interval, iso, whole_seconds
 from airflow_provider_cio.events.mapping import Mapper
-from airflow_provider_cio.operators.options import Options
+from airflow_provider_cio.exceptions import CustomerIOToSegmentError
+from airflow_provider_cio.hooks.customerio import CustomerIOHook
+from airflow_provider_cio.http.transport import Retries
+from airflow_provider_cio.observability.logs import log_found
+from airflow_provider_cio.operators.options import FROM_ACTIVITIES, Options
 from airflow_provider_cio.pipeline.checkpoint import Checkpoint
 from airflow_provider_cio.pipeline.ends import Sink, Source
 from airflow_provider_cio.pipeline.pipeline import Callbacks, Pipeline
@@ -24,18 +29,16 @@ if TYPE_CHECKING:
 
 #: Days for which Customer.io surely lists deliveries: it narrows longer requests to six months, silently.
 LISTED_DAYS = 180
-#: Modes that read activities -> the mode for intervals that those don't reach.
-_FROM_ACTIVITIES = {"every": "first", "every_human": "first_human"}
 
 
 def mode_of(interval: Interval, options: Options, log: Logger) -> str:
     """Return `opens_and_clicks` as asked for, or the first ones instead of each if activities don't reach that far."""
     asked = options.opens_and_clicks
-    if asked not in _FROM_ACTIVITIES or not any((one.channel, one.metric) in REPEATING for one in options.collections):
+    if asked not in FROM_ACTIVITIES or not any(one.has_activities for one in options.collections):
         return asked
     if interval.start >= time.time() - GUARANTEED_DAYS * 86_400:
         return asked
-    mode = _FROM_ACTIVITIES[asked]
+    mode = FROM_ACTIVITIES[asked]
     log.warning(
         "Customer.io guarantees activities for %d days, and %s starts earlier: this run sends first opens and "
         "clicks only, as with opens_and_clicks=%r.",
@@ -56,6 +59,21 @@ def warn_of_age(interval: Interval, options: Options, log: Logger) -> None:
             iso(first),
             LISTED_DAYS,
         )
+
+
+def look_at_service(hook: CustomerIOHook, interval: Interval, options: Options, log: Logger) -> Found:
+    """Compare Customer.io with what is assumed of it, and log each line, for a preview, which no failure may fail.
+
+    :returns: empty after a failure.
+    """
+    try:
+        with hook.get_conn(retries=Retries(attempts=3, total=30)) as client:
+            found = find_out(client, interval, whole_seconds(options.lookback), options.collections)
+    except CustomerIOToSegmentError as error:
+        log.warning("This preview could not find out whether Customer.io is as assumed: %s", error)
+        return {}
+    log_found(log, found)
+    return found
 
 
 def build_pipeline(
@@ -82,13 +100,15 @@ def build_pipeline(
     """
     reader = Reader(client, **reading)
     names = Names(reader, warn)
+    ages = Ages(whole_seconds(options.lookback), whole_seconds(options.older_than))
+    reads_activities = mode in FROM_ACTIVITIES
     shared: dict[str, Any] = {
         "collections": options.collections,
         "interval": interval,
-        "lookback": whole_seconds(options.lookback),
+        "ages": ages,
         "humans_only": mode in ("first_human", "every_human"),
     }
-    source: Source = (EveryOpenAndClick if mode in _FROM_ACTIVITIES else Deliveries)(reader, names, **shared)
+    source: Source = (EveryOpenAndClick if reads_activities else Deliveries)(reader, names, **shared)
     mapper = Mapper(
         message_id_namespace,
         send_to_customerio_destinations=send_to_customerio_destinations,
@@ -101,6 +121,8 @@ def build_pipeline(
         Tally.of(one.name for one in options.collections),
         fell_back_to=mode if mode != options.opens_and_clicks else None,
         wording=wording,
+        lookback=ages.lookback,
+        of_any_age=frozenset(one.name for one in options.collections if reads_activities and one.has_activities),
     )
     return Pipeline(
         source,

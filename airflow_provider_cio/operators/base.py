@@ -54,6 +54,7 @@ class CustomerIOOperator(BaseOperator):
         "interval_start",
         "interval_end",
         "lookback",
+        "older_than",
         "settling_time",
         "pii",
         "on_unidentified",
@@ -83,6 +84,7 @@ class CustomerIOOperator(BaseOperator):
         interval_start: str | datetime | None,
         interval_end: str | datetime | None,
         lookback: timedelta | float | str,
+        older_than: timedelta | float | str | None,
         settling_time: timedelta | float | str,
         pii: str,
         on_unidentified: str,
@@ -97,6 +99,7 @@ class CustomerIOOperator(BaseOperator):
         self.interval_start = interval_start
         self.interval_end = interval_end
         self.lookback = lookback
+        self.older_than = older_than
         self.settling_time = settling_time
         self.pii = pii
         self.on_unidentified = on_unidentified
@@ -118,7 +121,12 @@ class CustomerIOOperator(BaseOperator):
         raise NotImplementedError
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """Wait until the interval is settled, deliver its events, and return the result."""
+        """Wait until the interval is settled, deliver its events, and return the result.
+
+        An error is raised anew: Airflow's log view hides its text behind all its frames and those of its cause.
+        """
+        from airflow_provider_cio.observability.logs import log_error
+
         try:
             options = read_options(self)
             interval = resolve_interval(self.interval_start, self.interval_end, context)
@@ -129,18 +137,18 @@ class CustomerIOOperator(BaseOperator):
             self._fail_if_refused(result, dead_letters, options, context)
         except TryAgainLaterError as error:
             wait_as_asked(error, settled, context, self.log)
-            raise
+            raise TryAgainLaterError(log_error(self.log, error), error.after) from None
         except CustomerIOToSegmentError as error:  # a retry would end the same way
-            raise AirflowFailException(str(error)) from error
+            raise AirflowFailException(log_error(self.log, error)) from None
         return self._publish(result, dead_letters, options, context)
 
     def _run(self, options: Options, interval: Interval, dead_letters: DeadLetters | None, context: Context) -> Result:
         """Build the pipeline from the options, run it over the interval, and record its counts."""
         from airflow_provider_cio.hooks.customerio import CustomerIOHook
         from airflow_provider_cio.observability.lineage import customerio_datasets
-        from airflow_provider_cio.observability.logs import log_findings, log_progress, log_sample
+        from airflow_provider_cio.observability.logs import log_findings, log_sample, log_start, log_summary
         from airflow_provider_cio.observability.metrics import count_run
-        from airflow_provider_cio.operators.assembly import build_pipeline, mode_of, warn_of_age
+        from airflow_provider_cio.operators.assembly import build_pipeline, look_at_service, mode_of, warn_of_age
         from airflow_provider_cio.operators.checkpoint_store import CheckpointStore
         from airflow_provider_cio.pipeline.checkpoint import fingerprint
         from airflow_provider_cio.pipeline.preview import PreviewSink
@@ -151,8 +159,7 @@ class CustomerIOOperator(BaseOperator):
         destination = self._destination(options)
         mode = mode_of(interval, options, self.log)
         warn_of_age(interval, options, self.log)
-        days, names = options.lookback / timedelta(days=1), ", ".join(one.name for one in options.collections)
-        self.log.info("Interval %s, look-back %g days, opens and clicks %s: %s", interval, days, mode, names)
+        log_start(self.log, interval, options.older_than, options.lookback, mode, options.collections)
 
         store = CheckpointStore(None if options.preview else context.get("task_state_store"), self.log)
         namespace = destination.message_id_namespace
@@ -174,10 +181,13 @@ class CustomerIOOperator(BaseOperator):
         with dead_letters or nullcontext(), self._killable():
             result = pipeline.run()
 
-        log_progress(self.log, "Done", result)
+        log_summary(self.log, result, preview=options.preview)
         store.forget()
         log_findings(self.log, result)
-        if not options.preview:
+        if options.preview:
+            with self._killable():
+                result.found = look_at_service(customerio, interval, options, self.log)
+        else:
             self._inputs = customerio_datasets(*origin, result)
             self._outputs = destination.datasets(result)
             count_run(result, time.monotonic() - began, {"dag_id": self.dag_id, "task_id": self.task_id})
@@ -188,7 +198,7 @@ class CustomerIOOperator(BaseOperator):
         from airflow_provider_cio.observability.logs import log_progress
         from airflow_provider_cio.pipeline.pipeline import Callbacks
 
-        progress = partial(log_progress, self.log, "So far", result)
+        progress = partial(log_progress, self.log, result)
         if dead_letters is None:
             return Callbacks(progress, save=save)
         return Callbacks(
@@ -217,15 +227,15 @@ class CustomerIOOperator(BaseOperator):
 
         :raises EventsRefusedError: the message names reasons and deliveries.
         """
-        done = result.wording.done
-        if options.preview:
-            refused = dict(result.refused)
-            self.log.info("This was a preview: nothing was %s. Events that can't be %s: %s", done, done, refused)
-            return
         if not result.refused:
             return
+        done = result.wording.done
+        number = f"{result.refused.total()} events or rows can't be {done}"
+        if options.preview:
+            self.log.warning("%s: %s", number, result.refusals())
+            return
         if dead_letters:
-            self.log.warning("Events that can't be %s are in %s: %s", done, dead_letters.path, result.refusals())
+            self.log.warning("%s, and are in %s: %s", number, dead_letters.path, result.refusals())
             if options.on_unidentified != "fail" or not result.refused["unidentified"]:
                 return
             advice = f"They are in {dead_letters.path}."
@@ -254,7 +264,7 @@ class CustomerIOOperator(BaseOperator):
 
         published = _with_dead_letters(result, dead_letters)
         if options.preview:
-            published |= {"preview": True, "refused": dict(result.refused)}
+            published |= {"preview": True, "refused": dict(result.refused), "found": dict(result.found)}
         describe_outlets(self.outlets, published | self._asset_extra(options), context)
         return published
 

@@ -42,8 +42,13 @@ class CustomerIOToWarehouseOperator(CustomerIOOperator):
     :param interval_start: datetime or ISO 8601 text, in UTC unless it says otherwise. With `interval_end` it replaces
         the data interval of the run.
     :param interval_end: the first moment after the interval.
-    :param lookback: how long before the interval a delivery may have been created: a timedelta or a number of days,
-        at most 180 days. Later opens and clicks are not found.
+    :param lookback: the age from which on nothing counts, as a timedelta or a number of days: more than 0, at most 180.
+        The age is how long after the creation of its delivery something happened. Opens and clicks of that age are not
+        sent, except those that ``every`` and ``every_human`` take from activities.
+    :param older_than: the least age that counts: a timedelta or a number of days, less than `lookback`. None and 0 are
+        no limit. With it a run adds what happened to older deliveries to a run that has this age as its `lookback`,
+        and requests only deliveries that are old enough. With ``every`` and ``every_human``, leave opens and clicks to
+        the run without it.
     :param settling_time: how long after the interval's end the run begins, because Customer.io may show a metric some
         time after it happened: a timedelta or a number of minutes, at most 7 days. An early run is rescheduled, which
         takes neither a worker's slot nor a try.
@@ -56,14 +61,13 @@ class CustomerIOToWarehouseOperator(CustomerIOOperator):
     :param dead_letter_path: absolute folder, local or remote (`ObjectStoragePath`), for events that can't be
         delivered and malformed rows: JSON lines with the reason, personal data included, one file for each run and
         try. The task then succeeds. Without it the task fails at its end.
-    :param preview: deliver nothing: read, map, check and count, and log one masked sample of each collection.
-    :returns: ``{"interval": {"start", "end"}, "read": {"requests", "deliveries"}, "events": {collection: n},
-        "loaded": {"events", "new"}, "skipped": {reason: n}}``, the sums of all tries. ``"new"`` counts the events
-        that no earlier run had loaded. Where they apply: in ``"read"`` also ``"activities"``, ``"retried"``,
-        ``"rate_limited"``, ``"out_of_order"``, ``"out_of_bounds"``, ``"cut_short"``, ``"human_not_recorded"`` and
-        ``"opens_and_clicks_without_activity"``; ``"resumed": True``; ``"dead_letters": {"path", "events": {reason:
-        n}}``; ``"preview": True`` with ``"refused": {reason: n}``. A run that fails at its end for refused events
-        leaves the same in XCom, with ``"refused"``. `docs/operator.md` explains each.
+    :param preview: deliver nothing: read, map, check and count, and log one masked sample of each collection, and
+        which assumptions about Customer.io hold.
+    :returns: ``{"interval": {"start", "end"}, "read": {"requests", "deliveries"}, "events": {collection: n}, "loaded":
+        {"events", "new"}, "skipped": {reason: n}, "ages": {collection: {age: n}}}``, the sums of all tries. ``"new"``
+        counts the events that no earlier run had loaded. `docs/operator.md` explains these keys, and further ones that
+        are there where they apply. A run that fails at its end for refused events leaves the same in XCom, with
+        ``"refused": {reason: n}``.
     """
 
     template_fields: Sequence[str] = (
@@ -86,6 +90,7 @@ class CustomerIOToWarehouseOperator(CustomerIOOperator):
         interval_start: str | datetime | None = None,
         interval_end: str | datetime | None = None,
         lookback: timedelta | float | str = timedelta(days=30),
+        older_than: timedelta | float | str | None = None,
         settling_time: timedelta | float | str = timedelta(minutes=30),
         pii: Literal["keep", "hash", "drop"] | str = "keep",
         on_unidentified: Literal["skip", "cio_id", "dead_letter", "fail"] | str = "skip",
@@ -103,6 +108,7 @@ class CustomerIOToWarehouseOperator(CustomerIOOperator):
             interval_start=interval_start,
             interval_end=interval_end,
             lookback=lookback,
+            older_than=older_than,
             settling_time=settling_time,
             pii=pii,
             on_unidentified=on_unidentified,

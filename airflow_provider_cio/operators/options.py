@@ -9,17 +9,19 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, NamedTuple
 
 from airflow_provider_cio.events.catalog import DEFAULT_COLLECTIONS, Collection, resolve_collections
-from airflow_provider_cio.events.interval import check_bounds
+from airflow_provider_cio.events.interval import check_bounds, whole_seconds
 from airflow_provider_cio.exceptions import ConfigurationError
 from airflow_provider_cio.values import flag_in, kind_of, number_in, shown
 
 #: Customer.io lists the deliveries of about six months.
 MAX_LOOKBACK = timedelta(days=180)
+#: Modes that read activities -> the mode for intervals that those don't reach.
+FROM_ACTIVITIES = {"every": "first", "every_human": "first_human"}
 #: Far more than any delay of Customer.io's. A longer time is probably in the wrong unit.
 MAX_SETTLING_TIME = timedelta(days=7)
 #: Characters of the name of a schema. PostgreSQL silently truncates longer names.
@@ -35,6 +37,7 @@ class Options(NamedTuple):
     collections: tuple[Collection, ...] = resolve_collections(DEFAULT_COLLECTIONS)
     opens_and_clicks: str = "first"
     lookback: timedelta = timedelta(days=30)
+    older_than: timedelta = timedelta(0)
     settling_time: timedelta = timedelta(minutes=30)
     pii: str = "keep"
     on_unidentified: str = "skip"
@@ -52,6 +55,7 @@ class Options(NamedTuple):
         """Options that decide which events are sent, for the fingerprint of a checkpoint."""
         return (
             self.lookback,
+            self.older_than,
             sorted(one.name for one in self.collections),
             self.send_to_customerio_destinations,
             self.on_unidentified,
@@ -65,7 +69,7 @@ def read_options(operator: Any) -> Options:
     :raises ConfigurationError: a value is wrong. The message names the parameter, the kind of its value, and the fix.
     """
     options = Options(**{name: read(name, getattr(operator, name)) for name, read in _readers_for(operator)})
-    check_dead_letters(options.on_unidentified, options.dead_letter_path)
+    _check_together(options._asdict())
     return options
 
 
@@ -80,8 +84,42 @@ def check_parameters(operator: Any) -> None:
         if not _is_rendered_later(value := getattr(operator, name))
     }
     check_bounds(operator.interval_start, operator.interval_end)
+    _check_together(known)
+
+
+def _check_together(known: Mapping[str, Any]) -> None:
+    """Check parameters that limit each other, as far as they are known.
+
+    :raises ConfigurationError: the message names both, and the fix.
+    """
     if known.keys() >= {"on_unidentified", "dead_letter_path"}:
         check_dead_letters(known["on_unidentified"], known["dead_letter_path"])
+    if not known.get("older_than"):
+        return
+    if "lookback" in known:
+        _check_ages(known["older_than"], known["lookback"])
+    if known.keys() >= {"opens_and_clicks", "collections"}:
+        _check_every(known["opens_and_clicks"], known["collections"])
+
+
+def _check_ages(older_than: timedelta, lookback: timedelta) -> None:
+    if whole_seconds(older_than) >= whole_seconds(lookback):
+        least, most = (f"{span / timedelta(days=1):g} days" for span in (older_than, lookback))
+        raise ConfigurationError(
+            f"older_than ({least}) must be less than lookback ({most}), because a run with both sends what happened "
+            "to a message between these two ages"
+        )
+
+
+def _check_every(opens_and_clicks: str, collections: Sequence[Collection]) -> None:
+    """Check that a run with `older_than` does not read activities, because no request selects those by age."""
+    names = [one.name for one in collections if one.has_activities]
+    if opens_and_clicks in FROM_ACTIVITIES and names:
+        raise ConfigurationError(
+            f"With opens_and_clicks={opens_and_clicks!r}, a run without older_than sends opens and clicks however old "
+            f"their message is. Leave them to that run: remove older_than, or remove these from collections: "
+            f"{', '.join(names)}"
+        )
 
 
 def check_dead_letters(on_unidentified: str, dead_letter_path: str | None) -> None:
@@ -178,6 +216,20 @@ def _span(unit: str, most: timedelta) -> ValueReader:
     return read
 
 
+_read_days = _span("days", MAX_LOOKBACK)
+
+
+def _read_lookback(name: str, value: object) -> timedelta:
+    lookback: timedelta = _read_days(name, value)
+    if not lookback:
+        raise ConfigurationError(f"{name} must be more than 0 days, because only what happens within it is sent")
+    return lookback
+
+
+def _read_older_than(name: str, value: object) -> timedelta:
+    return timedelta(0) if value is None else _read_days(name, value)
+
+
 _read_folder = _text("an absolute folder, local or remote", "set one, or leave it out")
 
 
@@ -200,7 +252,8 @@ _read_conn_id = _text("the id of a connection", "leave it out for the default on
 READERS: dict[str, ValueReader] = {
     "collections": collections_reader(in_stream=False),
     "opens_and_clicks": one_of("first", "first_human", "every", "every_human"),
-    "lookback": _span("days", MAX_LOOKBACK),
+    "lookback": _read_lookback,
+    "older_than": _read_older_than,
     "settling_time": _span("minutes", MAX_SETTLING_TIME),
     "pii": one_of("keep", "hash", "drop"),
     "on_unidentified": one_of("skip", "cio_id", "dead_letter", "fail"),

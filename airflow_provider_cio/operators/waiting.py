@@ -27,10 +27,10 @@ def wait_until_settled(interval: Interval, settled: int, log: Logger) -> None:
     """
     if time.time() < settled:
         log.info(
-            "The interval %s has its settling time until %s: Customer.io may still show what happened in it. "
-            "This run goes on then, and takes no slot meanwhile.",
-            interval,
+            "Waits until %s, without a slot: the interval %s has its settling time until then. "
+            "Customer.io may still show what happened in it.",
             iso(settled),
+            interval,
         )
         raise _reschedule(datetime.fromtimestamp(settled, UTC))
 
@@ -41,7 +41,7 @@ def wait_as_asked(error: TryAgainLaterError, settled: int, context: Context, log
     :raises AirflowRescheduleException: to wait.
     """
     if error.after is not None and _waited(context, settled) + error.after <= _LONGEST:
-        log.warning("%s This run goes on in %d s, and takes no slot meanwhile.", error, error.after)
+        log.warning("This run goes on in %d s, and takes no slot meanwhile. %s", error.after, error)
         raise _reschedule(datetime.now(UTC) + timedelta(seconds=error.after)) from error
 
 

@@ -13,7 +13,7 @@ from airflow_provider_cio.events.interval import LATEST_TIME, Window
 from airflow_provider_cio.pipeline.result import Tally
 
 #: Version of the state's form. A state of another version is ignored.
-VERSION = 2
+VERSION = 3
 
 State = dict[str, Any]
 

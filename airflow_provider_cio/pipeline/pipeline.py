@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ import msgspec
 from airflow_provider_cio.events.event import Event, encode
 from airflow_provider_cio.events.interval import Window
 from airflow_provider_cio.events.mapping import Mapper
-from airflow_provider_cio.events.occurrence import Malformed, Piece
+from airflow_provider_cio.events.occurrence import Malformed, Occurrence, Piece
 from airflow_provider_cio.pipeline.checkpoint import Checkpoint, State
 from airflow_provider_cio.pipeline.ends import Sink, Source
 from airflow_provider_cio.pipeline.result import Result, Tally
@@ -106,18 +106,19 @@ class Pipeline:
 
     def _events(self, piece: Piece, tally: Tally) -> Iterator[Event]:
         event_of, skip = self._mapper.event, self._skip_unidentified
-        unidentified: list[str] = []
+        unidentified: list[Occurrence] = []
         for occurrence in piece.occurrences:
             event = event_of(occurrence)
             if event.user_id or event.anonymous_id:
                 yield event
                 continue
-            unidentified.append(event.event)
+            unidentified.append(occurrence)
             if not skip:
                 self.result.refuse("unidentified", occurrence.message.id)
                 self._callbacks.refused_event("unidentified", encode(event))
         tally.events.update(one.collection.name for one in piece.occurrences)
-        tally.events.subtract(unidentified)
+        tally.events.subtract(one.collection.name for one in unidentified)
+        tally.ages.count(_without(piece.occurrences, unidentified), self.result.lookback)
         if unidentified and skip:
             tally.skipped["unidentified"] += len(unidentified)
 
@@ -162,3 +163,9 @@ class Pipeline:
 
     def _count_work(self) -> None:
         self.result.work = Counter(self._sink.counts()) + Counter(self._source.counts()) + self._earlier
+
+
+def _without(occurrences: Sequence[Occurrence], some: Sequence[Occurrence]) -> Sequence[Occurrence]:
+    """Return the occurrences without some of them, compared by identity, since equality would compare every field."""
+    left_out = set(map(id, some))
+    return [one for one in occurrences if id(one) not in left_out] if left_out else occurrences

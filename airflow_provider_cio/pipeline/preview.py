@@ -3,10 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Self
+from typing import Any, Self
+
+import msgspec
 
 from airflow_provider_cio.events.event import Event, Refused, encode
+from airflow_provider_cio.events.privacy import masked
+from airflow_provider_cio.http.errors import safe_text
 from airflow_provider_cio.pipeline.ends import Sink
+
+#: Keys of an event that a sample has.
+_OF_A_SAMPLE = ("event", "timestamp", "userId", "anonymousId", "properties")
+
+
+def sample_of(event: bytes) -> dict[str, Any]:
+    """Return what a log may show of an encoded event: its name, time and properties, with personal data masked."""
+    whole = masked(msgspec.json.decode(event))
+    sample: dict[str, Any] = {key: whole[key] for key in _OF_A_SAMPLE if key in whole}
+    if name := sample["properties"].get("campaign_name"):
+        sample["properties"]["campaign_name"] = safe_text(name)
+    return sample
 
 
 class PreviewSink:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 
 from airflow_provider_cio.events.interval import Interval, iso
 from airflow_provider_cio.events.occurrence import MOST_NAMED
 from airflow_provider_cio.http.errors import safe_text
+from airflow_provider_cio.pipeline.ages import AgeCounts
 
 #: Delivery ids that an error names for each reason, so that it stays short.
 _NAMED_IDS = 5
@@ -19,7 +20,7 @@ _READING = ("retried", "rate_limited", "out_of_order", "cut_short")
 
 @dataclass
 class Tally:
-    """Counts of rows read, by kind; of events, by collection; of rows and metrics skipped, by reason.
+    """Counts of rows read, by kind; of events, by collection and age; of rows and metrics skipped, by reason.
 
     :param unknown: names of up to five metrics that belong to no collection, for the log of this try only.
     """
@@ -28,6 +29,7 @@ class Tally:
     events: Counter[str] = field(default_factory=Counter)
     skipped: Counter[str] = field(default_factory=Counter)
     unknown: set[str] = field(default_factory=set)
+    ages: AgeCounts = field(default_factory=AgeCounts)
 
     def add(self, other: Tally) -> None:
         """Add the counts of another tally, and some of its names."""
@@ -35,15 +37,18 @@ class Tally:
         self.events.update(other.events)
         self.skipped.update(other.skipped)
         self.unknown = set(sorted(self.unknown | other.unknown)[:MOST_NAMED])
+        self.ages.add(other.ages)
 
     def as_dict(self) -> dict[str, dict[str, int]]:
         """Return the counts as plain JSON."""
-        return {"read": dict(self.read), "events": dict(self.events), "skipped": dict(self.skipped)}
+        counts = {"read": dict(self.read), "events": dict(self.events), "skipped": dict(self.skipped)}
+        return counts | {"ages": self.ages.as_dict()}
 
     @classmethod
     def from_dict(cls, counts: Mapping[str, Mapping[str, int]]) -> Self:
         """Read the dictionary that `as_dict` made."""
-        return cls(Counter(counts["read"]), Counter(counts["events"]), Counter(counts["skipped"]))
+        read, events, skipped = (Counter(counts[key]) for key in ("read", "events", "skipped"))
+        return cls(read, events, skipped, ages=AgeCounts.from_dict(counts["ages"]))
 
     @classmethod
     def of(cls, collections: Iterable[str]) -> Self:
@@ -56,18 +61,16 @@ class Wording(NamedTuple):
 
     :param done: past participle, and key of the result.
     :param counts: counts of the sink that the result shows under that key.
-    :param progress: text for the log, with these counts in braces.
     :param counts_if_any: further counts, which the result shows if they are not zero.
     """
 
     done: str
     counts: tuple[str, ...]
-    progress: str
     counts_if_any: tuple[str, ...] = ()
 
 
-SENT = Wording("sent", ("events", "batches", "bytes"), "{events} events sent in {batches} batches")
-LOADED = Wording("loaded", ("events", "new"), "{events} events loaded, {new} of them new", ("null_ids",))
+SENT = Wording("sent", ("events", "batches", "bytes"))
+LOADED = Wording("loaded", ("events", "new"), ("null_ids",))
 
 
 @dataclass
@@ -79,6 +82,9 @@ class Result:
     :param refused_ids: for each reason, the ids of the first deliveries or malformed rows.
     :param explanations: for each reason, the explanation of the first refusal that had one.
     :param fell_back_to: mode of opens and clicks, if activities do not reach back as far as the one asked for.
+    :param lookback: the run's own, in seconds.
+    :param of_any_age: collections that it does not limit.
+    :param found: what a preview has found out about the service.
     """
 
     interval: Interval
@@ -90,6 +96,9 @@ class Result:
     resumed: bool = False
     fell_back_to: str | None = None
     wording: Wording = SENT
+    lookback: int = 0
+    of_any_age: Container[str] = ()
+    found: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def events(self) -> Counter[str]:
@@ -105,8 +114,9 @@ class Result:
         """Count one event or row that can't be delivered."""
         self.refused[reason] += 1
         ids = self.refused_ids.setdefault(reason, [])
-        if len(ids) < _NAMED_IDS:
-            ids.append(safe_text(delivery_id) if delivery_id else "without an id")
+        name = safe_text(delivery_id) if delivery_id else "without an id"
+        if len(ids) < _NAMED_IDS and name not in ids:
+            ids.append(name)
         if explanation:
             self.explanations.setdefault(reason, explanation)
 
@@ -132,6 +142,7 @@ class Result:
             self.wording.done: {count: self.work[count] for count in self.wording.counts}
             | {count: self.work[count] for count in self.wording.counts_if_any if self.work[count]},
             "skipped": dict(self.tally.skipped),
+            "ages": self.tally.ages.by_collection(),
         }
         if self.resumed:
             result["resumed"] = True

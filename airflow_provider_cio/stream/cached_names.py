@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -14,6 +15,8 @@ from airflow_provider_cio.exceptions import CustomerIOToSegmentError
 from airflow_provider_cio.http.transport import Retries
 from airflow_provider_cio.stream.cached import Cached, NotFoundYet
 from airflow_provider_cio.stream.intake import text_for_log
+
+log = logging.getLogger("airflow_provider_cio.stream")
 
 #: Seconds until the lists are read again, which takes requests from the workspace's limit.
 FRESH = 900.0
@@ -65,7 +68,12 @@ class CachedNames:
         lists = dict(before or {})
         errors: dict[str, Exception] = {}
         try:
-            settings = CustomerIOHook(customerio_conn_id=self._conn_id).settings
+            hook = CustomerIOHook(customerio_conn_id=self._conn_id)
+            if not hook.has_api_key:
+                if before is None:
+                    log.info("Events have no campaign_name: connection %r has no App API key", self._conn_id)
+                return lists
+            settings = hook.settings
             settings = settings._replace(timeout=min(settings.timeout, _TIMEOUT))
             name = f"Customer.io (connection {self._conn_id!r})"
             with CustomerIOClient(**settings._asdict(), name=name, retries=Retries(attempts=1)) as client:
@@ -74,7 +82,7 @@ class CachedNames:
                         lists[field] = read_list(client, field)
                     except CustomerIOToSegmentError as error:
                         errors[field] = error
-        except CustomerIOToSegmentError as error:  # the connection has no key, for example
+        except CustomerIOToSegmentError as error:  # a field of the connection is wrong, for example
             self._warn(f"No campaign_name: {error}")
         if errors:
             self._warn(names_warning(errors))

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from airflow_provider_cio.customerio.decoding import UNDECODABLE, mended
+from airflow_provider_cio.customerio.decoding import UNDECODABLE, fitting, mended
 from airflow_provider_cio.events.catalog import CATALOG, CHANNELS, PERSON, Collection
 from airflow_provider_cio.events.event import MAX_EVENT_BYTES
 from airflow_provider_cio.events.interval import is_time
@@ -115,6 +115,9 @@ class Topics(msgspec.Struct, gc=False):
 
 #: Classes of the objects, and of the entries of lists, in a report.
 _NESTED: dict[str, type[msgspec.Struct]] = {"data": Data, "identifiers": Identifiers, "recipients": Device}
+_CLASSES: tuple[type[msgspec.Struct], ...] = (Report, *_NESTED.values())
+#: Fields that a report can do without.
+_DESCRIBING = frozenset(one.name for kind in _CLASSES for one in msgspec.structs.fields(kind) if not one.required)
 
 
 class TooLong(NamedTuple):
@@ -153,42 +156,12 @@ def read_report(body: bytes, left_out: set[str]) -> Report | Malformed:
     try:
         found = msgspec.json.decode(mended(text))
         if isinstance(found, dict):
-            found = _fitting(found, Report, left_out)
+            if isinstance(time := found.get("timestamp"), str):
+                found["timestamp"] = number_or_text(time)
+            found = fitting(found, Report, left_out, describing=_DESCRIBING, nested=_NESTED)
         return msgspec.convert(found, Report)
     except UNDECODABLE as error:
         return Malformed(body, str(error))
-
-
-def _fitting(given: dict[str, Any], kind: type[msgspec.Struct], left_out: set[str]) -> dict[str, Any]:
-    """Return the fields of a class that have the right type, and required ones with any type.
-
-    Whole floats become integers, and the time may be text.
-    """
-    found = {}
-    for field in msgspec.structs.fields(kind):
-        name = field.name
-        if name not in given:
-            continue
-        value = given[name]
-        nested = _NESTED.get(name)
-        if nested and isinstance(value, dict):
-            value = _fitting(value, nested, left_out)
-        elif nested and isinstance(value, list):
-            if not all(isinstance(one, dict) for one in value):
-                left_out.add(name)
-            value = [_fitting(one, nested, left_out) for one in value if isinstance(one, dict)]
-        elif isinstance(value, float) and value.is_integer():
-            value = int(value)
-        elif name == "timestamp" and isinstance(value, str):
-            value = number_or_text(value)
-        try:
-            msgspec.convert(value, field.type)
-        except msgspec.ValidationError:
-            if not field.required:
-                left_out.add(name)
-                continue
-        found[name] = value
-    return found
 
 
 class Wanted:

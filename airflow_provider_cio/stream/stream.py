@@ -101,7 +101,11 @@ class Stream:
         if self._connections.last_failed:
             raise NotFoundYet
         if self._connections.as_of < asked_at:
-            raise Unavailable("key_not_renewed")
+            raise Unavailable(
+                "key_not_renewed",
+                "The known keys do not fit a signature, and a newer one may. They are looked up once a second at most, "
+                "so Customer.io has to repeat the report",
+            )
         return False
 
     async def take(self, body: bytes) -> str:

@@ -66,7 +66,8 @@ def _connection(conn_id: str) -> Connection:
         connection = BaseHook.get_connection(conn_id)
     except AirflowNotFoundException:
         raise ConfigurationError(
-            f"There is no connection {conn_id!r}: make one of type {', '.join(DATABASES)}, or set warehouse_conn_id."
+            f"There is no connection {conn_id!r}. Add one of type {', '.join(DATABASES)}, or set warehouse_conn_id to "
+            "the id of another."
         ) from None
     if connection.conn_type not in DATABASES:
         raise ConfigurationError(

@@ -26,7 +26,7 @@ from airflow_provider_cio.warehouse.tables import SPOOLED, Kind
 OPEN_TIMEOUT = 600.0
 #: Longest pause, in seconds, between two tries to open the file, so that a load soon notices that it is free.
 _LONGEST_PAUSE = 1.0
-#: Logger for the hook while it is asked repeatedly, because it logs a line at each try.
+#: Logger for the hook after it has opened the file once, because it logs a line each time.
 _quiet = logging.getLogger(f"{__name__}.polling")
 _quiet.setLevel(logging.WARNING)
 #: Memory for DuckDB. It is enough for tables of any size, because DuckDB spills to a folder beside the file. By default
@@ -179,7 +179,7 @@ class DuckDB(Database):
         if path.startswith((":memory:", "md:", "motherduck:")) or os.path.exists(path):
             return
         temporary = Path(path).with_name(f".{Path(path).name}.{uuid.uuid4().hex}")
-        hook = copy.copy(self._hook)
+        hook = _silenced(self._hook)
         hook.database = str(temporary)
         # Opening the file itself reports any error again. Without links, as on some file systems, DuckDB creates it.
         with suppress(duckdb.Error, OSError):
@@ -198,21 +198,29 @@ class DuckDB(Database):
 
         self._make_file()
         began, pause, hook = time.monotonic(), 0.02, self._hook
+        path = hook.get_database().partition("?")[0]
         while True:
             try:
                 connection = hook.get_conn()
                 self._report_wait(None)
+                self._hook = _silenced(hook)
                 return connection
             except duckdb.IOException as error:
                 if "Could not set lock" not in str(error):
                     raise
                 if time.monotonic() - began > OPEN_TIMEOUT:
                     raise TryAgainLaterError(
-                        f"another process has not closed the file within {OPEN_TIMEOUT:g} s"
+                        f"another process has not closed {path} within {OPEN_TIMEOUT:g} s. Close the file there, or "
+                        "let fewer runs load at the same time"
                     ) from None
-                self._report_wait("Waiting for another process to close the DuckDB file")
-                if hook is self._hook:
-                    hook = copy.copy(hook)
-                    hook._log = _quiet
+                self._report_wait(f"Waiting for another process to close {path}, {OPEN_TIMEOUT:g} s at most")
+                hook = _silenced(hook)
                 time.sleep(pause)
                 pause = min(_LONGEST_PAUSE, pause * 1.5)
+
+
+def _silenced(hook: Any) -> Any:
+    """Return the same hook without its log lines."""
+    hook = copy.copy(hook)
+    hook._log = _quiet
+    return hook

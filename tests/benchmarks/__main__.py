@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.benchmarks import interruptions, memory, operator, reading, sending, stream, warehouse
+from tests.benchmarks import interruptions, memory, month, operator, reading, sending, stream, warehouse
 from tests.benchmarks.figures import Figure, machine, table
 from tests.benchmarks.world import REPO
 
@@ -21,6 +21,7 @@ PARTS: dict[str, Callable[[bool], Iterator[Figure]]] = {
     "import": operator.measure_import,
     "day": operator.measure_day,
     "reading": reading.measure,
+    "month": month.measure,
     "sending": sending.measure,
     "stream": stream.measure,
     "warehouse": warehouse.measure,

@@ -19,7 +19,7 @@ from airflow_provider_cio.segment.client import SegmentClient
 from airflow_provider_cio.segment.sink import SegmentSink
 from tests.benchmarks.figures import Figure
 from tests.benchmarks.run_line import line
-from tests.benchmarks.world import DAY, END, EVERYTHING, START, Served, serving
+from tests.benchmarks.world import END, EVERYTHING, START, Served, serving
 
 LATENCY = 0.3  # seconds
 JITTER = 0.02  # seconds
@@ -197,7 +197,7 @@ def timed(sandbox: Served, per_second: float = PER_SECOND) -> Run:
     sink = Nowhere()
     with CustomerIOClient(sandbox.app_key, base_url=sandbox.url, requests_per_second=per_second) as client:
         began = time.perf_counter()
-        line(client, sink, Interval(EVERYTHING[0], EVERYTHING[1]), "benchmark", lookback=30 * DAY)
+        line(client, sink, Interval(EVERYTHING[0], EVERYTHING[1]), "benchmark")
         seconds = time.perf_counter() - began
     asked = sandbox.asked()
     return Run(

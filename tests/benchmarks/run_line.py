@@ -6,13 +6,11 @@ import json
 import resource
 import sys
 import time
-from datetime import timedelta
 from pathlib import Path
 
 import requests
 
 from airflow_provider_cio.customerio.client import CustomerIOClient
-from airflow_provider_cio.events.catalog import DEFAULT_COLLECTIONS, resolve_collections
 from airflow_provider_cio.events.interval import Interval
 from airflow_provider_cio.operators.assembly import build_pipeline
 from airflow_provider_cio.operators.options import Options
@@ -22,11 +20,9 @@ from airflow_provider_cio.segment.client import SegmentClient
 from airflow_provider_cio.segment.sink import SegmentSink
 
 
-def line(source: CustomerIOClient, sink: Sink, interval: Interval, namespace: str, *, lookback: int = 0) -> Result:
-    """Read what was created within the interval and the look-back, and deliver the six default collections."""
-    collections = resolve_collections(DEFAULT_COLLECTIONS)
-    options = Options(collections=collections, lookback=timedelta(seconds=lookback))
-    return build_pipeline(source, sink, options, interval, mode="first", message_id_namespace=namespace).run()
+def line(source: CustomerIOClient, sink: Sink, interval: Interval, namespace: str) -> Result:
+    """Deliver the six default collections, with the default look-back of thirty days."""
+    return build_pipeline(source, sink, Options(), interval, mode="first", message_id_namespace=namespace).run()
 
 
 def once(

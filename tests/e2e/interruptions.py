@@ -43,7 +43,6 @@ for case in {CASES}:
             segment_conn_id=f"segment_{{case}}",
             interval_start="{FIRST}",
             interval_end="{END}",
-            lookback=timedelta(0),
             collections=["{COLLECTION}"],
             retries=5,
             retry_delay=timedelta(seconds=1),

@@ -79,7 +79,7 @@ def test_each_run_returns_its_counts(story: Story) -> None:
     for run in story.runs:
         counts = [count for count in story.comparison.counts if count.day == run.day]
         value = story.world.xcom(run)
-        assert set(value) == {"interval", "read", "events", "sent", "skipped"}
+        assert set(value) == {"interval", "read", "events", "sent", "skipped", "ages"}
         bounds = {bound: seconds(value["interval"][bound]) for bound in ("start", "end")}
         assert bounds == {"start": moment(run.day), "end": moment(run.day) + 86_400}
         assert {name: value["events"].get(name, 0) for name in COLLECTIONS} == {

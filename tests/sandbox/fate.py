@@ -23,8 +23,8 @@ _CAN = {
 class Fates:
     """Draws the fates of deliveries from one seeded source."""
 
-    def __init__(self, rng: Random, *, on_bounds: float, longest_lag: int) -> None:
-        self.rng, self.on_bounds, self.longest_lag = rng, on_bounds, longest_lag
+    def __init__(self, rng: Random, *, on_bounds: float, longest_lag: int, late_opens: float = 0.0) -> None:
+        self.rng, self.on_bounds, self.longest_lag, self.late_opens = rng, on_bounds, longest_lag, late_opens
         self._can = {channel: frozenset(metrics) for channel, metrics in _CAN.items()}
         self._latest = 0
 
@@ -130,7 +130,9 @@ class Fates:
         return random * 14 * HOUR
 
     def _pause(self) -> float:
-        """Seconds until it is opened: minutes to weeks."""
+        """Seconds until it is opened: minutes to weeks, or any time."""
+        if self.late_opens and self.rng.random() < self.late_opens:  # without them, seeded worlds stay as they were
+            return self.rng.random() * self.longest_lag
         chance = self.rng.random()
         if chance < 0.6:
             return self.rng.expovariate(1 / (0.75 * HOUR))

@@ -98,6 +98,7 @@ class History:
         drafts: float = 0.02,
         on_bounds: float = 0.08,
         longest_lag: int = 28 * DAY,
+        late_opens: float = 0.0,
         nasty: float = 0.0,
         created_late: float = 0.0,
         created_late_by: int = 5,
@@ -115,6 +116,7 @@ class History:
         :param on_bounds: share of the times that lie on a full hour or midnight UTC, or a second before.
         :param longest_lag: seconds from the creation of a delivery to the last thing that happens to it, but
             for repeated opens and clicks.
+        :param late_opens: share of the opens that come at any time up to `longest_lag`, so that some come after months.
         :param nasty: share of the recipients of in-app messages, Slack and webhooks that look like an e-mail
             address or have one in them.
         :param created_late: share of the deliveries whose `created` is stamped by another clock, up to
@@ -145,6 +147,7 @@ class History:
             drafts=drafts,
             on_bounds=on_bounds,
             longest_lag=longest_lag,
+            late_opens=late_opens,
             nasty=nasty,
             created_late=created_late,
             created_late_by=created_late_by,

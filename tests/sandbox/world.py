@@ -92,6 +92,7 @@ class World:
         drafts: float,
         on_bounds: float,
         longest_lag: int,
+        late_opens: float,
         nasty: float,
         created_late: float,
         created_late_by: int,
@@ -112,7 +113,7 @@ class World:
         self.trickles = self._trickles(campaigns, broadcasts, transactional)
         self.newsletters = self._newsletters(newsletters) if burst > 0 else []
         self.in_bursts = round(deliveries * burst) if self.newsletters else 0
-        self.fates = Fates(self.rng, on_bounds=on_bounds, longest_lag=longest_lag)
+        self.fates = Fates(self.rng, on_bounds=on_bounds, longest_lag=longest_lag, late_opens=late_opens)
         # Each of these has dice of its own, so that it changes nothing else of a seeded world.
         self.nasty, self.recipients = nasty, Random(f"{seed} recipients")
         self.created_late, self.created_late_by = created_late, created_late_by if created_late else 0

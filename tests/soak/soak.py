@@ -163,9 +163,8 @@ def operator(context: Any) -> None:
 
 
 def within_reach(row: Mapping[str, Any]) -> bool:
-    """Whether the delivery was created within the look-back of the hour in which this happened to it."""
-    hour = row["time"] - row["time"] % HOUR
-    return bool(row["created"] >= hour - LOOKBACK)
+    """Whether this happened to a delivery that was younger than the look-back."""
+    return bool(row["time"] - row["created"] < LOOKBACK)
 
 
 @contextmanager

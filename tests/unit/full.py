@@ -66,10 +66,11 @@ def held(
     names: str | Sequence[str] = "all",
     *,
     lookback: int = 30 * DAY,
+    older_than: int = 0,
     every: bool = True,
     human: bool = False,
 ) -> list[Truth]:
-    """What runs over these intervals should find, worked out by the sandbox: activities know no look-back.
+    """What runs over these intervals should find, worked out by the sandbox: activities count at any age.
 
     Where no activities are documented, the delivery's first time stands for all of them.
 
@@ -83,8 +84,14 @@ def held(
         if every:
             found += [row for row in history.truth(*interval, every=True) if (row.channel, row.metric) in DOCUMENTED]
             first = [row for row in first if (row.channel, row.metric) not in DOCUMENTED]
-        found += [row for row in first if row.created >= interval.start - lookback]
+        found += [row for row in first if in_range(row, lookback, older_than)]
     return [row for row in found if row.collection in wanted]
+
+
+def in_range(row: Truth, lookback: int, older_than: int = 0) -> bool:
+    """Whether it counts at its age."""
+    age = row.time - row.created
+    return age < lookback and (not older_than or older_than <= age)
 
 
 def held_in_mode(

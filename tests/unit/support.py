@@ -89,6 +89,7 @@ def run_pipeline(
     interval: Interval,
     *,
     lookback: int = 30 * DAY,
+    older_than: int = 0,
     names: str | Sequence[str] = DEFAULT_COLLECTIONS,
     namespace: str = "test",
     retries: Retries = QUICK,
@@ -122,6 +123,7 @@ def run_pipeline(
         collections=resolve_collections(names),
         opens_and_clicks=mode,
         lookback=timedelta(seconds=lookback),
+        older_than=timedelta(seconds=older_than),
         pii=pii,
         on_unidentified=on_unidentified,
     )

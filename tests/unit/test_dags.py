@@ -9,8 +9,10 @@ from typing import Any
 
 import pendulum
 import pytest
+from airflow.sdk.execution_time.context import MacrosAccessor
 
 from airflow_provider_cio.events.catalog import CATALOG
+from airflow_provider_cio.events.interval import resolve_interval
 from airflow_provider_cio.observability.lineage import namespace
 from airflow_provider_cio.operators.customerio_to_segment import CustomerIOToSegmentOperator
 from airflow_provider_cio.operators.customerio_to_warehouse import CustomerIOToWarehouseOperator
@@ -23,6 +25,7 @@ FILE = REPOSITORY / "dags" / "customerio_to_segment.py"
 EXAMPLES = ("customerio_to_segment", "customerio_to_segment_full", "customerio_to_warehouse")
 REPAIR = "customerio_stream_repair"
 CONSUMER = "customerio_downstream"
+PREVIEW = "customerio_preview"
 
 # Airflow comes first, since it takes hold of warnings for its log; at the end comes one to see that they are caught.
 WARNINGS = """
@@ -57,7 +60,7 @@ def dag(bag: DagBag, request: pytest.FixtureRequest) -> Any:
 def test_folder_is_read_without_errors(bag: DagBag) -> None:
     assert bag.import_errors == {}
     assert bag.captured_warnings == {}
-    assert set(bag.dags) == {*EXAMPLES, REPAIR, CONSUMER}
+    assert set(bag.dags) == {*EXAMPLES, REPAIR, CONSUMER, PREVIEW}
 
 
 def test_daily_runs_leave_no_day_out(dag: Any) -> None:
@@ -105,7 +108,19 @@ def test_repair_fits_segments_memory(bag: DagBag) -> None:
     assert not is_known()
 
 
-@pytest.mark.parametrize("name", [*EXAMPLES, REPAIR])
+def test_preview_sends_nothing_of_the_days_that_are_chosen(bag: DagBag) -> None:
+    dag: Any = bag.dags[PREVIEW]
+    assert (dag.schedule, dag.max_active_runs) == (None, 1)
+    (task,) = dag.tasks
+    rendered = task.prepare_for_execution()
+    days = {"first_day": "2026-10-31", "last_day": "2026-11-02"}
+    rendered.render_template_fields({"params": days, "macros": MacrosAccessor()}, dag.get_template_env())
+    interval = resolve_interval(rendered.interval_start, rendered.interval_end, {})
+    assert str(interval) == "[2026-10-31T00:00:00Z, 2026-11-03T00:00:00Z)"
+    assert read_options(rendered).preview is True
+
+
+@pytest.mark.parametrize("name", [*EXAMPLES, REPAIR, PREVIEW])
 def test_tasks_have_growing_waits(bag: DagBag, name: str) -> None:
     dag: Any = bag.dags[name]
     for task in dag.tasks:
@@ -148,7 +163,7 @@ def test_outlet_is_the_written_dataset(bag: DagBag) -> None:
     assert outlet.uri == f"{namespace('segment', REGIONS['us'])}/{send.segment_conn_id}"
 
 
-@pytest.mark.parametrize("name", [*EXAMPLES, REPAIR, CONSUMER])
+@pytest.mark.parametrize("name", [*EXAMPLES, REPAIR, CONSUMER, PREVIEW])
 def test_example_fits_on_a_screen(name: str) -> None:
     assert len((FILE.parent / f"{name}.py").read_text().splitlines()) <= 60
 

@@ -94,8 +94,12 @@ def test_airflow_loads_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a process of its own, where Airflow loads plugins as its API server does."""
     code = (
         "import json; from airflow import plugins_manager\n"
-        "apps, _ = plugins_manager.get_fastapi_plugins()\n"
-        "print(json.dumps([[one['url_prefix'] for one in apps], sorted(plugins_manager.get_import_errors())]))"
+        "if hasattr(plugins_manager, 'get_fastapi_plugins'):\n"
+        "    (apps, _), errors = plugins_manager.get_fastapi_plugins(), plugins_manager.get_import_errors()\n"
+        "else:  # before 3.2\n"
+        "    plugins_manager.initialize_fastapi_plugins()\n"
+        "    apps, errors = plugins_manager.fastapi_apps, plugins_manager.import_errors\n"
+        "print(json.dumps([[one['url_prefix'] for one in apps], sorted(errors)]))"
     )
     for text, prefixes in (('{"main": {}}', ["/cio"]), ("", [])):
         monkeypatch.setenv(OPTION, text)

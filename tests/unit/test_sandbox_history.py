@@ -111,6 +111,14 @@ def test_drafts_may_be_sent_later() -> None:
     assert generate(**options, drafts_sent=0.5, lean=True).truth(drafts=True) == sent.truth(drafts=True)
 
 
+def test_opens_may_come_months_later() -> None:
+    history = generate(channels=("email",), longest_lag=180 * DAY, late_opens=0.5)
+    ages = [one.times["opened"] - one.created for one in history.deliveries if "opened" in one.times]
+    assert max(ages) < 180 * DAY
+    share = sum(age >= 90 * DAY for age in ages) / len(ages)
+    assert share == pytest.approx(0.25, abs=0.05), "half of half"
+
+
 def test_hand_written_drafts() -> None:
     rows = [
         row("tried", metrics={"drafted": START, "attempted": START + 1}),
@@ -281,16 +289,15 @@ def test_metrics_of_first_engagements(lean: bool) -> None:
 
 
 def test_further_metrics() -> None:
-    bare = [
-        one | {"metrics": {k: t for k, t in one["metrics"].items() if base_of(k) == k}} for one in rows_of(generate())
-    ]
-    truth = generate().truth()
-    assert History(rows_of(generate())).truth() == truth
+    generated = generate()
+    full, truth = rows_of(generated), generated.truth()
+    bare = [one | {"metrics": {k: t for k, t in one["metrics"].items() if base_of(k) == k}} for one in full]
+    assert History(full).truth() == truth
     assert History(bare).truth() == [replace(one, prefetched=False, machine=False, link_id=None) for one in truth]
     assert any(one.prefetched for one in truth)
-    types = [{one["type"] for one in History(rows).activities.rows()} for rows in (bare, rows_of(generate()))]
+    types = [{one["type"] for one in History(rows).activities.rows()} for rows in (bare, full)]
     assert types[0] == types[1]
-    assert len(reports(History(bare))) == len(reports(History(rows_of(generate()))))
+    assert len(reports(History(bare))) == len(reports(History(full)))
 
 
 def test_first_of_given_activities() -> None:

@@ -14,10 +14,11 @@ from airflow_provider_cio.customerio.deliveries import occurrences, piece_of, wi
 from airflow_provider_cio.customerio.reader import Read
 from airflow_provider_cio.customerio.rows import Delivery
 from airflow_provider_cio.events.catalog import CATALOG, DEFAULT_COLLECTIONS, resolve_collections
-from airflow_provider_cio.events.interval import Interval, Window
+from airflow_provider_cio.events.interval import Ages, Interval, Window
 from airflow_provider_cio.events.occurrence import Engagement, Malformed, Piece
 
 SIX = resolve_collections(DEFAULT_COLLECTIONS)
+ANY_AGE = Ages(2 * 10**9)
 
 
 def one(metrics: dict[str, Any], channel: str = "email") -> Delivery:
@@ -31,7 +32,7 @@ def test_occurrence_is_in_one_interval(metrics: dict[str, int], data: st.DataObj
     found = [
         (occurrence.collection.metric, occurrence.time)
         for pair in itertools.pairwise(bounds)
-        for occurrence in occurrences([one(metrics)], SIX, Interval(*pair), Piece())
+        for occurrence in occurrences([one(metrics)], SIX, Interval(*pair), ANY_AGE, Piece())
     ]
     assert sorted(found) == sorted(metrics.items())
 
@@ -39,7 +40,7 @@ def test_occurrence_is_in_one_interval(metrics: dict[str, int], data: st.DataObj
 def test_undocumented_metrics() -> None:
     piece = Piece()
     odd = one({"secondary:delivered": 1_700_000_000, "human_opened": 3, "prefetch_opened": {"a": 1}, "opened": None})
-    assert list(occurrences([odd], SIX, Interval(10**9, 2 * 10**9), piece)) == []
+    assert list(occurrences([odd], SIX, Interval(10**9, 2 * 10**9), ANY_AGE, piece)) == []
     assert piece.skipped == {}
 
 
@@ -47,27 +48,27 @@ def test_unknown_metrics_are_counted() -> None:
     piece = Piece()
     metrics = ("created", "sent", "human_opened", "prefetch_clicked", "topic_unsubscribed", "exploded")
     page = [one(dict.fromkeys(metrics, 10**9 + second)) for second in (14, 15, 16)]
-    assert list(occurrences(page, SIX, Interval(10**9 + 15, 10**9 + 16), piece)) == []
-    assert list(occurrences([one({"deferred": 10**9}, "push")], SIX, Interval(10**9, 10**9 + 1), piece)) == []
+    assert list(occurrences(page, SIX, Interval(10**9 + 15, 10**9 + 16), ANY_AGE, piece)) == []
+    assert list(occurrences([one({"deferred": 10**9}, "push")], SIX, Interval(10**9, 10**9 + 1), ANY_AGE, piece)) == []
     assert piece.skipped == {"unknown_metric": 1}
 
 
 def test_wanted_metric_without_a_time() -> None:
     piece = Piece()
     odd = one({"opened": 3, "clicked": "soon", "delivered": True, "bounced": 1.7e9, "unsubscribed": 17 * 10**11})
-    assert list(occurrences([odd], SIX, Interval(10**9, 2 * 10**9), piece)) == []
+    assert list(occurrences([odd], SIX, Interval(10**9, 2 * 10**9), ANY_AGE, piece)) == []
     assert piece.skipped == {"not_a_time": 5}
 
 
 def test_other_channel_is_not_email() -> None:
-    assert list(occurrences([one({"opened": 1_700_000_000}, "push")], SIX, Interval(10**9, 2 * 10**9), Piece())) == []
+    assert list(occurrences([one({"opened": 1_700_000_000}, "push")], SIX, WIDE, ANY_AGE, Piece())) == []
 
 
 def test_bounds_are_half_open() -> None:
     opened = (CATALOG["Email Opened"],)
     at = {
-        time: list(occurrences([one({"opened": time})], opened, Interval(1_700_000_000, 1_700_000_010), Piece()))
-        for time in (1_699_999_999, 1_700_000_000, 1_700_000_009, 1_700_000_010)
+        time: list(occurrences([one({"opened": time})], opened, Interval(T, T + 10), ANY_AGE, Piece()))
+        for time in (T - 1, T, T + 9, T + 10)
     }
     assert [bool(found) for found in at.values()] == [False, True, True, False]
 
@@ -83,7 +84,7 @@ WIDE = Interval(10**9, 2 * 10**9)
 )
 def test_what_repeats_a_metric_is_not_unknown(key: str) -> None:
     piece = Piece()
-    assert list(occurrences([one({key: T})], (D["Email Sent"],), WIDE, piece)) == []
+    assert list(occurrences([one({key: T})], (D["Email Sent"],), WIDE, ANY_AGE, piece)) == []
     assert piece.skipped == {}
     assert piece.unknown == set()
 
@@ -94,7 +95,7 @@ def test_five_unknown_metrics_are_named() -> None:
         one({f"boom{n} ana@example.com\n{'x' * 999}": T for n in range(20)}, channel) for channel in ("email", "push")
     ]
     collections = (D["Email Sent"], D["Push Sent"])
-    assert list(occurrences(page, collections, WIDE, piece)) == []
+    assert list(occurrences(page, collections, WIDE, ANY_AGE, piece)) == []
     assert piece.skipped == {"unknown_metric": 40}
     assert len(piece.unknown) == 5
     for name in piece.unknown:
@@ -130,7 +131,7 @@ def test_what_the_list_tells_of_a_first_one(
     metrics: dict[str, Any], prefetched: bool | None, machine: bool | None, link_id: int | None
 ) -> None:
     collections = (D["Email Opened"], D["Email Link Clicked"])
-    (found,) = occurrences([one(metrics)], collections, WIDE, Piece())
+    (found,) = occurrences([one(metrics)], collections, WIDE, ANY_AGE, Piece())
     told = found.engagement or Engagement()
     assert (told.prefetched, told.machine, told.link_id) == (prefetched, machine, link_id)
     assert (found.time, found.key, found.first_human) == (T, None, False)
@@ -181,7 +182,7 @@ def test_the_first_that_a_person_made(
     delivery = one(metrics, channel)
     delivery.created = BEFORE[metric] + recent
     piece = Piece()
-    got = list(occurrences([delivery], (collection, D["Email Sent"]), WIDE, piece, humans_only=True))
+    got = list(occurrences([delivery], (collection, D["Email Sent"]), WIDE, ANY_AGE, piece, humans_only=True))
     assert [(each.time, each.first_human) for each in got] == ([found] if found else [])
     assert all(each.key is None for each in got)
     assert piece.skipped["machine"] == skipped
@@ -198,7 +199,7 @@ def test_each_is_counted_by_the_interval_of_its_time() -> None:
         (Interval(H, H + 1), [H], 0),
     ):
         piece = Piece()
-        found = occurrences([delivery], (D["Email Opened"],), interval, piece, humans_only=True)
+        found = occurrences([delivery], (D["Email Opened"],), interval, ANY_AGE, piece, humans_only=True)
         assert [each.time for each in found] == times
         assert piece.skipped["machine"] == skipped
 
@@ -210,7 +211,7 @@ def test_each_is_counted_by_the_interval_of_its_time() -> None:
 def test_piece_describes_its_page(last: bool) -> None:
     window = Window("email", 10**9, 10**9 + 100)
     read = Read([one({"sent": 10**9})] * 3, [Malformed(b"{}", "it", "a", 10**9)], window, last)
-    piece = piece_of(read, Interval(10**9, 10**9 + 100))
+    piece = piece_of(read, Interval(10**9, 10**9 + 100), ANY_AGE)
     assert piece.read == {"deliveries": 4}
     assert (piece.window, piece.last) == (window, last)
     assert piece.skipped == {}
@@ -219,15 +220,23 @@ def test_piece_describes_its_page(last: bool) -> None:
 def test_malformed_row_of_another_interval() -> None:
     interval = Interval(1000, 1100)
     rows = [Malformed(b"%d" % created, "it", f"{created}", created) for created in (999, 1000, 1099, 1100, 1130)]
-    piece = piece_of(Read([], rows, Window("email", 900, 1160), False), interval)
+    piece = piece_of(Read([], rows, Window("email", 900, 1160), False), interval, ANY_AGE)
     assert [row.id for row in piece.malformed] == ["1000", "1099"]
     assert piece.skipped == {"malformed": 3}
+
+
+def test_older_than_leaves_malformed_rows_alone() -> None:
+    """The run without it refuses them, wherever they are read."""
+    rows = [Malformed(b"%d" % created, "it", f"{created}", created) for created in (999, 1000, 1099)]
+    rows.append(Malformed(b"null", "it"))
+    piece = piece_of(Read([], rows, Window("email", 900, 1099), False), Interval(1000, 1100), Ages(100, 1))
+    assert (piece.malformed, piece.skipped) == ([], {"malformed": 4})
 
 
 @pytest.mark.parametrize(("window", "own"), [((900, 1000), False), ((1000, 1160), True), ((1050, 1100), True)])
 def test_undated_row_is_dated_by_its_window(window: tuple[int, int], own: bool) -> None:
     undated = Malformed(b"null", "it")
-    piece = piece_of(Read([], [undated], Window("email", *window), False), Interval(1000, 1100))
+    piece = piece_of(Read([], [undated], Window("email", *window), False), Interval(1000, 1100), ANY_AGE)
     assert piece.malformed == ([undated] if own else [])
     assert piece.skipped == ({} if own else {"malformed": 1})
 
@@ -239,4 +248,4 @@ def test_rows_outside_the_bounds_are_left_out() -> None:
     assert [row.created for row in read.deliveries] == [900, 999]
     assert [row.created for row in read.malformed] == [900, None]
     assert outside == 4
-    assert piece_of(read, Interval(0, 1), outside).read == {"deliveries": 4, "out_of_bounds": 4}
+    assert piece_of(read, Interval(0, 1), ANY_AGE, outside).read == {"deliveries": 4, "out_of_bounds": 4}

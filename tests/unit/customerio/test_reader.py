@@ -165,14 +165,14 @@ def test_malformed_rows_come_once(sandbox: Sandbox, order: Any) -> None:
     quiet = range(NOVEMBER, NOVEMBER + SPAN, 10)
     burst = [NOVEMBER + 900 + number % 60 for number in range(2000)]
     listed = rows([*quiet, *burst])
-    odd = {row["id"]: "delivery.subject:number" for row in listed[::7]}
+    odd = {row["id"]: "delivery.metrics:number" for row in listed[::7]}
     sandbox.history = History(deliveries=listed)
     sandbox.settings = Settings(odd_rows=odd, repeated_rows=3, order=order)
     reads = read(sandbox, [WHOLE], page_size=20)
     created = {row["id"]: row["created"] for row in listed}
     malformed = [row for read in reads for row in read.malformed]
     assert Counter(row.id for row in malformed) == Counter(list(odd))
-    assert all(row.created == created[row.id] and b'"subject":7' in row.raw for row in malformed if row.id)
+    assert all(row.created == created[row.id] and b'"metrics":7' in row.raw for row in malformed if row.id)
     good = Counter(delivery.id for read in reads for delivery in read.deliveries)
     assert good == Counter(created.keys() - odd)
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from airflow_provider_cio.customerio.windows import plan
 from airflow_provider_cio.events.catalog import resolve_collections
 from airflow_provider_cio.events.interval import (
+    Ages,
     Interval,
     check_bounds,
     interval_between,
@@ -132,10 +133,25 @@ def test_a_year_outside_the_range_is_named(year: int, zone: timezone) -> None:
 def test_the_whole_range_can_be_planned_and_shown(zone: timezone) -> None:
     first, last = datetime(2001, 1, 1, tzinfo=zone), datetime(2999, 12, 31, 23, 59, 59, 999_999, tzinfo=zone)
     interval = resolve_interval(first, last, {})
-    windows = plan(interval, whole_seconds(timedelta.max), resolve_collections("all"))
+    windows = plan(interval, Ages(whole_seconds(timedelta.max)), resolve_collections("all"))
     assert str(interval).startswith("[200")
     assert min(window.start for window in windows) == 0
     assert iso(max(window.end for window in windows)).startswith(("2999", "3000"))
+
+
+@given(
+    start=st.integers(-20, 20),
+    length=st.integers(1, 20),
+    created=st.integers(-60, 30),
+    older_than=st.integers(0, 40),
+    span=st.integers(1, 40),
+)
+def test_part_of_an_interval(start: int, length: int, created: int, older_than: int, span: int) -> None:
+    """Without `older_than` ages may be negative."""
+    interval, lookback = Interval(start, start + length), older_than + span
+    first, end = Ages(lookback, older_than).part_of(interval, created)
+    least = older_than or -(10**9)
+    assert list(range(first, end)) == [time for time in range(*interval) if least <= time - created < lookback]
 
 
 def test_templates_pass_at_parse() -> None:

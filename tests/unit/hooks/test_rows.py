@@ -127,6 +127,12 @@ def test_defaults_and_text_times(hook: CustomerIOHook, history: History) -> None
     assert Counter(row.id for row in found) == Counter(row["id"] for row in rows_of(history, "email"))
 
 
+def test_rows_outside_the_bounds_are_not_yielded(hook: CustomerIOHook, sandbox: Sandbox, history: History) -> None:
+    sandbox.settings.loose_bounds = 3600
+    found = Counter(row.id for row in hook.deliveries(at(FROM), at(UNTIL)))
+    assert found == Counter(row["id"] for row in rows_of(history, "email"))
+
+
 def test_repeated_and_parallel_reads(hook: CustomerIOHook) -> None:
     whole = sorted(row.id for row in hook.deliveries(at(FROM), at(UNTIL)))
     one, two = hook.deliveries(at(FROM), at(UNTIL)), hook.deliveries(at(FROM), at(UNTIL))

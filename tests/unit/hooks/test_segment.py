@@ -238,7 +238,7 @@ def test_wrong_text(put: Put, name: str, value: Any, kind: str) -> None:
 @pytest.mark.parametrize("fields", [{}, {"extra": {"write_key": ""}}, {"extra": {"write_key": "  "}}])
 @pytest.mark.parametrize("password", [None, "", "  "])
 def test_no_key(put: Put, password: str | None, fields: dict[str, Any]) -> None:
-    assert error_of(put(password=password, **fields)).startswith("password is empty: put the write key of the source")
+    assert error_of(put(password=password, **fields)).startswith("password is empty. Put the write key of the source")
 
 
 @pytest.mark.parametrize("key", ["two words", "ключ", "tab\there"])
@@ -250,7 +250,7 @@ def test_malformed_key(put: Put, where: str, key: str) -> None:
     assert key not in error
 
 
-MASKED = "holds a mask such as '***', which Airflow shows in place of the value: enter the value again."
+MASKED = "holds a mask such as '***', which Airflow shows in place of the value. Enter the value again."
 
 
 @pytest.mark.parametrize("mask", MASKS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+import traceback
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +18,7 @@ from airflow_provider_cio.events.interval import Interval
 from airflow_provider_cio.exceptions import CustomerIOToSegmentError, TryAgainLaterError, UnexpectedDataError
 from airflow_provider_cio.operators.customerio_to_segment import CustomerIOToSegmentOperator
 from airflow_provider_cio.pipeline.dead_letters import events_in
-from tests.sandbox import History, Sandbox, Settings
+from tests.sandbox import Fault, History, Sandbox, Settings
 from tests.unit.support import DAY, NOVEMBER, assert_kept_is_truth, small_pages
 
 INTERVAL = Interval(NOVEMBER, NOVEMBER + DAY)
@@ -55,6 +56,102 @@ def test_quiet_run_warns_of_nothing(sandbox: Sandbox, capfd: pytest.CaptureFixtu
     assert set(result["read"]) == {"requests", "deliveries"}
 
 
+def lines(capfd: pytest.CaptureFixture[str]) -> list[str]:
+    """The messages of the task's own lines, without time, level and place."""
+    found = re.findall(r"^\S+ \[\w+ *\] (.*?)(?: \[airflow\.task.*)?$", capfd.readouterr().out, re.M)
+    return [line for line in found if "RFC3986" not in line]
+
+
+def test_log_of_a_run(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
+    result = run()
+    start, collections, done = lines(capfd)
+    assert start == "From 2026-11-01T00:00:00Z to 2026-11-02T00:00:00Z, in messages up to 30 days old"
+    assert collections.startswith("Collections: Email Delivered, Email Opened, ")
+    assert collections.endswith("Email Marked as Spam. Of opens and clicks, the first of each message")
+    assert done.startswith(f"{result['sent']['events']} events sent (delivered {result['events']['Email Delivered']}, ")
+    assert not re.search(r"[{}']|Done|batch|retried", done)
+
+
+def test_log_of_a_preview(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
+    sandbox.history = History(deliveries=[row("odd", customer_identifiers=7), row("fine"), row("other")])
+    run(preview=True)
+    told = lines(capfd)
+    (at,) = [number for number, line in enumerate(told) if "would be sent" in line]
+    done, preview, refused = told[at], told[at + 1], told[-1]
+    assert done.startswith("2 events would be sent (opened 2), 1 can't be sent (malformed 1); 3 deliveries read in ")
+    assert preview == "This was a preview: nothing was sent"
+    assert refused.startswith("1 events or rows can't be sent: malformed: 1 (first ids: odd): Expected ")
+
+
+def test_preview_tells_what_is_as_assumed(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
+    sandbox.settings = Settings(order="shuffled")
+    real = run()
+    asked = len(sandbox.customerio.requests)
+    lines(capfd)
+    preview = run(preview=True)
+    assert len(sandbox.customerio.requests) - 2 * asked <= 10
+    found = preview["found"]
+    told = [line for line in lines(capfd) if re.match("(As|Not as) assumed, ", line)]
+    assert len(told) == len(found) == 8
+    number = found["newest_first"]["out_of_order"]
+    assert told[0].startswith(f"Not as assumed, that deliveries are listed newest first ({number} of ")
+    assert told[2] == "As assumed, the limit of a page is kept (2 rows for a limit of 2)"
+    assert "found" not in real
+
+
+def test_preview_bears_a_failure_at_its_end(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
+    sandbox.history = History(deliveries=[row("fine")])
+    run(preview=True)
+    asked = [one.params.get("limit") for one in sandbox.customerio.requests]
+    sandbox.reset()
+    sandbox.faults.add(Fault(side="customerio", kind="401", at=asked.index("2"), times=99))
+    result = run(preview=True)
+    assert (result["found"], result["events"]["Email Opened"]) == ({}, 1)
+    assert lines(capfd)[-1].startswith("This preview could not find out whether Customer.io is as assumed: ")
+
+
+def test_rate_limit_is_told(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
+    sandbox.faults.add(Fault(side="customerio", kinds=("429", "500"), at=0, times=2, retry_after=0))
+    run()
+    assert lines(capfd)[-1].endswith(" requests (2 repetitions: 1 for the rate limit, 1 after faults)")
+
+
+@pytest.mark.parametrize(
+    ("parameters", "said"),
+    [
+        ({"customerio_conn_id": "nope"}, "Add one of type customerio, or set customerio_conn_id to"),
+        ({"segment_conn_id": "nope"}, "Add one of type segment_source, or set segment_conn_id to"),
+    ],
+)
+def test_missing_connection_fails_at_once(sandbox: Sandbox, parameters: dict[str, Any], said: str) -> None:
+    with pytest.raises(AirflowFailException) as caught:
+        run(**parameters)
+    problem, advice = str(caught.value).splitlines()
+    assert (problem, advice.startswith(said)) == ("There is no connection 'nope'.", True)
+    assert sandbox.customerio.requests == []
+
+
+def test_error_is_shown_alone(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Airflow logs each frame of an exception and of its cause, and shows some 90 characters of its text."""
+    monkeypatch.setenv("AIRFLOW_CONN_CUSTOMERIO_DEFAULT", '{"conn_type": "customerio"}')
+    with pytest.raises(AirflowFailException) as caught:
+        run()
+    shown = "".join(traceback.format_exception(caught.value))
+    assert shown.count("password is empty") == 1
+    assert shown.endswith("is empty.\nPut an App API key (Account settings > API credentials > App API keys) there.\n")
+    assert shown.count("  File ") < 5
+    assert lines(capfd) == ["Put an App API key (Account settings > API credentials > App API keys) there."]
+
+
+def test_an_id_is_named_once(sandbox: Sandbox) -> None:
+    both = {"opened": NOVEMBER + 5, "delivered": NOVEMBER + 5}
+    sandbox.history = History(deliveries=[row("big", subject="x" * 40_000, metrics=both)])
+    with pytest.raises(AirflowFailException, match=r"event_too_large: 2 \(first ids: big\)"):
+        run()
+
+
 def test_list_out_of_order_warns(
     sandbox: Sandbox, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -76,23 +173,27 @@ def test_run_without_deliveries_warns(sandbox: Sandbox, capfd: pytest.CaptureFix
 
 
 def test_malformed_row_fails_the_task(sandbox: Sandbox) -> None:
-    sandbox.history = History(deliveries=[row("odd", subject=7), row("fine")])
-    with pytest.raises(AirflowFailException, match=r"1 events or rows.*malformed: 1 \(first ids: odd\).*subject"):
+    sandbox.history = History(deliveries=[row("odd", customer_identifiers=7), row("fine")])
+    with pytest.raises(
+        AirflowFailException, match=r"1 events or rows.*malformed: 1 \(first ids: odd\).*customer_identifiers"
+    ):
         run()
     assert [event["properties"]["delivery_id"] for event in sandbox.segment.kept] == ["fine"]
 
 
 def test_malformed_row_is_kept(sandbox: Sandbox, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     big = row("big", subject="x" * 40_000)
-    sandbox.history = History(deliveries=[row("odd", subject=7), row("fine"), big, row("nobody", customer_id=None)])
+    sandbox.history = History(
+        deliveries=[row("odd", customer_identifiers=7), row("fine"), big, row("nobody", customer_id=None)]
+    )
     result = run(dead_letter_path=str(tmp_path), on_unidentified="dead_letter")
     (file,) = tmp_path.rglob("*.jsonl")
     assert result["dead_letters"]["path"].endswith(str(file))
     assert result["dead_letters"]["events"] == {"malformed": 1, "event_too_large": 1, "unidentified": 1}
     letters = {letter["reason"]: letter for letter in map(json.loads, file.read_text().splitlines())}
     assert set(letters) == {"malformed", "event_too_large", "unidentified"}
-    assert (letters["malformed"]["row"]["id"], letters["malformed"]["row"]["subject"]) == ("odd", 7)
-    assert "subject" in letters["malformed"]["problem"]
+    assert (letters["malformed"]["row"]["id"], letters["malformed"]["row"]["customer_identifiers"]) == ("odd", 7)
+    assert "customer_identifiers" in letters["malformed"]["problem"]
     assert letters["event_too_large"]["event"]["properties"]["delivery_id"] == "big"
     assert any(str(file) in warning for warning in warnings(capfd))
     events = events_in(str(file))
@@ -110,11 +211,11 @@ def test_unwritable_path_is_found_early(sandbox: Sandbox, tmp_path: Path) -> Non
 
 
 def test_earlier_malformed_rows_warn(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
-    sandbox.history = History(deliveries=[row("odd", subject=7), row("fine")])
+    sandbox.history = History(deliveries=[row("odd", customer_identifiers=7), row("fine")])
     result = run(Interval(NOVEMBER + DAY, NOVEMBER + 2 * DAY))
     assert result["skipped"] == {"malformed": 1}
     (warning,) = warnings(capfd)
-    assert "1 malformed rows were created outside this interval" in warning
+    assert "1 malformed rows are left to other runs. Each is refused by the run without older_than whose" in warning
 
 
 def test_opens_without_activity_warn(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
@@ -140,7 +241,7 @@ def test_endless_activity_lists_warn(sandbox: Sandbox, capfd: pytest.CaptureFixt
 
 
 def test_preview_counts_malformed_rows(sandbox: Sandbox) -> None:
-    sandbox.history = History(deliveries=[row("odd", subject=7), row("fine")])
+    sandbox.history = History(deliveries=[row("odd", customer_identifiers=7), row("fine")])
     result = run(preview=True)
     assert result["refused"] == {"malformed": 1}
     assert result["events"]["Email Opened"] == 1

@@ -49,7 +49,7 @@ def query(file: Path, sql: str) -> list[tuple[Any, ...]]:
 def test_run_loads_its_interval(sandbox: Sandbox, file: Path) -> None:
     result = operator().execute(RUN)
     assert json.loads(json.dumps(result)) == result
-    assert list(result) == ["interval", "read", "events", "loaded", "skipped"]
+    assert list(result) == ["interval", "read", "events", "loaded", "skipped", "ages"]
     wanted = [row for row in HISTORY.truth(*DAY_ONE, channels={"email"}) if row.collection in result["events"]]
     named = [row for row in wanted if row.user_id or row.anonymous_id]
     assert result["loaded"] == {"events": len(named), "new": len(named)}

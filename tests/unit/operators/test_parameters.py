@@ -45,6 +45,22 @@ def operator(**parameters: Any) -> CustomerIOToSegmentOperator:
         ({"lookback": timedelta(days=181)}, "lookback must be 0 to 180 days, got 181 days"),
         ({"lookback": -1}, "lookback must be 0 to 180 days, got -1 days"),
         ({"lookback": "soon"}, "lookback must be a timedelta or a number of days, got a string"),
+        ({"lookback": 0}, "lookback must be more than 0 days"),
+        ({"older_than": 181}, "older_than must be 0 to 180 days, got 181 days"),
+        ({"older_than": "soon"}, "older_than must be a timedelta or a number of days, got a string"),
+        ({"older_than": 31}, r"older_than \(31 days\) must be less than lookback \(30 days\)"),
+        (
+            {"older_than": timedelta(days=7), "lookback": "7"},
+            r"older_than \(7 days\) must be less than lookback \(7 days",
+        ),
+        (
+            {"older_than": 1, "opens_and_clicks": "every"},
+            "opens_and_clicks='every', a run without older_than .* remove these .*: Email Opened, Email Link Clicked$",
+        ),
+        (
+            {"older_than": 1, "opens_and_clicks": "every_human", "collections": ["Email Sent", "SMS Link Clicked"]},
+            "opens_and_clicks='every_human', .* Leave them to that run: .* from collections: SMS Link Clicked$",
+        ),
         ({"settling_time": None}, "settling_time must be a timedelta or a number of minutes, got nothing"),
         ({"settling_time": True}, "settling_time must be a timedelta or a number of minutes, got true or false"),
         ({"preview": "maybe"}, "preview must be true or false, got a string"),
@@ -102,6 +118,34 @@ def test_defaults_of_options() -> None:
         assert read_options(one(task_id="send")) == Options()
 
 
+@pytest.mark.parametrize(
+    "fine",
+    [
+        {"older_than": 0, "opens_and_clicks": "every"},
+        {"older_than": 1, "opens_and_clicks": "first_human"},
+        {"older_than": 1, "opens_and_clicks": "every", "collections": ["Email Sent", "WhatsApp Opened"]},
+        {"older_than": 29.999},
+    ],
+)
+def test_ages_that_fit(fine: dict[str, Any]) -> None:
+    assert read_options(operator(**fine)).older_than == timedelta(days=fine["older_than"])
+
+
+@pytest.mark.parametrize(
+    ("parameters", "it", "message"),
+    [
+        ({"older_than": "{{ params.it }}"}, "40", r"older_than \(40 days\) must be less than lookback"),
+        ({"older_than": 1, "lookback": "{{ params.it }}"}, "1", r"must be less than lookback \(1 days\)"),
+        ({"older_than": 1, "opens_and_clicks": "{{ params.it }}"}, "every", "Leave them to that run"),
+    ],
+)
+def test_ages_that_only_the_run_knows(parameters: dict[str, Any], it: str, message: str) -> None:
+    given = operator(**parameters)
+    given.render_template_fields(RUN | {"params": {"it": it}})
+    with pytest.raises(AirflowFailException, match=message):
+        given.execute(RUN)
+
+
 def names_of(task: CustomerIOToSegmentOperator) -> list[str]:
     return [one.name for one in read_options(task).collections]
 
@@ -126,7 +170,7 @@ def test_values_given_as_text() -> None:
     )
     options = read_options(task)
     assert [one.name for one in options.collections] == ["Email Opened", "Email Sent"]
-    assert options[1:4] == ("every", timedelta(days=7), timedelta(minutes=5))
+    assert options[1:5] == ("every", timedelta(days=7), timedelta(0), timedelta(minutes=5))
     assert options.preview is True
     assert names_of(operator(collections="['Email Opened']")) == ["Email Opened"]
     assert read_options(operator(preview="False")).preview is False
@@ -147,6 +191,7 @@ CHANGES: dict[str, object] = {
     "collections": ["Email Sent"],
     "opens_and_clicks": "every",
     "lookback": timedelta(days=7),
+    "older_than": 1,
     "settling_time": timedelta(minutes=5),
     "interval_start": "2026-09-01",
     "interval_end": "2026-11-02",
@@ -208,6 +253,8 @@ def test_wrong_rendered_values(sandbox: Sandbox, name: str, rendered: str) -> No
         ("collections", "Email Opened", True, ["Email Opened"]),
         ("lookback", 7, False, timedelta(days=7)),
         ("lookback", 0.5, True, timedelta(hours=12)),
+        ("older_than", 7, False, timedelta(days=7)),
+        ("older_than", None, True, timedelta(0)),
         ("settling_time", 0, False, timedelta(0)),
         ("settling_time", timedelta(hours=1), True, timedelta(hours=1)),
         ("preview", True, False, True),

@@ -71,7 +71,7 @@ def attempt(store: Store, **parameters: Any) -> dict[str, Any]:
         "data_interval_end": pendulum.from_timestamp(INTERVAL.end),
         "task_state_store": store,
     }
-    task = CustomerIOToSegmentOperator(task_id="send", **({"lookback": 0} | parameters))
+    task = CustomerIOToSegmentOperator(task_id="send", **({"lookback": 3} | parameters))
     return task.execute(context)
 
 
@@ -141,6 +141,7 @@ def test_fingerprint_covers_selection(sandbox: Sandbox, monkeypatch: pytest.Monk
     parameters: list[dict[str, Any]] = [
         {},
         {"lookback": 1},
+        {"older_than": 1},
         {"collections": ["Email Opened"]},
         {"pii": "hash"},
         {"pii": "drop"},
@@ -174,7 +175,7 @@ def test_fingerprint_ignores_speed(sandbox: Sandbox, monkeypatch: pytest.MonkeyP
         )
         == before
     )
-    assert fingerprint(monkeypatch, lookback="0", pii=" keep ", send_to_customerio_destinations="false") == before
+    assert fingerprint(monkeypatch, lookback="3", pii=" keep ", send_to_customerio_destinations="false") == before
     change(monkeypatch, "CUSTOMERIO", {"requests_per_second": 3, "timeout": 7}, password="another")
     change(monkeypatch, "SEGMENT", {"events_per_second": 3, "timeout": 7, "gzip": True})
     assert fingerprint(monkeypatch) == before

@@ -126,10 +126,10 @@ json_values = st.recursive(
 )
 #: A state that fits, whatever is in place of one of its members.
 WHOLE: State = {
-    "version": 2,
+    "version": 3,
     "fingerprint": "f",
     "done": [["email", 1_790_000_000, 1_790_000_060, False], ["push", 1_790_000_000, 1_790_003_600, True]],
-    "tally": {"read": {"deliveries": 2}, "events": {"Email Opened": 1}, "skipped": {}},
+    "tally": {"read": {"deliveries": 2}, "events": {"Email Opened": 1}, "skipped": {}, "ages": {"Email Opened: 1h": 1}},
     "work": {"requests": 3},
 }
 
@@ -185,6 +185,7 @@ def test_a_damaged_state_counts_as_none(place: tuple[Any, ...], by: Any) -> None
         (("done", 0, 3), 0),
         (("tally",), []),
         (("tally", "read"), "gone"),
+        (("tally", "ages"), "gone"),
         (("tally", "events"), [["Email Opened", 1]]),
         (("tally", "events", "Email Opened"), True),
         (("tally", "events", "Email Opened"), -1),

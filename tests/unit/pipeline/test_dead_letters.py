@@ -36,7 +36,7 @@ INTERVAL = Interval(NOVEMBER, NOVEMBER + DAY)
 HISTORY = History.generate(seed=5, deliveries=2500, start=NOVEMBER - 9 * DAY, end=NOVEMBER + 2 * DAY)
 UNIDENTIFIED = [row for row in truth_of(HISTORY, INTERVAL) if not (row["user_id"] or row["anonymous_id"])]
 assert UNIDENTIFIED
-KEYS = {"interval", "read", "events", "sent", "skipped"}
+KEYS = {"interval", "read", "events", "sent", "skipped", "ages"}
 
 
 def row(number: int, **fields: Any) -> dict[str, Any]:
@@ -663,6 +663,25 @@ def test_nothing_at_the_path(folder: str) -> None:
         events_in(folder)
 
 
+def test_the_docs_send_unidentified_as_cio_id_does(sandbox: Sandbox, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "operator.md").read_text()
+    (code,) = re.findall(r"^```python\n((?:(?!```).)*?def send_unidentified.*?)^```$", page, re.M | re.S)
+    found: dict[str, Any] = {}
+    exec(code, found)
+    run(on_unidentified="dead_letter", dead_letter_path=str(tmp_path))
+    before = len(sandbox.segment.kept)
+    found["send_unidentified"].function(str(tmp_path))
+    sent = people(sandbox)
+    assert len(sent) > before
+    sandbox.reset()
+    run(on_unidentified="cio_id")
+    assert people(sandbox) == sent
+
+
+def people(sandbox: Sandbox) -> dict[str, tuple[Any, Any]]:
+    return {event["messageId"]: (event.get("userId"), event.get("anonymousId")) for event in sandbox.segment.kept}
+
+
 @pytest.mark.parametrize("path", ["", "None", "letters"])
 def test_unclear_path_to_read(path: str) -> None:
     with pytest.raises(ConfigurationError, match="^path "):
@@ -686,11 +705,11 @@ def test_no_path_fails_the_task(sandbox: Sandbox) -> None:
 
 
 def test_reasons_are_explained(sandbox: Sandbox) -> None:
-    sandbox.history = History(deliveries=[row(1), row(2, subject="POISON"), row(3) | {"subject": 7}])
+    sandbox.history = History(deliveries=[row(1), row(2, subject="POISON"), row(3) | {"customer_identifiers": 7}])
     with pytest.raises(AirflowFailException) as caught:
         run()
     said = str(caught.value)
-    assert re.search(r"malformed: 1 \(first ids: d3\): .*got `int`.*subject", said)
+    assert re.search(r"malformed: 1 \(first ids: d3\): .*got `int`.*customer_identifiers", said)
     assert re.search(r"refused_400: 1 \(first ids: d2\): .*answered 400: Bad Request", said)
 
 

@@ -103,12 +103,22 @@ def test_each_occurrence_is_sent_once(
 
 
 def test_short_look_back(sandbox: Sandbox) -> None:
-    interval = Interval(NOVEMBER, NOVEMBER + DAY)
-    report = run_pipeline(sandbox, interval, lookback=2 * DAY)
-    near = [row for row in truth_of(sandbox.history, interval) if row["created"] >= interval.start - 2 * DAY]
-    far = len(truth_of(sandbox.history, interval)) - len(near)
-    assert far > 0
-    assert report.events.total() + report.skipped["unidentified"] == len(near)
+    """It decides by age, so that a run over two days sends what eight of six hours send."""
+    start, end = NOVEMBER, NOVEMBER + 2 * DAY
+    found = []
+    for length in (2 * DAY, DAY // 4):
+        sandbox.reset()
+        intervals = [Interval(at, at + length) for at in range(start, end, length)]
+        reports = [run_pipeline(sandbox, one, lookback=2 * DAY) for one in intervals]
+        found.append({event["messageId"] for event in sandbox.segment.kept})
+        assert sum(report.events.total() for report in reports) == len(found[-1])
+        assert sandbox.segment.duplicates == []
+    assert found[0] == found[1]
+    truth = [row for row in truth_of(sandbox.history, Interval(start, end)) if row["user_id"] or row["anonymous_id"]]
+    near = [row for row in truth if row["time"] - row["created"] < 2 * DAY]
+    assert len(truth) > len(near) == len(found[0])
+    # The bound of the interval that it used to be would tell more of the one run than of the eight.
+    assert len([row for row in truth if row["created"] >= start - 2 * DAY]) > len(near)
 
 
 def test_the_report_counts_what_was_done(sandbox: Sandbox) -> None:
@@ -156,16 +166,22 @@ def test_oversized_event_is_counted(sandbox: Sandbox) -> None:
 
 
 def test_malformed_row_is_refused_alone(sandbox: Sandbox) -> None:
-    odd = {"id": "odd=", "type": "email", "created": NOVEMBER, "metrics": {"opened": NOVEMBER + 5}, "subject": 7}
+    odd = {
+        "id": "odd=",
+        "type": "email",
+        "created": NOVEMBER,
+        "metrics": {"opened": NOVEMBER + 5},
+        "customer_identifiers": 7,
+    }
     odd["customer_id"] = "1"
-    sandbox.history = History(deliveries=[odd, odd | {"id": "fine", "subject": "s"}])
+    sandbox.history = History(deliveries=[odd, odd | {"id": "fine", "customer_identifiers": None}])
     rows: list[Malformed] = []
     callbacks = Callbacks(refused_row=rows.append)
     report = run_pipeline(sandbox, Interval(NOVEMBER, NOVEMBER + 60), callbacks=callbacks)
     assert [event["properties"]["delivery_id"] for event in sandbox.segment.kept] == ["fine"]
     assert dict(report.refused) == {"malformed": 1}
-    assert re.search(r"malformed: 1 \(first ids: odd=\).*got `int`.*subject", report.refusals())
-    assert [(row.id, b'"subject":7' in row.raw) for row in rows] == [("odd=", True)]
+    assert re.search(r"malformed: 1 \(first ids: odd=\).*got `int`.*customer_identifiers", report.refusals())
+    assert [(row.id, b'"customer_identifiers":7' in row.raw) for row in rows] == [("odd=", True)]
     later = run_pipeline(sandbox, Interval(NOVEMBER + 60, NOVEMBER + 120))
     assert dict(later.refused) == {}
     assert later.skipped["malformed"] == 1
@@ -225,7 +241,7 @@ def test_unidentified_people(
 
 
 def test_refusals_by_reason(sandbox: Sandbox) -> None:
-    rows = [simple(f"odd{n}", subject=7) for n in range(7)]
+    rows = [simple(f"odd{n}", customer_identifiers=7) for n in range(7)]
     rows += [simple("big", subject="x" * 40_000), simple("bad", subject="POISON"), nobody("nobody", None)]
     sandbox.history = History(deliveries=[*rows, *(simple(f"fine{n}") for n in range(20))])
     sandbox.settings = Settings(refuse_containing="POISON")

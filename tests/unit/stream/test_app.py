@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import socket
 import threading
 import time
@@ -677,7 +678,9 @@ def test_a_mask_is_no_signing_key(
     assert len(sandbox.segment.kept) == 1
 
 
-def test_strangers_do_not_block_a_new_key(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_strangers_do_not_block_a_new_key(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     assert cached.RENEW_EVERY == 0.0, "that of these tests"
     body, stranger = encoded(report()), {"x-cio-signature": "0" * 64}
     with running(sandbox, monkeypatch) as stream:
@@ -692,6 +695,7 @@ def test_strangers_do_not_block_a_new_key(sandbox: Sandbox, monkeypatch: pytest.
         assert stream.post(body, **stranger).status_code == 503, "nobody can tell the two apart"
         assert stream.post(body).status_code == 204, "the other key is still known"
         assert counted(stream) == {"unsigned": 1, "unavailable.key_not_renewed": 2, "sent": 1}
+        assert "key_not_renewed 1. The known keys do not fit a signature, and a newer one may." in caplog.text
         monkeypatch.setattr(cached, "RENEW_EVERY", 0.0)  # the second is over
         assert stream.post(body, **signed(body, "new-key")).status_code == 204
         assert stream.post(body, **stranger).status_code == 401
@@ -815,3 +819,23 @@ def test_log_has_counts_not_reports(
     assert sum("reports since the last line: " in line for line in lines) == 1
     assert len(lines) == len(set(lines)) == 5, "of the start, of each kind of problem, of counts"
     assert not any(secret in caplog.text for secret in (KEY, PREVIOUS_KEY, ADDRESS, sandbox.settings.write_key))
+
+
+@pytest.mark.parametrize(("key", "status"), [(KEY, "204"), ("another", "401")])
+def test_the_report_by_hand_of_the_docs(
+    stream: Running,
+    sandbox: Sandbox,
+    key: str,
+    status: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    page = (Path(__file__).parents[3] / "docs" / "stream.md").read_text()
+    (code,) = re.findall(r"^```python\n(.*?signature_of.*?)^```$", page, re.M | re.S)
+    for written, here in (("http://127.0.0.1:8000", stream.url), ("YOUR-KEY", key)):
+        assert code.count(written) == 1
+        code = code.replace(written, here)
+    exec(code, {})
+    assert capsys.readouterr().out == f"{status}\n"
+    assert [event["event"] for event in sandbox.segment.kept] == ["Email Delivered"] * (status == "204")

@@ -107,3 +107,19 @@ def test_names_delay_no_report(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
         assert stream.post(report()).status_code == 204
         assert time.monotonic() - began < 4
     assert sent_names(sandbox) == [None]
+
+
+def test_stream_without_an_app_api_key(
+    sandbox: Sandbox, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It works, so there is one line about what it lacks, and no warning."""
+    monkeypatch.setattr(cached_names, "FRESH", 0.0)
+    caplog.set_level("INFO", "airflow_provider_cio.stream")
+    connect(monkeypatch, sandbox)
+    with Running({"main": {}}) as stream:
+        for number in range(3):
+            assert stream.post(report(delivery_id=str(number))).status_code == 204
+    assert sent_names(sandbox) == [None] * 3
+    lines = [record.levelname for record in caplog.records if "campaign_name" in record.getMessage()]
+    assert lines == ["INFO"]
+    assert sandbox.customerio.requests == []

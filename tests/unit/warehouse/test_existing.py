@@ -358,11 +358,12 @@ def test_wait_for_a_duckdb_file_ends(duckdb_database: Place, monkeypatch: pytest
         said = set()
         while thread.is_alive():
             said.add(warehouse.waiting())
-        assert "Waiting for another process to close the DuckDB file" in said
+        file = duckdb_database.connection["host"]
+        assert f"Waiting for another process to close {file}, 1 s at most" in said
         assert warehouse.waiting() is None
         (failure,) = failures
         assert isinstance(failure, TryAgainLaterError)
-        assert "another process has not closed the file" in str(failure)
+        assert f"another process has not closed {file} within 1 s" in str(failure)
         holder.stdin.write("\n")
         holder.stdin.flush()
         holder.wait()
@@ -370,7 +371,7 @@ def test_wait_for_a_duckdb_file_ends(duckdb_database: Place, monkeypatch: pytest
 
 
 def test_wrong_connection_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigurationError, match=r"no connection 'elsewhere': make one of type postgres, duckdb, red"):
+    with pytest.raises(ConfigurationError, match=r"no connection 'elsewhere'. Add one of type postgres, duckdb, red"):
         open_warehouse("elsewhere", "customerio")
     monkeypatch.setenv("AIRFLOW_CONN_ELSEWHERE", json.dumps({"conn_type": "mysql", "host": "h"}))
     with pytest.raises(ConfigurationError, match=r"'elsewhere' is of type mysql: .* one of postgres, duckdb, redshift"):
@@ -382,7 +383,7 @@ def test_wrong_connection_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_mask_is_no_password(monkeypatch: pytest.MonkeyPatch, conn_type: str, fields: dict[str, Any]) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_ELSEWHERE", json.dumps({"conn_type": conn_type, "host": "h"} | fields))
     for look_up in (partial(open_warehouse, schema="customerio"), database_address):
-        with pytest.raises(ConfigurationError, match=r"'elsewhere': (password|token) holds a mask .* enter the value"):
+        with pytest.raises(ConfigurationError, match=r"'elsewhere': (password|token) holds a mask .* Enter the value"):
             look_up("elsewhere")
 
 
