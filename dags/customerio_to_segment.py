@@ -1,6 +1,7 @@
 """Customer.io's e-mail events to Segment, a day at a time. Needs the connections `customerio_default` and
-`segment_default`. `airflow backfill create --dag-id customerio_to_segment --from-date ... --to-date ...` fills
-in earlier days."""
+`segment_default`. A new DAG is paused: `airflow dags unpause customerio_to_segment` sends each day since `start_date`,
+and then each new one. `airflow backfill create --dag-id customerio_to_segment --from-date ... --to-date ...` sends
+earlier days. To look first without sending, use `customerio_preview`."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ class Airflow:
 
         :param body: of the request; without a logical date the run has no data interval.
         """
-        self.wait(lambda: self._serialized(dag_id), f"DAG {dag_id}")
+        self.wait(lambda: self.has_dag(dag_id), f"DAG {dag_id}")
         self.api(f"dags/{dag_id}/dagRuns", post={"logical_date": None, "dag_run_id": dag_id, **body})
         self.elapsed(f"{dag_id}: triggered")
 
@@ -124,18 +124,22 @@ class Airflow:
 
         :param from_date: the first logical date, as `YYYY-MM-DD`; `to_date` is the last one, both inclusive.
         """
-        self.wait(lambda: self._serialized(dag_id), f"DAG {dag_id}")
+        self.wait(lambda: self.has_dag(dag_id), f"DAG {dag_id}")
         create = ("backfill", "create", "--dag-id", dag_id, "--from-date", from_date, "--to-date", to_date, *options)
         self.elapsed(" ".join(("airflow", *create)))
         # The scheduler would start the first run while the next is being created: then SQLite, which has room for one
         # writer, now and then says "database is locked".
         self._pause(dag_id, True)
-        self.wait(lambda: self._created(create), "the backfill")
+        self.wait(lambda: self.created(create), "the backfill")
         self._pause(dag_id, False)
 
-    def _created(self, create: Sequence[str]) -> bool:
-        """False where it can be asked again: a lock, after which Airflow removes what it had created; or the scheduler
-        has not yet seen that the last backfill is over."""
+    def created(self, create: Sequence[str]) -> bool:
+        """
+        Run `airflow backfill create`, given as words.
+
+        :returns: False where it can be asked again: a lock, after which Airflow removes what it had created; or the
+            scheduler has not yet seen that the last backfill is over.
+        """
         try:
             self.airflow(*create)
         except WorldError as error:
@@ -235,7 +239,8 @@ class Airflow:
             return False
         return bool(health["scheduler"]["status"] == "healthy")
 
-    def _serialized(self, dag_id: str) -> bool:
+    def has_dag(self, dag_id: str) -> bool:
+        """Whether Airflow has read the DAG; raises if it could not read a file."""
         errors = self.api("importErrors")["import_errors"]
         if errors:
             raise WorldError("\n".join(error["stack_trace"] for error in errors))

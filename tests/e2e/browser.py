@@ -3,7 +3,7 @@
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -106,6 +106,16 @@ class UI:
 
     # Runs
 
+    def trigger(self, dag_id: str, dates: Mapping[str, str]) -> None:
+        """Dags > the DAG > Trigger, with a date for each field of this title."""
+        self.page.goto(f"/dags/{dag_id}")
+        self.page.get_by_role("button", name="Trigger Dag").click()
+        form = self.page.get_by_role("dialog").filter(has=self.page.get_by_role("heading"))
+        for title, day in dates.items():
+            form.get_by_role("group").filter(has_text=re.compile(f"^{title}")).get_by_role("textbox").fill(day)
+        form.get_by_role("button", name="Trigger").click()
+        expect(form).to_be_hidden()
+
     def backfill(self, dag_id: str, first: str, last: str, picture: str) -> None:
         """Dags > the DAG > Trigger > Backfill, from a date to another, both inclusive."""
         self.page.goto(f"/dags/{dag_id}")
@@ -120,9 +130,11 @@ class UI:
             self.page.keyboard.press("Escape")
             expect(field).to_be_hidden()
         expect(form.get_by_text(re.compile(r"\d+ runs? will be triggered"))).to_be_visible()
-        form.get_by_text("Unpause").click()  # unpaused by hand once all runs are there
-        expect(form.get_by_role("checkbox", name="Unpause")).not_to_be_checked()
-        self.picture(picture, form)
+        unpause = form.get_by_role("checkbox", name="Unpause")
+        expect(unpause).to_be_checked()
+        self.picture(picture, form)  # as the docs advise; here, unpaused by hand once all runs are there
+        form.get_by_text("Unpause").click()
+        expect(unpause).not_to_be_checked()
         form.get_by_role("button", name="Run Backfill").click()
         expect(self.page.get_by_role("status", name="Backfill generated")).to_be_visible()
         expect(form).to_be_hidden()
@@ -154,7 +166,10 @@ class UI:
         row = self.page.get_by_role("row", name=task_id)
         expect(row.get_by_role("cell", name="Success")).to_be_visible()
         row.get_by_role("link", name=task_id).click()
-        expect(self.page.get_by_text(re.compile(r"^[\d,]+ events sent \("))).to_be_visible()
+        done = self.page.get_by_text(re.compile(r"^[\d,]+ events sent \("))
+        expect(done).to_be_visible()
+        self.page.keyboard.press("w")  # wraps long lines
+        assert done.evaluate("line => line.getBoundingClientRect().right <= innerWidth"), "the line is cut"
         self.picture(picture)
 
     def rendered_templates(self, picture: str) -> dict[str, str]:

@@ -20,6 +20,7 @@ from tests.e2e.world import DAG_ID, World
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
+PREVIEW_ID = "customerio_preview"
 CONN_IDS = {"customerio": "customerio_default", "segment_source": "segment_default"}
 TYPES: dict[str, dict[str, Any]] = {one["connection-type"]: one for one in get_provider_info()["connection-types"]}
 FIRST, LAST, AFTER = "2026-11-05", "2026-11-06", "2026-11-07"
@@ -129,6 +130,18 @@ def test_form_input_is_stored(connections: World, kind: str) -> None:
     defaults = {name: field["schema"]["default"] for name, field in fields.items() if "default" in field["schema"]}
     extra = {name: value for name, value in json.loads(stored["extra"]).items() if value is not None}
     assert extra == defaults | {"timeout": 45}
+
+
+def test_the_form_of_the_preview(connections: World, ui: UI) -> None:
+    ui.trigger(PREVIEW_ID, {"First day": FIRST, "Last day": LAST})
+    path = f"dags/{PREVIEW_ID}/dagRuns"
+    connections.wait(lambda: {run["state"] for run in connections.api(path)["dag_runs"]} == {"success"}, "preview")
+    (run,) = connections.api(path)["dag_runs"]
+    result = connections.api(
+        f"{path}/{run['dag_run_id']}/taskInstances/{PREVIEW_ID}/xcomEntries/return_value", deserialize="true"
+    )["value"]
+    assert result["preview"] is True
+    assert result["interval"] == {"start": f"{FIRST}T00:00:00Z", "end": f"{AFTER}T00:00:00Z"}
 
 
 def test_test_button_reports_success(connections: World, ui: UI) -> None:

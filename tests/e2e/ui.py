@@ -11,6 +11,7 @@ Sandbox   {sandbox}/_sandbox/segment   counts what Segment has received
 What to look at:
   Dags > {dag}: three days are done. A click on a green square of the task opens its logs;
     Storage > XCom has the counts that it returned.
+  Dags > customerio_preview > Trigger: choose days in its form, and look at the task's log. It sends nothing.
   Admin > Connections: the pulse icon tests a connection, the pencil opens its form. (Before Airflow 3.3.3, the test of
     one whose Port is empty says "Bad Request", a bug of Airflow's. Here both have one.)
   Dags > {dag} > Trigger > Backfill: try 2026-11-08 to 2026-11-09, which no run has read yet.

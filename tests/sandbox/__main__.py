@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import signal
+import sys
 from datetime import UTC, datetime
+from shlex import quote
 from typing import get_args
 
 from tests.sandbox.catalog import CHANNELS
@@ -17,7 +19,7 @@ from tests.sandbox.settings import Settings
 
 
 def main() -> None:
-    """Print one line of JSON when it listens, then run until SIGINT or SIGTERM."""
+    """Print one line of JSON when it listens, and for people the connections, then run until SIGINT or SIGTERM."""
     options = _parser().parse_args()
     start = datetime.fromisoformat(options.start)
     begin = int((start if start.tzinfo else start.replace(tzinfo=UTC)).timestamp())
@@ -54,7 +56,28 @@ def main() -> None:
     with Sandbox(history, settings, port=options.port) as sandbox:
         line = {"url": sandbox.url, "app_key": settings.app_key, "write_key": settings.write_key}
         print(json.dumps(line), flush=True)
+        print(_for_people(line, options), file=sys.stderr, flush=True)
         signal.sigwait({signal.SIGINT, signal.SIGTERM})
+
+
+def exports(url: str, app_key: str, write_key: str) -> list[str]:
+    """Return both connections to the sandbox, as lines for a shell."""
+    connections = {
+        "CUSTOMERIO": {"conn_type": "customerio", "host": url, "password": app_key},
+        "SEGMENT": {"conn_type": "segment_source", "host": url, "password": write_key},
+    }
+    return [f"export AIRFLOW_CONN_{name}_DEFAULT={quote(json.dumps(fields))}" for name, fields in connections.items()]
+
+
+def _for_people(line: dict[str, str], options: argparse.Namespace) -> str:
+    history = f"{options.deliveries:,} deliveries in {options.days:g} days, from {options.start} on."
+    return "\n".join(
+        [
+            f"{history} Paste this where your Airflow starts:",
+            *exports(**line),
+            f"{line['url']}/_sandbox/segment counts what Segment has received. Ctrl-C ends the sandbox.",
+        ]
+    )
 
 
 def _parser() -> argparse.ArgumentParser:

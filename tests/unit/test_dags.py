@@ -10,10 +10,13 @@ from typing import Any
 import pendulum
 import pytest
 from airflow.sdk import Asset
+from airflow.sdk.execution_time.context import MacrosAccessor
 from airflow.timetables.base import TimeRestriction
+from airflow.timetables.interval import CronDataIntervalTimetable as SchedulersTimetable
 
 from airflow_provider_cio.costs import PLANS
 from airflow_provider_cio.events.catalog import CATALOG
+from airflow_provider_cio.events.interval import resolve_interval
 from airflow_provider_cio.observability.lineage import namespace
 from airflow_provider_cio.operators.customerio_to_segment import CustomerIOToSegmentOperator
 from airflow_provider_cio.operators.customerio_to_warehouse import CustomerIOToWarehouseOperator
@@ -24,9 +27,11 @@ from tests.airflow_names import CronDataIntervalTimetable, DagBag
 REPOSITORY = Path(__file__).parents[2]
 FILE = REPOSITORY / "dags" / "customerio_to_segment.py"
 EXAMPLES = ("customerio_to_segment", "customerio_to_segment_full", "customerio_to_warehouse")
-RHYTHMS = tuple(f"customerio_to_segment_{rhythm}" for rhythm in ("hourly", "daily", "weekly"))
-REPAIRS = ("customerio_stream_repair", "customerio_stream_repair_older")
+#: With their schedules.
+RHYTHMS = {f"customerio_to_segment_{rhythm}": f"@{rhythm}" for rhythm in ("hourly", "daily", "weekly")}
+REPAIRS = {"customerio_stream_repair": "@hourly", "customerio_stream_repair_older": "0 0,12 * * *"}
 CONSUMER = "customerio_downstream"
+PREVIEW = "customerio_preview"
 
 # Airflow comes first, since it takes hold of warnings for its log; at the end comes one to see that they are caught.
 WARNINGS = """
@@ -61,7 +66,7 @@ def dag(bag: DagBag, request: pytest.FixtureRequest) -> Any:
 def test_folder_is_read_without_errors(bag: DagBag) -> None:
     assert bag.import_errors == {}
     assert bag.captured_warnings == {}
-    assert set(bag.dags) == {*EXAMPLES, *RHYTHMS, *REPAIRS, CONSUMER}
+    assert set(bag.dags) == {*EXAMPLES, *RHYTHMS, *REPAIRS, CONSUMER, PREVIEW}
 
 
 def test_daily_runs_leave_no_day_out(dag: Any) -> None:
@@ -96,7 +101,7 @@ def test_rhythms_are_those_of_the_docs(bag: DagBag) -> None:
 def test_rhythms_begin_at_one_moment(bag: DagBag) -> None:
     """Otherwise what happens between two beginnings, at some ages, would be nobody's."""
     dags: list[Any] = [bag.dags[name] for name in RHYTHMS]
-    assert {_intervals(dag)[0].start for dag in dags} == {dag.start_date for dag in dags} == {dags[0].start_date}
+    assert {_first_interval(dag).start for dag in dags} == {dag.start_date for dag in dags} == {dags[0].start_date}
     for dag in dags:
         assert type(dag.schedule) is CronDataIntervalTimetable
         assert (dag.catchup, dag.max_active_runs) == (True, 1)
@@ -110,19 +115,21 @@ def test_rhythms_take_turns_in_one_pool(bag: DagBag) -> None:
     assert all(task.settling_time == timedelta(minutes=30) and task.execution_timeout for task in tasks)
 
 
-def _intervals(dag: Any) -> list[Any]:
-    """The first two of the schedule."""
-    restriction = TimeRestriction(earliest=dag.start_date, latest=None, catchup=dag.catchup)
-    first = dag.timetable.next_dagrun_info(last_automated_data_interval=None, restriction=restriction).data_interval
-    second = dag.timetable.next_dagrun_info(last_automated_data_interval=first, restriction=restriction).data_interval
-    assert first.end == second.start
-    return [first, second]
+def _first_interval(dag: Any) -> Any:
+    """What the scheduler makes of the schedule and the start date."""
+    cron = (RHYTHMS | REPAIRS)[dag.dag_id]
+    assert dag.schedule == CronDataIntervalTimetable(cron, timezone="UTC")
+    timetable = SchedulersTimetable(cron, timezone=pendulum.timezone("UTC"))
+    since = TimeRestriction(earliest=dag.start_date, latest=None, catchup=dag.catchup)
+    run = timetable.next_dagrun_info(last_automated_data_interval=None, restriction=since)
+    assert run is not None
+    return run.data_interval
 
 
 def _ages_and_length(dag: Any) -> tuple[timedelta, timedelta, timedelta]:
     """What the DAG's task takes: ages from and up to, and the length of an interval."""
     options = read_options(_rendered(dag.get_task("customerio_to_segment")))
-    first = _intervals(dag)[0]
+    first = _first_interval(dag)
     return options.older_than, options.lookback, first.end - first.start
 
 
@@ -130,7 +137,7 @@ def _ages_and_length(dag: Any) -> tuple[timedelta, timedelta, timedelta]:
 def test_repair_covers_every_hour(bag: DagBag, name: str) -> None:
     dag: Any = bag.dags[name]
     assert type(dag.schedule) is CronDataIntervalTimetable
-    assert _intervals(dag)[0].start == dag.start_date
+    assert _first_interval(dag).start == dag.start_date
     assert (dag.catchup, dag.max_active_runs) == (True, 1)
     repair = dag.get_task("customerio_to_segment")
     assert repair.upstream_task_ids == {"is_known_to_segment"}
@@ -157,7 +164,19 @@ def test_repair_fits_segments_memory(bag: DagBag, name: str) -> None:
     assert not is_known()
 
 
-@pytest.mark.parametrize("name", [*EXAMPLES, *RHYTHMS, *REPAIRS])
+def test_preview_sends_nothing_of_the_days_that_are_chosen(bag: DagBag) -> None:
+    dag: Any = bag.dags[PREVIEW]
+    assert (dag.schedule, dag.max_active_runs) == (None, 1)
+    (task,) = dag.tasks
+    rendered = task.prepare_for_execution()
+    days = {"first_day": "2026-10-31", "last_day": "2026-11-02"}
+    rendered.render_template_fields({"params": days, "macros": MacrosAccessor()}, dag.get_template_env())
+    interval = resolve_interval(rendered.interval_start, rendered.interval_end, {})
+    assert str(interval) == "[2026-10-31T00:00:00Z, 2026-11-03T00:00:00Z)"
+    assert read_options(rendered).preview is True
+
+
+@pytest.mark.parametrize("name", [*EXAMPLES, *RHYTHMS, *REPAIRS, PREVIEW])
 def test_tasks_have_growing_waits(bag: DagBag, name: str) -> None:
     dag: Any = bag.dags[name]
     for task in dag.tasks:

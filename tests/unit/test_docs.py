@@ -27,11 +27,15 @@ from airflow_provider_cio.events.event import encode
 from airflow_provider_cio.events.mapping import Mapper, Properties
 from airflow_provider_cio.events.occurrence import Device, Id, Identifiers, Message, Occurrence
 from airflow_provider_cio.get_provider_info import get_provider_info
+from airflow_provider_cio.operators.base import CustomerIOOperator
 from airflow_provider_cio.operators.customerio_to_segment import CustomerIOToSegmentOperator
 from airflow_provider_cio.operators.customerio_to_warehouse import CustomerIOToWarehouseOperator
 from airflow_provider_cio.warehouse import DATABASES, database_for
 from airflow_provider_cio.warehouse.postgres import Postgres
 from airflow_provider_cio.warehouse.tables import columns_of
+from tests.airflow_names import CronDataIntervalTimetable
+from tests.sandbox import Settings
+from tests.sandbox.__main__ import exports
 
 REPOSITORY = Path(__file__).parents[2]
 PACKAGE = Path(str(airflow_provider_cio.__file__)).parent
@@ -104,6 +108,8 @@ def test_named_files_exist(page: Path) -> None:
 
 # Code
 
+WHEEL = f"airflow_provider_cio-{airflow_provider_cio.__version__}-py3-none-any.whl"
+
 
 @of("python")
 def test_python_compiles_and_imports(block: Block) -> None:
@@ -121,12 +127,35 @@ def test_a_dag_is_parsed_by_airflow(block: Block, tmp_path: Path) -> None:
     (tmp_path / "dag.py").write_text(block.code)
     bag = DagBag(tmp_path)
     assert bag.import_errors == {}
-    assert len(bag.dags) == 1
+    assert len(bag.dags) == block.code.count("with DAG(")
+    for dag in bag.dags.values():
+        assert_no_day_is_left_out(dag)
 
 
 def test_dags_are_found() -> None:
     pages = [block.page.name for block in BLOCKS if "with DAG(" in block.code]
-    assert {"README.md", "operator.md", "deploying.md"} <= set(pages)
+    assert {"README.md", "operator.md", "deploying.md", "warehouse.md"} <= set(pages)
+
+
+def test_examples_leave_no_day_out() -> None:
+    from airflow.dag_processing.dagbag import DagBag
+
+    dags = DagBag(REPOSITORY / "dags").dags.values()
+    assert len(dags) > 5
+    for dag in dags:
+        assert_no_day_is_left_out(dag)
+
+
+def assert_no_day_is_left_out(dag: Any) -> None:
+    """A DAG by the clock runs each day, also those on which it was paused, and one run at a time, because runs share
+    Customer.io's limit. A preview is never by the clock, because Airflow would take its days for done."""
+    operators = [task for task in dag.tasks if isinstance(task, CustomerIOOperator)]
+    if dag.schedule is not None and not isinstance(dag.schedule, list):  # of assets
+        assert type(dag.schedule) is CronDataIntervalTimetable, dag.dag_id
+        assert dag.catchup is True, dag.dag_id
+        assert [task.task_id for task in operators if task.preview] == []
+    if operators:
+        assert dag.max_active_runs == 1, dag.dag_id
 
 
 @of("json")
@@ -158,14 +187,20 @@ def test_commands_are_valid(block: Block) -> None:
                 value = assignment.partition("=")[2]
                 assert json.loads(value) if value.startswith("{") else value
             case ["pip", "install", *_] | ["RUN", "pip", "install", *_]:
-                assert words[-1] in ("airflow-provider-cio", ".")
+                package, _, extra = words[-1].partition("[")
+                assert package in ("airflow-provider-cio", ".", WHEEL, f"dist/{WHEEL}", f"/tmp/{WHEEL}")
+                assert extra.rstrip("]") in ("", *(database_for(kind).extra for kind in DATABASES))
+            case ["COPY", path, _]:
+                assert path == f"dist/{WHEEL}"
+            case ["pip", "wheel", *_]:
+                assert words[2:] == ["--no-deps", "-w", "dist", "."]
+            case ["python", "-c", code]:
+                compile(code, str(block), "exec")
             case [".venv/bin/pytest", path, *_] if not path.startswith("-"):
                 assert (REPOSITORY / path.partition("::")[0]).exists()
-            case [".venv/bin/python", "-m", module, *_]:
-                folder = REPOSITORY / module.replace(".", "/")
-                assert (folder / "__main__.py").exists()
-            case ["python", "-m", module, *_]:
-                assert hasattr(import_module(module), "main")
+            case [".venv/bin/python" | "python", "-m", module, *_]:
+                place = REPOSITORY / module.replace(".", "/")
+                assert (place / "__main__.py").exists() or hasattr(import_module(module), "main")
             case ["uvicorn", app, *_]:
                 module, _, name = app.partition(":")
                 assert callable(getattr(import_module(module), name))
@@ -182,6 +217,12 @@ def test_commands_are_valid(block: Block) -> None:
                     "curl",
                     "uvicorn",
                 )
+
+
+def test_contributing_shows_the_sandboxes_connections() -> None:
+    (shown,) = [block.code for block in BLOCKS if "python -m tests.sandbox\n" in block.code and "export" in block.code]
+    settings = Settings()
+    assert shown.splitlines()[1:] == exports("http://127.0.0.1:8431", settings.app_key, settings.write_key)
 
 
 # The tables
@@ -349,7 +390,9 @@ def test_kubernetes_manifests_are_valid() -> None:
 
     secret, pod = secret_and_pod()
     client = ApiClient()
-    for kind, written in (("V1Secret", secret), ("V1Pod", client.sanitize_for_serialization(pod))):
+    (ingress,) = [yaml.safe_load(one.code) for one in BLOCKS if "kind: Ingress" in one.code]
+    pod = client.sanitize_for_serialization(pod)
+    for kind, written in (("V1Secret", secret), ("V1Pod", pod), ("V1Ingress", ingress)):
         answer = type("Answer", (), {"data": json.dumps(written)})
         assert client.sanitize_for_serialization(client.deserialize(answer, kind)) == written
     for name, value in secret["stringData"].items():

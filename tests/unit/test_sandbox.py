@@ -26,6 +26,7 @@ import pytest
 import requests
 
 from tests.sandbox import Fault, History, Sandbox, Settings
+from tests.sandbox.__main__ import exports
 from tests.sandbox.catalog import CHANNELS, COLLECTIONS
 from tests.sandbox.customerio import SIX_MONTHS
 from tests.sandbox.faults import Kind, Side
@@ -862,8 +863,9 @@ def test_the_command() -> None:
         *"--limiter sliding_second --other-client 2 --arrival-jitter 0.1".split(),
         *"--order nearly --displaced 0.5 --displaced-by 9".split(),
     ]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
+        assert process.stderr is not None
         said = json.loads(process.stdout.readline())
         assert said == {"url": said["url"], "app_key": KEY, "write_key": "k" * 32}
         truth = requests.get(said["url"] + "/_sandbox/truth", timeout=5).json()["events"]
@@ -873,3 +875,6 @@ def test_the_command() -> None:
         assert (settings["order"], settings["displaced"], settings["displaced_by"]) == ("nearly", 0.5, 9)
         process.terminate()
         assert process.wait(5) == 0
+        assert exports(said["url"], KEY, "k" * 32) == [
+            line for line in process.stderr.read().splitlines() if line.startswith("export ")
+        ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from airflow.models.connection import Connection
 from airflow.sdk.definitions.context import Context
 
 from airflow_provider_cio.hooks.customerio import CustomerIOHook
@@ -34,3 +35,11 @@ def test_underscore_warning_before_3_2(
     assert SegmentHook().settings.write_key == KEY
     warned = "RFC3986" in "".join([*capfd.readouterr(), caplog.text])
     assert warned == (AIRFLOW < (3, 2))
+
+
+def test_underscore_warning_where_the_server_reads(
+    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """As the API server does with a connection of the database, before a task gets it."""
+    Connection(conn_id="segment_default", conn_type="segment_source", password=KEY).get_uri()
+    assert "RFC3986" in "".join([*capfd.readouterr(), caplog.text])

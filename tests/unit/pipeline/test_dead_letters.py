@@ -663,6 +663,25 @@ def test_nothing_at_the_path(folder: str) -> None:
         events_in(folder)
 
 
+def test_the_docs_send_unidentified_as_cio_id_does(sandbox: Sandbox, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "operator.md").read_text()
+    (code,) = re.findall(r"^```python\n((?:(?!```).)*?def send_unidentified.*?)^```$", page, re.M | re.S)
+    found: dict[str, Any] = {}
+    exec(code, found)
+    run(on_unidentified="dead_letter", dead_letter_path=str(tmp_path))
+    before = len(sandbox.segment.kept)
+    found["send_unidentified"].function(str(tmp_path))
+    sent = people(sandbox)
+    assert len(sent) > before
+    sandbox.reset()
+    run(on_unidentified="cio_id")
+    assert people(sandbox) == sent
+
+
+def people(sandbox: Sandbox) -> dict[str, tuple[Any, Any]]:
+    return {event["messageId"]: (event.get("userId"), event.get("anonymousId")) for event in sandbox.segment.kept}
+
+
 @pytest.mark.parametrize("path", ["", "None", "letters"])
 def test_unclear_path_to_read(path: str) -> None:
     with pytest.raises(ConfigurationError, match="^path "):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import socket
 import threading
 import time
@@ -818,3 +819,23 @@ def test_log_has_counts_not_reports(
     assert sum("reports since the last line: " in line for line in lines) == 1
     assert len(lines) == len(set(lines)) == 5, "of the start, of each kind of problem, of counts"
     assert not any(secret in caplog.text for secret in (KEY, PREVIOUS_KEY, ADDRESS, sandbox.settings.write_key))
+
+
+@pytest.mark.parametrize(("key", "status"), [(KEY, "204"), ("another", "401")])
+def test_the_report_by_hand_of_the_docs(
+    stream: Running,
+    sandbox: Sandbox,
+    key: str,
+    status: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    page = (Path(__file__).parents[3] / "docs" / "stream.md").read_text()
+    (code,) = re.findall(r"^```python\n(.*?signature_of.*?)^```$", page, re.M | re.S)
+    for written, here in (("http://127.0.0.1:8000", stream.url), ("YOUR-KEY", key)):
+        assert code.count(written) == 1
+        code = code.replace(written, here)
+    exec(code, {})
+    assert capsys.readouterr().out == f"{status}\n"
+    assert [event["event"] for event in sandbox.segment.kept] == ["Email Delivered"] * (status == "204")
