@@ -23,13 +23,13 @@ test: .venv/stamp ## Lint, types, and every test, end to end included
 	$(BIN)/mypy
 	$(BIN)/pytest -v --durations=10 --numprocesses=3 --dist=loadfile --no-loadscope-reorder tests/e2e tests/unit
 
-matrix: .venv/stamp ## The wheel in Airflow 3.0 to 3.4 and Python 3.11 to 3.13, with the lowest version of all that it needs, and with BigQuery
+matrix: .venv/stamp ## The wheel in Airflow 3.0 to 3.4 and Python 3.11 to 3.13, with the lowest versions, with BigQuery, and with Snowflake
 	@$(BIN)/python -m tests.matrix
 
 soak: .venv/stamp ## Hundreds of hourly intervals with faults at random: nothing lost, nothing growing
 	@$(BIN)/python -m tests.soak
 
-ui: .venv/stamp ## The demo's Airflow, left running to click around in, until Ctrl-C
+ui: .venv/stamp ## An Airflow with three weeks of runs to click around in, until Ctrl-C
 	@$(BIN)/python -m tests.e2e.ui
 
 stream: .venv/stamp ## Push reporting webhooks at the stream app, and compare what Segment kept, until Ctrl-C

@@ -1,7 +1,5 @@
 """Errors of this provider, sorted by the action that the reader should take."""
 
-import re
-
 
 class CustomerIOToSegmentError(Exception):
     """Base class of all errors that this provider raises on purpose."""
@@ -35,8 +33,3 @@ class TryAgainLaterError(CustomerIOToSegmentError):
     def __init__(self, message: str, after: float | None = None) -> None:
         super().__init__(message)
         self.after = after
-
-
-def in_lines(error: Exception) -> str:
-    """Return the text of an error, each sentence on a line of its own, because a log view may cut long lines."""
-    return re.sub(r"(?<=\.) (?=[A-Z])", "\n", str(error))

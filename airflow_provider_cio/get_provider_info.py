@@ -52,7 +52,7 @@ def get_provider_info() -> dict[str, Any]:
         ],
         "config": {
             "customerio": {
-                "description": "Customer.io's reporting webhooks, taken in by Airflow's API server.",
+                "description": "What Airflow's API server does: take in reporting webhooks, and show what flowed.",
                 "options": {
                     "streams": {
                         "description": "The streams, as a JSON object of options by name. If it is empty, nothing is "
@@ -69,6 +69,22 @@ def get_provider_info() -> dict[str, Any]:
                         "type": "boolean",
                         "example": None,
                         "default": "True",
+                    },
+                    "flow": {
+                        "description": "Set it to false to have neither the page that shows what flowed and what is "
+                        "missing, nor the ways to it.\n",
+                        "version_added": "0.1.0",
+                        "type": "boolean",
+                        "example": None,
+                        "default": "True",
+                    },
+                    "dag_tab": {
+                        "description": "Airflow 3.1 to 3.3 only: show the page as a tab of each DAG and task. They "
+                        "can't show it on some only, as Airflow 3.4 does by itself.\n",
+                        "version_added": "0.1.0",
+                        "type": "boolean",
+                        "example": None,
+                        "default": "False",
                     },
                 },
             },

@@ -10,7 +10,9 @@ from airflow.sdk import DAG, Asset, task
 
 with DAG(
     dag_id="customerio_downstream",
-    schedule=[Asset.ref(name="customerio_events")],  # an outlet of the task in customerio_to_segment.py
+    # The outlet of the task in customerio_to_segment.py, with the same name and URI. By `Asset.ref(name=...)`, Airflow
+    # 3.3.2 starts the run, too, but does not tell it of the events.
+    schedule=[Asset("customerio_events", uri="segment://api.segment.io/segment_default")],
     start_date=pendulum.datetime(2026, 11, 1, tz="UTC"),
     tags=["customerio", "segment"],
     doc_md=__doc__,

@@ -1,6 +1,6 @@
 """Customer.io's e-mail events into your own warehouse, a day at a time, in the tables that Segment would make. Needs
 the connections `customerio_default` and `warehouse_default`: of type `duckdb`, with the path of a file as its host, or
-of type `postgres`, `redshift` or `gcpbigquery`."""
+of type `postgres`, `redshift`, `gcpbigquery` or `snowflake`."""
 
 from __future__ import annotations
 

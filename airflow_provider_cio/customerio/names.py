@@ -114,7 +114,6 @@ class Names:
         """Warn once of all lists that could not be read. Call it when all occurrences have their names."""
         if self._errors:
             self._warn(names_warning(self._errors))
-            self._errors = {}
 
     def _ask(self, field: str) -> None:
         if field not in self._asked:

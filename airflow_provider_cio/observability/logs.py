@@ -6,6 +6,7 @@ Airflow's log view shows some 90 characters of a line, so the words that matter 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -75,6 +76,20 @@ def log_summary(log: Logger, result: Result, *, preview: bool) -> None:
     log.info("%s", summary(result, preview=preview))
     if preview:
         log.info("This was a preview: nothing was %s", result.wording.done)
+
+
+def log_error(log: Logger, error: Exception) -> str:
+    """Log an error's advice, each sentence but the first on a line of its own; its frames for debugging only.
+
+    Airflow logs an exception itself. Its log view shows all of the text in one line, which it cuts, and no line breaks.
+
+    :returns: the text with the line breaks, for the exception.
+    """
+    log.debug("The error was raised here", exc_info=error)
+    text = re.sub(r"(?<=\.) (?=[A-Z])", "\n", str(error))
+    for line in text.splitlines()[1:]:
+        log.error("%s", line)
+    return text
 
 
 def log_sample(log: Logger, event: bytes) -> None:

@@ -17,7 +17,7 @@ _SKIPPED = {
     "unknown_metric": ("metric", "without a collection"),
     "not_a_time": ("metric", "without a valid time"),
     "activity_without_delivery": ("event", "without a delivery"),
-    "malformed": ("malformed row", "of other intervals"),
+    "malformed": ("malformed row", "of other runs"),
 }
 
 

@@ -18,7 +18,6 @@ from airflow_provider_cio.exceptions import (
     CustomerIOToSegmentError,
     EventsRefusedError,
     TryAgainLaterError,
-    in_lines,
 )
 from airflow_provider_cio.operators.options import Options, check_parameters, read_options
 from airflow_provider_cio.operators.waiting import wait_as_asked, wait_until_settled
@@ -126,6 +125,8 @@ class CustomerIOOperator(BaseOperator):
 
         An error is raised anew: Airflow's log view hides its text behind all its frames and those of its cause.
         """
+        from airflow_provider_cio.observability.logs import log_error
+
         try:
             options = read_options(self)
             interval = resolve_interval(self.interval_start, self.interval_end, context)
@@ -136,11 +137,9 @@ class CustomerIOOperator(BaseOperator):
             self._fail_if_refused(result, dead_letters, options, context)
         except TryAgainLaterError as error:
             wait_as_asked(error, settled, context, self.log)
-            self.log.debug("The error was raised here", exc_info=error)
-            raise TryAgainLaterError(in_lines(error), error.after) from None
+            raise TryAgainLaterError(log_error(self.log, error), error.after) from None
         except CustomerIOToSegmentError as error:  # a retry would end the same way
-            self.log.debug("The error was raised here", exc_info=error)
-            raise AirflowFailException(in_lines(error)) from None
+            raise AirflowFailException(log_error(self.log, error)) from None
         return self._publish(result, dead_letters, options, context)
 
     def _run(self, options: Options, interval: Interval, dead_letters: DeadLetters | None, context: Context) -> Result:
@@ -243,7 +242,9 @@ class CustomerIOOperator(BaseOperator):
         else:
             advice = "Set dead_letter_path to save them in a file."
         self._push(_with_dead_letters(result, dead_letters) | {"refused": dict(result.refused)}, context)
-        raise EventsRefusedError(f"{number}, all others were: {result.refusals()} {advice}")
+        raise EventsRefusedError(
+            f"{result.refused.total()} events or rows can't be {done}, all others were: {result.refusals()} {advice}"
+        )
 
     def _push(self, result: dict[str, Any], context: Context) -> None:
         """Push the result of a run that is about to fail, because Airflow pushes only those of successful runs."""

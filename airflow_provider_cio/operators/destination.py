@@ -96,9 +96,10 @@ class WarehouseDestination(Destination):
     def datasets(self, result: Result) -> Sequence[Dataset]:
         """Return the tables that got rows, and `tracks`."""
         address = self._address
-        where = database_for(address.conn_type).namespace(address.host, address.port)
+        database = database_for(address.conn_type)
+        where = database.namespace(address.host, address.port)
         rows = {CATALOG[name].table: count for name, count in result.events.items() if count}
         return [
-            Dataset(where, ".".join(filter(None, (address.database, self._schema, table))), count)
+            Dataset(where, database.dataset_name(address.database, self._schema, table), count)
             for table, count in ({TRACKS: sum(rows.values())} | rows).items()
         ]

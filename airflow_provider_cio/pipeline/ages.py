@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Self
@@ -44,13 +44,13 @@ class AgeCounts:
 
         :param lookback: seconds.
         """
-        ages: dict[str, list[int]] = {}
+        ages: defaultdict[str, list[int]] = defaultdict(list)
         for one in occurrences:
             name, created = one.collection.name, one.message.created
             if created is None:
                 self._counts[name, _UNKNOWN] += 1
             else:
-                ages.setdefault(name, []).append(one.time - created)
+                ages[name].append(one.time - created)
         for name, found in ages.items():
             found.sort()
             younger = 0

@@ -18,6 +18,7 @@ DATABASES = {
     "redshift": "airflow_provider_cio.warehouse.redshift:Redshift",
     "gcpbigquery": "airflow_provider_cio.warehouse.bigquery:BigQuery",
     "google_cloud_platform": "airflow_provider_cio.warehouse.bigquery:BigQuery",
+    "snowflake": "airflow_provider_cio.warehouse.snowflake:Snowflake",
 }
 
 

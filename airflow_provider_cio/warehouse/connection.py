@@ -34,8 +34,8 @@ def database_address(conn_id: str) -> DatabaseAddress:
 
     connection = _connection(conn_id)
     conn_type = str(connection.conn_type)
-    database = database_for(conn_type).database_name(connection)
-    return DatabaseAddress(conn_type, connection.host or "", connection.port, database)
+    database = database_for(conn_type)
+    return DatabaseAddress(conn_type, database.host(connection), connection.port, database.database_name(connection))
 
 
 def open_warehouse(conn_id: str, schema: str) -> Warehouse:

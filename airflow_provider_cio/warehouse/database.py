@@ -118,6 +118,19 @@ class Database(ABC):
         return f"{cls.extra}://{public_host(host)}{f':{port}' if port else ''}"
 
     @classmethod
+    def host(cls, connection: Any) -> str:
+        """Return the server in an Airflow connection; empty if there is none."""
+        return connection.host or ""
+
+    @classmethod
+    def dataset_name(cls, *names: str) -> str:
+        """Return OpenLineage's name of a table.
+
+        :param names: of the database, which may be empty, of the schema and of the table.
+        """
+        return ".".join(filter(None, names))
+
+    @classmethod
     def database_name(cls, connection: Any) -> str:
         """Return the name of the database in an Airflow connection; empty if there is none."""
         return connection.schema or ""

@@ -35,7 +35,7 @@ class Spool:
                 self._files[table] = self._open_files.enter_context(temporary_file())
             self._files[table].write(lines)
         except OSError as error:
-            raise _write_error(error) from error
+            raise write_error(error) from error
         self.size += len(lines)
         self.rows += rows
 
@@ -45,7 +45,7 @@ class Spool:
             try:
                 file.flush()
             except OSError as error:
-                raise _write_error(error) from error
+                raise write_error(error) from error
             file.seek(0)
             yield table, file
 
@@ -77,10 +77,11 @@ def temporary_file() -> IO[bytes]:
             "create it, or set TMPDIR to another one"
         ) from error
     except OSError as error:
-        raise _write_error(error) from error
+        raise write_error(error) from error
 
 
-def _write_error(error: OSError) -> TryAgainLaterError:
+def write_error(error: OSError) -> TryAgainLaterError:
+    """Return the error for rows that can't be written to the disk."""
     return TryAgainLaterError(
         f"Rows for the warehouse can't be written to {tempfile.gettempdir()}: {error.strerror}. Make room there, or "
         "set TMPDIR to another folder"

@@ -142,18 +142,22 @@ def test_new_parameter_new_dag_version(story: Story) -> None:
 
 
 def test_openlineage_gets_datasets(story: Story) -> None:
-    complete = {
-        event["run"]["facets"]["airflow"]["dagRun"]["run_id"]: event
-        for event in story.lineage
-        if event["eventType"] == "COMPLETE" and event["job"]["name"] == f"{DAG_ID}.{TASK_ID}"
-    }
+    started, complete = (
+        {
+            event["run"]["facets"]["airflow"]["dagRun"]["run_id"]: event
+            for event in story.lineage
+            if event["eventType"] == kind and event["job"]["name"] == f"{DAG_ID}.{TASK_ID}"
+        }
+        for kind in ("START", "COMPLETE")
+    )
     host = story.world.sandbox_url.removeprefix("http://")
     for run_id, result in story.results.items():
-        (read,), (written, outlet) = complete[run_id]["inputs"], complete[run_id]["outputs"]
+        (outlet,) = started[run_id]["outputs"]  # which the DAG declares; the sandbox has another host
+        assert (outlet["namespace"], outlet["name"]) == ("segment://api.segment.io", "segment_default")
+        (read,), (written,) = complete[run_id]["inputs"], complete[run_id]["outputs"]
         assert (read["namespace"], read["name"]) == (f"customerio://{host}", "customerio_default.deliveries")
         assert read["inputFacets"]["inputStatistics"]["rowCount"] == result["read"]["deliveries"]
         assert (written["namespace"], written["name"]) == (f"segment://{host}", "segment_default")
-        assert (outlet["namespace"], outlet["name"]) == ("segment://api.segment.io", "segment_default")
         statistics = written["outputFacets"]["outputStatistics"]
         assert (statistics["rowCount"], statistics["size"]) == (result["sent"]["events"], result["sent"]["bytes"])
 

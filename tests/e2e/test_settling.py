@@ -2,12 +2,14 @@
 
 `make matrix` runs this in each version, so what else needs a whole Airflow of that version is here too."""
 
+import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import requests
 
 from tests.e2e.airflow import FINISHED
 from tests.e2e.compare import COLLECTIONS, differences, seconds
@@ -40,6 +42,7 @@ class Story(NamedTuple):
     :param requests: that Customer.io had got when the wait began.
     :param starts: how often the early task was started only to see that it is early.
     :param tested: what the test of each connection said, by its id.
+    :param picture: what the page of the picture asks for, by what it asks.
     """
 
     end: float
@@ -55,6 +58,7 @@ class Story(NamedTuple):
     truth: list[dict[str, Any]]
     segment: dict[str, Any]
     tested: dict[str, dict[str, Any]]
+    picture: dict[str, Any]
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +105,27 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
                 conn_id: world.api("connections/test", post={"connection_id": conn_id, **connection})
                 for conn_id, connection in world.connections.items()
             },
+            picture=asked_by_the_picture(world, start),
         )
+
+
+def asked_by_the_picture(world: World, start: datetime) -> dict[str, Any]:
+    since = {"dag_ids": ["early"], "run_after_gte": start.isoformat(), "page_limit": 1000, "page_offset": 0}
+    hour_before = (start - timedelta(hours=1)).isoformat()
+    until = {"dag_ids": ["early"], "run_after_lte": hour_before, "page_limit": 1, "order_by": "-run_after"}
+    runs, instances = "dags/~/dagRuns/list", "dags/~/dagRuns/~/taskInstances/list"
+    return {
+        "page": requests.get(f"{world.airflow_url}/cio-flow/", timeout=60),
+        "other": requests.get(f"{world.airflow_url}/cio-flow/nothing.js", timeout=60),
+        "dag": world.api("dags/early"),
+        "tasks": world.api("dags/early/tasks")["tasks"],
+        "runs": world.api(runs, post=since | {"order_by": "-run_after"})["dag_runs"],
+        "before": world.api(runs, post=until)["dag_runs"],
+        "instances": world.api(instances, post=since | {"task_ids": ["send"], "order_by": "id"})["task_instances"],
+        "result": world.api("dags/early/dagRuns/early/taskInstances/send/xcomEntries/return_value", map_index=-1),
+        "events": world.api("assets/events", source_dag_id="early", source_task_id="send", order_by="-timestamp"),
+        "links": world.api("dags/early/dagRuns/early/taskInstances/send/links")["extra_links"],
+    }
 
 
 def wait_for(world: World, dag_id: str, states: set[str] | frozenset[str]) -> dict[str, Any]:
@@ -138,3 +162,23 @@ def test_api_server_tests_connections(story: Story) -> None:
     }
     assert "accepts the key" in story.tested["customerio_default"]["message"]
     assert "took an empty batch" in story.tested["segment_default"]["message"]
+
+
+def test_the_picture_gets_what_it_asks_for(story: Story) -> None:
+    found = story.picture
+    assert (found["page"].status_code, found["other"].status_code) == (200, 404)
+    assert "script-src 'self'" in found["page"].headers["content-security-policy"]
+    assert '<script type="module" src="page.js">' in found["page"].text
+    [task] = found["tasks"]
+    assert task["class_ref"]["class_name"] == "CustomerIOToSegmentOperator"
+    assert {"customerio_conn_id", "opens_and_clicks", "settling_time"} <= set(task["template_fields"])
+    assert "next_dagrun_data_interval_start" in found["dag"]
+    [run], [instance] = found["runs"], found["instances"]
+    assert (run["dag_run_id"], run["data_interval_end"] is not None) == ("early", True)
+    assert (instance["dag_run_id"], instance["task_id"], instance["map_index"]) == ("early", "send", -1)
+    assert instance["state"] == "success"
+    assert all(instance[key] for key in ("id", "start_date", "run_after"))
+    assert (found["before"], found["events"]["asset_events"]) == ([], [])
+    value = found["result"]["value"]
+    assert (json.loads(value) if isinstance(value, str) else value) == story.result
+    assert found["links"] == {"What flowed": "cio-flow/?dag_id=early&task_id=send"}

@@ -3,7 +3,7 @@
 For each: install the wheel into an environment of its own, ask `airflow providers list`, run the tests of what meets
 Airflow (forms of the connections, hooks, operators, DAGs, resume), `airflow dags test` the example DAG against the
 sandbox, whose truth is compared with what Segment kept, event by event, and have its scheduler and its API server deal
-with a run that is early.
+with a run that is early. Two are worked on at a time, and each is told of when it is done.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -28,6 +29,8 @@ from tests.unit.support import connections, truth_of
 DAG_ID = "customerio_to_segment"
 # `dags test` with a date means the last interval before it.
 DAY, DATE = "2026-11-05", "2026-11-06"
+# Environments that are worked on at a time: each keeps one core busy, and in its scheduler's part a gigabyte of memory.
+AT_ONCE = 2
 
 
 class Bench:
@@ -81,28 +84,40 @@ class Bench:
         return run(self._python, *arguments, cwd=self._folder, env=settings | variables)
 
 
-def step(name: str, do: Callable[[], str]) -> bool:
-    """Do it, and say how long it took and what came of it; False if it failed."""
-    began = time.monotonic()
-    try:
-        found, passed = do(), True
-    except StepError as error:
-        found, passed = f"FAILED: {error}", False
-    first, *others = found.splitlines()
-    print(f"  {name:<14}{time.monotonic() - began:4.0f} s  {first}", *others, sep="\n" + " " * 24, flush=True)
-    return passed
+class Log:
+    """What is told of one target: all of it at its end, since others are worked on at the same time."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+
+    def add(self, *lines: str) -> None:
+        self._lines += lines
+
+    def step(self, name: str, do: Callable[[], str]) -> bool:
+        """Do it, and note how long it took and what came of it; False if it failed."""
+        began = time.monotonic()
+        try:
+            found, passed = do(), True
+        except StepError as error:
+            found, passed = f"FAILED: {error}", False
+        first, *others = found.splitlines()
+        self.add(f"  {name:<14}{time.monotonic() - began:4.0f} s  {first}", *(" " * 24 + line for line in others))
+        return passed
+
+    def show(self) -> None:
+        print("\n".join(self._lines), flush=True)
 
 
-def check(name: str, wheel: Path) -> bool | None:
+def check(name: str, wheel: Path, log: Log) -> bool | None:
     """Everything, for one target, whatever fails before it; False if something failed, None if it was skipped."""
     target = TARGETS[name]
     environment = Environment(target)
-    print(f"{name} (with what there was by {target.until})", flush=True)
+    log.add(f"{name} (with what there was by {target.until})")
     try:
-        if not step("install", lambda: environment.install(wheel)):
+        if not log.step("install", lambda: environment.install(wheel)):
             return False
     except UnavailableError as error:
-        print(f"  SKIPPED: {error}", flush=True)
+        log.add(f"  SKIPPED: {error}")
         return None
     with TemporaryDirectory(prefix="airflow-cio-matrix-") as folder:
         bench = Bench(environment.python, Path(folder))
@@ -114,8 +129,17 @@ def check(name: str, wheel: Path) -> bool | None:
             steps["dags test"] = bench.sent
         if target.dags and target.e2e:
             steps["at work"] = lambda: bench.tested(target.e2e)
-        failed = [name for name, do in steps.items() if not step(name, do)]
+        failed = [name for name, do in steps.items() if not log.step(name, do)]
         return not failed
+
+
+def checked(name: str, wheel: Path) -> bool | None:
+    """`check`, and show what it noted."""
+    log = Log()
+    try:
+        return check(name, wheel, log)
+    finally:
+        log.show()
 
 
 def main() -> int:
@@ -128,7 +152,8 @@ def main() -> int:
     began = time.monotonic()
     with TemporaryDirectory(prefix="airflow-cio-wheel-") as folder:
         wheel = build_wheel(Path(folder))
-        passed = {name: check(name, wheel) for name in names}
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            passed = dict(zip(names, pool.map(lambda name: checked(name, wheel), names), strict=True))
     failed = [name for name, one in passed.items() if one is False]
     skipped = [name for name, one in passed.items() if one is None]
     for word, those in (("failed", failed), ("skipped", skipped)):

@@ -35,16 +35,30 @@ _YOUNGER = {
     "uvicorn": "2025-09-24",
 }
 
-# What meets Airflow.
+# What meets Airflow: its connections and their forms, operators, DAGs, logs, metrics, assets, lineage, the store of a
+# task's state, its object storage, its plugins. Pure code is the same everywhere: `make test` has its tests.
+_RESUME = "tests/unit/pipeline/test_resume.py"
 _TESTS = (
-    "tests/unit/hooks",
+    "tests/unit/hooks/test_customerio.py",
+    "tests/unit/hooks/test_segment.py",
+    "tests/unit/hooks/test_form.py",
+    "tests/unit/hooks/test_rows.py::test_defaults_and_text_times",
+    "tests/unit/hooks/test_rows.py::test_waiting_is_logged",
     "tests/unit/operators",
     "tests/unit/pipeline/test_dead_letters.py",
+    f"{_RESUME}::test_retry_uses_the_checkpoint",
+    f"{_RESUME}::test_cleared_task_runs_in_full",
+    f"{_RESUME}::test_unreadable_store_warns",
+    f"{_RESUME}::test_undeletable_checkpoint",
+    f"{_RESUME}::test_no_store_starts_over",
+    f"{_RESUME}::test_failing_store_is_harmless",
     "tests/unit/test_dags.py",
-    "tests/unit/test_imports.py",
+    "tests/unit/test_imports.py::test_operator_import_is_cheap",
+    "tests/unit/test_plugin.py::test_it_is_the_entry_point",
+    "tests/unit/test_plugin.py::test_wrong_streams_are_mounted",
+    "tests/unit/test_plugin.py::test_airflow_loads_it",
     "tests/unit/observability",
     "tests/unit/test_provider_info.py",
-    "tests/unit/pipeline/test_resume.py",
     "tests/unit/test_versions.py",
 )
 
@@ -52,8 +66,16 @@ _TESTS = (
 _EARLY_RUN = "tests/e2e/test_settling.py"
 _INTERRUPTIONS = "tests/e2e/test_interruptions.py"
 
-# What meets the other dependencies.
-_MORE_TESTS = ("tests/unit/http", "tests/unit/events", "tests/unit/customerio", "tests/unit/segment/test_client.py")
+# What meets the other dependencies: requests and urllib3, msgspec, pendulum.
+_MORE_TESTS = (
+    "tests/unit/http/test_bounds.py",
+    "tests/unit/http/test_hostile_answers.py",
+    "tests/unit/http/test_transport.py",
+    "tests/unit/events/test_interval.py",
+    "tests/unit/events/test_mapping.py",
+    "tests/unit/customerio/test_client.py",
+    "tests/unit/segment/test_client.py",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +172,16 @@ TARGETS = {
             extras=("duckdb", "postgres", "redshift", "bigquery"),
             more_tools=("pytest-xdist", "sqlglot"),
             tests=("--numprocesses=2", "-k", "bigquery", "tests/unit/warehouse"),
+            dags=False,
+        ),
+        # fakesnow needs one version of sqlglot, and a DuckDB and a driver of Snowflake that it knows.
+        Target(
+            name="snowflake",
+            airflow="3.3.2",
+            until="2026-11-20",
+            extras=("duckdb", "postgres", "redshift", "snowflake", "fakesnow"),
+            more_tools=("pytest-xdist", "sqlglot"),
+            tests=("--numprocesses=2", "-k", "snowflake", "tests/unit/warehouse"),
             dags=False,
         ),
     )

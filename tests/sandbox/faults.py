@@ -61,7 +61,7 @@ PROCESSED: frozenset[Kind] = frozenset(
     )
 )
 #: MiB of zeros that a `gzip_bomb` unfolds to.
-BOMB_MEBIBYTES = 1536
+BOMB_MEBIBYTES = 256
 
 #: By their keys, the lists that a page can be of.
 _LISTS = ("messages", "activities", "campaigns", "newsletters", "broadcasts")
@@ -91,7 +91,7 @@ class Fault(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tru
     `reset_after`, `timeout`, `truncated`, `truncated_json` and `repeat_cursor` spoil the answer of a
     request that was fully processed; a batch is then kept. `repeat_cursor` needs a request with a cursor.
     So do `slow_body` and `slow_head`, which send the body (or all of the answer) by a byte every `seconds`, `endless`,
-    whose body has no end, and `gzip_bomb`, whose body is 1.5 MiB on the wire and 1.5 GiB unpacked.
+    whose body has no end, and `gzip_bomb`, whose body is 256 KiB on the wire and 256 MiB unpacked.
 
     :param path: how the path begins of the requests that it meets. Then only those count for `at`, since it was added.
     :param retry_after: for 429 and 503; a number of seconds, or "date": an HTTP date `seconds` from now.

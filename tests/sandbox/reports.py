@@ -15,7 +15,7 @@ import msgspec
 from tests.sandbox.catalog import CHANNELS, COLLECTIONS
 from tests.sandbox.delivery import REPEATED, Engagement, base_of, first_ones, is_time
 from tests.sandbox.dice import dice_of, upto
-from tests.sandbox.engagements import activity_id, link_id, ulid
+from tests.sandbox.engagements import link_id, ulid
 from tests.sandbox.history import History
 from tests.sandbox.parents import FIELDS
 
@@ -78,10 +78,6 @@ _encode = msgspec.json.Encoder().encode
 class Habits(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """What the reference leaves open about the bodies, and what bodies may be at their oddest."""
 
-    #: Whether `event_id` is the `id` of the activity.
-    event_id_of_activity: bool = False
-    #: What "unique" clicks are, without full resolution: the first one of a delivery, or the first one of each link.
-    unique_per: Literal["delivery", "link"] = "delivery"
     #: Leave out every key that the schema does not require, among them the subject of an open and the recipient of a
     #: failed e-mail.
     bare: bool = False
@@ -97,8 +93,6 @@ class Habits(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     odd_kinds: bool = False
     #: Where a change of preferences has its channel: the schema says `object_type_type`, a slip perhaps.
     preferences_key: Literal["object_type", "object_type_type"] = "object_type"
-    #: Characters of the body of a message, where it is asked for.
-    content_size: int = 300
 
 
 class Subscription(msgspec.Struct, kw_only=True):
@@ -136,15 +130,10 @@ def reports(history: History, subscription: Subscription | None = None, habits: 
     found: list[Report] = []
     for row, engagements in history.with_engagements():
         maker = _Maker(row, subscription.with_content, habits)
-        links: set[str | None] = set()
         for metric, time, one, first in _occurrences(row, engagements):
-            unique = first
-            if habits.unique_per == "link" and metric == "clicked" and one is not None:
-                unique = one.link not in links
-                links.add(one.link)
             event = f"{maker.object_type}_{metric}"
             subscribed = event in wanted if event in REPORTED else habits.unknown_metrics
-            if subscribed and (unique or subscription.full_resolution):
+            if subscribed and (first or subscription.full_resolution):
                 found.append(maker.report(event, metric, time, one, first))
                 if metric == "replied" and habits.second_answers:
                     found.append(maker.report(event, metric, time + 60, one, False))
@@ -180,8 +169,6 @@ class _Maker:
     def report(self, event: str, metric: str, time: int, one: Engagement | None, first: bool) -> Report:
         of = one.activity_id if one else f"{self._id} {metric}" if first else f"{self._id} {metric} {time}"
         event_id = _event_id(of, time)
-        if self._habits.event_id_of_activity:
-            event_id = one.activity_id if one else activity_id(self._id, metric, 0, time)
         data = self._person() | {"delivery_id": self._id} | self._origin() | self._details(metric, one, time)
         if self._habits.bare:
             needless = (*_OPTIONAL, *({"opened": ["subject"], "failed": ["recipient"]}.get(metric, ())))
@@ -287,8 +274,7 @@ class _Maker:
 
     def _content(self) -> str:
         """For push and webhook an object as text, else markup."""
-        text = "<p>Grüße 🎉</p>"
-        text = (text * (self._habits.content_size // len(text) + 1))[: self._habits.content_size]
+        text = "<p>Grüße 🎉</p>" * 20
         return _encode({"message": text}).decode() if self.object_type in ("push", "webhook") else text
 
 

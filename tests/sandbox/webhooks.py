@@ -45,23 +45,12 @@ class Calling(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     give_up_after: float = 7 * 86_400.0
     #: Calls at the same time. Nobody says how many.
     in_flight: int = 1
-    #: While a call waits for its retry, no other one begins.
-    holds_others: bool = True
     #: Calls that begin in one second; 0 is no limit.
     per_second: float = 0.0
     #: Share of the calls that are made again although they were answered 2xx; half of them at once, half at the end.
     duplicates: float = 0.0
     #: By how many places a report may come too early or too late.
     disorder: int = 0
-    #: Whether a retry has a time and a signature of its own, and whether it keeps its `event_id`.
-    signed_anew: bool = True
-    same_event_id: bool = True
-    #: Seconds by which its clock is ahead.
-    clock_ahead: float = 0.0
-    #: Use a connection for more than one call.
-    keep_alive: bool = True
-    #: Further headers, and others in place of its own.
-    headers: dict[str, str] = {}
 
 
 @dataclass(slots=True)
@@ -141,8 +130,7 @@ class Sender:
     async def _next(self) -> tuple[Report, bool] | None:
         """The next report when its call may begin, and whether it is a repeated one."""
         async with self._turn:
-            if self.calling.holds_others:
-                await self._none_fails.wait()
+            await self._none_fails.wait()
             if self._stopped.is_set():
                 return None
             report, again = next(self._reports, None), False
@@ -157,8 +145,7 @@ class Sender:
 
     async def _deliver(self, report: Report, again: bool, connection: _Connection) -> None:
         """One report, until it is accepted or given up."""
-        stamp = self._now()
-        call = await self._call(Call(report, 1, again), stamp, connection)
+        call = await self._call(Call(report, 1, again), connection)
         if not call.accepted:
             with self._held():
                 waited = 0.0
@@ -172,8 +159,7 @@ class Sender:
                     with suppress(TimeoutError):
                         await asyncio.wait_for(self._stopped.wait(), wait / self.calling.speed)
                         return
-                    stamp = self._now() if self.calling.signed_anew else stamp
-                    call = await self._call(Call(report, call.attempt + 1, again), stamp, connection)
+                    call = await self._call(Call(report, call.attempt + 1, again), connection)
         dice = dice_of("again", report.event_id)
         if not again and strikes(dice, self.calling.duplicates):
             if dice % 2:
@@ -183,7 +169,7 @@ class Sender:
 
     @contextmanager
     def _held(self) -> Iterator[None]:
-        """What a call that fails does to the others."""
+        """While a call waits for its retry, no other one begins."""
         self._failing += 1
         self._none_fails.clear()
         try:
@@ -193,20 +179,18 @@ class Sender:
             if not self._failing:
                 self._none_fails.set()
 
-    async def _call(self, call: Call, stamp: str, connection: _Connection) -> Call:
-        body = call.report.body
-        if call.attempt > 1 and not self.calling.same_event_id:
-            event_id = call.report.event_id
-            body = body.replace(event_id.encode(), f"{event_id[:-2]}{call.attempt % 100:02}".encode(), 1)
+    async def _call(self, call: Call, connection: _Connection) -> Call:
+        """A retry has the same body, and a time and a signature of its own."""
+        body, stamp = call.report.body, str(int(time.time()))
         headers = {
             "Content-Type": "application/json",
             "x-cio-timestamp": stamp,
             "x-cio-signature": sign(self.calling.signing_key, stamp, body),
-        } | self.calling.headers
+        }
         call.began = time.monotonic()
         try:
             async with asyncio.timeout(self.calling.timeout):
-                call.status = await connection.post(headers, body, keep=self.calling.keep_alive)
+                call.status = await connection.post(headers, body)
         except PROBLEMS as error:
             call.problem = _problem(error)
         finally:
@@ -222,9 +206,6 @@ class Sender:
         wait = calling.first_wait * calling.factor ** (call.attempt - 1)
         long = call.status in LONG_STATUSES or call.problem in LONG_PROBLEMS
         return max(wait, calling.long_wait) if long else wait
-
-    def _now(self) -> str:
-        return str(int(time.time() + self.calling.clock_ahead))
 
 
 def _disordered(reports: Sequence[Report], by: int) -> list[Report]:
@@ -263,7 +244,7 @@ class _Connection:
         self._head = f"POST {url.path or '/'}{f'?{url.query}' if url.query else ''} HTTP/1.1\r\nHost: {url.netloc}\r\n"
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
-    async def post(self, headers: Mapping[str, str], body: bytes, *, keep: bool) -> int:
+    async def post(self, headers: Mapping[str, str], body: bytes) -> int:
         """The status, once the whole answer is here."""
         if self._streams is None or self._streams[0].at_eof():
             self.close()
@@ -274,7 +255,7 @@ class _Connection:
         await writer.drain()
         status, answered = await _head(reader)
         await _read_body(reader, status, answered)
-        if not keep or answered.get("connection", "").lower() == "close" or answered[":version"] == "HTTP/1.0":
+        if answered.get("connection", "").lower() == "close" or answered[":version"] == "HTTP/1.0":
             self.close()
         return status
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import pendulum
 import pytest
-from airflow.sdk import Asset
 from airflow.sdk.execution_time.context import MacrosAccessor
 from airflow.timetables.base import TimeRestriction
 from airflow.timetables.interval import CronDataIntervalTimetable as SchedulersTimetable
@@ -209,7 +208,7 @@ def _rendered(task: Any, folder: str | None = None) -> CustomerIOToSegmentOperat
 
 def test_consumer_follows_the_outlet(bag: DagBag) -> None:
     (outlet,) = bag.dags["customerio_to_segment"].tasks[0].outlets
-    assert bag.dags[CONSUMER].schedule == [Asset.ref(name=outlet.name)]
+    assert bag.dags[CONSUMER].schedule == [outlet]
 
 
 def test_outlet_is_the_written_dataset(bag: DagBag) -> None:

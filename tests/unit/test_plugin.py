@@ -5,14 +5,19 @@ import os
 import subprocess
 import sys
 from importlib.metadata import entry_points
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from airflow_provider_cio.flow import ways_in
+from airflow_provider_cio.flow.app import app as flow_app
 from airflow_provider_cio.plugin import CustomerIOStreamPlugin
 from airflow_provider_cio.stream.app import app
 
 OPTION = "AIRFLOW__CUSTOMERIO__STREAMS"
 SWITCH = "AIRFLOW__CUSTOMERIO__MOUNT_STREAMS"
+FLOW, TAB = "AIRFLOW__CUSTOMERIO__FLOW", "AIRFLOW__CUSTOMERIO__DAG_TAB"
 
 # As in a task's process: Airflow's own part of it is there already. argparse tells how fast the machine is: it takes
 # about 0.7 ms where nothing else runs.
@@ -33,6 +38,24 @@ for _ in range(15):
     import argparse
     yardsticks.append(time.process_time() - began)
 print(json.dumps({"added": added, "times_argparse": min(spans) / min(yardsticks)}))
+"""
+LOAD = """
+import json
+from airflow import plugins_manager as manager
+if hasattr(manager, "get_fastapi_plugins"):
+    apps, links = manager.get_fastapi_plugins()[0], manager.get_operator_extra_links()
+    views, errors = manager._get_ui_plugins()[0], manager.get_import_errors()
+else:  # before 3.2; in 3.0 there are no views
+    for kind in ("fastapi", "ui", "extra_operators_links"):
+        getattr(manager, f"initialize_{kind}_plugins", lambda: None)()
+    apps, links = manager.fastapi_apps, manager.operator_extra_links
+    views, errors = getattr(manager, "external_views", None), manager.import_errors
+print(json.dumps({
+    "apps": [one["url_prefix"] for one in apps],
+    "views": None if views is None else [one["url_route"] for one in views],
+    "links": [one.name for one in links],
+    "errors": sorted(errors),
+}))
 """
 #: 2 ms by that measure.
 BUDGET = 3
@@ -63,14 +86,14 @@ def test_no_streams_no_mount(text: str | None, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.delenv(OPTION, raising=False)
     if text is not None:
         monkeypatch.setenv(OPTION, text)
-    assert CustomerIOStreamPlugin().fastapi_apps == []
+    assert prefixes() == ["/cio-flow"]
 
 
 @pytest.mark.parametrize("text", ['{"main": {}}', "{ malformed"])
 def test_wrong_streams_are_mounted(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a route Customer.io would get 404, and wait for an hour."""
     monkeypatch.setenv(OPTION, text)
-    [mounted] = CustomerIOStreamPlugin().fastapi_apps
+    mounted, _ = CustomerIOStreamPlugin().fastapi_apps
     assert mounted["app"] is app
     assert mounted["url_prefix"] == "/cio"
 
@@ -86,18 +109,65 @@ def test_the_mount_says_which_streams_run(monkeypatch: pytest.MonkeyPatch, caplo
 def test_the_mount_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(OPTION, '{"main": {}}')
     monkeypatch.setenv(SWITCH, "false")
-    assert CustomerIOStreamPlugin().fastapi_apps == []
+    assert prefixes() == ["/cio-flow"]
+
+
+def prefixes() -> list[str]:
+    return [one["url_prefix"] for one in CustomerIOStreamPlugin().fastapi_apps]
+
+
+def test_the_picture() -> None:
+    plugin = CustomerIOStreamPlugin()
+    [mounted] = plugin.fastapi_apps
+    assert mounted["app"] is flow_app
+    assert isinstance(plugin.external_views[0], dict)
+    assert plugin.external_views[0] is not plugin.external_views[0], "Airflow changes them"
+    key: Any = SimpleNamespace(dag_id="a dag/ä", task_id="it", run_id="manual__1+0", map_index=-1)
+    [link] = plugin.operator_extra_links
+    assert link.get_link(None, ti_key=key) == "cio-flow/?dag_id=a+dag%2F%C3%A4&task_id=it"
+    assert [one.__name__ for one in link.operators] == ["CustomerIOToSegmentOperator", "CustomerIOToWarehouseOperator"]
+
+
+def test_the_picture_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(FLOW, "no")
+    monkeypatch.setenv(TAB, "true")
+    plugin = CustomerIOStreamPlugin()
+    assert (plugin.fastapi_apps, plugin.external_views, plugin.operator_extra_links) == ([], [], [])
+
+
+@pytest.mark.parametrize(
+    ("airflow", "tab", "destinations"),
+    [
+        ("3.1.0", None, ["nav"]),
+        ("3.3.2", None, ["nav"]),
+        ("3.3.2", "true", ["nav", "dag", "task"]),
+        ("3.4.0b2", None, ["nav", "dag", "task"]),
+        ("3.10.0", None, ["nav", "dag", "task"]),
+    ],
+)
+def test_tabs_by_version(
+    airflow: str, tab: str | None, destinations: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before 3.4 a tab would be on every DAG."""
+    monkeypatch.setattr(ways_in, "version", {"apache-airflow-core": airflow}.__getitem__)
+    if tab:
+        monkeypatch.setenv(TAB, tab)
+    views = CustomerIOStreamPlugin().external_views
+    assert [one["destination"] for one in views] == destinations
+    assert [one["applies_to"] for one in views[1:]] == [
+        {"tags.name": ["customerio"]},
+        {"operator_name": ["CustomerIOToSegmentOperator", "CustomerIOToWarehouseOperator"]},
+    ][: len(views) - 1]
+    routes = [one["url_route"] for one in views]
+    assert len(set(routes)) == len(routes)
 
 
 @pytest.mark.timeout(240)
 def test_airflow_loads_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a process of its own, where Airflow loads plugins as its API server does."""
-    code = (
-        "import json; from airflow import plugins_manager\n"
-        "apps, _ = plugins_manager.get_fastapi_plugins()\n"
-        "print(json.dumps([[one['url_prefix'] for one in apps], sorted(plugins_manager.get_import_errors())]))"
-    )
-    for text, prefixes in (('{"main": {}}', ["/cio"]), ("", [])):
+    for text, apps in (('{"main": {}}', ["/cio", "/cio-flow"]), ("", ["/cio-flow"])):
         monkeypatch.setenv(OPTION, text)
-        ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=110)
-        assert json.loads(ran.stdout.splitlines()[-1]) == [prefixes, []]
+        ran = subprocess.run([sys.executable, "-c", LOAD], capture_output=True, text=True, check=True, timeout=110)
+        found = json.loads(ran.stdout.splitlines()[-1])
+        assert found["views"] in (["customerio-events"], None)
+        assert found == {"apps": apps, "views": found["views"], "links": ["What flowed"], "errors": []}

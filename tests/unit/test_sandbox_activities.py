@@ -42,18 +42,12 @@ def history() -> History:
     return History.generate(seed=7, deliveries=1700, start=START, end=END, nasty=0.3)
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[Sandbox]:
-    with Sandbox() as sandbox:
-        yield sandbox
-
-
 @pytest.fixture
-def sandbox(running: Sandbox, history: History) -> Sandbox:
-    running.reset()
-    running.settings = Settings(now=END + 10 * DAY)
-    running.history = history
-    return running
+def sandbox(world: Sandbox, history: History) -> Sandbox:
+    world.reset()
+    world.settings = Settings(now=END + 10 * DAY)
+    world.history = history
+    return world
 
 
 @pytest.fixture(scope="module")

@@ -289,16 +289,15 @@ def test_metrics_of_first_engagements(lean: bool) -> None:
 
 
 def test_further_metrics() -> None:
-    bare = [
-        one | {"metrics": {k: t for k, t in one["metrics"].items() if base_of(k) == k}} for one in rows_of(generate())
-    ]
-    truth = generate().truth()
-    assert History(rows_of(generate())).truth() == truth
+    generated = generate()
+    full, truth = rows_of(generated), generated.truth()
+    bare = [one | {"metrics": {k: t for k, t in one["metrics"].items() if base_of(k) == k}} for one in full]
+    assert History(full).truth() == truth
     assert History(bare).truth() == [replace(one, prefetched=False, machine=False, link_id=None) for one in truth]
     assert any(one.prefetched for one in truth)
-    types = [{one["type"] for one in History(rows).activities.rows()} for rows in (bare, rows_of(generate()))]
+    types = [{one["type"] for one in History(rows).activities.rows()} for rows in (bare, full)]
     assert types[0] == types[1]
-    assert len(reports(History(bare))) == len(reports(History(rows_of(generate()))))
+    assert len(reports(History(bare))) == len(reports(History(full)))
 
 
 def test_first_of_given_activities() -> None:

@@ -22,7 +22,7 @@ def test_checkpoint_needs_3_3() -> None:
 def test_malformed_extra_since_3_2(monkeypatch: pytest.MonkeyPatch) -> None:
     connection = {"conn_type": "customerio", "password": KEY, "extra": "region=eu"}
     monkeypatch.setenv("AIRFLOW_CONN_CUSTOMERIO_DEFAULT", json.dumps(connection))
-    said = "extra must be a JSON object" if AIRFLOW >= (3, 2) else "isn't defined"
+    said = "extra must be a JSON object" if AIRFLOW >= (3, 2) else "There is no connection"
     with pytest.raises(Exception, match=said):
         _ = CustomerIOHook().settings
 

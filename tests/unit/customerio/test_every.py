@@ -48,19 +48,6 @@ def small_pages() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def world() -> Iterator[Sandbox]:
-    with Sandbox() as sandbox:
-        yield sandbox
-
-
-@pytest.fixture
-def sandbox() -> Iterator[Sandbox]:
-    """One of its own for each test: what a failed run has still under way must not be counted by the next."""
-    with Sandbox() as sandbox:
-        yield sandbox
-
-
 def row(number: int, created: int = NOVEMBER, **fields: Any) -> dict[str, Any]:
     """A delivery that was sent."""
     shared = {"type": "email", "created": created, "customer_id": "1", "metrics": {"sent": created}}
@@ -545,7 +532,7 @@ def test_open_after_machines_keeps_its_id(sandbox: Sandbox) -> None:
     assert report.skipped == {"machine": 1}
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(stretch=stretches(), data=st.data())
 def test_mode_change_keeps_message_ids(
     world: Sandbox, stretch: tuple[History, list[Interval]], data: st.DataObject

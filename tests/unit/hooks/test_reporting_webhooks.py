@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -20,17 +20,11 @@ SUBSCRIBED = ["email_opened", "email_clicked"]
 HookWith = Callable[..., CustomerIOHook]
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[Sandbox]:
-    with Sandbox() as sandbox:
-        yield sandbox
-
-
 @pytest.fixture(params=["partial", "whole"])
-def sandbox(running: Sandbox, request: pytest.FixtureRequest) -> Sandbox:
-    running.reset()
-    running.settings = Settings(webhook_put=request.param, null_when_empty=request.param == "whole")
-    return running
+def sandbox(world: Sandbox, request: pytest.FixtureRequest) -> Sandbox:
+    world.reset()
+    world.settings = Settings(webhook_put=request.param, null_when_empty=request.param == "whole")
+    return world
 
 
 @pytest.fixture

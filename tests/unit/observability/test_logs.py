@@ -131,8 +131,10 @@ def test_missing_connection_fails_at_once(sandbox: Sandbox, parameters: dict[str
     assert sandbox.customerio.requests == []
 
 
-def test_error_is_shown_alone(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Airflow logs each frame of an exception and of its cause, and some 90 characters of its text."""
+def test_error_is_shown_alone(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Airflow logs each frame of an exception and of its cause, and shows some 90 characters of its text."""
     monkeypatch.setenv("AIRFLOW_CONN_CUSTOMERIO_DEFAULT", '{"conn_type": "customerio"}')
     with pytest.raises(AirflowFailException) as caught:
         run()
@@ -140,6 +142,7 @@ def test_error_is_shown_alone(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch)
     assert shown.count("password is empty") == 1
     assert shown.endswith("is empty.\nPut an App API key (Account settings > API credentials > App API keys) there.\n")
     assert shown.count("  File ") < 5
+    assert lines(capfd) == ["Put an App API key (Account settings > API credentials > App API keys) there."]
 
 
 def test_an_id_is_named_once(sandbox: Sandbox) -> None:

@@ -31,8 +31,7 @@ def test_one_of_each() -> None:
     one = result({"Email Opened": 1}, read={"deliveries": 1, "activities": 1}, skipped={"malformed": 1})
     one.work["requests"] = 1
     assert summary(one) == (
-        "1 event sent (opened 1), 1 malformed row of other intervals skipped; "
-        "1 delivery and 1 activity read in 1 request"
+        "1 event sent (opened 1), 1 malformed row of other runs skipped; 1 delivery and 1 activity read in 1 request"
     )
 
 

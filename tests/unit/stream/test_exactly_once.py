@@ -157,7 +157,15 @@ class Kill(NamedTuple):
     seconds: float
 
 
-@settings(max_examples=6, phases=[Phase.reuse, Phase.generate])  # each example starts processes: no shrinking
+@pytest.fixture(scope="module")
+def process(world: Sandbox) -> Iterator[Process]:
+    """One for all that kill it, since it takes seconds to start."""
+    with Process(STREAMS) as app:
+        yield app
+
+
+@pytest.mark.timeout(400)
+@settings(max_examples=4, phases=[Phase.reuse, Phase.generate])  # each example starts processes: no shrinking
 @given(
     history=histories(100),
     faults=FAULTS,
@@ -168,6 +176,7 @@ class Kill(NamedTuple):
 )
 def test_killed_app_keeps_events_once(
     world: Sandbox,
+    process: Process,
     history: History,
     faults: list[Fault],
     calling: Calling,
@@ -178,17 +187,16 @@ def test_killed_app_keeps_events_once(
     world.reset()
     world.history = history
     world.faults.add(*faults)
-    with Process(STREAMS) as app:
 
-        def kill(pushing: Future[list[Call]], number: int) -> None:
-            for one in sorted(kills):
-                wait_until(lambda: world.segment.received_count >= one.share * number, pushing)  # noqa: B023
-                hold_the_next_answer(world, pushing)
-                time.sleep(one.seconds)
-                app.kill()
-                app.start()
+    def kill(pushing: Future[list[Call]], number: int) -> None:
+        for one in sorted(kills):
+            wait_until(lambda: world.segment.received_count >= one.share * number, pushing)  # noqa: B023
+            hold_the_next_answer(world, pushing)
+            time.sleep(one.seconds)
+            process.kill()
+            process.start()
 
-        push_then_pull(world, app.url, calling, lost, random, kill)
+    push_then_pull(world, process.url, calling, lost, random, kill)
 
 
 def test_pulling_adds_nothing(world: Sandbox) -> None:
@@ -212,21 +220,21 @@ def test_pulling_adds_nothing(world: Sandbox) -> None:
     assert any("campaign_name" in event["properties"] for event in pulled.values())
 
 
-def test_kill_before_the_answer(world: Sandbox) -> None:
+def test_kill_before_the_answer(world: Sandbox, process: Process) -> None:
     """Segment has the event, and Customer.io has no answer: it comes again, under the same id."""
     world.reset()
     body = encoded(report())
 
     def post(timeout: float) -> int:
-        return requests.post(f"{app.url}/main", data=body, headers=signed(body), timeout=timeout).status_code
+        return requests.post(f"{process.url}/main", data=body, headers=signed(body), timeout=timeout).status_code
 
-    with Process(STREAMS) as app, ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(1) as pool:
         posting = pool.submit(post, 60)
         hold_the_next_answer(world, posting)
         wait_until(lambda: world.segment.kept_count > 0, posting)
-        app.kill()
+        process.kill()
         assert isinstance(posting.exception(10), requests.ConnectionError)
-        app.start()
+        process.start()
         assert post(60) == 204
     assert (len(world.segment.kept), len(world.segment.duplicates)) == (1, 1)
 

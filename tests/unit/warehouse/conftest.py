@@ -11,7 +11,7 @@ from tests.postgres import postgres_server, programs
 from tests.unit.warehouse.places import Place, place
 
 _NUMBERS = itertools.count()
-DATABASES = ("postgres", "duckdb", "redshift", "bigquery")
+DATABASES = ("postgres", "duckdb", "redshift", "bigquery", "snowflake")
 
 
 @pytest.fixture(scope="session")
@@ -23,10 +23,22 @@ def postgres() -> Iterator[dict[str, Any]]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def snowflake() -> Iterator[Any]:
+    """See `tests.snowflake`."""
+    for name in ("airflow.providers.snowflake", "fakesnow"):
+        pytest.importorskip(name, reason="needs apache-airflow-providers-snowflake and fakesnow: see make matrix")
+    from tests.snowflake import StandIn
+
+    with StandIn() as stand_in:
+        yield stand_in
+
+
 def _made(kind: str, request: pytest.FixtureRequest, folder: Path) -> Iterator[Place]:
     if kind == "bigquery":
         pytest.importorskip("airflow.providers.google", reason="needs apache-airflow-providers-google: see make matrix")
-    server = {} if kind in ("duckdb", "bigquery") else request.getfixturevalue("postgres")
+    servers = {"postgres": "postgres", "redshift": "postgres", "snowflake": "snowflake"}
+    server = request.getfixturevalue(servers[kind]) if kind in servers else {}
     with place(kind, server, folder, f"database{next(_NUMBERS)}") as made:
         yield made
 
@@ -57,6 +69,11 @@ def redshift_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterato
 @pytest.fixture
 def bigquery_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     yield from _made("bigquery", request, tmp_path)
+
+
+@pytest.fixture
+def snowflake_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+    yield from _made("snowflake", request, tmp_path)
 
 
 @pytest.fixture

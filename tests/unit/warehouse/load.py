@@ -25,7 +25,30 @@ def hook(fields: dict[str, Any]) -> Any:
 
         project = fields["extra"]["project"]
         return SimpleNamespace(get_credentials_and_project_id=lambda: (AnonymousCredentials(), project))
+    if fields["conn_type"] == "snowflake":
+        return Snow(fields)
     return SimpleNamespace(get_conn=opener(fields))
+
+
+class Snow:
+    """As Snowflake's hook."""
+
+    session_parameters: dict[str, Any] | None = None
+
+    def __init__(self, fields: dict[str, Any]) -> None:
+        self._fields = fields
+
+    def get_conn_id(self) -> str:
+        return "warehouse_default"
+
+    def get_connection(self, conn_id: str) -> Any:
+        return SimpleNamespace(extra_dejson=self._fields["extra"])
+
+    def get_conn(self) -> Any:
+        from snowflake.connector import connect
+
+        fields = {**self._fields["extra"], "user": self._fields["login"], "password": self._fields["password"]}
+        return connect(**fields, protocol="http", session_parameters=self.session_parameters)
 
 
 class File:

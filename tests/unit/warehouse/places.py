@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import psycopg
@@ -20,6 +21,9 @@ from airflow_provider_cio.warehouse.loading import Warehouse
 from tests import bigquery
 from tests.redshift import StandIn, assert_redshift_knows
 
+if TYPE_CHECKING:
+    from tests.snowflake import World
+
 Row = tuple[Any, ...]
 
 
@@ -29,6 +33,7 @@ class Place:
     :param port: where PostgreSQL itself is, if the connection is to what stands before it.
     :param statements: what was sent through that.
     :param stand_in: for BigQuery.
+    :param world: what stands in for Snowflake, where names are in upper case; here they are in lower case, too.
     """
 
     def __init__(
@@ -37,11 +42,13 @@ class Place:
         port: int | None = None,
         statements: Sequence[str] = (),
         stand_in: bigquery.StandIn | None = None,
+        world: World | None = None,
     ) -> None:
         self.connection = connection
         self.statements = statements
         self._port = port or connection.get("port")
         self._stand_in = stand_in
+        self._world = world
 
     @property
     def kind(self) -> str:
@@ -52,6 +59,11 @@ class Place:
     def bigquery(self) -> bigquery.StandIn:
         assert self._stand_in
         return self._stand_in
+
+    @property
+    def snowflake(self) -> World:
+        assert self._world
+        return self._world
 
     def warehouse(self, schema: str = "customerio") -> Warehouse:
         return open_warehouse("warehouse_default", schema)
@@ -64,18 +76,22 @@ class Place:
 
     def rows(self, table: str, schema: str = "customerio") -> list[dict[str, Any]]:
         """Column -> value; times as whole Unix seconds."""
-        columns = [name for (name,) in self.query(_COLUMNS.format(schema, table))]
-        kinds = {name for (name,) in self.query(_COLUMNS.format(schema, table) + _TIMES)}
+        columns = self.columns(schema, table)
+        kinds = self.columns(schema, table, _TIMES)
         listed = ", ".join(f'CAST(EXTRACT(epoch FROM "{c}") AS bigint)' if c in kinds else f'"{c}"' for c in columns)
         found = self.query(f'SELECT {listed} FROM "{schema}"."{table}"')
         return [dict(zip(columns, row, strict=True)) for row in found]
 
+    def columns(self, schema: str, table: str, condition: str = "") -> list[str]:
+        where = (schema.upper(), table.upper()) if self._world else (schema, table)
+        return [name.lower() for (name,) in self.query(_COLUMNS.format(*where) + condition)]
+
     def tables(self, schema: str = "customerio") -> set[str]:
         found = self.query(
-            f"SELECT table_name FROM information_schema.tables WHERE table_schema = '{schema}' "
+            f"SELECT table_name FROM information_schema.tables WHERE lower(table_schema) = '{schema}' "
             "AND table_type = 'BASE TABLE'"
         )
-        return {name for (name,) in found} - {LOCK}
+        return {name.lower() for (name,) in found} - {LOCK}
 
     @contextmanager
     def connect(self) -> Iterator[Any]:
@@ -85,6 +101,8 @@ class Place:
             with self._stand_in.duck.cursor() as connection:
                 connection.execute("SET TimeZone = 'UTC'")
                 yield connection
+        elif self._world:
+            yield _Upper(self._world)
         elif self.kind == "duckdb":
             with duckdb.connect(fields["host"]) as connection:
                 connection.execute("SET TimeZone = 'UTC'")
@@ -100,7 +118,17 @@ class Place:
                 yield connection
 
 
-#: Of a loader on BigQuery: a table beside Segment's.
+class _Upper:
+    """A connection to what stands in for Snowflake. Names in quotes are in upper case, as those without are."""
+
+    def __init__(self, world: World) -> None:
+        self._cursor = world.connect()
+
+    def execute(self, sql: str) -> Any:
+        return self._cursor.execute(re.sub(r'"\w+"', lambda name: name[0].upper(), sql))
+
+
+#: Of a loader on BigQuery or Snowflake: a table beside Segment's.
 LOCK = "customerio_lock"
 _COLUMNS = (
     "SELECT column_name FROM information_schema.columns WHERE table_schema = '{}' AND table_name = '{}' "
@@ -110,10 +138,10 @@ _TIMES = " AND lower(data_type) LIKE 'timestamp%'"
 
 
 @contextmanager
-def place(kind: str, server: dict[str, Any], folder: Path, name: str) -> Iterator[Place]:
+def place(kind: str, server: Any, folder: Path, name: str) -> Iterator[Place]:
     """A new database, behind `warehouse_default` as long as it is open.
 
-    :param server: PostgreSQL's, see `tests.postgres`.
+    :param server: PostgreSQL's, see `tests.postgres`; or Snowflake's, see `tests.snowflake`.
     :param name: one that no other place has.
     """
     if kind == "duckdb":
@@ -131,6 +159,14 @@ def place(kind: str, server: dict[str, Any], folder: Path, name: str) -> Iterato
         ):
             patch.setenv("BIGQUERY_EMULATOR_HOST", server_of_google.url)
             yield Place(fields, stand_in=server_of_google)
+        return
+    if kind == "snowflake":
+        from tests.snowflake import WAREHOUSE
+
+        extra = {"account": "tests", "database": name, "warehouse": WAREHOUSE, "host": "127.0.0.1", "port": server.port}
+        fields = {"conn_type": "snowflake", "login": "loader", "password": "secret of tests", "extra": extra}
+        with server.world(name) as world, connected(fields):
+            yield Place(fields, statements=world.statements, world=world)
         return
     with psycopg.connect(
         host=server["host"], port=server["port"], user=server["login"], dbname="postgres", autocommit=True
@@ -173,7 +209,7 @@ def all_rows(place: Place, schema: str = "customerio") -> list[dict[str, Any]]:
 def assert_tracks_is_the_union(place: Place, schema: str = "customerio") -> None:
     """Row for row, in all columns that it has."""
     tracks = place.rows("tracks", schema)
-    columns = {name for (name,) in place.query(_COLUMNS.format(schema, "tracks"))}
+    columns = place.columns(schema, "tracks")
     union = [{name: row[name] for name in columns} for row in all_rows(place, schema)]
     assert sorted(tracks, key=_id) == sorted(union, key=_id)
     assert len({row["id"] for row in tracks}) == len(tracks)

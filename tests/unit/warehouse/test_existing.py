@@ -98,8 +98,8 @@ def test_segments_table_is_completed(database: Place) -> None:
 )
 def test_wrong_column_type_is_named(database: Place, column: str, there: str, message: str) -> None:
     database.query("CREATE SCHEMA customerio")
-    if there == "timestamp":  # which is the right one on Redshift, and DuckDB's is taken for BigQuery's
-        there = {"redshift": "timestamptz", "bigquery": "date"}.get(database.kind, there)
+    if there == "timestamp":  # which is right on Redshift and Snowflake, and DuckDB's is taken for BigQuery's
+        there = {"redshift": "timestamptz", "bigquery": "date", "snowflake": "date"}.get(database.kind, there)
     database.query(f'CREATE TABLE customerio.email_opened (id varchar(1024) PRIMARY KEY, "{column}" {there})')
     with pytest.raises(ConfigurationError, match=message):
         load(database)
@@ -232,8 +232,8 @@ def load_as_owner(place: Place) -> None:
 def test_read_only_database(database: Place) -> None:
     load(database)
     extra = {"duckdb": {"read_only": True}, "postgres": {"options": "-c default_transaction_read_only=on"}}
-    if database.kind == "bigquery":
-        pytest.skip("BigQuery has rights instead")
+    if database.kind in ("bigquery", "snowflake"):
+        pytest.skip("rights take its place")
     if database.kind == "redshift":
         name = database.connection["schema"]
         database.query(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
@@ -379,7 +379,7 @@ def test_wrong_connection_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("fields", [{"password": "***"}, {"extra": {"token": "***"}}], ids=["password", "token"])
-@pytest.mark.parametrize("conn_type", ["postgres", "duckdb", "redshift", "gcpbigquery"])
+@pytest.mark.parametrize("conn_type", ["postgres", "duckdb", "redshift", "gcpbigquery", "snowflake"])
 def test_a_mask_is_no_password(monkeypatch: pytest.MonkeyPatch, conn_type: str, fields: dict[str, Any]) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_ELSEWHERE", json.dumps({"conn_type": conn_type, "host": "h"} | fields))
     for look_up in (partial(open_warehouse, schema="customerio"), database_address):

@@ -1,0 +1,248 @@
+/** The page: which DAGs and days, reading, drawing, links, and light or dark as Airflow is. */
+import { Reader, Refusal, dagOf, instancesOf, pageOf, runBefore, runsOf, taggedDags, tasksOf } from "./airflow.js";
+import { DAY, HOUR, agesOf, jobsOf, piecesOf, spanOf, within } from "./flow.js";
+import { Picture, agesTable, element, tableOf } from "./picture.js";
+import { label, sentencesOf } from "./words.js";
+
+const MOST_DAGS = 10; // at once, if none is chosen
+const MOST_LINKS = 12; // of one sentence; the table has all
+const DRAW_EVERY = 400; // milliseconds
+
+const asked = new URLSearchParams(location.search);
+const days = Number(asked.get("days")) || 90;
+const inFrame = window.parent !== window;
+const find = (selector) => document.querySelector(selector);
+
+// Light and dark
+
+const systemDark = matchMedia("(prefers-color-scheme: dark)");
+
+function applyTheme() {
+  const chosen = localStorage.getItem("theme");
+  const dark = chosen === "dark" || (chosen !== "light" && systemDark.matches);
+  document.documentElement.dataset.theme = dark ? "dark" : "light";
+}
+
+applyTheme();
+addEventListener("storage", applyTheme); // the page around a frame changes it there
+systemDark.addEventListener("change", applyTheme);
+
+// Links
+
+/**
+ * A link to a page of Airflow. A frame of Airflow's may not open one by itself, but being of the same origin it can
+ * click a link of the page around it.
+ */
+function linkTo(url, text) {
+  const link = element("a", { href: url }, text);
+  link.addEventListener("click", (event) => {
+    if (!inFrame) return;
+    event.preventDefault();
+    open(url);
+  });
+  return link;
+}
+
+function open(url) {
+  const link = parent.document.createElement("a");
+  link.href = url;
+  parent.document.body.append(link);
+  link.click();
+  link.remove();
+}
+
+/** Show the page with other parameters. */
+function go(changes) {
+  const params = new URLSearchParams(location.search);
+  for (const [key, value] of Object.entries(changes)) {
+    params.delete(key);
+    for (const one of [value].flat()) if (one) params.append(key, one);
+  }
+  location.search = params;
+}
+
+// One task
+
+/** One task of a DAG: what Airflow knows of it, and its part of the page. */
+class Task {
+  constructor(dag, taskId, runs, instances, before) {
+    Object.assign(this, { dag, runs, before });
+    this.next = spanOf(dag.next_dagrun_data_interval_start, dag.next_dagrun_data_interval_end);
+    this.instances = instances.filter((instance) => instance.task_id === taskId);
+    this.reader = new Reader(dag.dag_id, taskId, this.instances);
+    const name = taskId === dag.dag_id ? taskId : `${dag.dag_id}, task ${taskId}`;
+    this.picture = new Picture(
+      name,
+      ({ job }) => job && (inFrame ? open(this.url(job)) : location.assign(this.url(job))),
+    );
+    this.words = element("ul", { class: "words" });
+    this.button = element("button", { "aria-expanded": "false" }, "Table");
+    this.button.addEventListener("click", () => this.toggleTable());
+    this.table = element("div");
+    this.section = element("section", { "aria-label": name }, element("h2", {}, name), this.words);
+  }
+
+  /** Join what is known by now. */
+  settle(period) {
+    const jobs = jobsOf(this.runs, this.instances, this.reader.results);
+    this.homeless = jobs.filter((job) => !job.span);
+    this.pieces = within(piecesOf(jobs, { start: this.before ? period.start : undefined, next: this.next }), period);
+  }
+
+  draw(period, axis) {
+    const sentences = sentencesOf(this.pieces, this.homeless).map((sentence) => this.sentence(sentence));
+    update(this.words, [...sentences, ...this.notes(period).map((note) => element("li", {}, note))]);
+    if (!this.pieces.length) return;
+    if (!this.picture.node.isConnected) this.section.append(this.picture.node, this.button, this.table);
+    this.picture.draw(this.pieces, axis);
+    if (this.button.ariaExpanded === "true") this.drawTable();
+  }
+
+  toggleTable() {
+    this.button.ariaExpanded = String(this.button.ariaExpanded !== "true");
+    if (this.button.ariaExpanded === "true") this.drawTable();
+    else this.table.replaceChildren();
+  }
+
+  drawTable() {
+    const linked = ({ job }, text) => (job ? linkTo(this.url(job), text) : text);
+    this.table.replaceChildren(tableOf(this.pieces, linked));
+  }
+
+  url(job) {
+    return pageOf(this.dag.dag_id, job);
+  }
+
+  sentence({ state, head, items }) {
+    const shown = items
+      .slice(-MOST_LINKS)
+      .flatMap(({ text, job }, i) => [i ? ", " : ": ", job ? linkTo(this.url(job), text) : text]);
+    const more = items.length > MOST_LINKS ? `, and ${items.length - MOST_LINKS} earlier` : "";
+    return element("li", { class: state }, element("b", {}, head), ...shown, more);
+  }
+
+  /** What else to know: where knowledge ends, a run that is due, counts that can't be read. */
+  notes(period) {
+    const { next_dagrun_run_after: due, is_paused: paused } = this.dag;
+    const [first, last] = [this.pieces[0]?.start, this.pieces.at(-1)?.end ?? 0];
+    const late = due && this.next?.start >= last && Date.now() - Date.parse(due) > HOUR;
+    const { problem, unread } = this.reader;
+    return [
+      !this.pieces.length && "No run is known in these days.",
+      !this.before &&
+        first > period.start &&
+        `Airflow keeps no run from before ${new Date(first).toISOString().slice(0, 10)}.`,
+      late && `The run of ${label(this.next)} is due${paused ? ", but the DAG is paused" : ""}.`,
+      problem && `${problem} Not read: ${unread.length}.`,
+    ].filter(Boolean);
+  }
+}
+
+/** Replace only the lines that changed, so that a link keeps the focus while results come in. */
+function update(list, lines) {
+  lines.forEach((line, i) => {
+    const old = list.children[i];
+    if (!old) list.append(line);
+    else if (old.outerHTML !== line.outerHTML) old.replaceWith(line);
+  });
+  while (list.children.length > lines.length) list.lastChild.remove();
+}
+
+// All
+
+async function tasksOfDag(dag, period) {
+  const id = dag.dag_id;
+  const taskId = asked.getAll("dag_id").length === 1 && asked.get("task_id");
+  const taskIds = taskId ? [taskId] : await tasksOf(id);
+  if (!taskIds.length) return [];
+  const [runs, instances, before] = await Promise.all([
+    runsOf(id, period.start),
+    instancesOf(id, taskIds, period.start),
+    runBefore(id, period.start),
+  ]);
+  return taskIds.map((one) => new Task(dag, one, runs, instances, before));
+}
+
+/** The tasks, and the days to show: up to now, or up to the newest run if there is none in these days. */
+async function tasksAndPeriod(dags) {
+  const until = Date.parse(asked.get("until"));
+  const end = until ? until + DAY : Date.now();
+  const period = { start: end - days * DAY, end };
+  const load = async () => (await Promise.all(dags.map((dag) => tasksOfDag(dag, period)))).flat();
+  const tasks = await load();
+  const ends = tasks.map(({ before }) => Date.parse(before?.data_interval_end ?? before?.run_after));
+  if (until || tasks.some(({ runs }) => runs.length) || !ends.some(Number.isFinite)) return { tasks, period };
+  period.end = Math.max(...ends.filter(Number.isFinite));
+  period.start = period.end - days * DAY;
+  return { tasks: await load(), period };
+}
+
+function draw(tasks, period) {
+  for (const task of tasks) task.settle(period);
+  const starts = tasks.map(({ before, pieces }) => (before ? period.start : (pieces[0]?.start ?? period.end)));
+  const start = Math.min(...starts);
+  const axis = { start: start < period.end ? Math.max(start, period.start) : period.start, end: period.end };
+  for (const task of tasks) task.draw(period, axis);
+  const ages = agesOf(tasks.flatMap(({ pieces }) => pieces));
+  find("#ages").hidden = !ages.length;
+  find("#ages div").replaceChildren(agesTable(ages));
+}
+
+async function show() {
+  const chosen = asked.getAll("dag_id");
+  const tagged = await taggedDags().catch((error) => (chosen.length ? [] : Promise.reject(error)));
+  offer(tagged, chosen);
+  const ids = chosen.length ? chosen : tagged.slice(0, MOST_DAGS);
+  if (!ids.length) return say("No DAG has the tag customerio. Choose one by its name under DAGs.");
+  const { tasks, period } = await tasksAndPeriod(await Promise.all(ids.map(dagOf)));
+  if (!tasks.length) return say("No task here is one of this provider's operators.");
+  control(period);
+  find("#tasks").replaceChildren(...tasks.map(({ section }) => section));
+  draw(tasks, period);
+  let timer = 0;
+  const drawSoon = () => (timer ||= setTimeout(() => (draw(tasks, period), (timer = 0)), DRAW_EVERY));
+  for (const task of tasks) await task.reader.read(drawSoon);
+  clearTimeout(timer);
+  draw(tasks, period);
+}
+
+function say(text) {
+  find("#tasks").replaceChildren(element("p", { class: "problem" }, text));
+}
+
+function offer(tagged, chosen) {
+  const names = [...new Set([...tagged, ...chosen])];
+  const boxes = names.map((name) => {
+    const box = element("input", { type: "checkbox", name: "dag_id", value: name });
+    box.checked = chosen.includes(name) || !chosen.length;
+    return element("label", {}, box, name);
+  });
+  find("#dags").replaceChildren(...boxes);
+  find("#choice form").addEventListener("submit", (event) => {
+    event.preventDefault();
+    const form = new FormData(event.target);
+    go({ dag_id: [...form.getAll("dag_id"), form.get("other").trim()], task_id: "" });
+  });
+}
+
+/** The buttons for other days. What ends now has no `until`. */
+function control(period) {
+  const until = (end) => (end < Date.now() ? new Date(end - DAY).toISOString().slice(0, 10) : "");
+  find("#earlier").addEventListener("click", () => go({ until: until(period.start) }));
+  find("#later").addEventListener("click", () => go({ until: until(period.end + days * DAY) }));
+}
+
+find("#back").hidden = inFrame;
+find("#reload").addEventListener("click", () => location.reload());
+for (const button of document.querySelectorAll("[data-days]")) {
+  button.setAttribute("aria-pressed", Number(button.dataset.days) === days);
+  button.addEventListener("click", () => go({ days: button.dataset.days }));
+}
+show()
+  .catch((error) => {
+    if (error instanceof Refusal && error.status === 401)
+      say("You are not signed in. Sign in to Airflow, and load this page again.");
+    else if (error instanceof Refusal && error.status === 403) say("You may not read these DAGs and their runs.");
+    else say(`The picture can't be drawn: ${error.message}`);
+  })
+  .finally(() => find("#tasks").setAttribute("aria-busy", "false"));
