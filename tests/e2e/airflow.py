@@ -244,7 +244,8 @@ class Airflow:
         errors = self.api("importErrors")["import_errors"]
         if errors:
             raise WorldError("\n".join(error["stack_trace"] for error in errors))
-        return bool(self.api("dags", dag_id_pattern=dag_id)["dags"])
+        # The pattern also fits the ids that only contain this one.
+        return any(dag["dag_id"] == dag_id for dag in self.api("dags", dag_id_pattern=dag_id)["dags"])
 
     def _call(self, url: str, post: Any, params: Mapping[str, str | int], patch: Any = None) -> Any:
         method = "POST" if post is not None else "PATCH" if patch is not None else "GET"

@@ -30,6 +30,8 @@ def main() -> None:
         end=begin + int(options.days * DAY),
         burst=options.burst,
         channels=tuple(options.channels.split(",")),
+        longest_lag=int(options.longest_lag * DAY),
+        late_opens=options.late_opens,
         nasty=options.nasty,
         lean=options.lean,
     )
@@ -88,6 +90,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--days", type=float, default=5)
     parser.add_argument("--burst", type=float, default=0.3, help="share that goes out as newsletters")
     parser.add_argument("--channels", default=",".join(CHANNELS))
+    parser.add_argument("--longest-lag", type=float, default=28, help="days at most from a creation to what happens")
+    parser.add_argument(
+        "--late-opens", type=float, default=0.0, help="share of the opens that come at any time until then"
+    )
     parser.add_argument("--nasty", type=float, default=0.0, help="share of odd recipients that look like addresses")
     parser.add_argument("--lean", action="store_true", help="keep rows only: for millions of deliveries")
     parser.add_argument("--latency", type=float, default=0.3, help="seconds, App API")

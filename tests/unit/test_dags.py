@@ -10,7 +10,10 @@ from typing import Any
 import pendulum
 import pytest
 from airflow.sdk.execution_time.context import MacrosAccessor
+from airflow.timetables.base import TimeRestriction
+from airflow.timetables.interval import CronDataIntervalTimetable as SchedulersTimetable
 
+from airflow_provider_cio.costs import PLANS
 from airflow_provider_cio.events.catalog import CATALOG
 from airflow_provider_cio.events.interval import resolve_interval
 from airflow_provider_cio.observability.lineage import namespace
@@ -23,7 +26,9 @@ from tests.airflow_names import CronDataIntervalTimetable, DagBag
 REPOSITORY = Path(__file__).parents[2]
 FILE = REPOSITORY / "dags" / "customerio_to_segment.py"
 EXAMPLES = ("customerio_to_segment", "customerio_to_segment_full", "customerio_to_warehouse")
-REPAIR = "customerio_stream_repair"
+#: With their schedules.
+RHYTHMS = {f"customerio_to_segment_{rhythm}": f"@{rhythm}" for rhythm in ("hourly", "daily", "weekly")}
+REPAIRS = {"customerio_stream_repair": "@hourly", "customerio_stream_repair_older": "0 0,12 * * *"}
 CONSUMER = "customerio_downstream"
 PREVIEW = "customerio_preview"
 
@@ -60,7 +65,7 @@ def dag(bag: DagBag, request: pytest.FixtureRequest) -> Any:
 def test_folder_is_read_without_errors(bag: DagBag) -> None:
     assert bag.import_errors == {}
     assert bag.captured_warnings == {}
-    assert set(bag.dags) == {*EXAMPLES, REPAIR, CONSUMER, PREVIEW}
+    assert set(bag.dags) == {*EXAMPLES, *RHYTHMS, *REPAIRS, CONSUMER, PREVIEW}
 
 
 def test_daily_runs_leave_no_day_out(dag: Any) -> None:
@@ -84,24 +89,74 @@ def test_task_has_a_settling_time(dag: Any) -> None:
     assert send.execution_timeout is not None
 
 
-def test_repair_covers_every_hour(bag: DagBag) -> None:
-    dag = bag.dags[REPAIR]
+def test_rhythms_are_those_of_the_docs(bag: DagBag) -> None:
+    """Those of docs/costs.md and the bench, which has found each event once with them."""
+    assert [_ages_and_length(bag.dags[name]) for name in RHYTHMS] == [
+        (timedelta(seconds=one.older_than), timedelta(seconds=one.lookback), timedelta(seconds=one.every))
+        for one in PLANS["three rhythms"].values()
+    ]
+
+
+def test_rhythms_begin_at_one_moment(bag: DagBag) -> None:
+    """Otherwise what happens between two beginnings, at some ages, would be nobody's."""
+    dags: list[Any] = [bag.dags[name] for name in RHYTHMS]
+    assert {_first_interval(dag).start for dag in dags} == {dag.start_date for dag in dags} == {dags[0].start_date}
+    for dag in dags:
+        assert type(dag.schedule) is CronDataIntervalTimetable
+        assert (dag.catchup, dag.max_active_runs) == (True, 1)
+
+
+def test_rhythms_take_turns_in_one_pool(bag: DagBag) -> None:
+    tasks: list[Any] = [bag.dags[name].get_task("customerio_to_segment") for name in RHYTHMS]
+    assert {(type(task), task.pool, task.pool_slots) for task in tasks} == {
+        (CustomerIOToSegmentOperator, "customerio", 1)
+    }
+    assert all(task.settling_time == timedelta(minutes=30) and task.execution_timeout for task in tasks)
+
+
+def _first_interval(dag: Any) -> Any:
+    """What the scheduler makes of the schedule and the start date."""
+    cron = (RHYTHMS | REPAIRS)[dag.dag_id]
+    assert dag.schedule == CronDataIntervalTimetable(cron, timezone="UTC")
+    timetable = SchedulersTimetable(cron, timezone=pendulum.timezone("UTC"))
+    since = TimeRestriction(earliest=dag.start_date, latest=None, catchup=dag.catchup)
+    run = timetable.next_dagrun_info(last_automated_data_interval=None, restriction=since)
+    assert run is not None
+    return run.data_interval
+
+
+def _ages_and_length(dag: Any) -> tuple[timedelta, timedelta, timedelta]:
+    """What the DAG's task takes: ages from and up to, and the length of an interval."""
+    options = read_options(_rendered(dag.get_task("customerio_to_segment")))
+    first = _first_interval(dag)
+    return options.older_than, options.lookback, first.end - first.start
+
+
+@pytest.mark.parametrize("name", REPAIRS)
+def test_repair_covers_every_hour(bag: DagBag, name: str) -> None:
+    dag: Any = bag.dags[name]
     assert type(dag.schedule) is CronDataIntervalTimetable
-    assert dag.schedule == CronDataIntervalTimetable("@hourly", timezone="UTC")
+    assert _first_interval(dag).start == dag.start_date
     assert (dag.catchup, dag.max_active_runs) == (True, 1)
-    repair: Any = dag.get_task("customerio_to_segment")
+    repair = dag.get_task("customerio_to_segment")
     assert repair.upstream_task_ids == {"is_known_to_segment"}
     assert type(repair) is CustomerIOToSegmentOperator
     assert repair.collections == CustomerIOToSegmentOperator(task_id="plain").collections
 
 
-def test_repair_fits_segments_memory(bag: DagBag) -> None:
+def test_repairs_share_the_ages(bag: DagBag) -> None:
+    none, hour, day = timedelta(0), timedelta(hours=1), timedelta(days=1)
+    assert [_ages_and_length(bag.dags[name]) for name in REPAIRS] == [(none, day, hour), (day, 30 * day, 12 * hour)]
+
+
+@pytest.mark.parametrize("name", REPAIRS)
+def test_repair_fits_segments_memory(bag: DagBag, name: str) -> None:
     """From when an event can have come by the stream to the end of the last try that may send it again."""
-    dag: Any = bag.dags[REPAIR]
+    dag: Any = bag.dags[name]
     known, repair = dag.get_task("is_known_to_segment"), dag.get_task("customerio_to_segment")
     longest = repair.execution_timeout * (repair.retries + 1) + repair.max_retry_delay * repair.retries
-    hour, latest = timedelta(hours=1), timedelta(hours=18)
-    assert max(latest, hour + repair.settling_time) + longest < timedelta(hours=24)
+    length, latest = _ages_and_length(dag)[2], timedelta(hours=18)
+    assert max(latest, length + repair.settling_time) + longest < timedelta(hours=24)
     now, is_known = pendulum.now("UTC"), known.python_callable
     assert is_known(data_interval_start=now - latest + timedelta(minutes=1))
     assert not is_known(data_interval_start=now - latest - timedelta(minutes=1))
@@ -120,7 +175,7 @@ def test_preview_sends_nothing_of_the_days_that_are_chosen(bag: DagBag) -> None:
     assert read_options(rendered).preview is True
 
 
-@pytest.mark.parametrize("name", [*EXAMPLES, REPAIR, PREVIEW])
+@pytest.mark.parametrize("name", [*EXAMPLES, *RHYTHMS, *REPAIRS, PREVIEW])
 def test_tasks_have_growing_waits(bag: DagBag, name: str) -> None:
     dag: Any = bag.dags[name]
     for task in dag.tasks:
@@ -163,9 +218,9 @@ def test_outlet_is_the_written_dataset(bag: DagBag) -> None:
     assert outlet.uri == f"{namespace('segment', REGIONS['us'])}/{send.segment_conn_id}"
 
 
-@pytest.mark.parametrize("name", [*EXAMPLES, REPAIR, CONSUMER, PREVIEW])
-def test_example_fits_on_a_screen(name: str) -> None:
-    assert len((FILE.parent / f"{name}.py").read_text().splitlines()) <= 60
+@pytest.mark.parametrize("path", sorted(FILE.parent.glob("*.py")), ids=lambda path: path.stem)
+def test_example_fits_on_a_screen(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 60
 
 
 def test_nothing_of_ours_is_deprecated() -> None:

@@ -1,0 +1,139 @@
+"""The example of three rhythms, backfilled by a real Airflow over opens that come half a year late."""
+
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import pytest
+
+from tests.e2e.airflow import Run
+from tests.e2e.compare import COLLECTIONS, differences, seconds, unidentified
+from tests.e2e.world import World
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+
+HOUR, DAY = 3600, 86_400
+
+
+class Rhythm(NamedTuple):
+    """A DAG, the ages that it sends, the first and last logical date of its backfill, and its runs' length."""
+
+    dag_id: str
+    ages: range
+    first: str
+    last: str
+    every: int
+    options: tuple[str, ...] = ()
+
+    @property
+    def stretch(self) -> range:
+        """All seconds of the backfill's intervals."""
+        return range(moment(self.first), moment(self.last) + self.every)
+
+
+# A day of all three, across a bound of each; more days of those whose runs are few.
+RHYTHMS = (
+    Rhythm("customerio_to_segment_weekly", range(7 * DAY, 180 * DAY), "2026-11-01", "2026-11-08", 7 * DAY),
+    Rhythm(
+        "customerio_to_segment_hourly", range(DAY), "2026-11-07T12:00", "2026-11-08T11:00", HOUR, ("--run-backwards",)
+    ),
+    Rhythm("customerio_to_segment_daily", range(DAY, 7 * DAY), "2026-11-05", "2026-11-09", DAY),
+)
+LATE = ("--longest-lag", "190", "--late-opens", "0.3", "--channels", "email")
+HISTORY = ("--seed", "20", "--deliveries", "20000", "--start", "2026-04-25", "--days", "204", *LATE)
+
+
+class Story(NamedTuple):
+    """What there is to check once all three backfills are over.
+
+    :param pool_made: when the pool was made, once tasks could have started.
+    :param tasks: all task instances of the three DAGs, by their start.
+    :param held: what Customer.io held of the six collections, at any time and age.
+    """
+
+    runs: dict[str, list[Run]]
+    pool_made: float
+    tasks: list[dict[str, Any]]
+    held: list[dict[str, Any]]
+    segment: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def story() -> Iterator[Story]:
+    with World(
+        sandbox_args=(*HISTORY, "--requests-per-second", "0", "--latency", "0.01"),
+        connections={"customerio": {"requests_per_second": 1000}},
+        # All begin together, at the end: while runs wait, the scheduler writes, and SQLite has room for one writer.
+        settings={"CORE__DAGS_ARE_PAUSED_AT_CREATION": "True"},
+        say=print,
+    ) as world:
+        for one in RHYTHMS:
+            create_backfill(world, one)
+        for one in RHYTHMS:
+            world.api(f"dags/{one.dag_id}", patch={"is_paused": False})
+        world.wait(lambda: "scheduled" in {task["state"] for task in tasks(world)}, "a task that could start")
+        pool_made = time.time()
+        world.airflow("pools", "set", "customerio", "1", "App API")
+        yield Story(
+            {one.dag_id: world.finish_backfill(one.dag_id, one.first[:10], one.last[:10]) for one in RHYTHMS},
+            pool_made,
+            tasks(world),
+            [row for row in world.sandbox("truth", full=1)["events"] if row["collection"] in COLLECTIONS],
+            world.sandbox("segment", events=1),
+        )
+
+
+def create_backfill(world: World, one: Rhythm) -> None:
+    """Its runs wait, because the DAG is paused."""
+    dates = ("--from-date", one.first, "--to-date", one.last)
+    world.wait(lambda: world.has_dag(one.dag_id), f"DAG {one.dag_id}")
+    world.wait(
+        lambda: world.created(("backfill", "create", "--dag-id", one.dag_id, *dates, *one.options)), "the backfill"
+    )
+
+
+def tasks(world: World) -> list[dict[str, Any]]:
+    """All task instances of the three DAGs, by their start."""
+    found = [
+        one
+        for rhythm in RHYTHMS
+        for one in world.api(f"dags/{rhythm.dag_id}/dagRuns/~/taskInstances")["task_instances"]
+    ]
+    return sorted(found, key=lambda task: task["start_date"] or "")
+
+
+def moment(text: str) -> int:
+    return int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp())
+
+
+def wanted(row: dict[str, Any], rhythm: Rhythm) -> bool:
+    """This DAG's backfill is to send this occurrence, if it is anybody's."""
+    return row["time"] in rhythm.stretch and max(row["time"] - row["created"], 0) in rhythm.ages
+
+
+def test_every_run_succeeds(story: Story) -> None:
+    states = {dag_id: [run.state for run in runs] for dag_id, runs in story.runs.items()}
+    assert states == {one.dag_id: ["success"] * (len(one.stretch) // one.every) for one in RHYTHMS}
+
+
+def test_each_event_is_kept_once(story: Story) -> None:
+    rows = [row for row in story.held if any(wanted(row, one) for one in RHYTHMS)]
+    assert differences(rows, story.segment["events"]) == []
+    assert (story.segment["repeated"], story.segment["dropped"]) == ([], {})
+
+
+def test_each_rhythm_has_its_share(story: Story) -> None:
+    """And messages were opened at an age at which nobody sends it any more."""
+    for rhythm in RHYTHMS:
+        assert sum(wanted(row, rhythm) and not unidentified(row) for row in story.held) > 20, rhythm
+    ages = [row["time"] - row["created"] for row in story.held if row["time"] in RHYTHMS[0].stretch]
+    assert max(age for age in ages if age < 180 * DAY) > 175 * DAY
+    assert max(ages) > 180 * DAY
+
+
+def test_runs_take_turns_in_the_pool(story: Story) -> None:
+    assert {task["pool"] for task in story.tasks} == {"customerio"}
+    ends = [seconds(task["end_date"]) for task in story.tasks]
+    starts = [seconds(task["start_date"]) for task in story.tasks]
+    assert all(end <= start for end, start in zip([story.pool_made, *ends], starts, strict=False))
