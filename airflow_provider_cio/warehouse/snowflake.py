@@ -128,7 +128,7 @@ class Snowflake(Database):
         yield
 
     def has_schema(self, cursor: Any) -> bool:
-        """Return True, after the schema was created if it is missing, because another load may do so at the same time."""
+        """Return True, after a missing schema was created: another load may do so at the same time."""
         name = self._schema.upper()
         if not cursor.execute(f"SELECT 1 FROM INFORMATION_SCHEMA.SCHEMATA WHERE SCHEMA_NAME = '{name}'"):
             cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {self.quoted(name)}")
