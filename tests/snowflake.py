@@ -1,7 +1,7 @@
 """fakesnow in place of Snowflake, for Snowflake's own driver: as much as a load needs, and what fakesnow lacks of it.
 
 - An UPDATE waits for another transaction's, up to LOCK_TIMEOUT; a transaction that others wait for is rolled back if
-  its session does nothing for some time. DDL commits. (https://docs.snowflake.com/en/sql-reference/transactions)
+  its process has ended: at once, and not after five minutes. DDL commits.
 - A session never sees what another one has committed after it was opened, wherever that decides what is inserted.
   Snowflake may show it late; here it is as late as can be.
 - Tables have owners and a time of creation; sessions have roles and a warehouse.
@@ -61,9 +61,6 @@ class World:
         self.failures: dict[str, list[tuple[int, str, str]]] = {}
         #: A part of a statement -> how long it takes.
         self.seconds: dict[str, float] = {}
-        #: Seconds after which a session that does nothing loses its transaction, if another one waits for it. One whose
-        #: process has ended loses it at once, so that the tests need not wait.
-        self.idle = 300.0
         #: Table -> the role that owns it, and when it was made, in ISO 8601.
         self.owners: dict[str, str] = {}
         self.created: dict[str, str] = {}
@@ -94,7 +91,6 @@ class Session(FakeSnowflakeConnection):  # type: ignore[misc]
     process: psutil.Process
     in_transaction = False
     busy = False
-    used = 0.0
 
     def cursor(self, *_: Any) -> Cursor:
         return Cursor(conn=self, duck_conn=self._duck_conn)
@@ -148,7 +144,7 @@ class Cursor(FakeSnowflakeCursor):  # type: ignore[misc]
         except duckdb.Error as error:
             raise ProgrammingError(str(error), errno=100_000, sqlstate="22000") from error
         finally:
-            session.busy, session.used = False, time.monotonic()
+            session.busy = False
 
     def _execute_as_snowflake(self, command: str, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -179,8 +175,7 @@ class Cursor(FakeSnowflakeCursor):  # type: ignore[misc]
                 session._duck_conn.execute("ROLLBACK")
                 session._duck_conn.execute("BEGIN TRANSACTION")
             for other in list(session.world.sessions):
-                idle = not other.busy and time.monotonic() - other.used > session.world.idle
-                if other.in_transaction and (idle or not other.process.is_running()):
+                if other.in_transaction and not other.process.is_running():
                     other.roll_back()
             if time.monotonic() > deadline:
                 raise ProgrammingError("this lock has not yet been released", errno=625, sqlstate="57014")

@@ -128,9 +128,11 @@ class Snowflake(Database):
         yield
 
     def has_schema(self, cursor: Any) -> bool:
-        return bool(
-            cursor.execute(f"SELECT 1 FROM INFORMATION_SCHEMA.SCHEMATA WHERE SCHEMA_NAME = '{self._schema.upper()}'")
-        )
+        """Return True, after a missing schema was created: another load may do so at the same time."""
+        name = self._schema.upper()
+        if not cursor.execute(f"SELECT 1 FROM INFORMATION_SCHEMA.SCHEMATA WHERE SCHEMA_NAME = '{name}'"):
+            cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {self.quoted(name)}")
+        return True
 
     def columns(self, cursor: Any) -> Sequence[ColumnRow]:
         rows = cursor.execute(

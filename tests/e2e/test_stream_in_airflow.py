@@ -73,7 +73,7 @@ def test_a_signed_webhook_is_taken(world: StreamWorld) -> None:
     assert (health.status_code, health.json()) == (200, {"configured": True, "segment_reached": True})
     assert requests.post(f"{world.airflow_url}/cio/other", timeout=10).status_code == 404
     assert requests.get(f"{world.airflow_url}/cio/main", timeout=10).status_code == 405
-    assert [one["url_prefix"] for one in ours(world)["fastapi_apps"]] == ["/cio"]
+    assert [one["url_prefix"] for one in ours(world)["fastapi_apps"]] == ["/cio", "/cio-flow"]
 
 
 def test_new_signing_key_takes_effect(world: StreamWorld) -> None:
@@ -154,4 +154,4 @@ def test_no_option_no_route(world: StreamWorld) -> None:
     assert post(world, body).status_code in (404, 405)
     assert "configured" not in requests.get(f"{world.airflow_url}/cio/main/health", timeout=10).text
     assert world.sandbox("segment")["kept"] == kept
-    assert ours(world)["fastapi_apps"] == []
+    assert [one["url_prefix"] for one in ours(world)["fastapi_apps"]] == ["/cio-flow"]

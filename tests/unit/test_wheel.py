@@ -93,7 +93,7 @@ def test_readme_links_need_an_address() -> None:
     assert len(links(readme)) > 10
     without, linked = (for_index(readme, source, "1.2") for source in (None, "https://example.com/us/repo/"))
     assert "[connections](https://example.com/us/repo/blob/v1.2/docs/connections.md)" in linked
-    assert "](https://example.com/us/repo/raw/v1.2/docs/images/result.png)" in linked
+    assert "](https://example.com/us/repo/raw/v1.2/docs/images/flow-light.png)" in linked
     assert "connections (`docs/connections.md`)" in without
     assert (links(without), links(linked)) == ([], [])
     assert "![" not in without

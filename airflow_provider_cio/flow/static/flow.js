@@ -283,19 +283,18 @@ export function collectionsOf(pieces) {
 }
 
 /**
- * How old messages were: for each collection the events that a look-back of so much finds, as parts of all of them.
+ * How old messages were: for each collection the events that a look-back of so much finds, as parts of all whose age is
+ * known.
  * @param {Piece[]} pieces
  * @returns {{name: string, sum: number, found: Record<string, number>}[]}
  */
 export function agesOf(pieces) {
   const ages = pieces.reduce((sum, piece) => addedAges(sum, sentBy(piece)?.ages ?? {}), {});
-  return Object.entries(ages)
-    .map(([name, counted]) => ({ name, sum: total(counted), found: cumulated(counted) }))
-    .filter(({ sum }) => sum);
+  return Object.entries(ages).map(cumulated).filter(({ sum }) => sum);
 }
 
-function cumulated(counted) {
-  const sum = total(counted);
+function cumulated([name, counted]) {
+  const sum = AGES.reduce((known, age) => known + (counted[age] ?? 0), 0);
   let found = 0;
-  return Object.fromEntries(AGES.map((age) => [age, (found += counted[age] ?? 0) / sum]));
+  return { name, sum, found: Object.fromEntries(AGES.map((age) => [age, (found += counted[age] ?? 0) / sum])) };
 }

@@ -150,25 +150,24 @@ function update(list, lines) {
 
 // All
 
-async function tasksOfDag(dag, period) {
-  const id = dag.dag_id;
+async function tasksOfDag(id, period) {
   const taskId = asked.getAll("dag_id").length === 1 && asked.get("task_id");
-  const taskIds = taskId ? [taskId] : await tasksOf(id);
-  if (!taskIds.length) return [];
-  const [runs, instances, before] = await Promise.all([
+  const [dag, taskIds, runs, before] = await Promise.all([
+    dagOf(id),
+    taskId ? [taskId] : tasksOf(id),
     runsOf(id, period.start),
-    instancesOf(id, taskIds, period.start),
     runBefore(id, period.start),
   ]);
+  const instances = taskIds.length ? await instancesOf(id, taskIds, period.start) : [];
   return taskIds.map((one) => new Task(dag, one, runs, instances, before));
 }
 
 /** The tasks, and the days to show: up to now, or up to the newest run if there is none in these days. */
-async function tasksAndPeriod(dags) {
+async function tasksAndPeriod(ids) {
   const until = Date.parse(asked.get("until"));
   const end = until ? until + DAY : Date.now();
   const period = { start: end - days * DAY, end };
-  const load = async () => (await Promise.all(dags.map((dag) => tasksOfDag(dag, period)))).flat();
+  const load = async () => (await Promise.all(ids.map((id) => tasksOfDag(id, period)))).flat();
   const tasks = await load();
   const ends = tasks.map(({ before }) => Date.parse(before?.data_interval_end ?? before?.run_after));
   if (until || tasks.some(({ runs }) => runs.length) || !ends.some(Number.isFinite)) return { tasks, period };
@@ -190,11 +189,11 @@ function draw(tasks, period) {
 
 async function show() {
   const chosen = asked.getAll("dag_id");
-  const tagged = await taggedDags().catch((error) => (chosen.length ? [] : Promise.reject(error)));
-  offer(tagged, chosen);
-  const ids = chosen.length ? chosen : tagged.slice(0, MOST_DAGS);
+  const tagged = taggedDags();
+  tagged.catch(() => []).then((names) => offer(names, chosen));
+  const ids = chosen.length ? chosen : (await tagged).slice(0, MOST_DAGS);
   if (!ids.length) return say("No DAG has the tag customerio. Choose one by its name under DAGs.");
-  const { tasks, period } = await tasksAndPeriod(await Promise.all(ids.map(dagOf)));
+  const { tasks, period } = await tasksAndPeriod(ids);
   if (!tasks.length) return say("No task here is one of this provider's operators.");
   control(period);
   find("#tasks").replaceChildren(...tasks.map(({ section }) => section));

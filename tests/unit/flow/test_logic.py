@@ -257,7 +257,7 @@ def test_each_hour_has_its_best_job(flow: Page) -> None:
 
 def test_ages(flow: Page) -> None:
     made = MadeUp()
-    ages = {"1h": 60, "1d": 30, "30d": 8, "older": 2}
+    ages = {"1h": 60, "1d": 30, "30d": 8, "older": 2, "unknown": 5}
     made.add(FIRST, kept=result(FIRST, ages={"Email Opened": ages, "Email Bounced": {}}))
     made.add(FIRST + DAY, kept=result(FIRST + DAY, ages={"Email Opened": ages}))
     made.add(FIRST + 2 * DAY)

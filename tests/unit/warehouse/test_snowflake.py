@@ -107,23 +107,23 @@ def test_load_gives_up_waiting(snowflake_database: Place, monkeypatch: pytest.Mo
 
 
 def test_a_lost_lock_is_noticed(snowflake_database: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Snowflake takes the lock from a session that does nothing while another one waits."""
+    """Snowflake ends the transaction of a session that does nothing while another one waits for its lock."""
     monkeypatch.setattr(loading_module, "_PAUSES", (0.01,) * 4)
     load(snowflake_database)
-    world = snowflake_database.snowflake
+    world, insert = snowflake_database.snowflake, 'INSERT INTO "CUSTOMERIO"."EMAIL_OPENED"'
     with WarehouseSink(snowflake_database.warehouse(), NAMES) as sink, ThreadPoolExecutor() as pool:
         sink.take(events(0, 6))
-        updates = len([one for one in world.statements if one.startswith("UPDATE")])
-        world.idle, world.seconds = 0.2, {'INSERT INTO "CUSTOMERIO"."EMAIL_OPENED"': 2.0}
+        before, world.seconds = len(world.statements), {insert: 2.0}
         first = pool.submit(sink.flush)
-        while len([one for one in world.statements if one.startswith("UPDATE")]) == updates:
+        while not any(one.startswith(insert) for one in world.statements[before:]):
             assert not first.done()
             time.sleep(0.01)
-        world.seconds = {'INSERT INTO "CUSTOMERIO"."EMAIL_OPENED"': 1.0}
-        assert load(snowflake_database, 0, 6)["events"] == 6
         world.seconds = {}
+        [idle] = [one for one in world.sessions if one.in_transaction and not one.busy]
+        idle.roll_back()
         first.result(timeout=60)
-    assert len([one for one in world.statements if one.startswith("UPDATE")]) > updates + 3
+    assert [one[:6] for one in world.statements[before:]].count("UPDATE") == 2
+    assert sink.counts() == {"events": 6, "new": 3}
     assert len(all_rows(snowflake_database)) == 6
     assert_tracks_is_the_union(snowflake_database)
 
