@@ -6,6 +6,7 @@ import json
 import re
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -56,15 +57,23 @@ def test_quiet_run_warns_of_nothing(sandbox: Sandbox, capfd: pytest.CaptureFixtu
     assert set(result["read"]) == {"requests", "deliveries"}
 
 
-def lines(capfd: pytest.CaptureFixture[str]) -> list[str]:
-    """The messages of the task's own lines, without time, level and place."""
-    found = re.findall(r"^\S+ \[\w+ *\] (.*?)(?: \[airflow\.task.*)?$", capfd.readouterr().out, re.M)
-    return [line for line in found if "RFC3986" not in line]
+@pytest.fixture
+def lines(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    """Returns the messages of the task's own lines since the last call, without time, level and place."""
+
+    def since_the_last_call() -> list[str]:
+        found = re.findall(r"^\S+ \[\w+ *\] (.*?)(?: \[airflow\.task.*)?$", capfd.readouterr().out, re.M)
+        # Airflow before 3.1 writes nothing to standard output.
+        found += [one.getMessage() for one in caplog.records if one.name.startswith("airflow.task") and not found]
+        caplog.clear()
+        return [line for line in found if "RFC3986" not in line]
+
+    return since_the_last_call
 
 
-def test_log_of_a_run(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
+def test_log_of_a_run(sandbox: Sandbox, lines: Callable[[], list[str]]) -> None:
     result = run()
-    start, collections, done = lines(capfd)
+    start, collections, done = lines()
     assert start == "From 2026-11-01T00:00:00Z to 2026-11-02T00:00:00Z, in messages up to 30 days old"
     assert collections.startswith("Collections: Email Delivered, Email Opened, ")
     assert collections.endswith("Email Marked as Spam. Of opens and clicks, the first of each message")
@@ -72,10 +81,10 @@ def test_log_of_a_run(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> No
     assert not re.search(r"[{}']|Done|batch|retried", done)
 
 
-def test_log_of_a_preview(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
+def test_log_of_a_preview(sandbox: Sandbox, lines: Callable[[], list[str]]) -> None:
     sandbox.history = History(deliveries=[row("odd", customer_identifiers=7), row("fine"), row("other")])
     run(preview=True)
-    told = lines(capfd)
+    told = lines()
     (at,) = [number for number, line in enumerate(told) if "would be sent" in line]
     done, preview, refused = told[at], told[at + 1], told[-1]
     assert done.startswith("2 events would be sent (opened 2), 1 can't be sent (malformed 1); 3 deliveries read in ")
@@ -83,15 +92,15 @@ def test_log_of_a_preview(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -
     assert refused.startswith("1 events or rows can't be sent: malformed: 1 (first ids: odd): Expected ")
 
 
-def test_preview_tells_what_is_as_assumed(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
+def test_preview_tells_what_is_as_assumed(sandbox: Sandbox, lines: Callable[[], list[str]]) -> None:
     sandbox.settings = Settings(order="shuffled")
     real = run()
     asked = len(sandbox.customerio.requests)
-    lines(capfd)
+    lines()
     preview = run(preview=True)
     assert len(sandbox.customerio.requests) - 2 * asked <= 10
     found = preview["found"]
-    told = [line for line in lines(capfd) if re.match("(As|Not as) assumed, ", line)]
+    told = [line for line in lines() if re.match("(As|Not as) assumed, ", line)]
     assert len(told) == len(found) == 8
     number = found["newest_first"]["out_of_order"]
     assert told[0].startswith(f"Not as assumed, that deliveries are listed newest first ({number} of ")
@@ -99,7 +108,7 @@ def test_preview_tells_what_is_as_assumed(sandbox: Sandbox, capfd: pytest.Captur
     assert "found" not in real
 
 
-def test_preview_bears_a_failure_at_its_end(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
+def test_preview_bears_a_failure_at_its_end(sandbox: Sandbox, lines: Callable[[], list[str]]) -> None:
     sandbox.history = History(deliveries=[row("fine")])
     run(preview=True)
     asked = [one.params.get("limit") for one in sandbox.customerio.requests]
@@ -107,13 +116,13 @@ def test_preview_bears_a_failure_at_its_end(sandbox: Sandbox, capfd: pytest.Capt
     sandbox.faults.add(Fault(side="customerio", kind="401", at=asked.index("2"), times=99))
     result = run(preview=True)
     assert (result["found"], result["events"]["Email Opened"]) == ({}, 1)
-    assert lines(capfd)[-1].startswith("This preview could not find out whether Customer.io is as assumed: ")
+    assert lines()[-1].startswith("This preview could not find out whether Customer.io is as assumed: ")
 
 
-def test_rate_limit_is_told(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
+def test_rate_limit_is_told(sandbox: Sandbox, lines: Callable[[], list[str]]) -> None:
     sandbox.faults.add(Fault(side="customerio", kinds=("429", "500"), at=0, times=2, retry_after=0))
     run()
-    assert lines(capfd)[-1].endswith(" requests (2 repetitions: 1 for the rate limit, 1 after faults)")
+    assert lines()[-1].endswith(" requests (2 repetitions: 1 for the rate limit, 1 after faults)")
 
 
 @pytest.mark.parametrize(
@@ -123,7 +132,9 @@ def test_rate_limit_is_told(sandbox: Sandbox, capfd: pytest.CaptureFixture[str])
         ({"segment_conn_id": "nope"}, "Add one of type segment_source, or set segment_conn_id to"),
     ],
 )
-def test_missing_connection_fails_at_once(sandbox: Sandbox, parameters: dict[str, Any], said: str) -> None:
+def test_missing_connection_fails_at_once(
+    sandbox: Sandbox, parameters: dict[str, Any], said: str, lines: Callable[[], list[str]]
+) -> None:
     with pytest.raises(AirflowFailException) as caught:
         run(**parameters)
     problem, advice = str(caught.value).splitlines()
@@ -132,7 +143,7 @@ def test_missing_connection_fails_at_once(sandbox: Sandbox, parameters: dict[str
 
 
 def test_error_is_shown_alone(
-    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, lines: Callable[[], list[str]]
 ) -> None:
     """Airflow logs each frame of an exception and of its cause, and shows some 90 characters of its text."""
     monkeypatch.setenv("AIRFLOW_CONN_CUSTOMERIO_DEFAULT", '{"conn_type": "customerio"}')
@@ -142,7 +153,7 @@ def test_error_is_shown_alone(
     assert shown.count("password is empty") == 1
     assert shown.endswith("is empty.\nPut an App API key (Account settings > API credentials > App API keys) there.\n")
     assert shown.count("  File ") < 5
-    assert lines(capfd) == ["Put an App API key (Account settings > API credentials > App API keys) there."]
+    assert lines() == ["Put an App API key (Account settings > API credentials > App API keys) there."]
 
 
 def test_an_id_is_named_once(sandbox: Sandbox) -> None:
@@ -181,7 +192,9 @@ def test_malformed_row_fails_the_task(sandbox: Sandbox) -> None:
     assert [event["properties"]["delivery_id"] for event in sandbox.segment.kept] == ["fine"]
 
 
-def test_malformed_row_is_kept(sandbox: Sandbox, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_malformed_row_is_kept(
+    sandbox: Sandbox, tmp_path: Path, capfd: pytest.CaptureFixture[str], lines: Callable[[], list[str]]
+) -> None:
     big = row("big", subject="x" * 40_000)
     sandbox.history = History(
         deliveries=[row("odd", customer_identifiers=7), row("fine"), big, row("nobody", customer_id=None)]
