@@ -325,7 +325,7 @@ def assert_split(page: Any, rows: list[Any], shape: dict[str, Callable[[Any], bo
 
 @given(st.lists(rows_of(DELIVERY, **row()), max_size=6))
 @settings(max_examples=200)
-def test_misshapen_deliveries_are_malformed(server: Loopback, rows: list[Any]) -> None:
+def test_malformed_deliveries(server: Loopback, rows: list[Any]) -> None:
     server.say(Say(body=json.dumps({"messages": rows, "next": "n"})))
     found = page(server.url)
     assert found.next == "n"
@@ -334,7 +334,7 @@ def test_misshapen_deliveries_are_malformed(server: Loopback, rows: list[Any]) -
 
 @given(st.lists(rows_of(ACTIVITY, id="01A", timestamp=1_700_000_000, type="opened_email", data={}), max_size=6))
 @settings(max_examples=150)
-def test_misshapen_activities_are_malformed(server: Loopback, rows: list[Any]) -> None:
+def test_malformed_activities(server: Loopback, rows: list[Any]) -> None:
     server.say(Say(body=json.dumps({"activities": rows, "next": "n"})))
     with client_of(server.url) as client:
         found = client.activity_page({})
@@ -393,7 +393,7 @@ def test_invalid_number_spoils_one_row(server: Loopback, value: str) -> None:
 @pytest.mark.parametrize(
     "body", ["{}", "[]", '"page"', "5", "null", '{"messages": {}}', '{"messages": 5}', '{"messages": [], "next": []}']
 )
-def test_misshapen_answer(server: Loopback, body: str) -> None:
+def test_malformed_answer(server: Loopback, body: str) -> None:
     server.say(Say(body=body))
     with pytest.raises(UnexpectedDataError, match="answer to /v1/messages does not have the documented shape"):
         page(server.url)
@@ -497,7 +497,7 @@ def test_malformed_delivery_by_its_id(server: Loopback, odd: Any) -> None:
 
 
 @pytest.mark.parametrize("body", ["{}", "[]", "5", '{"messages": []}'])
-def test_misshapen_delivery_answer(server: Loopback, body: str) -> None:
+def test_malformed_delivery_answer(server: Loopback, body: str) -> None:
     server.say(Say(body=body))
     with pytest.raises(UnexpectedDataError, match="documented shape"):
         delivery(server.url)
@@ -559,7 +559,7 @@ def test_malformed_item_loses_its_name(server: Loopback) -> None:
 @pytest.mark.parametrize(
     "body", ["{}", "[]", "5", '{"newsletters": {}}', '{"newsletters": "a"}', '{"newsletters": [5, {}, {"id": null}]}']
 )
-def test_misshapen_list_of_names(server: Loopback, body: str) -> None:
+def test_malformed_list_of_names(server: Loopback, body: str) -> None:
     server.say(Say(body=body))
     with pytest.raises(UnexpectedDataError, match="answer to /v1/newsletters does not have the documented shape"):
         names(server.url)

@@ -299,7 +299,7 @@ def test_refused_later_page_is_retried(sandbox: Sandbox, status: Any) -> None:
         '{"campaigns":[{"id":[1]}]}',
     ],
 )
-def test_misshapen_list_is_a_warning(sandbox: Sandbox, body: str) -> None:
+def test_malformed_list_is_a_warning(sandbox: Sandbox, body: str) -> None:
     sandbox.history = workspace({"campaign_id": 1})
     sandbox.faults.add(Fault(side="customerio", kind="html200", path="/v1/campaigns", body=body))
     report, warnings = run(sandbox)

@@ -379,7 +379,7 @@ SECRET = "do-not-show-me"
         json.dumps(report() | {"metric": [SECRET]}).encode(),
     ],
 )
-def test_misshapen_body_is_kept(body: bytes) -> None:
+def test_malformed_body_is_kept(body: bytes) -> None:
     found = read_report(body, set())
     assert isinstance(found, Malformed)
     assert found.raw == body
