@@ -3,8 +3,8 @@
 Every kind has a name: `delivery.subject:number` is a delivery whose subject is a number, `activity:null` a row of
 activities that is null. A row that the reference allows, or that was seen in life, is harmless: a null where null is
 allowed, a nullable field that is missing, an id that is a string here and a number there, an unknown field or metric.
-Its events have to be sent, as `changes` says. Everything else is odd. An odd row is legible if its person, its metrics and
-their times can still be read: a client may refuse it, or send it as `changes` says. Other odd rows must be refused.
+Its events have to be sent, as `changes` says. Everything else is odd. An odd row is legible if its person, its metrics
+and their times can still be read: a client may refuse it, or send it as `changes` says. Other odd rows must be refused.
 """
 
 from __future__ import annotations

@@ -212,8 +212,7 @@ def sample(interval: int) -> Sample:
 
 
 def growing(samples: Sequence[Sample]) -> list[str]:
-    """Return the resources larger in the last third of the samples than in the middle third. The first third is
-    warm-up.
+    """Return the resources larger in the last third of the samples than in the middle third; the first warms up.
 
     Memory may wander by some megabytes, and objects by what a cache of others adds; threads and sockets may not.
     Fewer than three samples tell nothing.
