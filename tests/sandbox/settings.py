@@ -1,4 +1,4 @@
-"""What can be set on a running sandbox, and what the two services and the server share."""
+"""Settings of a running sandbox, and the state shared by the two services and the server."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WRITE_KEY = "sandboxWriteKey0123456789abcdefg"
 
 
 class Settings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """How the two services behave. All of it may be changed while the sandbox runs."""
+    """Behaviour of the two services. All settings may be changed while the sandbox runs."""
 
     # Customer.io's App API
     app_key: str = APP_KEY
@@ -142,7 +142,7 @@ class Settings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 @dataclass(slots=True)
 class Asked:
-    """One request as a service saw it. A `status` of 0: no whole answer was sent."""
+    """One request as a service saw it. A `status` of 0 means that no whole answer was sent."""
 
     method: str
     path: str
@@ -155,7 +155,7 @@ class Asked:
 
 @dataclass
 class Shared:
-    """What both services look at; the sandbox swaps its parts."""
+    """State that both services use; the sandbox swaps its parts."""
 
     history: History
     settings: Settings = field(default_factory=Settings)
