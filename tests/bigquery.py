@@ -41,7 +41,7 @@ _STATUS = {
     "notFound": 404,
     "rateLimitExceeded": 403,
 }
-#: What INFORMATION_SCHEMA calls DuckDB's types.
+#: Names of DuckDB's types in INFORMATION_SCHEMA.
 _TYPES = {
     "VARCHAR": "STRING",
     "BOOLEAN": "BOOL",
@@ -55,7 +55,7 @@ _INFORMATION_SCHEMA = (
     + " ".join(f"WHEN '{duck}' THEN '{name}'" for duck, name in _TYPES.items())
     + " ELSE data_type END AS data_type FROM duckdb_columns() WHERE schema_name = '{}'"
 )
-#: What sqlglot takes, and BigQuery does not.
+#: Words that sqlglot takes, and BigQuery does not.
 _FOREIGN = {"VARCHAR", "TEXT", "TIMESTAMPTZ", "CONFLICT", "RETURNING", "COPY"}
 #: https://docs.cloud.google.com/bigquery/quotas#standard_tables: changes of a table's columns in so many seconds.
 _CHANGES, _SECONDS = 5, 10

@@ -15,7 +15,7 @@ from typing import Any
 import sqlglot
 from sqlglot.expressions import Command
 
-#: What sqlglot does not know.
+#: Statements that sqlglot does not know.
 _LOCK = re.compile(r'LOCK "\w+"\."\w+"')
 #: Characters of a statement. Longer ones are like shorter ones, with more rows, and would take long.
 _LONGEST = 10_000

@@ -108,9 +108,9 @@ class Chain:
         self.query = query_of(window, page_size)
         self.left = left
         self.pages = self.rows = 0
-        #: It will not be cut any more, so its pages may be passed on. One second can't be cut.
+        #: The window will not be cut any more, so its pages may be passed on. One second can't be cut.
         self.is_final = window.end - window.start == 1
-        #: It has been read to its end.
+        #: The window has been read to its end.
         self.has_ended = False
         self._cursors: set[str] = set()
         self._empty = 0

@@ -23,7 +23,7 @@ from tests.sandbox.engagements import activity_id, engagements
 from tests.sandbox.late import lateness
 from tests.sandbox.rows import Rows
 
-#: Of a hundred rows so many are out of order.
+#: Rows out of order, of a hundred.
 DISORDERED = 4
 _KEPT = 1 << 18  # encoded rows
 _NUMBERS = 256  # more things than these do not happen to one delivery

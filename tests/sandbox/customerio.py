@@ -41,7 +41,7 @@ DEFAULT_LIMIT, MAX_LIMIT = 50, 1000
 DEFAULT_ACTIVITIES, MAX_ACTIVITIES = 10, 100
 DEFAULT_NEWSLETTERS = 50  # the reference names no number, nor the maximum: see `Settings.most_newsletters`
 
-# What an endpoint lists, and the key it lists it under (reference/customerio.md 4).
+# Kind of the items of an endpoint, and the key of its list (reference/customerio.md 4).
 _LISTS: dict[str, tuple[Kind, str]] = {
     "campaigns": ("campaign", "campaigns"),
     "newsletters": ("newsletter", "newsletters"),

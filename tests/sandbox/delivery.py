@@ -134,13 +134,13 @@ class Delivery(msgspec.Struct, kw_only=True):
     anonymous_id: str | None
     recipient: str | None
     subject: str | None
-    # What and when: the first time of each metric.
+    # The first time of each metric.
     times: dict[str, int]
     # How often people and machines opened and clicked, where that is known: `human_opened`, `prefetch_opened`, ...
     counts: dict[str, int] = {}
     # Times that `metrics` has besides, such as `human_opened` and `link:7`: see `engagements.firsts`.
     firsts: dict[str, int] = {}
-    # It is a draft, or was one until it was sent.
+    # The delivery is a draft, or was one until it was sent.
     draft: bool = False
     forgotten: bool = False
     failure_message: str | None = None
@@ -301,7 +301,7 @@ def from_row(row: Mapping[str, Any], *, draft: bool) -> Delivery:
 def first_ones(ones: Iterable[Engagement], metrics: Mapping[str, Any]) -> tuple[Engagement | None, Engagement | None]:
     """Return the first of the opens (or clicks) of a delivery, and the first by a person if that has another time.
 
-    Of several in one second the one with the smallest id, but a person's before a machine's.
+    If several have the same second, the smallest id is the first, but a person's comes before a machine's.
     """
     found: dict[str, Engagement] = {}
     for one in sorted(ones, key=lambda one: one.activity_id):

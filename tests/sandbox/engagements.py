@@ -62,8 +62,8 @@ def engagements(
 def firsts(ones: Iterable[Engagement]) -> dict[str, int]:
     """Return the keys that `metrics` has besides `opened` and `clicked` (reference/customerio.md, part 0).
 
-    They have the time of the first open and click by a person and by a machine, and of the first click on each link.
-    They tell of nothing else than opens and clicks, so they are no occurrences.
+    These keys have the time of the first open and click by a person and by a machine, and of the first click on each
+    link. No occurrence is made of them, because they repeat opens and clicks.
     """
     found: dict[str, int] = {}
     for one in ones:

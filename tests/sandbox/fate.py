@@ -8,7 +8,7 @@ from tests.sandbox.delivery import Delivery
 
 HOUR, DAY = 3600, 86_400
 
-# What can happen on a channel: the reporting subscriptions of reference/customerio.md 5.
+# Possible metrics of a channel: the reporting subscriptions of reference/customerio.md 5.
 _CAN = {
     "email": "attempted delivered opened clicked converted bounced dropped failed undeliverable".split(),
     "push": "attempted delivered opened clicked converted bounced dropped failed undeliverable".split(),

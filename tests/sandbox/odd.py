@@ -38,7 +38,7 @@ _VALUES: dict[str, Any] = {
     "object": {"x": 1},
     "missing": _MISSING,
 }
-# What a field of each type must not be, besides null and missing.
+# Wrong values for a field of each type, besides null and missing.
 _WRONG: dict[str, tuple[str, ...]] = {
     "string": ("number", "bool", "list", "object"),
     "int": ("text", "float", "huge", "bool", "list", "object"),

@@ -1,6 +1,6 @@
 """The bodies of Customer.io's reporting webhooks over a history, as reference/stream.md B.3 describes them.
 
-They are made of the same rows and of the same opens and clicks that the App API shows.
+The bodies are made of the same rows and of the same opens and clicks that the App API shows.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.sandbox.parents import FIELDS
 
 #: `object_type` of each channel.
 OBJECT_TYPES = {channel: "sms" if channel == "twilio" else channel for channel in CHANNELS}
-#: What a webhook can be subscribed to (`EVENTS`), in the order of the App API's list of them.
+#: Events that a webhook can be subscribed to (`EVENTS`), in the order of the App API's list of them.
 CUSTOMER_EVENTS = ("customer_subscribed", "customer_unsubscribed", "customer_subscription_preferences_changed")
 REPORTED = (*CUSTOMER_EVENTS, *(f"{OBJECT_TYPES[channel]}_{metric}" for channel, metric in COLLECTIONS))
 #: The specification of the bodies has this one, and the App API's list has not.
@@ -58,7 +58,7 @@ _ORIGINS = {
     "newsletter_id": ("newsletter_id", "content_id"),
     "transactional_message_id": ("transactional_message_id",),
 }
-#: What the schema describes, but does not require.
+#: Fields that the schema describes, but does not require.
 _OPTIONAL = ("proxied", "prefetched", "synthetic", "machine", "tracked_response", "trigger_event_id")
 
 #: Values of another kind than the schema says, for what only describes.
@@ -89,7 +89,7 @@ class Habits(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     second_answers: bool = False
     #: Each push went to a second device, too, and failed for it.
     two_devices: bool = False
-    #: What only describes is of another kind than the schema says.
+    #: Optional fields have other types than the schema says.
     odd_kinds: bool = False
     #: Where a change of preferences has its channel: the schema says `object_type_type`, a slip perhaps.
     preferences_key: Literal["object_type", "object_type_type"] = "object_type"

@@ -64,7 +64,7 @@ class Rows:
         self.latest = array("q")
         #: When drafts are sent that are: then they leave the list of drafts, and stand in the other one.
         self.leaving: dict[int, int] = {}
-        #: What a row does not show: how often a delivery was opened and clicked, where that is known.
+        #: Number of opens and clicks of a delivery, where it is known. A row does not show it.
         self.counts: dict[int, Mapping[str, int]] = {}
         self._dice = array("I")
         self._views: dict[Filter, Sequence[int]] = {}

@@ -26,7 +26,7 @@ class Settings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     #: The region this host serves, and the one the key belongs to: if they differ, every key gets 401.
     region: Literal["us", "eu"] = "us"
     key_region: Literal["us", "eu"] = "us"
-    #: What the key may read, by the first word of the path ("messages"); None is everything.
+    #: Lists that the key may read, by the first word of the path ("messages"); None is everything.
     scopes: tuple[str, ...] | None = None
     #: Seconds that each request to the App API is under way before it arrives, and is counted: a seeded chance
     #: between 0 and this, each time anew, so that evenly spaced requests arrive in clusters.
@@ -87,7 +87,7 @@ class Settings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     #: Seconds by which an activity may stand behind an older one; 0 is none.
     activity_disorder: int = 600
-    #: What is older than so many days is not listed among the activities; the API guarantees 30.
+    #: Activities older than this many days are not listed; the API guarantees 30.
     activities_days: float | None = None
     #: How the last page of activities ends: as `last_next` says, or with a cursor, which leads to an empty page
     #: with that same cursor, or with a new one each time.

@@ -38,12 +38,12 @@ class Calling(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     timeout: float = 4.0
     #: How many seconds of its waits pass in one real second: with 3600, an hour is a second.
     speed: float = 1.0
-    #: Seconds before the first retry, and by how much each further wait is longer. Nobody says how long it is.
+    #: Seconds before the first retry, and by how much each further wait is longer. The reference leaves it open.
     first_wait: float = 10.0
     factor: float = 2.0
     long_wait: float = 3600.0
     give_up_after: float = 7 * 86_400.0
-    #: Calls at the same time. Nobody says how many.
+    #: Calls at the same time. The reference leaves the number open.
     in_flight: int = 1
     #: Calls that begin in one second; 0 is no limit.
     per_second: float = 0.0
@@ -214,7 +214,7 @@ def _disordered(reports: Sequence[Report], by: int) -> list[Report]:
     return [reports[at] for at in sorted(places, key=places.__getitem__)]
 
 
-#: What a call can end with instead of an answer.
+#: Problems that can end a call instead of an answer.
 PROBLEMS = (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError)
 
 

@@ -29,7 +29,7 @@ STRETCH = Interval(NOVEMBER, NOVEMBER + 3 * DAY)
 MODES = ("first", "first_human", "every", "every_human")
 #: Seconds from an interval's end to its run: the default of the operators, in which all that happened becomes visible.
 SETTLING = 1800
-#: As many attempts as it takes: a limit that is met again and again is no reason to give up.
+#: Many attempts: a rate limit that is met again and again is no reason to give up.
 PATIENT = Retries(attempts=100, total=10.0, first=0.005, longest=0.02)
 #: A limit that these short runs meet: 400 requests in a second, but counted in seconds that are a twentieth of one.
 #: Fifty examples, each with several runs, take minutes on a machine that others keep busy.

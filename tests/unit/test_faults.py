@@ -1,7 +1,7 @@
 """Fault matrix: each fault of the sandbox, on each side, anywhere in the run, alone and mixed.
 
-What passes must leave Segment with the truth, and repeat no event but those of a request whose answer was
-spoiled; what does not pass must end the run at once, and say why.
+Faults that pass must leave Segment with the truth, and repeat no event but those of a request whose answer was
+spoiled. Other faults must end the run at once, and say why.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def struck(requests: list[Asked]) -> list[str]:
     return [asked.fault for asked in requests if asked.fault]
 
 
-# What passes
+# Faults that pass
 
 
 @pytest.mark.usefixtures("one_chain")
@@ -213,7 +213,7 @@ def test_a_429_holds_all_readers_back(sandbox: Sandbox) -> None:
     assert [one for one in asked if told + 0.55 <= one.time]
 
 
-# What does not pass
+# Faults that do not pass
 
 
 Errors = type[CustomerIOToSegmentError] | tuple[type[CustomerIOToSegmentError], ...]

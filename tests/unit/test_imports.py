@@ -46,7 +46,7 @@ print(json.dumps({"added": added, "times_argparse": min(spans) / min(yardsticks)
 #: 5 ms by that measure.
 BUDGET = 7.5
 
-#: What Airflow imports of this provider when a DAG file has an asset with a URI, of whatever scheme.
+#: Modules of this provider that Airflow imports when a DAG file has an asset with a URI, of whatever scheme.
 (_URIS,) = get_provider_info()["asset-uris"]
 OF_ASSETS = [_URIS[key].rpartition(".")[0] for key in ("handler", "to_openlineage_converter")]
 

@@ -23,7 +23,7 @@ TYPES = {one["connection-type"]: one for one in INFO["connection-types"]}
 HOOKS: dict[str, type[CustomerIOHook | SegmentHook]] = {"customerio": CustomerIOHook, "segment_source": SegmentHook}
 FIELDS = [(kind, name) for kind, one in TYPES.items() for name in one["conn-fields"]]
 KEY = "key-0123456789abcdef"
-#: Those of `ConnectionFields` that read the field they are given.
+#: Methods of `ConnectionFields` that read the field they are given.
 METHODS = ("number", "flag", "text", "extra_secret")
 NO_DEFAULT = {"message_id_namespace", "webhook_signing_secret", "webhook_signing_secret_previous"}
 

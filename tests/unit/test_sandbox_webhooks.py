@@ -27,7 +27,7 @@ from tests.sandbox.webhooks import LONG_STATUSES, SIGNING_KEY, Call, Calling, Se
 DAY = 86_400
 #: An hour of the sender's waits is 3.6 milliseconds.
 FAST = 1_000_000.0
-#: What each schema requires beside the keys of the origin (reference/stream.md B.3, bold), by object type.
+#: Keys that each schema requires beside those of the origin (reference/stream.md B.3, bold), by object type.
 REQUIRED = {
     "email": {
         "drafted sent delivered opened clicked converted unsubscribed spammed": "recipient",

@@ -220,7 +220,7 @@ def test_large_history_in_real_pages(sandbox: Sandbox, monkeypatch: pytest.Monke
     assert len({one.channel for one in told}) == 5
 
 
-# What an activity says
+# Fields of an activity
 
 
 def test_the_whole_event_of_a_click(sandbox: Sandbox) -> None:
@@ -552,7 +552,7 @@ def test_mode_change_keeps_message_ids(
     assert {Mapper("test").message_id(one.delivery_id, one.metric) for one in firsts} <= found
 
 
-# What is asked
+# Requests
 
 
 def test_only_old_deliveries_by_id(sandbox: Sandbox) -> None:

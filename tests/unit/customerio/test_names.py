@@ -172,7 +172,7 @@ def test_empty_list_costs_no_warning(sandbox: Sandbox, null: bool) -> None:
     assert names_sent(sandbox) == {"d0": None}
 
 
-# What can't be read
+# Unreadable lists
 
 
 def test_missing_scopes_cost_one_warning(sandbox: Sandbox) -> None:

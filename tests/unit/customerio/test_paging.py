@@ -325,7 +325,7 @@ def test_shapes(shape: str, count: int, most_requests: float, longest: float) ->
     assert median(seconds for _, seconds in played) <= (1.28 if shape == "even" else longest) * count / 10_000
 
 
-# What does not end well
+# Bad ends
 
 
 def begun(window: Window = WHOLE) -> tuple[Paging, Chain]:

@@ -194,7 +194,7 @@ def test_malformed_rows_only(sandbox: Sandbox) -> None:
     assert sum(len(read.malformed) for read in read(sandbox, [WHOLE])) == 100
 
 
-# What does not end well
+# Bad ends
 
 
 def test_repeated_cursor(sandbox: Sandbox) -> None:

@@ -590,7 +590,7 @@ def test_other_values_do_not_change(sandbox: Sandbox) -> None:
     assert seen["keep"] < seen["hash"]  # whose ids are addresses have one there
 
 
-# What a log may show
+# Logs
 
 
 def test_masked_event_is_not_personal(sandbox: Sandbox) -> None:

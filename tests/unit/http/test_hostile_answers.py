@@ -52,7 +52,7 @@ PIECE = st.one_of(
     ),
 )  # fmt: skip
 TEXT = st.lists(PIECE, max_size=5).map("".join)
-#: What is documented, with something else in its places.
+#: Documented answers, with other values in their places.
 SHAPED = st.builds(
     lambda key, value, more: {key: value} | more,
     st.sampled_from(

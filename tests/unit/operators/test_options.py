@@ -50,7 +50,7 @@ def operator(**parameters: Any) -> CustomerIOToSegmentOperator:
     return CustomerIOToSegmentOperator(task_id="send", **parameters)
 
 
-# What is asked for
+# Requests
 
 
 @pytest.mark.parametrize(
@@ -442,7 +442,7 @@ def test_a_checkpoint_of_another_mode(sandbox: Sandbox, monkeypatch: pytest.Monk
     assert store.values == {}
 
 
-# What is logged
+# Logs
 
 
 def logged(capfd: pytest.CaptureFixture[str]) -> str:

@@ -376,7 +376,7 @@ def test_memory_does_not_grow(monkeypatch: pytest.MonkeyPatch, with_odd_ones: bo
     run.run()
     tracemalloc.stop()
     assert report.events == {"Email Opened": 6000}
-    # What is refused ends the saving.
+    # A refused event ends the saving.
     reasons = dict.fromkeys(["event_too_large", "unidentified", "malformed"], 120)
     assert told == (reasons | {"saved": 1} if with_odd_ones else {"saved": 120})
     early, late = source.held

@@ -190,7 +190,7 @@ def test_any_bytes_on_the_wire(
     check(world, status, answer, "")
 
 
-#: What servers hand to an app, and what a broken one might.
+#: Messages that servers hand to an app, and messages that a broken one might.
 MESSAGES = st.lists(
     st.one_of(
         st.builds(

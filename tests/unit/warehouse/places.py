@@ -128,7 +128,7 @@ class _Upper:
         return self._cursor.execute(re.sub(r'"\w+"', lambda name: name[0].upper(), sql))
 
 
-#: Of a loader on BigQuery or Snowflake: a table beside Segment's.
+#: Table of a loader on BigQuery or Snowflake, beside Segment's.
 LOCK = "customerio_lock"
 _COLUMNS = (
     "SELECT column_name FROM information_schema.columns WHERE table_schema = '{}' AND table_name = '{}' "

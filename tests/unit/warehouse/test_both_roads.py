@@ -21,7 +21,7 @@ from tests.unit.support import DAY, NOVEMBER, run_pipeline, small_pages
 from tests.unit.warehouse.places import Place, all_rows, assert_tracks_is_the_union
 from tests.unit.warehouse.test_tables import flattened
 
-#: They have servers and processes of their own, which take long on a busy machine.
+#: The tests have servers and processes of their own, which take long on a busy machine.
 pytestmark = pytest.mark.timeout(400)
 
 STRETCH = Interval(NOVEMBER, NOVEMBER + 3 * DAY)

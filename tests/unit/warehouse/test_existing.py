@@ -27,15 +27,15 @@ from tests.unit.warehouse.events import NAMES, event, events
 from tests.unit.warehouse.load import File
 from tests.unit.warehouse.places import Place, all_rows, assert_tracks_is_the_union, connected
 
-#: They have servers and processes of their own, which take long on a busy machine.
+#: The tests have servers and processes of their own, which take long on a busy machine.
 pytestmark = pytest.mark.timeout(400)
 
-#: As Segment left it: with a column that we do not know, without those that no event has filled yet, a key.
+#: Table of Segment's: with an unknown column, without the columns that no event has filled yet, with a key.
 SEGMENTS = (
     "CREATE TABLE customerio.email_opened (id varchar(1024) NOT NULL PRIMARY KEY, received_at timestamptz, "
     "uuid_ts timestamptz, event text, event_text text, subject text, our_own bigint)"
 )
-#: As Segment has them on Redshift, once the texts were made long enough.
+#: Tables of Segment's on Redshift, after the texts were made long enough.
 ON_REDSHIFT = {"timestamptz": "timestamp", " text": " varchar(65535)", "varchar(1024)": "varchar(512)"}
 
 

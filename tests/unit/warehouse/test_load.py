@@ -38,7 +38,7 @@ from tests.unit.support import DAY, NOVEMBER, run_pipeline
 from tests.unit.warehouse.events import NAMES, event, events
 from tests.unit.warehouse.places import Place, all_rows, assert_tracks_is_the_union
 
-#: They have servers and processes of their own, which take long on a busy machine.
+#: The tests have servers and processes of their own, which take long on a busy machine.
 pytestmark = pytest.mark.timeout(400)
 
 REPOSITORY = Path(__file__).parents[3]

@@ -143,7 +143,7 @@ def test_failed_load_does_nothing(snowflake_database: Place) -> None:
     assert_tracks_is_the_union(snowflake_database)
 
 
-# What a load leaves
+# Leftovers of a load
 
 
 def test_leftovers_of_killed_workers_are_removed(snowflake_database: Place) -> None:
