@@ -16,7 +16,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
@@ -44,6 +44,8 @@ _FUNCTIONS = re.compile(r"CURRENT_(ROLE|DATABASE|WAREHOUSE)\(\)")
 _DDL = re.compile(r"(CREATE|ALTER|DROP)\b")
 _TABLE = re.compile(r'CREATE (?:TRANSIENT )?TABLE (IF NOT EXISTS )?"?(\w+)"?\."?(\w+)"?')
 _CHANGED = re.compile(r'(?:ALTER TABLE|INSERT INTO|UPDATE) "?(\w+)"?\."?(\w+)"?')
+#: Two sessions may create one table at once. In DuckDB one of them would fail.
+_one_ddl = threading.Lock()
 _login: ContextVar[dict[str, Any]] = ContextVar("login")
 
 
@@ -140,7 +142,8 @@ class Cursor(FakeSnowflakeCursor):  # type: ignore[misc]
                 self._execute_as_snowflake("COMMIT", params, *args, **kwargs)
             if command.startswith("UPDATE"):
                 return self._wait_and_execute(command, params, *args, **kwargs)
-            return self._execute_as_snowflake(self._rewritten(command), params, *args, **kwargs)
+            with _one_ddl if _DDL.match(command) else nullcontext():
+                return self._execute_as_snowflake(self._rewritten(command), params, *args, **kwargs)
         except duckdb.Error as error:
             raise ProgrammingError(str(error), errno=100_000, sqlstate="22000") from error
         finally:
