@@ -21,6 +21,7 @@ from airflow_provider_cio.exceptions import (
 )
 from airflow_provider_cio.operators.options import Options, check_parameters, read_options
 from airflow_provider_cio.operators.waiting import wait_as_asked, wait_until_settled
+from airflow_provider_cio.values import number_of
 
 if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
@@ -230,7 +231,7 @@ class CustomerIOOperator(BaseOperator):
         if not result.refused:
             return
         done = result.wording.done
-        number = f"{result.refused.total()} events or rows can't be {done}"
+        number = f"{number_of(result.refused.total(), 'event or row', 'events or rows')} can't be {done}"
         if options.preview:
             self.log.warning("%s: %s", number, result.refusals())
             return
@@ -242,9 +243,7 @@ class CustomerIOOperator(BaseOperator):
         else:
             advice = "Set dead_letter_path to save them in a file."
         self._push(_with_dead_letters(result, dead_letters) | {"refused": dict(result.refused)}, context)
-        raise EventsRefusedError(
-            f"{result.refused.total()} events or rows can't be {done}, all others were: {result.refusals()} {advice}"
-        )
+        raise EventsRefusedError(f"{number}, all others were: {result.refusals()} {advice}")
 
     def _push(self, result: dict[str, Any], context: Context) -> None:
         """Push the result of a run that is about to fail, because Airflow pushes only those of successful runs."""
