@@ -21,7 +21,6 @@ from airflow_provider_cio.exceptions import (
 )
 from airflow_provider_cio.operators.options import Options, check_parameters, read_options
 from airflow_provider_cio.operators.waiting import wait_as_asked, wait_until_settled
-from airflow_provider_cio.values import number_of
 
 if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
@@ -231,7 +230,8 @@ class CustomerIOOperator(BaseOperator):
         if not result.refused:
             return
         done = result.wording.done
-        number = f"{number_of(result.refused.total(), 'event or row', 'events or rows')} can't be {done}"
+        total = result.refused.total()
+        number = f"1 event or row can't be {done}" if total == 1 else f"{total:,} events or rows can't be {done}"
         if options.preview:
             self.log.warning("%s: %s", number, result.refusals())
             return
