@@ -8,9 +8,11 @@ an activity does not matter. All else counts by its age, as in `Deliveries`.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Self
 
 import msgspec
@@ -25,6 +27,7 @@ from airflow_provider_cio.customerio.windows import Done
 from airflow_provider_cio.events.catalog import CATALOG, Collection
 from airflow_provider_cio.events.interval import Ages, Interval, is_time
 from airflow_provider_cio.events.occurrence import Malformed, Message, Occurrence, Piece, engagement_in
+from airflow_provider_cio.exceptions import TryAgainLaterError
 
 #: Days for which Customer.io guarantees activities.
 GUARANTEED_DAYS = 30
@@ -183,6 +186,27 @@ class EveryOpenAndClick(Deliveries):
             yield occurrence
 
 
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Explain errors of SQLite's file.
+
+    :raises TryAgainLaterError: it can't be written or read. The text names its folder.
+    """
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise TryAgainLaterError(
+            f"Activities can't be written to a temporary file in {_folder_of_sqlite()} ({error}). Free space there, or "
+            "set TMPDIR to a folder with more. A retry reads them anew."
+        ) from error
+
+
+def _folder_of_sqlite() -> str:
+    """Return the folder of SQLite's temporary files, chosen as SQLite does."""
+    names = (os.environ.get("SQLITE_TMPDIR"), os.environ.get("TMPDIR"), "/var/tmp", "/usr/tmp", "/tmp")
+    return next((one for one in names if one and os.path.isdir(one) and os.access(one, os.W_OK | os.X_OK)), ".")
+
+
 class PendingActivities:
     """Activities that wait for their deliveries, in a temporary file, because a day may not fit into memory.
 
@@ -190,6 +214,7 @@ class PendingActivities:
     because a delivery may be in both lists, of drafts and of sent ones, and has the same occurrences in both.
     """
 
+    @_explained()
     def __init__(self) -> None:
         self._rows = sqlite3.connect("", isolation_level=None)  # an unnamed file, so a killed task leaves none behind
         self._rows.executescript(
@@ -200,6 +225,7 @@ class PendingActivities:
             "CREATE INDEX not_taken ON waiting (delivery) WHERE taken = 0;"
         )
 
+    @_explained()
     def add(self, collection: Collection, activities: Iterable[tuple[str, Activity]]) -> int:
         """Add activities, each with its delivery id, and return the number of new ones."""
         before = self._rows.total_changes
@@ -209,6 +235,7 @@ class PendingActivities:
         )
         return self._rows.total_changes - before
 
+    @_explained()
     def take(self, delivery_ids: Sequence[str]) -> dict[str, Activities]:
         """Return the activities of these deliveries, and mark them as taken."""
         found: dict[str, Activities] = {}
@@ -224,6 +251,7 @@ class PendingActivities:
                 found.setdefault(delivery, {}).setdefault(CATALOG[collection], []).append(_decode(activity))
         return found
 
+    @_explained()
     def delivery_ids(self, most: int) -> list[str]:
         """Return up to `most` ids of deliveries whose activities have not been taken."""
         return [

@@ -17,7 +17,7 @@ from airflow_provider_cio.customerio.reader import Read, Reader
 from airflow_provider_cio.customerio.rows import Delivery
 from airflow_provider_cio.customerio.windows import Done, plan
 from airflow_provider_cio.events.catalog import CATALOG, CHANNELS, Collection
-from airflow_provider_cio.events.interval import Ages, Interval, is_time
+from airflow_provider_cio.events.interval import Ages, Interval, is_time, whole
 from airflow_provider_cio.events.occurrence import MOST_NAMED, Malformed, Occurrence, Piece
 from airflow_provider_cio.http.errors import safe_text
 
@@ -170,6 +170,8 @@ def occurrences(
         known = _KNOWN[channel]
         start, end = part = ages.part_of(interval, delivery.created)
         for metric, time in delivery.metrics.items():
+            if type(time) is float:  # first of all the type, because this loop is hot
+                time = whole(time)
             found = by_metric.get(metric)
             if found is not None:
                 if is_time(time):
@@ -208,7 +210,7 @@ def _by_person(delivery: Delivery, collection: Collection, part: tuple[int, int]
 
 def time_of(delivery: Delivery, metric: str, skipped: Counter[str]) -> int | None:
     """Return the time of a metric in Unix seconds; None if it is missing or not a time."""
-    time = delivery.metrics.get(metric)
+    time = whole(delivery.metrics.get(metric))
     if is_time(time):
         return time
     if time is not None:

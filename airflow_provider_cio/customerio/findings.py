@@ -16,7 +16,7 @@ from airflow_provider_cio.customerio.deliveries import kind_of_metric
 from airflow_provider_cio.customerio.rows import Activity, Delivery
 from airflow_provider_cio.customerio.windows import LONGEST_WINDOW, query_of
 from airflow_provider_cio.events.catalog import REPEATING, Collection
-from airflow_provider_cio.events.interval import Interval, Window, is_time
+from airflow_provider_cio.events.interval import Interval, Window, is_time, whole
 from airflow_provider_cio.events.mapping import user_id_of
 from airflow_provider_cio.exceptions import CustomerIOToSegmentError
 
@@ -122,7 +122,7 @@ def _first_activity(
             break
         if isinstance(found, Delivery):
             metrics[delivery_id] = found.metrics
-    firsts = [(one, first) for one, known in metrics.items() if is_time(first := known.get("opened"))]
+    firsts = [(one, first) for one, known in metrics.items() if is_time(first := whole(known.get("opened")))]
     compared = [(one, first) for one, first in firsts if first > oldest]
     equal = sum(first in times[one] for one, first in compared)
     return {

@@ -12,7 +12,7 @@ from typing import Any
 
 from airflow_provider_cio.customerio.rows import Delivery
 from airflow_provider_cio.events.catalog import Collection
-from airflow_provider_cio.events.interval import is_time
+from airflow_provider_cio.events.interval import is_time, whole
 from airflow_provider_cio.events.occurrence import Engagement, Occurrence, number_or_text
 
 #: Metrics that tell people from machines -> Unix seconds since which Customer.io records it reliably for e-mail
@@ -23,7 +23,7 @@ _BY_MACHINES = ("prefetch", "machine")
 
 def human_time(delivery: Delivery, metric: str) -> int | None:
     """Return the time of the first open or click that a person made; None if there is none or it is not recorded."""
-    time = delivery.metrics.get(f"human_{metric}")
+    time = whole(delivery.metrics.get(f"human_{metric}"))
     return time if is_time(time) else None
 
 
@@ -31,7 +31,7 @@ def tells_people_from_machines(delivery: Delivery, metric: str) -> bool:
     """Return whether Customer.io would have recorded that a person opened or clicked."""
     metrics = delivery.metrics
     if (human := metrics.get(f"human_{metric}")) is not None:
-        return is_time(human)
+        return is_time(whole(human))
     if any(metrics.get(f"{by}_{metric}") is not None for by in _BY_MACHINES):
         return True
     return delivery.type == "email" and delivery.created >= RECORDED_SINCE[metric]

@@ -12,10 +12,9 @@ from typing import NamedTuple, ParamSpec, Self, TypeVar
 
 from airflow_provider_cio.customerio.client import ACTIVITY_PAGE_SIZE, PAGE_SIZE, CustomerIOClient, Page
 from airflow_provider_cio.customerio.rows import Activity, Delivery
-from airflow_provider_cio.customerio.windows import Chain, Paging
+from airflow_provider_cio.customerio.windows import MAX_IDLE_PAGES, Chain, Paging, endless
 from airflow_provider_cio.events.interval import Window
 from airflow_provider_cio.events.occurrence import Malformed
-from airflow_provider_cio.exceptions import TryAgainLaterError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -29,7 +28,7 @@ _BEYOND_RATE = 1
 TOLERANCE = 3600
 #: Empty pages in a row after which a list of activities counts as ended: some lists end with a cursor to nowhere.
 MAX_EMPTY_ACTIVITY_PAGES = 5
-#: Ids remembered for each open window, so that a delivery that moves to a later page is passed on once.
+#: Ids remembered of each list, so that a delivery that moves to a later page is passed on once.
 _REMEMBERED = 20_000
 
 
@@ -123,16 +122,17 @@ class Reader:
             if answered:
                 chain = running.pop(answered)
                 pages = begun.pop(chain, None) or _Pages()
-                if self._take(paging, chain, page := answered.result()):
-                    ready.extend(pages.passed_on(chain, page))
+                if self._take(paging, chain, pages, answered.result()):
+                    ready.extend(pages.passed_on(chain))
                     if not chain.has_ended:
                         begun[chain] = pages
 
-    def _take(self, paging: Paging, chain: Chain, page: Page[Delivery]) -> bool:
+    def _take(self, paging: Paging, chain: Chain, pages: _Pages, page: Page[Delivery]) -> bool:
         """Return False if the page is thrown away, with those before it."""
         times = [delivery.created for delivery in page.rows]
         self._out_of_order += times != sorted(times, reverse=True)
-        return paging.take(chain, times, len(times) + len(page.malformed), page.next)
+        progress = pages.add(page, chain.window)
+        return paging.take(chain, times, len(times) + len(page.malformed), page.next, progress=progress)
 
     def activities(self, types: Sequence[str], since: int) -> Iterator[tuple[str, Page[Activity]]]:
         """Yield types and pages of their activities, each type from its newest back to that time.
@@ -174,39 +174,64 @@ class Reader:
 
 
 class _Pages:
-    """The pages of one window that are not passed on yet, and the ids of those that are.
+    """The pages of one window that are not passed on yet.
 
     A row moves to a later page, and is met twice, if another one arrives at the head of the list in between.
     """
 
     def __init__(self) -> None:
         self._held: list[Page[Delivery]] = []
-        self._passed_on: set[str] = set()
+        self._met = _Met()
 
-    def passed_on(self, chain: Chain, page: Page[Delivery]) -> Iterator[Read]:
-        """Add a page, and yield those that are held, without the rows that were passed on before.
+    def add(self, page: Page[Delivery], window: Window) -> bool:
+        """Hold the rows that were on no page before, and return whether one of them was created inside the window.
+
+        A malformed row without an id always counts as one to pass on, but as a new one only once.
+        """
+        rows, malformed = page.rows, page.malformed
+        ids: set[str | int] = {row.id for row in rows}
+        ids.update(_identity(row) for row in malformed)
+        met = self._met.of(ids)
+        if met or malformed or len(ids) < len(rows):
+            rows, malformed = _each_once(rows, met), _each_once(malformed, met)
+        self._held.append(page._replace(rows=rows, malformed=malformed))
+        _, start, end, _ = window
+        return any(start <= row.created < end for row in rows) or any(
+            _identity(row) not in met and (row.created is None or start <= row.created < end) for row in malformed
+        )
+
+    def passed_on(self, chain: Chain) -> Iterator[Read]:
+        """Yield the pages that are held.
 
         None is yielded while the window may still be cut: what is thrown away must not have been passed on.
         """
-        self._held.append(page)
         while chain.is_final and self._held:
             page = self._held.pop(0)
-            rows, malformed = self._new_rows(page)
-            yield Read(rows, malformed, chain.window, chain.has_ended and not self._held, page.left_out)
-
-    def _new_rows(self, page: Page[Delivery]) -> tuple[Sequence[Delivery], Sequence[Malformed]]:
-        """Return the rows that were not passed on before. A malformed row without an id always counts as a new one."""
-        rows, malformed = page.rows, page.malformed
-        ids = {row.id for row in rows}
-        ids.update(row.id for row in malformed if row.id)
-        met = ids & self._passed_on
-        if met or malformed or len(ids) < len(rows):
-            rows, malformed = _each_once(rows, met), _each_once(malformed, met)
-        self._passed_on = ids | self._passed_on if len(self._passed_on) < _REMEMBERED else ids
-        return rows, malformed
+            last = chain.has_ended and not self._held
+            yield Read(page.rows, page.malformed, chain.window, last, page.left_out)
 
 
-def _each_once(rows: Sequence[Row], met: set[str]) -> list[Row]:
+class _Met:
+    """Ids of the last rows of a list; of a malformed row without one, a hash."""
+
+    def __init__(self) -> None:
+        self._ids: set[str | int] = set()
+
+    def of(self, ids: set[str | int]) -> set[str | int]:
+        """Return those of these ids that were met before, and remember all of them."""
+        met = ids & self._ids
+        if len(self._ids) < _REMEMBERED:
+            self._ids |= ids
+        else:
+            self._ids = ids
+        return met
+
+
+def _identity(row: Malformed) -> str | int:
+    return row.id or hash(row.raw)
+
+
+def _each_once(rows: Sequence[Row], met: set[str | int]) -> list[Row]:
     """Return the rows that were not met before, by id."""
     return list({row.id or at: row for at, row in enumerate(rows) if row.id not in met}.values())
 
@@ -219,13 +244,17 @@ class _ActivityChain:
         self.query: dict[str, str | int] = {"type": kind, "limit": page_size}
         self.cut_short = False
         self._cursors: set[str] = set()
-        self._empty = 0
+        self._met = _Met()
+        self._empty = self._idle = 0
 
     def goes_on(self, page: Page[Activity], since: int) -> bool:
         """Set the next query, and return whether there is more to ask."""
         times = [row.timestamp for row in page.rows]
         times += [row.created for row in page.malformed if row.created is not None]
-        self._empty = 0 if page.rows or page.malformed else self._empty + 1
+        ids: set[str | int] = {row.id for row in page.rows}
+        ids.update(_identity(row) for row in page.malformed)
+        self._empty = 0 if ids else self._empty + 1
+        self._idle = 0 if ids - self._met.of(ids) else self._idle + 1
         if page.next is None:
             return False
         if self._empty >= MAX_EMPTY_ACTIVITY_PAGES:
@@ -236,10 +265,9 @@ class _ActivityChain:
         if page.next in self._cursors:
             if self._empty:
                 return False
-            raise TryAgainLaterError(
-                f"Customer.io named the same next page of {self.kind} twice: the list would never end. "
-                "A retry asks anew."
-            )
+            raise endless(f"named the same next page of {self.kind} twice")
+        if self._idle > MAX_IDLE_PAGES:
+            raise endless(f"sent no new row of {self.kind} in {MAX_IDLE_PAGES} pages")
         self._cursors.add(page.next)
         self.query = self.query | {"start": page.next}
         return True

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from airflow_provider_cio.exceptions import ConfigurationError
+from airflow_provider_cio.http.errors import safe_text
 
 if TYPE_CHECKING:
     from airflow_provider_cio.customerio.rows import ReportingWebhook
@@ -65,7 +66,7 @@ def differences(found: ReportingWebhook, wanted: ReportingWebhook) -> list[str]:
     if missing := [event for event in wanted.events if event not in found.events]:
         texts.append(f"its events lack {', '.join(missing)}")
     if unwanted := [event for event in found.events if event not in wanted.events]:
-        texts.append(f"its events also include {', '.join(unwanted)}")
+        texts.append(f"its events also include {safe_text(', '.join(unwanted))}")
     if found.full_resolution != wanted.full_resolution:
         texts.append(f"its full_resolution is {str(found.full_resolution).lower()}")
     return texts

@@ -23,8 +23,8 @@ from airflow_provider_cio.exceptions import TryAgainLaterError
 LONGEST_WINDOW = 90 * 86_400
 #: Seconds by which a delivery's `created` may be later than its first metric, because another clock may stamp it.
 CREATED_LATE = 60
-#: Empty pages in a row, each with a `next`, before a list counts as one that never ends.
-MAX_EMPTY_PAGES = 50
+#: Pages in a row without a new row, each with a `next`, before a list counts as one that never ends.
+MAX_IDLE_PAGES = 50
 
 # Pages. Found by simulating histories of 50,000 to 500,000 deliveries: evenly spread, bursts, newsletters. A wrong
 # estimate costs requests, never rows.
@@ -113,19 +113,25 @@ class Chain:
         #: It has been read to its end.
         self.has_ended = False
         self._cursors: set[str] = set()
-        self._empty = 0
+        self._idle = 0
 
-    def follow(self, cursor: str, rows: int) -> None:
+    def follow(self, cursor: str, *, progress: bool) -> None:
         """Go on with the next page.
 
         :raises TryAgainLaterError: the list would not end.
         """
-        self._empty = 0 if rows else self._empty + 1
-        if cursor in self._cursors or self._empty > MAX_EMPTY_PAGES:
-            trouble = "named the same next page twice" if cursor in self._cursors else "sent empty pages without end"
-            raise TryAgainLaterError(f"Customer.io {trouble}: the list would never end. A retry asks anew.")
+        self._idle = 0 if progress else self._idle + 1
+        if cursor in self._cursors:
+            raise endless("named the same next page twice")
+        if self._idle > MAX_IDLE_PAGES:
+            raise endless(f"sent no new row in {MAX_IDLE_PAGES} pages")
         self._cursors.add(cursor)
         self.query = self.query | {"start": cursor}
+
+
+def endless(trouble: str) -> TryAgainLaterError:
+    """Return the error for a list that would not end."""
+    return TryAgainLaterError(f"Customer.io {trouble}: the list would never end. A retry asks anew.")
 
 
 class Density(NamedTuple):
@@ -167,11 +173,12 @@ class Paging:
             return chain
         return self._begin(self._rest.pop()) if may_begin else None
 
-    def take(self, chain: Chain, times: Sequence[int], rows: int, cursor: str | None) -> bool:
+    def take(self, chain: Chain, times: Sequence[int], rows: int, cursor: str | None, *, progress: bool) -> bool:
         """Learn from the answer that a chain has got.
 
         :param times: creation times of its rows, as listed, as far as they are known.
         :param rows: number of its rows.
+        :param progress: one of its rows is inside the window, and was on no page before.
         :returns: False if the window has been cut: this page and those before are thrown away, and asked anew.
         :raises TryAgainLaterError: the list would not end.
         """
@@ -188,7 +195,7 @@ class Paging:
             self._open -= 1
             self._learn(chain)
             return True
-        chain.follow(cursor, rows)
+        chain.follow(cursor, progress=progress)
         if not chain.window.drafts and (chain.pages >= HELD or (rows and not density)):
             chain.is_final = True
         chain.left = max(1.0, _pages_before(density, chain.window) if density else chain.left - 1)

@@ -79,6 +79,11 @@ def is_time(value: object) -> TypeGuard[int]:
     return type(value) is int and EARLIEST_TIME <= value < LATEST_TIME
 
 
+def whole(value: Any) -> Any:
+    """Return a whole float as an integer, because JSON knows one kind of number only, and any other value as it is."""
+    return int(value) if type(value) is float and value.is_integer() else value
+
+
 def iso(seconds: int) -> str:
     """Return a time as ISO 8601 in UTC, ``2026-11-01T00:00:00Z``."""
     return pendulum.from_timestamp(seconds).to_iso8601_string()

@@ -176,16 +176,10 @@ class CustomerIOHook(BaseHook):
     def _rows(self, read: Callable[[Reader], Iterator[T]]) -> Generator[T]:
         """Read with a client of its own, so that any number of iterators may be open."""
         from airflow_provider_cio.customerio.reader import Reader
-        from airflow_provider_cio.pipeline.ticker import ticking
+        from airflow_provider_cio.pipeline.ticker import logging_waits
 
-        with Reader(self.get_conn()) as reader:
-
-            def say_what_it_waits_for() -> None:
-                if wait := reader.waiting():
-                    self.log.info("%s", wait)
-
-            with ticking(say_what_it_waits_for):
-                yield from read(reader)
+        with Reader(self.get_conn()) as reader, logging_waits(self.log.info, reader.waiting):
+            yield from read(reader)
 
     def ensure_reporting_webhook(
         self, name: str, url: str, collections: str | Iterable[str], full_resolution: bool = False
@@ -205,10 +199,11 @@ class CustomerIOHook(BaseHook):
             connection may not change webhooks.
         """
         from airflow_provider_cio.customerio.webhooks import differences, find_webhook, wanted_webhook
+        from airflow_provider_cio.pipeline.ticker import logging_waits
 
         wanted = wanted_webhook(name, url, collections, full_resolution)
         has_key = bool(self.webhook_signing_secrets)
-        with self.get_conn() as client:
+        with self.get_conn() as client, logging_waits(self.log.info, client.waiting):
             found = find_webhook(client.reporting_webhooks(), wanted)
             if found is None:
                 wanted.disabled = True
@@ -236,9 +231,10 @@ class CustomerIOHook(BaseHook):
         :returns: empty if all reports can arrive.
         """
         from airflow_provider_cio.customerio.webhooks import differences, find_webhook, wanted_webhook
+        from airflow_provider_cio.pipeline.ticker import logging_waits
 
         wanted = wanted_webhook(name, url, collections, full_resolution)
-        with self.get_conn() as client:
+        with self.get_conn() as client, logging_waits(self.log.info, client.waiting):
             found = find_webhook(client.reporting_webhooks(), wanted)
         drift = ["there is no such webhook"] if found is None else differences(found, wanted)
         if found is not None and found.disabled:

@@ -107,9 +107,10 @@ class SegmentHook(BaseHook):
             been sent, and all can be sent again.
         :raises EventsRefusedError: Segment refused some calls. All others were sent; the message names reasons and ids.
         """
+        from airflow_provider_cio.pipeline.ticker import logging_waits
         from airflow_provider_cio.segment.calls import send_calls
 
-        with self.get_conn() as client:
+        with self.get_conn() as client, logging_waits(self.log.info, client.waiting):
             return send_calls(client, events)
 
     def test_connection(self) -> tuple[bool, str]:

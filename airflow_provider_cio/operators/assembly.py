@@ -23,6 +23,7 @@ from airflow_provider_cio.pipeline.checkpoint import Checkpoint
 from airflow_provider_cio.pipeline.ends import Sink, Source
 from airflow_provider_cio.pipeline.pipeline import Callbacks, Pipeline
 from airflow_provider_cio.pipeline.result import SENT, Result, Tally, Wording
+from airflow_provider_cio.pipeline.ticker import logging_waits
 from airflow_provider_cio.values import span_in_words
 
 if TYPE_CHECKING:
@@ -66,7 +67,8 @@ def look_at_service(hook: CustomerIOHook, interval: Interval, options: Options, 
     :returns: empty after a failure.
     """
     try:
-        with hook.get_conn(retries=Retries(attempts=3, total=30)) as client:
+        client = hook.get_conn(retries=Retries(attempts=3, total=30))
+        with client, logging_waits(log.info, client.waiting):
             found = find_out(client, interval, whole_seconds(options.lookback), options.collections)
     except CustomerIOToSegmentError as error:
         log.warning("This preview could not find out whether Customer.io is as assumed: %s", error)

@@ -1,4 +1,4 @@
-"""A background thread that calls a function every few seconds."""
+"""A background thread that calls a function every few seconds, to log progress or waits."""
 
 from __future__ import annotations
 
@@ -29,3 +29,19 @@ def ticking(call: Callable[[], None]) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
+
+
+@contextmanager
+def logging_waits(info: Callable[..., None], waiting: Callable[[], str | None]) -> Iterator[None]:
+    """Log every ten seconds what a client waits for, if it waits.
+
+    :param info: method of a log.
+    :param waiting: method of the client.
+    """
+
+    def say_what_it_waits_for() -> None:
+        if wait := waiting():
+            info("%s", wait)
+
+    with ticking(say_what_it_waits_for):
+        yield

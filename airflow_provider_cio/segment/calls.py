@@ -10,6 +10,7 @@ import msgspec
 
 from airflow_provider_cio.events.event import rule_broken_by
 from airflow_provider_cio.exceptions import ConfigurationError, EventsRefusedError
+from airflow_provider_cio.http.errors import safe_text
 from airflow_provider_cio.segment.batches import InFlight, Outcome, Packer
 from airflow_provider_cio.segment.client import SegmentClient
 from airflow_provider_cio.values import kind_of
@@ -26,7 +27,7 @@ def send_calls(client: SegmentClient, events: Iterable[Mapping[str, Any]]) -> di
     def refuse(reason: str, message_id: str) -> None:
         refused[reason] += 1
         if refused[reason] <= _MOST_NAMED:
-            named.setdefault(reason, []).append(message_id)
+            named.setdefault(reason, []).append(safe_text(message_id))
 
     def settle(outcomes: Iterable[Outcome]) -> None:
         for outcome in outcomes:

@@ -136,8 +136,8 @@ class StreamApp:
         async with self._unverified.body() as unverified:
             if not await self._read(unverified, receive, max_size):
                 return TOO_LARGE
-            body = bytes(unverified.data)
-            is_authentic = await stream.is_authentic(timestamp, body, signature)
+            data = unverified.data  # not copied yet, because only these bytes are counted
+            is_authentic = await stream.is_authentic(timestamp, data, signature)
         if not is_authentic:
             stream.counts.add("unsigned")
             stream.counts.problem(
@@ -146,7 +146,7 @@ class StreamApp:
                 f"connection {stream.options.customerio_conn_id!r}",
             )
             return UNSIGNED
-        stream.counts.add(await stream.take(body))
+        stream.counts.add(await stream.take(bytes(data)))
         return TAKEN
 
     async def _read(self, body: Body, receive: Receive, max_size: int) -> bool:

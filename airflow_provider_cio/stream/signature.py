@@ -12,7 +12,7 @@ from collections.abc import Sequence
 _LONGEST_TIMESTAMP = 20
 
 
-def signature_of(secret: str, timestamp: bytes, body: bytes) -> bytes:
+def signature_of(secret: str, timestamp: bytes, body: bytes | bytearray) -> bytes:
     """Return the signature in lower-case hex.
 
     :raises ValueError: the key is empty, and anybody could sign with an empty key.
@@ -22,7 +22,7 @@ def signature_of(secret: str, timestamp: bytes, body: bytes) -> bytes:
     return hmac.digest(secret.encode(), b"v0:%b:%b" % (timestamp, body), "sha256").hex().encode()
 
 
-def is_signed(secrets: Sequence[str], timestamp: bytes, body: bytes, signature: bytes) -> bool:
+def is_signed(secrets: Sequence[str], timestamp: bytes, body: bytes | bytearray, signature: bytes) -> bool:
     """Return True if the signature was made with one of the keys.
 
     The check takes the same time for every signature, right or wrong. The age of the timestamp is not checked, because

@@ -86,7 +86,7 @@ class Stream:
         except (Unavailable, NotFoundYet) as error:
             self.counts.problem("connections", f"not ready yet: {error}")
 
-    async def is_authentic(self, timestamp: bytes, body: bytes, signature: bytes) -> bool:
+    async def is_authentic(self, timestamp: bytes, body: bytes | bytearray, signature: bytes) -> bool:
         """Return False only after looking the keys up again: a 401 makes Customer.io wait for an hour.
 
         :raises Unavailable, NotFoundYet: no key is known, or there may be a newer one.

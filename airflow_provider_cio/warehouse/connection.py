@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -81,6 +84,18 @@ def _connection(conn_id: str) -> Connection:
 def _check_masks(connection: Connection) -> None:
     """Check that no field holds a text that Airflow showed in place of a secret."""
     extra: Any = connection.extra_dejson  # whatever JSON it is
-    for name, value in {"password": connection.password, **(extra if isinstance(extra, dict) else {})}.items():
-        if is_mask(value):
-            raise ConfigurationError(f"Connection {connection.conn_id!r}: {name} {HOLDS_A_MASK}.")
+    fields = {"password": connection.password, **(extra if isinstance(extra, dict) else {})}
+    for name in _masked("", fields):
+        raise ConfigurationError(f"Connection {connection.conn_id!r}: {name} {HOLDS_A_MASK}.")
+
+
+def _masked(name: str, value: object) -> Iterator[str]:
+    """Yield the names of the fields that are masks, such as ``keyfile_dict.private_key``, in JSON as text, too."""
+    if is_mask(value):
+        yield name
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        with suppress(ValueError):
+            value = json.loads(value)
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _masked(f"{name}.{key}" if name else key, inner)

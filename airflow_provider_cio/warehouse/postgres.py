@@ -115,9 +115,7 @@ class Postgres(PostgresFamily):
             )
         if not code and any(part in first_line for part in _LOGIN_REJECTED):
             return login_rejected(shown(first_line))
-        names = [getattr(diagnosis, part) for part in ("table_name", "column_name", "constraint_name")]
-        rule = ", ".join(filter(None, names)) or "no table named"
-        return self.sqlstate_error(code, text, rule)
+        return self.sqlstate_error(code, text, "raised by a function" if of_function else _rule(diagnosis))
 
 
 def _cursor(connection: Any) -> Any:
@@ -129,6 +127,12 @@ def _cursor(connection: Any) -> Any:
     from psycopg2.extensions import cursor  # type: ignore[import-untyped]
 
     return connection.cursor(cursor_factory=cursor)
+
+
+def _rule(diagnosis: Any) -> str:
+    """Return the names of the table, column and constraint that rejected a row. A function may put any text there."""
+    names = [getattr(diagnosis, part) for part in ("table_name", "column_name", "constraint_name")]
+    return shown(", ".join(filter(None, names))) or "no table named"
 
 
 def _sqlstate(error: Exception) -> str:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from airflow_provider_cio.customerio import client as client_module
 from airflow_provider_cio.customerio import reader as reading
 from airflow_provider_cio.customerio.names import NAME_LISTS
-from airflow_provider_cio.customerio.windows import MAX_EMPTY_PAGES, OPEN
+from airflow_provider_cio.customerio.windows import MAX_IDLE_PAGES, OPEN
 from airflow_provider_cio.events.catalog import DEFAULT_COLLECTIONS
 from airflow_provider_cio.events.interval import Interval
 from airflow_provider_cio.exceptions import (
@@ -252,10 +252,10 @@ def test_fatal_fault_ends_the_run(sandbox: Sandbox, name: str, at: int) -> None:
 def test_empty_pages_without_an_end_end_the_run(sandbox: Sandbox, at: int) -> None:
     """Each names a page that none has named before."""
     sandbox.faults.add(Fault(side="customerio", kind="empty_page", path="/v1/messages", at=at, times=10_000))
-    with pytest.raises(TryAgainLaterError, match="sent empty pages without end: the list would never end. A retry"):
+    with pytest.raises(TryAgainLaterError, match="sent no new row in 50 pages: the list would never end. A retry"):
         run_pipeline(sandbox, INTERVAL)
-    most = (MAX_EMPTY_PAGES + 1) * reading.MAX_REQUESTS  # of all windows that are open at once
-    assert MAX_EMPTY_PAGES < len(sandbox.customerio.requests) <= at + most + len(NAME_LISTS)
+    most = (MAX_IDLE_PAGES + 1) * reading.MAX_REQUESTS  # of all windows that are open at once
+    assert MAX_IDLE_PAGES < len(sandbox.customerio.requests) <= at + most + len(NAME_LISTS)
 
 
 def test_empty_pages_of_activities_are_the_end_of_their_list(sandbox: Sandbox) -> None:

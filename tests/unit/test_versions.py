@@ -37,9 +37,10 @@ def test_underscore_warning_before_3_2(
     assert warned == (AIRFLOW < (3, 2))
 
 
-def test_underscore_warning_where_the_server_reads(
+def test_underscore_warning_of_the_server_before_3_4(
     capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As the API server does with a connection of the database, before a task gets it."""
+    """The API server asks a connection of the database for its URI before a task gets it."""
     Connection(conn_id="segment_default", conn_type="segment_source", password=KEY).get_uri()
-    assert "RFC3986" in "".join([*capfd.readouterr(), caplog.text])
+    warned = "RFC3986" in "".join([*capfd.readouterr(), caplog.text])
+    assert warned == (AIRFLOW < (3, 4))

@@ -37,6 +37,19 @@ def test_occurrence_is_in_one_interval(metrics: dict[str, int], data: st.DataObj
     assert sorted(found) == sorted(metrics.items())
 
 
+@pytest.mark.parametrize("humans_only", [False, True])
+def test_whole_float_is_a_time(humans_only: bool) -> None:
+    piece, at = Piece(), Interval(1_750_000_000, 1_750_000_100)
+    floats = [one({"opened": 1_750_000_001.0, "human_opened": 1_750_000_002.0, "sent": 1_750_000_003.0})]
+    found = [
+        (occurrence.collection.metric, occurrence.time)
+        for occurrence in occurrences(floats, SIX, at, ANY_AGE, piece, humans_only=humans_only)
+    ]
+    assert found == [("opened", 1_750_000_002 if humans_only else 1_750_000_001)]
+    assert all(type(time) is int for _, time in found)
+    assert piece.skipped == ({"machine": 1} if humans_only else {})
+
+
 def test_undocumented_metrics() -> None:
     piece = Piece()
     odd = one({"secondary:delivered": 1_700_000_000, "human_opened": 3, "prefetch_opened": {"a": 1}, "opened": None})
@@ -55,7 +68,7 @@ def test_unknown_metrics_are_counted() -> None:
 
 def test_wanted_metric_without_a_time() -> None:
     piece = Piece()
-    odd = one({"opened": 3, "clicked": "soon", "delivered": True, "bounced": 1.7e9, "unsubscribed": 17 * 10**11})
+    odd = one({"opened": 3, "clicked": "soon", "delivered": True, "bounced": 1.7e9 + 0.5, "unsubscribed": 17 * 10**11})
     assert list(occurrences([odd], SIX, Interval(10**9, 2 * 10**9), ANY_AGE, piece)) == []
     assert piece.skipped == {"not_a_time": 5}
 

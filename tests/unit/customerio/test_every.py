@@ -656,6 +656,15 @@ def test_killed_run_leaves_no_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         assert list(tmp_path.iterdir()) == []
 
 
+def test_full_disk_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SQLITE_TMPDIR", str(tmp_path))
+    found = [("d", Activity(id=str(n), timestamp=1)) for n in range(5000)]
+    with PendingActivities() as pending:
+        pending._rows.execute("PRAGMA max_page_count = 20")
+        with pytest.raises(TryAgainLaterError, match=f"temporary file in {tmp_path} .*full.*set TMPDIR"):
+            pending.add(CATALOG["Email Opened"], found)
+
+
 def test_repeated_delivery_is_joined_again() -> None:
     """Else its first open would seem to have no activity, and a machine's would be taken for a person's."""
     with PendingActivities() as pending:

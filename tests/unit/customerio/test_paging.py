@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airflow_provider_cio.customerio.windows import MAX_EMPTY_PAGES, Chain, Paging, is_newest_first
+from airflow_provider_cio.customerio.windows import MAX_IDLE_PAGES, Chain, Paging, is_newest_first
 from airflow_provider_cio.events.interval import Window
 from airflow_provider_cio.exceptions import TryAgainLaterError
 
@@ -102,7 +102,7 @@ def play(listing: Listing, windows: Sequence[Window], slots: int = 4, seed: int 
         played.queries.append(chain.query)
         rows, cursor = listing.page(chain.query)
         was_final = chain.is_final
-        if not paging.take(chain, [created for created, _ in rows], len(rows), cursor):
+        if not paging.take(chain, [created for created, _ in rows], len(rows), cursor, progress=bool(rows)):
             assert not was_final, "nothing that was passed on is thrown away"
             held.pop(chain, None)
             continue
@@ -268,7 +268,7 @@ def test_each_list_has_its_own_density() -> None:
         asked[chain.window.channel] += 1
         listing = Listing(dense if chain.window.channel == "push" else [], 100)
         rows, cursor = listing.page(chain.query)
-        paging.take(chain, [created for created, _ in rows], len(rows), cursor)
+        paging.take(chain, [created for created, _ in rows], len(rows), cursor, progress=bool(rows))
     assert asked["email"] == 1
     assert asked["push"] <= 230
 
@@ -314,7 +314,7 @@ def timed(times: Sequence[int], seed: int, latency: float = 0.3) -> tuple[int, f
         low, high = (bisect_left(times, bound) for bound in (chain.window.start, chain.window.end))
         stop = high - chain.pages * 1000
         page = times[max(low, stop - 1000) : stop][::-1]
-        paging.take(chain, page, len(page), str(chain.pages) if stop - 1000 > low else None)
+        paging.take(chain, page, len(page), str(chain.pages) if stop - 1000 > low else None, progress=True)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -340,30 +340,31 @@ def begun(window: Window = WHOLE) -> tuple[Paging, Chain]:
 def test_repeated_cursor(between: int) -> None:
     paging, chain = begun()
     for cursor in ["a", *map(str, range(between))]:
-        assert paging.take(chain, [5], 1, cursor)
+        assert paging.take(chain, [5], 1, cursor, progress=True)
         assert paging.next() is chain
         assert chain.query["start"] == cursor
     with pytest.raises(TryAgainLaterError, match="same next page twice"):
-        paging.take(chain, [5], 1, "a")
+        paging.take(chain, [5], 1, "a", progress=True)
 
 
-def test_empty_pages_without_end() -> None:
+@pytest.mark.parametrize(("times", "rows"), [([], 0), ([], 1), ([5], 1)], ids=["empty", "malformed", "repeated"])
+def test_pages_without_a_new_row_have_an_end(times: list[int], rows: int) -> None:
     paging, chain = begun()
     cursor = map(str, itertools.count())
-    for times, rows in (([5], 1), ([], 1), ([5], 1)):  # a page of malformed rows is not empty
-        for _ in range(MAX_EMPTY_PAGES):
-            assert paging.take(chain, [], 0, next(cursor))
-        assert paging.take(chain, times, rows, next(cursor))
-    for _ in range(MAX_EMPTY_PAGES):
-        assert paging.take(chain, [], 0, next(cursor))
-    with pytest.raises(TryAgainLaterError, match="empty pages"):
-        paging.take(chain, [], 0, next(cursor))
+    for _ in range(3):
+        for _ in range(MAX_IDLE_PAGES):
+            assert paging.take(chain, times, rows, next(cursor), progress=False)
+        assert paging.take(chain, [], 1, next(cursor), progress=True)
+    for _ in range(MAX_IDLE_PAGES):
+        assert paging.take(chain, times, rows, next(cursor), progress=False)
+    with pytest.raises(TryAgainLaterError, match="sent no new row in 50 pages: the list would never end"):
+        paging.take(chain, times, rows, next(cursor), progress=False)
 
 
 def test_malformed_page_tells_nothing() -> None:
     """Of 50 rows 20 have a time: too few to tell where to cut."""
     paging, chain = begun()
-    assert paging.take(chain, list(range(SPAN - 1, SPAN - 21, -1)), 50, "2")
+    assert paging.take(chain, list(range(SPAN - 1, SPAN - 21, -1)), 50, "2", progress=True)
     assert chain.is_final
 
 

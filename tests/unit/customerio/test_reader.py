@@ -7,7 +7,7 @@ import threading
 import time
 import tracemalloc
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from airflow_provider_cio.customerio import reader as reading
 from airflow_provider_cio.customerio.client import CustomerIOClient, Page
 from airflow_provider_cio.customerio.reader import MAX_REQUESTS, Read, Reader
-from airflow_provider_cio.customerio.rows import Delivery
-from airflow_provider_cio.customerio.windows import HELD, MAX_EMPTY_PAGES, OPEN, query_of
+from airflow_provider_cio.customerio.rows import Activity, Delivery
+from airflow_provider_cio.customerio.windows import HELD, MAX_IDLE_PAGES, OPEN, query_of
 from airflow_provider_cio.events.interval import Window
+from airflow_provider_cio.events.occurrence import Malformed
 from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError
 from airflow_provider_cio.http.transport import ClosedError
 from tests.sandbox import Fault, History, Sandbox, Settings
@@ -204,18 +205,54 @@ def test_repeated_cursor(sandbox: Sandbox) -> None:
         read(sandbox, [WHOLE])
 
 
-def test_empty_pages_without_end() -> None:
+def delivery(name: str, created: int) -> Delivery:
+    return Delivery(id=name, type="email", created=created, metrics={})
+
+
+#: Pages that go on for ever, by number: each names a next page that none has named before.
+ENDLESS: dict[str, Callable[[int], tuple[list[Delivery], list[Malformed]]]] = {
+    "empty": lambda number: ([], []),
+    "same row": lambda number: ([delivery("a", NOVEMBER)], []),
+    "two pages in turn": lambda number: ([delivery(str(number % 2), NOVEMBER)], []),
+    "out of bounds": lambda number: ([delivery(str(number), NOVEMBER - 1 - number)], []),
+    "malformed": lambda number: ([], [Malformed(b"null", "no object")]),
+    "malformed, out of bounds": lambda number: ([], [Malformed(b"%d" % number, "", str(number), NOVEMBER - 1)]),
+}
+
+
+@pytest.mark.parametrize("kind", ENDLESS)
+def test_pages_without_a_new_row_have_an_end(kind: str) -> None:
     class Endless(CustomerIOClient):
         count = 0
 
         def page(self, query: Any) -> Page[Delivery]:
             self.count += 1
-            return Page((), (), str(self.count))
+            assert self.count < 200
+            return Page(*ENDLESS[kind](self.count), str(self.count))
 
     client = Endless("key")
-    with pytest.raises(TryAgainLaterError, match="empty pages"), Reader(client) as reader:
+    with pytest.raises(TryAgainLaterError, match="no new row in 50 pages"), Reader(client) as reader:
         list(reader.deliveries([WHOLE]))
-    assert client.count == MAX_EMPTY_PAGES + 1
+    assert MAX_IDLE_PAGES < client.count <= MAX_IDLE_PAGES + 3
+
+
+def test_repeated_activities_have_an_end() -> None:
+    """An empty page in between changes nothing."""
+
+    class Endless(CustomerIOClient):
+        count = 0
+
+        def activity_page(self, query: Any) -> Page[Activity]:
+            self.count += 1
+            assert self.count < 200
+            found = [Activity(id=str(self.count % 2), timestamp=NOVEMBER)] if self.count % 3 else []
+            return Page(found, (), str(self.count))
+
+    client = Endless("key")
+    match = "no new row of opened_email in 50 pages: the list would never end"
+    with pytest.raises(TryAgainLaterError, match=match), Reader(client) as reader:
+        list(reader.activities(["opened_email"], NOVEMBER))
+    assert MAX_IDLE_PAGES < client.count <= MAX_IDLE_PAGES + 3
 
 
 def test_expired_cursor(sandbox: Sandbox) -> None:

@@ -10,6 +10,7 @@ import pytest
 from airflow_provider_cio.customerio.webhooks import wanted_webhook
 from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError
 from airflow_provider_cio.hooks.customerio import CustomerIOHook
+from airflow_provider_cio.pipeline import ticker
 from tests.sandbox import Fault, Sandbox, Settings
 from tests.sandbox.reports import CUSTOMER_EVENTS, EVENTS, Subscription
 
@@ -112,6 +113,35 @@ def test_drift_is_corrected(sandbox: Sandbox, hook_with: HookWith, fields: dict[
     assert (webhook.disabled, webhook.full_resolution) == (False, False)
     assert webhook.with_content is True, "whether reports have content is not our business"
     assert hook_with(KEY).reporting_webhook_drift("stream", URL, NAMES) == []
+
+
+def test_waiting_is_logged(
+    sandbox: Sandbox,
+    hook_with: HookWith,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    caplog.set_level(logging.INFO)
+    there(sandbox)
+    monkeypatch.setattr(ticker, "PROGRESS_EVERY", 0.1)
+    hook = hook_with(KEY)
+    for call in (hook.reporting_webhook_drift, hook.ensure_reporting_webhook):
+        sandbox.faults.add(Fault(side="customerio", kind="503", retry_after=1))
+        call("stream", URL, NAMES)
+        log = caplog.text + capsys.readouterr().out  # which of them depends on the version of Airflow
+        assert "Customer.io (connection 'its_id') answered 503" in log
+        caplog.clear()
+        sandbox.reset()
+        there(sandbox)
+
+
+def test_name_of_an_event_is_shown_as_one_line(sandbox: Sandbox, hook_with: HookWith) -> None:
+    there(sandbox, events=[*SUBSCRIBED, "line\none jane@example.com", "x" * 9000])
+    [said] = hook_with(KEY).reporting_webhook_drift("stream", URL, NAMES)
+    assert said.startswith("its events also include line one ")
+    assert "jane" not in said
+    assert len(said) < 300
 
 
 def test_order_of_events_is_no_drift(sandbox: Sandbox, hook_with: HookWith) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import socket
 import threading
 import time
@@ -14,6 +15,7 @@ import pytest
 
 from airflow_provider_cio.exceptions import ConfigurationError, EventsRefusedError
 from airflow_provider_cio.hooks.segment import SegmentHook, SegmentSettings
+from airflow_provider_cio.pipeline import ticker
 from tests.airflow_names import AIRFLOW, MASKS, redact
 from tests.sandbox import Fault, Sandbox, Settings
 from tests.sandbox.settings import WRITE_KEY
@@ -435,6 +437,21 @@ def test_track_batches_an_iterator(hook: SegmentHook, sandbox: Sandbox) -> None:
     assert len(sandbox.segment.requests) == sent["batches"] + 1
 
 
+def test_track_says_what_it_waits_for(
+    hook: SegmentHook,
+    sandbox: Sandbox,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(ticker, "PROGRESS_EVERY", 0.1)
+    sandbox.faults.add(Fault(side="segment", kind="503", retry_after=1))
+    hook.track([call(1)])
+    log = caplog.text + capsys.readouterr().out  # which of them depends on the version of Airflow
+    assert "Segment (connection 'its_id') answered 503" in log
+
+
 def test_track_can_be_called_again(hook: SegmentHook, sandbox: Sandbox) -> None:
     before = threading.active_count()
     for number in range(20):
@@ -459,21 +476,24 @@ def test_refused_events_are_named(hook: SegmentHook, sandbox: Sandbox) -> None:
         3: {"userId": None},
         4: {"userId": 7},
         5: {"messageId": "m" * 101},
+        8: {"messageId": "jane@example.com\n" * 9},
         6: {"properties": {"x": "x" * 40_000}},
         7: {"properties": {"x": "POISON"}},
     }
     with pytest.raises(EventsRefusedError) as caught:
         hook.track(call(number, **wrong.get(number, {})) for number in range(50))
     said = str(caught.value)
-    assert said.startswith("5 events can't be sent, all others were: ")
+    assert said.startswith("6 events can't be sent, all others were: ")
     for part in (
         "unidentified: 1 (first messageIds: m3)",
         "id_not_string: 1 (first messageIds: m4)",
-        "message_id_length: 1 (first messageIds: mmm",
+        "message_id_length: 2 (first messageIds: mmm",
         "event_too_large: 1 (first messageIds: m6)",
         "refused_400: 1 (first messageIds: m7)",
     ):
         assert part in said
+    assert "jane" not in said
+    assert "\n" not in said
     assert sorted(ids(sandbox)) == sorted(f"m{number}" for number in range(50) if number not in wrong)
 
 

@@ -18,6 +18,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow_provider_cio.events.interval import Interval
 from airflow_provider_cio.exceptions import CustomerIOToSegmentError, TryAgainLaterError, UnexpectedDataError
 from airflow_provider_cio.operators.customerio_to_segment import CustomerIOToSegmentOperator
+from airflow_provider_cio.pipeline import ticker
 from airflow_provider_cio.pipeline.dead_letters import events_in
 from tests.sandbox import Fault, History, Sandbox, Settings
 from tests.unit.support import DAY, NOVEMBER, assert_kept_is_truth, small_pages
@@ -127,6 +128,22 @@ def test_preview_bears_a_failure_at_its_end(sandbox: Sandbox, lines: Callable[[]
     result = run(preview=True)
     assert (result["found"], result["events"]["Email Opened"]) == ({}, 1)
     assert lines()[-1].startswith("This preview could not find out whether Customer.io is as assumed: ")
+
+
+def test_preview_says_what_it_waits_for_at_its_end(
+    sandbox: Sandbox, lines: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sandbox.history = History(deliveries=[row("fine")])
+    run(preview=True)
+    asked = [one.params.get("limit") for one in sandbox.customerio.requests]
+    sandbox.reset()
+    lines()
+    monkeypatch.setattr(ticker, "PROGRESS_EVERY", 0.1)
+    sandbox.faults.add(Fault(side="customerio", kind="503", at=asked.index("2"), retry_after=1))
+    run(preview=True)
+    told = lines()
+    (at,) = [number for number, line in enumerate(told) if "This was a preview" in line]
+    assert any("answered 503" in line and "before attempt 2" in line for line in told[at:])
 
 
 def test_rate_limit_is_told(sandbox: Sandbox, lines: Callable[[], list[str]]) -> None:

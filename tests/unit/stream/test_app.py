@@ -429,6 +429,53 @@ def test_a_body_that_waits_for_its_verification_counts_too(
     assert "the largest ones are turned away" in caplog.text
 
 
+def test_bodies_that_wait_for_their_verification_are_not_copied(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect(monkeypatch, sandbox)
+    app, go_on = StreamApp(lambda: '{"main": {}}'), threading.Event()
+    look_up = CustomerIOHook.get_connection
+
+    def slowly(conn_id: str) -> Any:
+        assert go_on.wait(60)
+        return look_up(conn_id)
+
+    async def post(body: bytes, headers: dict[str, str]) -> int:
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": body}
+
+        sent: list[Any] = []
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        listed = [(name.encode(), value.encode()) for name, value in headers.items()]
+        await app({"type": "http", "method": "POST", "path": "/main", "headers": listed}, receive, send)
+        return int(sent[0]["status"])
+
+    async def memory_of(count: int) -> int:
+        body = encoded(report())
+        assert await post(body, signed(body)) == 204, "the connections are known"
+        monkeypatch.setattr(CustomerIOHook, "get_connection", staticmethod(slowly))
+        body = b" " * MAX_BODY
+        wrong = signed(body) | {"x-cio-signature": "0" * 64}
+        before = tracemalloc.get_traced_memory()[0]
+        waiting = [asyncio.create_task(post(body, wrong)) for _ in range(count)]
+        while app._unverified.size < count * MAX_BODY:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.1)
+        held = tracemalloc.get_traced_memory()[0] - before
+        go_on.set()
+        assert set(await asyncio.gather(*waiting)) <= {401, 503}
+        return held
+
+    tracemalloc.start()
+    try:
+        assert asyncio.run(memory_of(20)) < 30 * MAX_BODY
+    finally:
+        tracemalloc.stop()
+
+
 @pytest.mark.parametrize("root", ["/cio", "/cio/"])
 def test_a_prefix_is_a_whole_segment(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, root: str) -> None:
     connect(monkeypatch, sandbox)

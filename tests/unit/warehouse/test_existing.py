@@ -397,12 +397,23 @@ def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, conn_type: st
     assert package in {Requirement(one).name for one in itertools.chain(*extras.values())}
 
 
-@pytest.mark.parametrize("fields", [{"password": "***"}, {"extra": {"token": "***"}}], ids=["password", "token"])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"password": "***"},
+        {"extra": {"token": "***"}},
+        {"extra": {"keyfile_dict": {"type": "service_account", "token": "***"}}},
+        {"extra": {"keyfile_dict": '{"type": "service_account", "token": "***"}'}},
+    ],
+    ids=["password", "token", "nested", "nested text"],
+)
 @pytest.mark.parametrize("conn_type", ["postgres", "duckdb", "redshift", "gcpbigquery", "snowflake"])
 def test_a_mask_is_no_password(monkeypatch: pytest.MonkeyPatch, conn_type: str, fields: dict[str, Any]) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_ELSEWHERE", json.dumps({"conn_type": conn_type, "host": "h"} | fields))
     for look_up in (partial(open_warehouse, schema="customerio"), database_address):
-        with pytest.raises(ConfigurationError, match=r"'elsewhere': (password|token) holds a mask .* Enter the value"):
+        with pytest.raises(
+            ConfigurationError, match=r"'elsewhere': (password|(keyfile_dict\.)?token) holds a mask .* Enter the value"
+        ):
             look_up("elsewhere")
 
 

@@ -218,7 +218,8 @@ def refuse_rows(place: Place, code: str) -> None:
     """A trigger that raises with the row's own values."""
     place.query(
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no row of % (%)', "
-        f"NEW.subject, NEW.context_traits_email USING ERRCODE = '{code}'; END $$"
+        f"NEW.subject, NEW.context_traits_email USING ERRCODE = '{code}', TABLE = NEW.context_traits_email, "
+        "COLUMN = NEW.subject, CONSTRAINT = NEW.subject; END $$"
     )
     place.query("CREATE TRIGGER t BEFORE INSERT ON customerio.email_opened FOR EACH ROW EXECUTE FUNCTION refuse()")
 
