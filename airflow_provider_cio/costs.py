@@ -1,4 +1,4 @@
-"""Estimate what rhythms of runs cost, and when they see what happened. Pure, no network.
+"""Estimate what rhythms of runs cost, and when they see what happened. No network.
 
 `python -m airflow_provider_cio.costs --deliveries-a-month 10000000`, or with a file of results of runs, one a line, as
 their tasks leave them in XCom.
@@ -61,7 +61,7 @@ class Rhythm(NamedTuple):
         return ceil(pages * REQUESTS_A_PAGE) + ENDS + NAME_LISTS
 
 
-#: What is compared: one DAG, or several that share the ages.
+#: Compared plans: one DAG, or several that share the ages.
 PLANS = {
     "one hourly DAG, look-back of 30 days": {"": Rhythm(HOUR, 0, 30 * DAY)},
     "one daily DAG, look-back of 30 days": {"": Rhythm(DAY, 0, 30 * DAY)},
@@ -100,7 +100,7 @@ def seen(rhythms: Iterable[Rhythm], ages: Mapping[str, float], known_to: int = L
 
 
 class Run(NamedTuple):
-    """What matters of a result: the length of its interval, the deliveries read, events by collection and age."""
+    """Relevant counts of a result: the length of its interval, the deliveries read, events by collection and age."""
 
     seconds: float
     deliveries: int

@@ -41,7 +41,7 @@ _STATUS = {
     "notFound": 404,
     "rateLimitExceeded": 403,
 }
-#: What INFORMATION_SCHEMA calls DuckDB's types.
+#: Names of DuckDB's types in INFORMATION_SCHEMA.
 _TYPES = {
     "VARCHAR": "STRING",
     "BOOLEAN": "BOOL",
@@ -55,7 +55,7 @@ _INFORMATION_SCHEMA = (
     + " ".join(f"WHEN '{duck}' THEN '{name}'" for duck, name in _TYPES.items())
     + " ELSE data_type END AS data_type FROM duckdb_columns() WHERE schema_name = '{}'"
 )
-#: What sqlglot takes, and BigQuery does not.
+#: Words that sqlglot takes, and BigQuery does not.
 _FOREIGN = {"VARCHAR", "TEXT", "TIMESTAMPTZ", "CONFLICT", "RETURNING", "COPY"}
 #: https://docs.cloud.google.com/bigquery/quotas#standard_tables: changes of a table's columns in so many seconds.
 _CHANGES, _SECONDS = 5, 10
@@ -112,7 +112,10 @@ class StandIn:
     # Requests
 
     def answer(self, method: str, url: str, headers: Message, body: bytes) -> tuple[int, Json | None, Json]:
-        """:returns: the status, what the body has, and headers."""
+        """Answer a request.
+
+        :returns: the status, what the body has, and headers.
+        """
         path, asked = unquote(urlsplit(url).path), dict(parse_qsl(urlsplit(url).query))
         if path.startswith("/upload/"):
             return self._upload(method, asked, headers, body)
@@ -141,7 +144,7 @@ class StandIn:
         return {"datasetReference": {"projectId": PROJECT, "datasetId": dataset}} | self.options
 
     def _upload(self, method: str, asked: Json, headers: Message, body: bytes) -> tuple[int, Json, Json]:
-        """https://docs.cloud.google.com/bigquery/docs/reference/api-uploads"""
+        """Take in an upload (https://docs.cloud.google.com/bigquery/docs/reference/api-uploads)."""
         if asked["uploadType"] == "multipart":
             parts = message_from_bytes(b"Content-Type: " + headers["Content-Type"].encode() + b"\r\n\r\n" + body)
             boundary = b"--" + str(parts.get_boundary()).encode()
@@ -183,7 +186,7 @@ class StandIn:
             job.done.set()
 
     def _load(self, load: Json, data: bytes) -> None:
-        """A load job: all of the file, or nothing."""
+        """Run a load job, which loads all of the file, or nothing."""
         self.fail_if_told("load")
         assert load["sourceFormat"] == "NEWLINE_DELIMITED_JSON"
         assert load["writeDisposition"] == "WRITE_APPEND"
@@ -234,7 +237,7 @@ class Job:
         return self.sent | {"status": status, "statistics": {}}
 
     def results(self) -> Json:
-        """All values are texts here."""
+        """Return a page of results, in which all values are texts."""
         if self.error:
             raise self.error
         return {
@@ -247,7 +250,7 @@ class Job:
 
 
 class Script:
-    """One job's statements, on a connection of its own."""
+    """Statements of one job, on a connection of its own."""
 
     def __init__(self, stand_in: StandIn) -> None:
         self._stand_in = stand_in
@@ -258,7 +261,10 @@ class Script:
         self._in_transaction = False
 
     def run(self, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
-        """:returns: the names of the columns and the rows of the last SELECT."""
+        """Run the statements.
+
+        :returns: the names of the columns and the rows of the last SELECT.
+        """
         columns: list[str] = []
         rows: list[tuple[Any, ...]] = []
         try:
@@ -344,7 +350,7 @@ class Script:
 
 
 def _parsed(sql: str) -> list[exp.Expression]:
-    """The statements of a script.
+    """Return the statements of a script.
 
     :raises BigQueryError: it has something that BigQuery does not know.
     """
@@ -387,4 +393,4 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_PUT = do_DELETE = _serve
 
     def log_message(self, *_: Any) -> None:
-        """Nothing."""
+        """Log nothing."""

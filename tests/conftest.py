@@ -1,4 +1,4 @@
-"""An Airflow of the tests' own, set up before anything imports airflow: no user's home, no database server."""
+"""Set up an Airflow of the tests' own before anything imports airflow: no user's home, no database server."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ settings.load_profile("any machine")
 
 @pytest.fixture(autouse=True)
 def no_request_of_the_test_before() -> Iterator[None]:
-    """A run that fails waits for none of its requests. Here they end first: the next test may share the sandbox."""
+    """Wait for the requests that a failed run has left behind, because the next test may share the sandbox."""
     yield
     until = time.monotonic() + 5
     while time.monotonic() < until and any(

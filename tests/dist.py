@@ -1,4 +1,4 @@
-"""`python -m tests.dist`: what a package index gets, built into `dist/` and checked.
+"""`python -m tests.dist`: build the files of a release into `dist/`, and check them.
 
 Builds the source distribution and the wheel, compares their files with this checkout, has `twine` check their metadata,
 builds both again from the source distribution, which must give the same bytes, and installs each with pip into an
@@ -49,7 +49,7 @@ def build(source: Path, folder: Path, epoch: str) -> Files:
 
 
 def check_contents(files: Files) -> str:
-    """The source distribution has every file of the checkout, and the wheel the package and the example DAGs."""
+    """Check that the source distribution has every file of the checkout, and the wheel the package and the examples."""
     listed = run("git", "ls-files", "--cached", "--others", "--exclude-standard").splitlines()
     tracked = {name for name in listed if not name.startswith(NOT_IN_SDIST) and (REPOSITORY / name).exists()}
     with tarfile.open(files.sdist) as archive:
@@ -67,14 +67,14 @@ def _compare(path: Path, found: set[str], wanted: set[str]) -> None:
 
 
 def check_metadata(files: Files) -> str:
-    """`twine check` finds nothing, not even to warn of."""
+    """Check that `twine check` finds nothing, not even a warning."""
     uv = Path(sys.executable).parent / "uv"
     said = run(uv, "tool", "run", "--quiet", "--from", TWINE, "twine", "check", "--strict", *files)
     return f"{TWINE}: {said.count('PASSED')} passed"
 
 
 def check_bytes(files: Files, folder: Path, epoch: str) -> str:
-    """What the source distribution itself builds is the same, byte by byte."""
+    """Check that the source distribution itself builds the same files, byte by byte."""
     with tarfile.open(files.sdist) as archive:
         archive.extractall(folder, filter="data")
     again = build(folder / NAME, folder / "again", epoch)
@@ -85,7 +85,7 @@ def check_bytes(files: Files, folder: Path, epoch: str) -> str:
 
 
 def check_install(file: Path, folder: Path) -> str:
-    """`pip install` gives an Airflow that lists the provider."""
+    """Check that `pip install` gives an Airflow that lists the provider."""
     python = folder / "bin" / "python"
     run(sys.executable, "-m", "venv", folder)
     run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", file, cwd=folder)
@@ -100,7 +100,7 @@ def check_install(file: Path, folder: Path) -> str:
 
 
 def step(name: str, do: Callable[[], str]) -> None:
-    """Do it, and say how long it took and what came of it."""
+    """Run a step, and print its time and its result."""
     began = time.monotonic()
     print(f"  {name:<16}", end="", flush=True)
     found = do()
@@ -108,7 +108,7 @@ def step(name: str, do: Callable[[], str]) -> None:
 
 
 def main() -> int:
-    """The exit code."""
+    """Run all steps, and return the exit code."""
     epoch = os.environ.get("SOURCE_DATE_EPOCH") or run("git", "log", "-1", "--format=%ct").strip()
     print(f"{NAME}, SOURCE_DATE_EPOCH={epoch}", flush=True)
     try:

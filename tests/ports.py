@@ -1,4 +1,4 @@
-"""Ports for servers that have to be told theirs."""
+"""Choose ports for servers that must be told theirs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _PORTS = range(15_000, 30_000)
 
 
 def free_port() -> int:
-    """A port that nobody listens on at this moment, most likely another one in each process that asks."""
+    """Return a free port, most likely another one in each process that asks."""
     while True:
         port = random.SystemRandom().choice(_PORTS)
         with socket.socket() as probe:

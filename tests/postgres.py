@@ -1,5 +1,6 @@
-"""A PostgreSQL server of the tests' own, in a folder that is gone afterwards. It needs Debian's `postgresql`, or the
-server's programs on the PATH."""
+"""Run a PostgreSQL server of the tests' own, in a temporary folder. It needs Debian's `postgresql`, or the server's
+programs on the PATH.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ SETTINGS = {"fsync": "off", "full_page_writes": "off", "listen_addresses": "127.
 
 
 def programs() -> Path | None:
-    """The folder of initdb and postgres, of the newest server that is installed."""
+    """Return the folder of initdb and postgres, of the newest installed server."""
     on_path = shutil.which("initdb")
     folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda folder: float(folder.parent.name))
     found = [Path(on_path).parent] if on_path else [folder for folder in folders if (folder / "initdb").exists()]
@@ -30,7 +31,7 @@ def programs() -> Path | None:
 
 @contextmanager
 def postgres_server() -> Iterator[dict[str, Any]]:
-    """Its fields of an Airflow connection; the user is a superuser.
+    """Run a server; return its fields of an Airflow connection. The user is a superuser.
 
     :raises RuntimeError: none is installed.
     """
@@ -53,7 +54,7 @@ def postgres_server() -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def _cleaner(owner: str | None, stop: str, home: Path) -> Iterator[None]:
-    """Stops the server and removes its folder, also if this process is killed: it waits for the end of a pipe."""
+    """Start a process that stops the server and removes its folder, even if this process is killed."""
     command = f"cat > /dev/null; {stop} > /dev/null 2>&1; rm -rf {shlex.quote(str(home))}"
     with subprocess.Popen(
         ["/bin/sh", "-c", command], stdin=subprocess.PIPE, user=owner, cwd="/", start_new_session=True
@@ -62,7 +63,7 @@ def _cleaner(owner: str | None, stop: str, home: Path) -> Iterator[None]:
 
 
 def _owner() -> str | None:
-    """Who runs it: root can't."""
+    """Return the user that runs the server, because root can't."""
     return "postgres" if os.geteuid() == 0 else None
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import sqlglot
 from sqlglot.expressions import Command
 
-#: What sqlglot does not know.
+#: Statements that sqlglot does not know.
 _LOCK = re.compile(r'LOCK "\w+"\."\w+"')
 #: Characters of a statement. Longer ones are like shorter ones, with more rows, and would take long.
 _LONGEST = 10_000
@@ -29,13 +29,16 @@ _VERSION = struct.pack("!i", 3 << 16)
 
 
 def assert_redshift_knows(statement: str) -> None:
-    """:raises sqlglot.errors.ParseError: it does not."""
+    """Assert that sqlglot can parse the statement as Redshift's.
+
+    :raises sqlglot.errors.ParseError: it does not.
+    """
     if len(statement) < _LONGEST and not _LOCK.fullmatch(statement):
         assert not isinstance(sqlglot.parse_one(statement, dialect="redshift"), Command), statement
 
 
 class StandIn:
-    """Listens on a port of its own as long as it is open.
+    """Server on a port of its own, as long as it is open.
 
     :param server: PostgreSQL's fields of an Airflow connection.
     """
@@ -99,7 +102,10 @@ def _until_either_ends(*sockets: socket.socket) -> Iterator[None]:
 
 
 def _body(messages: Any) -> bytes:
-    """:raises EOFError: it is cut."""
+    """Read the body of a message.
+
+    :raises EOFError: it is cut.
+    """
     header = messages.read(4)
     length = int.from_bytes(header, "big") - 4
     body = bytes(messages.read(length)) if len(header) == 4 else b""
@@ -113,7 +119,7 @@ def _framed(kind: bytes, body: bytes) -> bytes:
 
 
 def _options(startup: bytes) -> bytes:
-    """Of a connection, but for those of Amazon's."""
+    """Return the options of a connection without those of Amazon's."""
     names = startup[4:].rstrip(b"\0").split(b"\0")
     given = dict(zip(names[::2], names[1::2], strict=True))
     kept = {name: given[name] for name in (b"user", b"database")}

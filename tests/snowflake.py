@@ -48,7 +48,7 @@ _login: ContextVar[dict[str, Any]] = ContextVar("login")
 
 
 class World:
-    """What a database of the stand-in has beside its tables.
+    """State of a stand-in's database beside its tables.
 
     :param name: in upper case.
     """
@@ -73,7 +73,7 @@ class World:
         self.stand_in = stand_in
 
     def connect(self) -> FakeSnowflakeCursor:
-        """For the tests themselves: what others commit is seen at once."""
+        """Connect for the tests themselves: commits of others are seen at once."""
         snow = self.stand_in.snow
         made = FakeSnowflakeConnection(snow.duck_conn.cursor(), snow.results_cache, self.name)
         made._duck_conn.execute("SET TimeZone = 'UTC'")
@@ -81,7 +81,7 @@ class World:
 
 
 class Session(FakeSnowflakeConnection):  # type: ignore[misc]
-    """A session of a driver."""
+    """Session of a driver."""
 
     world: World
     role: str
@@ -245,7 +245,7 @@ class _Snow(FakeSnow):  # type: ignore[misc]
 
 
 class StandIn:
-    """A server on loopback."""
+    """Server on loopback."""
 
     def __init__(self) -> None:
         self.snow = _Snow()
@@ -276,7 +276,7 @@ class StandIn:
 
     @contextmanager
     def world(self, name: str) -> Iterator[World]:
-        """Make an empty database. As long as it is there, drivers speak HTTP."""
+        """Make an empty database. Drivers speak HTTP as long as it is there."""
         made = World(name.upper(), self)
         made.connect()  # makes the database
         made.connect().execute("CREATE SCHEMA PUBLIC")

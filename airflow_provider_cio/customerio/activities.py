@@ -271,8 +271,8 @@ def _first_ones(
 ) -> tuple[Activity | None, Activity | None]:
     """Return the first of all, and the first that a person made if that has another time.
 
-    Each has the time that the delivery shows. A machine's is the first that a person made in no case, and the first of
-    all only if the delivery shows no person's at that time, or there is no other.
+    Each has the time that the delivery shows. A machine's activity is never the first by a person. It is the first of
+    all only if the delivery's first by a person has another time, or if no person's activity has that time.
     """
 
     def at(time: int | None, *, by_person: bool) -> Activity | None:

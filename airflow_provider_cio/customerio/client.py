@@ -61,12 +61,12 @@ _decode_webhooks = msgspec.json.Decoder(
 class ScopeError(ConfigurationError):
     """The key may not read a list, which most uses do not need.
 
-    :param key: the client whose key it is.
+    :param client_name: name of the client whose key it is.
     """
 
-    def __init__(self, message: str, key: str, path: str) -> None:
+    def __init__(self, message: str, client_name: str, path: str) -> None:
         super().__init__(message)
-        self.key = key
+        self.client_name = client_name
         self.path = path
 
 

@@ -1,4 +1,4 @@
-"""What a preview finds out about the App API: which assumptions of this package hold, each with its numbers.
+"""Check the assumptions about the App API for a preview, and return each with its numbers.
 
 It makes nine requests at most, of its own. Nothing here decides which events are sent, and nothing names a person.
 """

@@ -84,7 +84,7 @@ class Reader:
         }
 
     def waiting(self) -> str | None:
-        """Return in one sentence what the client waits for; None if it does not wait."""
+        """Return one sentence about the client's current wait, or None."""
         return self.client.waiting()
 
     def submit(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:

@@ -32,13 +32,13 @@ MAX_IDLE_PAGES = 50
 PART = 4
 #: A window that looks longer than this on its first page is cut.
 LONGEST = 7
-#: A window may still be cut until it has so many pages; until then they are held, and then they are passed on.
+#: A window can be cut until it has this many pages. Its pages are held until then.
 HELD = 6
-#: Windows that are open before those that are begun go on.
+#: With this many windows open, continue an open one before beginning another.
 OPEN = 6
 #: First pages in flight at once, if the density is known and if not: more would be wasted behind the end of a burst.
 AHEAD, AHEAD_UNKNOWN = 4, 2
-#: A window that was begun is cut only as long as no more pages have been thrown away than these, and this share of all.
+#: Cut a begun window only while at most 7 pages plus 3 % of all answers have been thrown away.
 WASTE, WASTE_SHARE = 7, 0.03
 #: Share of the wanted pages that a part is cut to, so that a few rows more than estimated do not cost a request. A list
 #: that can shrink has to fit into one page.
@@ -108,9 +108,9 @@ class Chain:
         self.query = query_of(window, page_size)
         self.left = left
         self.pages = self.rows = 0
-        #: It will not be cut any more, so its pages may be passed on. One second can't be cut.
+        #: The window will not be cut any more, so its pages may be passed on. One second can't be cut.
         self.is_final = window.end - window.start == 1
-        #: It has been read to its end.
+        #: The window has been read to its end.
         self.has_ended = False
         self._cursors: set[str] = set()
         self._idle = 0
@@ -135,10 +135,11 @@ def endless(trouble: str) -> TryAgainLaterError:
 
 
 class Density(NamedTuple):
-    """How densely deliveries were created, as one page shows it.
+    """Density of creations, estimated from one page.
 
     :param pace: seconds of creation time that a page like this spans.
-    :param newest: creation time of its newest row but for a few; and so `oldest`.
+    :param newest: creation time of the newest row, outliers left out.
+    :param oldest: likewise.
     """
 
     pace: float
@@ -264,7 +265,7 @@ class Paging:
 
 
 def density_of(times: Sequence[int], page_size: int) -> Density | None:
-    """Return what a page tells of its window, but for a few rows; None if it is short, or not newest first."""
+    """Estimate the density of a window from one page; None if the page is short or not newest first."""
     count = len(times)
     if count < page_size / 2 or not is_newest_first(times):
         return None

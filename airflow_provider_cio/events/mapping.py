@@ -1,4 +1,4 @@
-"""Map occurrences to events: identity, properties, messageId, timestamp. Pure."""
+"""Map occurrences to events: identity, properties, messageId, timestamp. No I/O but the caller's `name_of`."""
 
 from __future__ import annotations
 

@@ -79,6 +79,7 @@ class Message(msgspec.Struct, gc=False):
     #: Only reporting webhooks have `journey_id` and `trigger_id`.
     journey_id: Id = None
     trigger_id: Id = None
+    #: Named by a key that no row has, so that rows can't fill this field.
     reported: Reported | None = msgspec.field(default=None, name="what only reports tell")
     created: int | None = None
 

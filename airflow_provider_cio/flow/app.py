@@ -12,6 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from airflow_provider_cio.mounts import path_below_mount
+
 _STATIC = Path(__file__).parent / "static"
 _TYPES = {
     ".html": b"text/html; charset=utf-8",
@@ -61,7 +63,7 @@ async def app(
         await send({"type": "websocket.close", "code": 1000})
     if scope["type"] != "http":
         return
-    status, headers, body = _answer(scope["method"], _path(scope), dict(scope["headers"]))
+    status, headers, body = _answer(scope["method"], path_below_mount(scope), dict(scope["headers"]))
     await send({"type": "http.response.start", "status": status, "headers": [*_HEADERS, *headers]})
     await send({"type": "http.response.body", "body": body})
 
@@ -75,10 +77,3 @@ def _answer(method: str, path: str, asked: dict[bytes, bytes]) -> tuple[int, lis
     length = str(len(file.body)).encode()
     headers = [(b"content-type", file.content_type), (b"content-length", length), (b"etag", file.etag)]
     return 200, headers, b"" if method == "HEAD" else file.body
-
-
-def _path(scope: MutableMapping[str, Any]) -> str:
-    """Return the path below the mount point."""
-    path: str = scope["path"]
-    root = scope.get("root_path", "").rstrip("/")
-    return path.removeprefix(root) if f"{path}/".startswith(f"{root}/") else path

@@ -84,7 +84,7 @@ class CustomerIOHook(BaseHook):
 
     @property
     def has_api_key(self) -> bool:
-        """Whether the connection has an App API key. A stream runs without one.
+        """True if the connection has an App API key. A stream runs without one.
 
         :raises ConfigurationError: there is no such connection, or its extra can't be read.
         """

@@ -90,11 +90,11 @@ def _unpacked(response: requests.Response) -> Iterator[bytes]:
 
 class _Session(requests.Session):
     def get_redirect_target(self, resp: requests.Response) -> None:
-        """Name no target, because for one requests reads the body whole, even if redirects are not followed."""
+        """Name no target, because requests reads the whole body for a target, even if redirects are not followed."""
 
 
 class _BoundedReader(io.RawIOBase):
-    """What comes from a socket, until the deadline or the greatest size."""
+    """Raw reader of a socket that stops at the deadline or the greatest size."""
 
     def __init__(self, sock: Any) -> None:
         self._sock = sock

@@ -62,9 +62,11 @@ def warn_of_age(interval: Interval, options: Options, log: Logger) -> None:
 
 
 def look_at_service(hook: CustomerIOHook, interval: Interval, options: Options, log: Logger) -> Found:
-    """Compare Customer.io with what is assumed of it, and log each line, for a preview, which no failure may fail.
+    """Check the assumptions about Customer.io for a preview, and log each.
 
-    :returns: empty after a failure.
+    An error is only logged, so that it does not fail the preview.
+
+    :returns: empty after an error.
     """
     try:
         client = hook.get_conn(retries=Retries(attempts=3, total=30))

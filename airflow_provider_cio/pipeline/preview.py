@@ -17,7 +17,7 @@ _OF_A_SAMPLE = ("event", "timestamp", "userId", "anonymousId", "properties")
 
 
 def sample_of(event: bytes) -> dict[str, Any]:
-    """Return what a log may show of an encoded event: its name, time and properties, with personal data masked."""
+    """Return a short sample of an encoded event for the log, with personal data masked."""
     whole = masked(msgspec.json.decode(event))
     sample: dict[str, Any] = {key: whole[key] for key in _OF_A_SAMPLE if key in whole}
     if name := sample["properties"].get("campaign_name"):

@@ -24,6 +24,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from airflow_provider_cio.exceptions import ConfigurationError
+from airflow_provider_cio.mounts import path_below_mount
 from airflow_provider_cio.stream.cached import NotFoundYet
 from airflow_provider_cio.stream.counts import LOG_EVERY
 from airflow_provider_cio.stream.intake import Unavailable, text_for_log
@@ -103,7 +104,7 @@ class StreamApp:
         try:
             async with asyncio.timeout(ANSWER_WITHIN):
                 streams = await self._streams()
-                name, _, rest = _path(scope).strip("/").partition("/")
+                name, _, rest = path_below_mount(scope).strip("/").partition("/")
                 if name not in streams or rest not in ("", "health"):
                     return NOT_FOUND
                 found = streams[name]
@@ -263,13 +264,6 @@ def _log_problem(name: str, problem: str) -> None:
     if now - _problem_logged_at.get(name, -LOG_EVERY) >= LOG_EVERY:
         _problem_logged_at[name] = now
         log.warning("%s", problem)
-
-
-def _path(scope: Scope) -> str:
-    """Return the path below the mount point."""
-    path: str = scope["path"]
-    root = scope.get("root_path", "").rstrip("/")
-    return path.removeprefix(root) if f"{path}/".startswith(f"{root}/") else path
 
 
 async def _respond(send: Send, scope: Scope, answer: Response) -> None:

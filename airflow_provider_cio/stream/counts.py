@@ -31,7 +31,8 @@ class Counts:
 
     An outcome is ``sent``, ``ignored`` (not asked for), ``skipped`` (no id of a person), ``refused`` (can't be sent),
     ``unavailable`` (Customer.io has to repeat it) or ``unsigned``. Most have a reason after a dot. Also counted are
-    ``rate_limited`` (answers 429 of Segment) and ``content_left_out``.
+    ``rate_limited`` (answers 429 of Segment), ``content_left_out`` and ``field_left_out`` (malformed fields of an
+    event that is sent without them).
 
     :param name: name of the stream.
     :param executor: runs the calls of Airflow's metrics, which may block.

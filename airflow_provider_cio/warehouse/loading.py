@@ -65,7 +65,7 @@ class Warehouse:
         return frozenset(name for columns in self._converted.values() for name in columns if name in OFTEN_NUMBERS)
 
     def waiting(self) -> str | None:
-        """Return in one sentence what the warehouse waits for; None if it does not wait."""
+        """Return one sentence about the warehouse's current wait, or None."""
         return self._wait
 
     def check(self) -> None:

@@ -11,7 +11,7 @@ from airflow_provider_cio.warehouse.database import Database, rows_rejected, sho
 #: Classes of SQLSTATE whose text names objects, settings or limits, and no value of a row. A function of the database
 #: may raise any class with any text, so its text is not shown.
 _CLASSES_WITHOUT_VALUES = ("", "08", "0A", "25", "28", "3D", "3F", "40", "42", "53", "54", "55", "57", "58")
-#: Of these classes, the ones after which another try may succeed. Internal errors (XX) may pass, too.
+#: Classes among them after which another try may succeed. Internal errors (XX) may pass, too.
 _PASSING_CLASSES = ("", "08", "25", "40", "53", "55", "57", "58", "XX")
 #: SQLSTATE of a syntax error, whose text quotes a part of the statement.
 _SYNTAX_ERROR = "42601"

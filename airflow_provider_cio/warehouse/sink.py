@@ -50,7 +50,7 @@ class WarehouseSink:
         self._warehouse.check()
 
     def waiting(self) -> str | None:
-        """Return in one sentence what the load waits for; None if it does not wait."""
+        """Return one sentence about the load's current wait, or None."""
         return self._warehouse.waiting()
 
     def take(self, events: Iterable[Event]) -> None:

@@ -33,7 +33,7 @@ DISTURBING = 0.15  # cores
 
 
 def main() -> int:
-    """Returns 1 if a result is wrong, such as an event that is missing; being slow is no reason."""
+    """Run the command. Return 1 if a result is wrong, such as a missing event; a slow one is no reason."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="part", help=f"some of {', '.join(PARTS)} (default: all)")
     parser.add_argument("--quick", action="store_true", help="fewer deliveries, one round: to see that it works")
@@ -75,7 +75,7 @@ def main() -> int:
 
 
 def busy_with_others() -> float:
-    """Seconds of CPU, over all cores, that went to anything but this process and its children that have ended."""
+    """Return the seconds of CPU, over all cores, spent on other things than this process and its ended children."""
     everything, own = psutil.cpu_times(), os.times()
     idle = everything.idle + getattr(everything, "iowait", 0.0)
     # What guests took is in the time of users too.

@@ -1,4 +1,4 @@
-"""A figure beside its aim, the verdict in plain words, and the table of them."""
+"""Figures beside their aims, the verdict in plain words, and the table of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.benchmarks.world import REPO
 
 @dataclass
 class Figure:
-    """One row. Without an aim it is there to compare with.
+    """One row. A row without an aim is there for comparison.
 
     :param form: how its numbers are written, e.g. ``{:.2f}``.
     :param more_is_better: if so, aim and least are lower bounds, else upper ones.
@@ -76,7 +76,7 @@ class Figure:
 
 
 def table(figures: Sequence[Figure]) -> str:
-    """A heading for each part, a row for each figure, and its note below it."""
+    """Return the table: a heading for each part, a row for each figure, and its note below it."""
     rows = [("", "measured", "aim", "least", "verdict")]
     rows += [(f.what, f.text(f.measured), f.bound(f.aim), f.bound(f.least), f.verdict) for f in figures]
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
@@ -99,7 +99,7 @@ def table(figures: Sequence[Figure]) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were taken on. A load near the number of cores means that something else was running."""
+    """Describe the machine. A load near the number of cores means that something else was running."""
     return {
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),

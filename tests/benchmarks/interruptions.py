@@ -1,4 +1,4 @@
-"""What share of an interval is sent again, and dropped by Segment, after a real Airflow has interrupted the task."""
+"""Measure the share of an interval that is sent again after a real Airflow has interrupted the task."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WHAT = {
 
 
 def measure(quick: bool) -> Iterator[Figure]:
-    """The same whether quick or not: most of it is waiting for Airflow."""
+    """Measure. Quick mode takes as long, because most of it is waiting for Airflow."""
     stories = play(say=lambda line: None)
     for case, what in WHAT.items():
         story = stories.of(case)

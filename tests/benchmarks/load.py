@@ -28,7 +28,7 @@ _BODY = (
 
 @dataclass
 class Taken:
-    """What the answers were, and the seconds that each took from when its report was due."""
+    """Answers, and the seconds that each took from the time at which its report was due."""
 
     statuses: Counter[int] = field(default_factory=Counter)
     seconds: list[float] = field(default_factory=list)
@@ -40,12 +40,15 @@ class Taken:
 
 
 def flood(url: str, *, per_second: float, seconds: float, first: int = 0) -> Taken:
-    """:param first: number of the first report, by which all of them differ from those of other calls."""
+    """Send reports at a steady rate.
+
+    :param first: number of the first report, by which all of them differ from those of other calls.
+    """
     return _run(_flood(url, per_second, int(per_second * seconds), first))
 
 
 def one_by_one(url: str, *, count: int, first: int = 0, pause: float = 0.0, senders: int = 1) -> Taken:
-    """Each sender waits for its answer, and then for the pause, before it sends the next report.
+    """Send reports from several senders. Each waits for its answer, and then for the pause, before its next report.
 
     :param count: reports of all senders.
     """
@@ -59,7 +62,7 @@ def _run(load: object) -> Taken:
 
 
 def request(url: str, number: int) -> bytes:
-    """The whole of it, as it goes over the wire."""
+    """Return the bytes of a whole request."""
     at = urlsplit(url)
     body = _BODY % (number, 1_793_491_200 + number % 86_400, number, *[number % 5000] * 3)
     stamp = str(int(time.time())).encode()
@@ -92,7 +95,7 @@ class _Connection(asyncio.Protocol):
         self.transport.write(data)
 
     def data_received(self, data: bytes) -> None:
-        """The head of an answer comes at once; a body after it, if there is one, may come by itself."""
+        """Take in the head of an answer, which comes at once. Its body, if there is one, may come later."""
         if not data.startswith(b"HTTP/"):
             return
         self.taken.statuses[int(data[9:12])] += 1

@@ -1,4 +1,4 @@
-"""The most memory that the line takes, over few deliveries and over many, at the API's latency and rate."""
+"""Greatest memory of the pipeline over few deliveries and over many, at the API's latency and rate."""
 
 from __future__ import annotations
 

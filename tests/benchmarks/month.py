@@ -41,7 +41,7 @@ ONE, THREE = PLANS["one hourly DAG, look-back of 30 days"], PLANS["three rhythms
 
 
 class Found(NamedTuple):
-    """What matters of an event."""
+    """Relevant fields of an event."""
 
     message_id: str
     delivery_id: str
@@ -49,7 +49,7 @@ class Found(NamedTuple):
 
 
 class Memory(PreviewSink):
-    """A sink that delivers nothing, and remembers what it was given."""
+    """Sink that delivers nothing, and remembers its events."""
 
     def __init__(self) -> None:
         super().__init__(SegmentSink(SegmentClient("key")), sample=lambda event: None)
@@ -113,7 +113,7 @@ def measure(quick: bool) -> Iterator[Figure]:
 
 
 def run(sandbox: Served, rhythm: Rhythm, start: int) -> tuple[int, list[Found]]:
-    """Return the requests of one run, and what it found."""
+    """Return the requests of one run, and the events that it found."""
     options = Options(lookback=timedelta(seconds=rhythm.lookback), older_than=timedelta(seconds=rhythm.older_than))
     interval, sink = Interval(start, start + rhythm.every), Memory()
     with CustomerIOClient(sandbox.app_key, base_url=sandbox.url, requests_per_second=1000) as client:
@@ -132,5 +132,5 @@ def floor(found: Iterable[Found]) -> int:
 
 
 def estimated(rhythms: dict[str, Rhythm], a_month: int) -> float:
-    """Return the requests of a month that the command for users estimates."""
+    """Return the requests of a month that the users' command estimates."""
     return sum(one.requests(a_month) * MONTH / one.every for one in rhythms.values())

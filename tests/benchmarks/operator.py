@@ -44,7 +44,7 @@ def measure_import(quick: bool) -> Iterator[Figure]:
 
 
 def measure_day(quick: bool) -> Iterator[Figure]:
-    """All deliveries are created on the day itself, so that there is as much to send as there can be."""
+    """Measure a day on which all deliveries are created, so that there is as much to send as possible."""
     deliveries, times = (50_000, 1) if quick else (50_000, 3)
     interval = (START, START + DAY)
     runs = []
@@ -73,7 +73,7 @@ def measure_day(quick: bool) -> Iterator[Figure]:
 
 @contextmanager
 def airflow(sandbox: Served | None = None) -> Iterator[dict[str, str]]:
-    """The environment of an Airflow that has a home of its own, and connections to the sandbox if there is one."""
+    """Return the environment of an Airflow with a home of its own, and connections to the sandbox if there is one."""
     with tempfile.TemporaryDirectory(prefix="airflow-cio-") as home:
         # Without compiled files every import would be one from source.
         env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}

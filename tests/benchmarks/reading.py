@@ -1,4 +1,4 @@
-"""Reading alone, at the latency and under the limit of the real App API: time and requests over the ideal."""
+"""Measure reading alone, at the latency and under the limit of the real App API: time and requests over the ideal."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Run(NamedTuple):
 
 
 class Case(NamedTuple):
-    """What is read, once for each seed."""
+    """One thing to read, once for each seed."""
 
     deliveries: int
     limiter: str
@@ -81,7 +81,7 @@ class Case(NamedTuple):
 
 
 def measure(quick: bool) -> Iterator[Figure]:
-    """Even histories under each of the limiters, the others under the strictest one."""
+    """Measure even histories under each limiter, and the others under the strictest one."""
     seeds = (1,) if quick else (1, 2, 3)
     others = [shape for shape in SHAPES if shape != EVEN]
     cases = [Case(FEW, limiter, EVEN) for limiter in LIMITERS]
@@ -124,7 +124,7 @@ def figures(case: Case, runs: Sequence[Run]) -> Iterator[Figure]:
 
 
 def any_order(seeds: Sequence[int]) -> Iterator[Figure]:
-    """Without latency and limit: only the requests count."""
+    """Measure lists in any order, without latency and limit, because only their requests count."""
     for shape in ORDERED:
         for order in ORDERS:
             runs = [in_order(order, shape, seed) for seed in seeds]
@@ -169,7 +169,7 @@ def plain_chain() -> Figure:
 
 
 def at_once(wanted: Sequence[tuple[Case, int]]) -> list[Run]:
-    """Reading waits most of its time, so two at once do not disturb each other. Three would, on two cores.
+    """Measure two cases at once, because reading mostly waits. Three would disturb each other on two cores.
 
     None begins before all histories are made, which takes a core each.
 
@@ -193,7 +193,7 @@ def like_the_real_one(case: Case, seed: int) -> AbstractContextManager[Served]:
 
 
 def timed(sandbox: Served, per_second: float = PER_SECOND) -> Run:
-    """The product's own line, names included, with a look-back of thirty days; its events go nowhere."""
+    """Time the product's own pipeline, names included, with a look-back of thirty days. Events are not sent."""
     sink = Nowhere()
     with CustomerIOClient(sandbox.app_key, base_url=sandbox.url, requests_per_second=per_second) as client:
         began = time.perf_counter()

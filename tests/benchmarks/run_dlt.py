@@ -1,4 +1,4 @@
-"""dlt loading rows that wait in memory as Arrow tables, by upsert. Runs in an environment of its own, without ours."""
+"""Load rows with dlt by upsert, from Arrow tables in memory. Runs in an environment of its own, without ours."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The line's floor: its requests and nothing else. Pages are fetched undecoded, ready-made batches are posted."""
+"""Measure the pipeline's requests and nothing else: pages are fetched undecoded, ready-made batches are posted."""
 
 from __future__ import annotations
 

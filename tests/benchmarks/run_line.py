@@ -1,4 +1,4 @@
-"""The whole line, once, over an interval: seconds, and the most memory it took."""
+"""Run the whole pipeline once over an interval: seconds, and the greatest memory."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def peak_memory() -> int:
-    """Bytes of this process's program.
+    """Return the bytes of this process's program.
 
     `ru_maxrss` also counts what its parent held when it started it (Linux keeps the larger of both at exec).
     """

@@ -1,4 +1,4 @@
-"""The operator's `execute`, once, with the connections of the environment."""
+"""Run the operator's `execute` once, with the connections of the environment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""segment-analytics-python sending events that were made before. Runs in an environment of its own, without ours."""
+"""Send ready-made events with segment-analytics-python. Runs in an environment of its own, without ours."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def _call(event: dict[str, Any]) -> dict[str, Any]:
-    """The parameters of its `track`."""
+    """Return the parameters of its `track`."""
     return {
         "user_id": event.get("userId"),
         "anonymous_id": event.get("anonymousId"),

@@ -1,4 +1,4 @@
-"""What one would write first: an async FastAPI handler that checks the signature and posts each report alone.
+"""Plain handler for comparison: an async FastAPI handler that checks the signature and posts each report alone.
 
 Its client is aiohttp, one session for all. httpx with its usual pool takes a quarter as many reports, and a `def` in
 FastAPI's threads with requests a fifth.

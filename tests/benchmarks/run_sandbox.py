@@ -1,4 +1,4 @@
-"""A sandbox over a history of its own, until stdin ends."""
+"""Run a sandbox over a history of its own until stdin ends."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def main() -> None:
 
 
 def count(history: History, start: int, end: int) -> dict[str, int]:
-    """The events in [start, end) of the default collections, by name; those of unidentified people are not sent."""
+    """Count the events in [start, end) of the default collections, by name, without those of unidentified people."""
     wanted = resolve_collections(DEFAULT_COLLECTIONS)
     truth = history.truth(start, end, {one.metric for one in wanted}, {one.channel for one in wanted})
     return dict(Counter(one.collection for one in truth if one.user_id or one.anonymous_id))

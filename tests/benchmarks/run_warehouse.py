@@ -1,4 +1,4 @@
-"""Loads made-up events into a database, as the operator's sink does: seconds, and the most memory it took.
+"""Load made-up events into a database, as the operator's sink does: seconds, and the greatest memory.
 
 With `rows`, it writes the same events as CSV instead, one file for each table, for another loader.
 """
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def load(connection: dict[str, Any], count: int) -> dict[str, Any]:
-    """Making the events is not part of the time."""
+    """Load. Making the events is not part of the time."""
     database = partial(database_for(connection["conn_type"]), hook(connection))
     began, busy = time.perf_counter(), time.process_time()
     made = made_busy = 0.0
@@ -59,7 +59,7 @@ def load(connection: dict[str, Any], count: int) -> dict[str, Any]:
 
 
 def write(folder: Path, count: int) -> None:
-    """What the tables would hold, with a header; those of the load itself are the event's time and its table."""
+    """Write each table as CSV with a header. The columns of the load have the event's time and its table."""
     tables = {name: CATALOG[name].table for name in NAMES}
     files = {table: (folder / f"{table}.csv").open("wb") for table in (TRACKS, *tables.values())}
     for table, file in files.items():

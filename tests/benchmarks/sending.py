@@ -1,4 +1,4 @@
-"""Read, map and send with no latency and no limits: the line, another library, and the line's own floor."""
+"""Read, map and send with no latency and no limits: the pipeline, another library, and bare requests."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Taken = dict[str, Any]
 
 
 class Work(NamedTuple):
-    """What the line asked and posted, for others to do again. `bodies` has the body of one request in each line."""
+    """Recorded requests of the pipeline, for others to repeat. `bodies` has the body of one request in each line."""
 
     queries: list[dict[str, str | int]]
     bodies: Path
@@ -58,7 +58,7 @@ def measure(quick: bool) -> Iterator[Figure]:
 
 
 def take(sandbox: Served, module: str, wanted: Mapping[str, Any], **options: Any) -> Taken:
-    """Run a program against the sandbox, and see what arrived. It resets the sandbox itself, after warming up."""
+    """Run a program against the sandbox, and look at the arrived events. It resets the sandbox after warming up."""
     keys = {"url": sandbox.url, "app_key": sandbox.app_key, "write_key": sandbox.write_key}
     taken = run(module, keys | dict(wanted), **options)
     errors = "; ".join(taken.get("errors", ()))
@@ -145,7 +145,7 @@ def _wrong(taken: Sequence[Taken]) -> str:
 
 
 def record(sandbox: Served, folder: Path) -> Work:
-    """Run the line once, with a destination that writes down what is posted."""
+    """Run the pipeline once, and record its requests."""
     bodies = folder / "bodies"
     with (
         writing_down(bodies) as url,
@@ -157,7 +157,7 @@ def record(sandbox: Served, folder: Path) -> Work:
 
 
 class _Noting(CustomerIOClient):
-    """Notes what it asks."""
+    """Client that records its requests."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -170,7 +170,7 @@ class _Noting(CustomerIOClient):
 
 @contextmanager
 def writing_down(path: Path) -> Iterator[str]:
-    """The URL of a server that writes the body of every POST into a file, one in each line, and answers 200."""
+    """Serve a URL that writes the body of every POST into a file, one in each line, and answers 200."""
     lock = Lock()
     with path.open("wb") as file:
 

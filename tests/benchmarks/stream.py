@@ -1,4 +1,4 @@
-"""Reporting webhooks: a lone report, senders that wait for their answers, a steady flood; beside it a plain handler."""
+"""Measure reporting webhooks: a lone report, senders that wait for their answers, a flood, and a plain handler."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _lone(url: str, count: int) -> Iterator[Figure]:
 
 
 def _waiting(url: str, whose: str, rounds: int, *, other: float = 0.0) -> tuple[float, Figure]:
-    """Reports a second of many senders that each wait for their answer.
+    """Measure reports a second of many senders that each wait for their answer.
 
     :param other: what to compare it with.
     """
@@ -175,7 +175,7 @@ def _connections(sandbox: Served) -> dict[str, str]:
 
 @contextmanager
 def served(app: str, environment: Mapping[str, str]) -> Iterator[tuple[str, psutil.Process]]:
-    """An app by uvicorn in a process of its own: the address of its stream `main`, and the process."""
+    """Serve an app with uvicorn in a process of its own: the address of its stream `main`, and the process."""
     port = free_port()
     command = [sys.executable, "-m", "uvicorn", app, "--port", str(port), "--no-access-log", "--log-level", "warning"]
     everything = os.environ | environment | {"NO_PROXY": "127.0.0.1"}

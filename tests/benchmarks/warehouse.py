@@ -1,4 +1,4 @@
-"""Loading into PostgreSQL and DuckDB: the sink, beside dlt."""
+"""Load into PostgreSQL and DuckDB: with the sink, and with dlt."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def _memory(kind: str, small: Taken, large: Taken, few: int, many: int) -> Figur
 
 
 def _database(kind: str, server: Mapping[str, Any], folder: Path, count: int, who: str = "ours") -> dict[str, Any]:
-    """A new one; its fields of an Airflow connection."""
+    """Make a new database; return its fields of an Airflow connection."""
     name = f"{who}_{count}"
     if kind == "duckdb":
         return {"conn_type": "duckdb", "host": str(folder / f"{name}.duckdb")}

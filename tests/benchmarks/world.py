@@ -1,4 +1,4 @@
-"""The past that is measured on, the sandbox that serves it, and the programs that are run beside it."""
+"""Histories for the benchmarks, the sandbox that serves them, and the programs run beside it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Served(NamedTuple):
         return self._told("segment")
 
     def wrong(self) -> str:
-        """What is wrong with the events that arrived since the last reset, or nothing."""
+        """Return the differences between the truth and the events that arrived since the last reset, or nothing."""
         kept = self.kept()
         if kept["by_event"] == self.truth and not kept["duplicates"] and not kept["dropped"]:
             return ""
@@ -64,7 +64,7 @@ def serving(
     history: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> Iterator[Served]:
-    """A sandbox over e-mail deliveries, evenly spread over 31 days unless `history` says otherwise.
+    """Serve a sandbox over e-mail deliveries, evenly spread over 31 days unless `history` says otherwise.
 
     :param interval: Unix seconds; what the truth is counted for.
     """
@@ -99,12 +99,15 @@ def serving(
 def run(
     module: str, wanted: Mapping[str, Any], *, python: str = sys.executable, env: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """Run a program of this folder to its end; returns the JSON on the last line that it prints."""
+    """Run a program of this folder to its end; return the JSON on the last line that it prints."""
     return last_line([python, "-m", f"tests.benchmarks.{module}", json.dumps(wanted)], env)
 
 
 def last_line(command: Sequence[str], env: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """:param env: by default this process's own."""
+    """Run a command, and return the JSON on the last line that it prints.
+
+    :param env: by default this process's own.
+    """
     ran = subprocess.run(command, cwd=REPO, env=env, stdout=subprocess.PIPE, check=True)
     found: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
     return found

@@ -1,4 +1,4 @@
-"""A running Airflow, from outside: its command, its REST API, and its tasks' logs."""
+"""A running Airflow, seen from outside: its command, its REST API, and its tasks' logs."""
 
 import json
 import subprocess
@@ -30,7 +30,7 @@ class Run:
 
     @property
     def day(self) -> str:
-        """The UTC date its data interval starts on."""
+        """Return the UTC date on which the data interval starts."""
         return self.logical_date[:10]
 
     def __str__(self) -> str:
@@ -43,7 +43,7 @@ def quiet(_: str) -> None:
 
 
 def readable(line: str) -> str:
-    """A line of a task's log, which is JSON, for people."""
+    """Format a line of a task's log, which is JSON, for people."""
     try:
         entry = json.loads(line)
     except ValueError:
@@ -53,8 +53,7 @@ def readable(line: str) -> str:
 
 
 class Airflow:
-    """
-    What can be asked of it.
+    """Handle of a running Airflow.
 
     :param processes: which it is made of.
     :param url: of its API server.
@@ -72,7 +71,7 @@ class Airflow:
         self._started = time.monotonic()
 
     def airflow(self, *args: str) -> str:
-        """Run one `airflow` command to its end; what it printed."""
+        """Run one `airflow` command to its end; return its output."""
         done = subprocess.run(
             [sys.executable, "-m", "airflow", *args],
             cwd=REPO,
@@ -87,7 +86,7 @@ class Airflow:
         return done.stdout
 
     def api(self, path: str, *, post: Any = None, patch: Any = None, **params: str | int) -> Any:
-        """Airflow's REST API; POST or PATCH if there is something for it. On this loopback everybody is an admin."""
+        """Call Airflow's REST API, with POST or PATCH if a body is given. Everybody on this loopback is an admin."""
         url = f"{self.airflow_url}/api/v2/{path}"
         # SQLite has room for one writer, and now and then says "database is locked".
         for pause in (0.5, 1.0, 2.0):
@@ -109,12 +108,12 @@ class Airflow:
         self.elapsed(f"{dag_id}: triggered")
 
     def task(self, dag_id: str) -> dict[str, Any]:
-        """The one task instance of the run that was triggered, as it is now."""
+        """Return the current state of the one task instance of the triggered run."""
         found: list[dict[str, Any]] = self.api(f"dags/{dag_id}/dagRuns/{dag_id}/taskInstances")["task_instances"]
         return found[0] if found else {"state": None, "try_number": 0, "start_date": None}
 
     def backfill(self, dag_id: str, from_date: str, to_date: str, *, timeout: float = 180) -> list[Run]:
-        """`start_backfill`, then `finish_backfill`."""
+        """Run `start_backfill`, then `finish_backfill`."""
         self.start_backfill(dag_id, from_date, to_date)
         return self.finish_backfill(dag_id, from_date, to_date, timeout=timeout)
 
@@ -188,7 +187,7 @@ class Airflow:
         return now()
 
     def runs(self, dag_id: str) -> list[Run]:
-        """All backfill runs of this DAG so far, by logical date."""
+        """Return all backfill runs of this DAG so far, by logical date."""
         path = f"dags/{dag_id}/dagRuns"
         runs = self.api(path, run_type="backfill", order_by="logical_date", limit=100)["dag_runs"]
         tasks: dict[str, dict[str, str | None]] = defaultdict(dict)
@@ -206,14 +205,14 @@ class Airflow:
         ]
 
     def xcom(self, run: Run, task_id: str = TASK_ID, key: str = "return_value") -> Any:
-        """What a task of a run left in XCom."""
+        """Return a value that a task of a run left in XCom."""
         return self.api(
             f"dags/{run.dag_id}/dagRuns/{run.run_id}/taskInstances/{task_id}/xcomEntries/{key}",
             deserialize="true",
         )["value"]
 
     def logs(self, run: Run) -> str:
-        """The logs of all tasks of a run that did not succeed, the last try of each."""
+        """Return the logs of all tasks of a run that did not succeed, the last try of each."""
         parts = []
         for task_id, state in run.tasks.items():
             if state == "success":
@@ -240,7 +239,7 @@ class Airflow:
         return bool(health["scheduler"]["status"] == "healthy")
 
     def has_dag(self, dag_id: str) -> bool:
-        """Whether Airflow has read the DAG; raises if it could not read a file."""
+        """Return whether Airflow has read the DAG; raise if it could not read a file."""
         errors = self.api("importErrors")["import_errors"]
         if errors:
             raise WorldError("\n".join(error["stack_trace"] for error in errors))
@@ -256,7 +255,7 @@ class Airflow:
     # Waiting and telling
 
     def wait(self, true: Callable[[], bool], what: str, *, timeout: float = 180) -> None:
-        """As `Processes.wait`."""
+        """Wait; see `Processes.wait`."""
         self._processes.wait(true, what, timeout=timeout)
 
     def elapsed(self, line: str) -> None:

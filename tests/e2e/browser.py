@@ -1,4 +1,4 @@
-"""What a person does in Airflow's UI, step by step: everything is found by its role and its label."""
+"""Steps of a person in Airflow's UI. Every element is found by its role and its label."""
 
 import json
 import re
@@ -16,13 +16,13 @@ RUNS_PATIENCE = 300_000  # milliseconds until a backfill is over
 
 
 def chromium() -> str | None:
-    """Where Debian's Chromium is, if it is there."""
+    """Return the path of Debian's Chromium, if it is installed."""
     return shutil.which("chromium")
 
 
 @contextmanager
 def page_of(url: str) -> Iterator[Page]:
-    """An empty page of a headless Chromium, for an Airflow at this address. Relative addresses are taken from there."""
+    """Open an empty page of a headless Chromium. Relative addresses start at this Airflow."""
     expect.set_options(timeout=PATIENCE)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
@@ -56,7 +56,7 @@ class UI:
         self.pictures = pictures
 
     def picture(self, name: str, form: Locator | None = None) -> None:
-        """Take a screenshot of what the window shows, or of a whole form."""
+        """Take a screenshot of the window, or of a whole form."""
         path = self.pictures / f"{name}.png"
         if form is None:
             self.page.screenshot(path=path, animations="disabled")
@@ -68,7 +68,7 @@ class UI:
     # Connections
 
     def open_form(self, conn_id: str, kind: str) -> Locator:
-        """Admin > Connections > Add Connection, with the two fields that every connection has.
+        """Open Admin > Connections > Add Connection, and fill the two fields that every connection has.
 
         :param kind: its name, as people see it.
         """
@@ -82,7 +82,7 @@ class UI:
         return form
 
     def open_extra_fields(self, form: Locator) -> None:
-        """Unfold them; the standard fields fold."""
+        """Unfold the extra fields; the standard fields fold."""
         form.get_by_role("button", name="Extra Fields", exact=True).click()
         expect(form.get_by_role("spinbutton", name="Port")).to_be_hidden()
 
@@ -93,7 +93,7 @@ class UI:
         expect(form).to_be_hidden()
 
     def test_connection(self, conn_id: str, picture: str | None = None) -> list[str]:
-        """Press Test in the list of connections: the title and the text of what Airflow says."""
+        """Press Test in the list of connections; return the title and the text of Airflow's message."""
         self.page.goto("/connections")
         row = self.page.get_by_role("row", name=conn_id)
         row.get_by_role("button", name="Test Connection").click()
@@ -107,7 +107,7 @@ class UI:
     # Runs
 
     def trigger(self, dag_id: str, dates: Mapping[str, str]) -> None:
-        """Dags > the DAG > Trigger, with a date for each field of this title."""
+        """Trigger the DAG by Dags > the DAG > Trigger, with a date for each field of this title."""
         self.page.goto(f"/dags/{dag_id}")
         self.page.get_by_role("button", name="Trigger Dag").click()
         form = self.page.get_by_role("dialog").filter(has=self.page.get_by_role("heading"))
@@ -117,7 +117,7 @@ class UI:
         expect(form).to_be_hidden()
 
     def backfill(self, dag_id: str, first: str, last: str, picture: str) -> None:
-        """Dags > the DAG > Trigger > Backfill, from a date to another, both inclusive."""
+        """Backfill by Dags > the DAG > Trigger > Backfill, from a date to another, both inclusive."""
         self.page.goto(f"/dags/{dag_id}")
         self.page.get_by_role("button", name="Trigger Dag").click()
         form = self.page.get_by_role("dialog").filter(has=self.page.get_by_role("heading"))
@@ -147,7 +147,7 @@ class UI:
         expect(heading.get_by_role("checkbox")).to_be_checked()
 
     def wait_until_over(self, dag_id: str, runs: int) -> None:
-        """Look at Dags > the DAG > Runs until so many backfilled runs have ended, well or not."""
+        """Watch Dags > the DAG > Runs until this many backfilled runs have ended, well or not."""
         self.page.goto(f"/dags/{dag_id}/runs")
         over = self.page.get_by_role("row", name="backfill__").get_by_role(
             "cell", name=re.compile("^(Success|Failed)$")
@@ -155,7 +155,7 @@ class UI:
         expect(over).to_have_count(runs, timeout=RUNS_PATIENCE)
 
     def open_task(self, dag_id: str, day_after: str, task_id: str, picture: str) -> None:
-        """Dags > the DAG > Runs > the run, then its task.
+        """Open the task by Dags > the DAG > Runs > the run.
 
         :param day_after: the day that the data interval ends on: Airflow names a run by it.
         """
@@ -173,7 +173,7 @@ class UI:
         self.picture(picture)
 
     def rendered_templates(self, picture: str) -> dict[str, str]:
-        """The open task's tab Rendered Templates: what the buttons Copy give, by the name of the field."""
+        """Return the texts of the Copy buttons in the open task's tab Rendered Templates, by the name of the field."""
         self.page.get_by_role("link", name="Rendered Templates").click()
         rows = self.page.get_by_role("table").get_by_role("row")
         expect(rows.first.get_by_role("code")).to_be_visible()
@@ -181,7 +181,7 @@ class UI:
         return {row.get_by_role("cell").first.inner_text(): self._copy(row) for row in rows.all()}
 
     def result(self, picture: str) -> Any:
-        """The open task's tab Storage > XCom: what the button Copy gives of the returned value."""
+        """Return the text of the Copy button of the returned value in the open task's tab Storage > XCom."""
         self.page.get_by_role("link", name="Storage").click()
         self.page.get_by_role("link", name="XCom").click()
         row = self.page.get_by_role("row", name="return_value")
@@ -191,7 +191,7 @@ class UI:
         return json.loads(self._copy(row))
 
     def _copy(self, row: Locator) -> str:
-        """Press Copy, and look what it has copied."""
+        """Press Copy, and return the copied text."""
         row.get_by_role("button", name="Copy to clipboard").click()
         expect(row.get_by_role("button", name="Copied to clipboard")).to_be_visible()
         return str(self.page.evaluate("navigator.clipboard.readText()"))

@@ -1,4 +1,4 @@
-"""What Customer.io held against what Segment kept, event by event."""
+"""Compare Customer.io's deliveries with Segment's events."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -26,7 +26,7 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Count:
-    """One collection on one day."""
+    """Counts of one collection on one day."""
 
     day: str
     collection: str
@@ -37,7 +37,7 @@ class Count:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """The counts, and every difference in words; none means both sides hold the same."""
+    """Counts and differences. No difference means that both sides hold the same."""
 
     counts: Sequence[Count]
     differences: Sequence[str]
@@ -45,11 +45,11 @@ class Comparison:
 
     @property
     def kept(self) -> int:
-        """How many events Segment kept."""
+        """Number of events that Segment kept."""
         return sum(count.kept for count in self.counts)
 
     def lines(self) -> list[str]:
-        """A table for people."""
+        """Format the counts as a table."""
         form = "{:<12}{:<22}{:>17}{:>19}{:>15}"
         lines = [form.format("day", "collection", "Customer.io held", "of it unidentified", "Segment kept")]
         lines += [
@@ -70,8 +70,7 @@ class Comparison:
 def compare_world(
     world: World, runs: Sequence[Run], from_date: str, to_date: str, *, interrupted: Collection[str] = ()
 ) -> Comparison:
-    """
-    Ask both sides of the sandbox, and the tasks' XComs for what they say they skipped.
+    """Read both sides of the sandbox and the skipped events from the tasks' XComs, and compare them.
 
     :param to_date: the last day, inclusive, as in a backfill.
     :param interrupted: days whose run had another try: Segment may have got their events again, and kept them once.
@@ -100,7 +99,7 @@ def compare_world(
 
 
 def differences(truth: Iterable[Row], kept: Iterable[Row]) -> list[str]:
-    """Every way in which the kept events are not the identified rows of the truth, each of them once."""
+    """Describe each difference between the kept events and the identified rows of the truth, one event for each."""
     wanted = {(row["collection"], row["delivery_id"]): row for row in truth}
     seen: Counter[tuple[str, str]] = Counter()
     found = []
@@ -133,7 +132,7 @@ def differences(truth: Iterable[Row], kept: Iterable[Row]) -> list[str]:
 
 
 def count(days: Iterable[str], truth: Iterable[Row], kept: Iterable[Row]) -> list[Count]:
-    """The numbers by day and collection, whatever the days of the events are worth."""
+    """Count by day and collection; a day without events counts, too."""
     held = Counter((day_of(row["time"]), row["collection"], unidentified(row)) for row in truth)
     got = Counter((day_of(told_time(event)), event["event"]) for event in kept)
     return [
@@ -150,22 +149,22 @@ def count(days: Iterable[str], truth: Iterable[Row], kept: Iterable[Row]) -> lis
 
 
 def key_of(event: Row) -> tuple[str, str]:
-    """What tells an event from all others, when of opens and clicks only the first are sent."""
+    """Return a key that tells an event from all others, if only the first open and click are sent."""
     return event["event"], event["properties"]["delivery_id"]
 
 
 def told_time(event: Row) -> float:
-    """The time that Segment was told, before it added anything; a warehouse has no other."""
+    """Return the time that Segment was sent, before its own correction; a warehouse has no other."""
     return seconds(event.get("originalTimestamp", event["timestamp"]))
 
 
 def unidentified(row: Row) -> bool:
-    """Nobody can be named for this occurrence, so it can't be sent."""
+    """Return whether the occurrence has no id of a person, so that it can't be sent."""
     return not (row["user_id"] or row["anonymous_id"])
 
 
 def dates(first: str, last: str) -> Iterable[str]:
-    """All dates from the first to the last, both inclusive."""
+    """Return all dates from the first to the last, both inclusive."""
     day = datetime.fromisoformat(first)
     while day <= datetime.fromisoformat(last):
         yield day.date().isoformat()
@@ -173,20 +172,20 @@ def dates(first: str, last: str) -> Iterable[str]:
 
 
 def moment(day: str) -> int:
-    """The Unix time at which this UTC date begins."""
+    """Return the Unix time at which this UTC date begins."""
     return int(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp())
 
 
 def seconds(timestamp: str) -> float:
-    """The Unix time of an ISO 8601 timestamp."""
+    """Return the Unix time of an ISO 8601 timestamp."""
     return datetime.fromisoformat(timestamp).timestamp()
 
 
 def iso(time: float) -> str:
-    """The other way round."""
+    """Return the ISO 8601 timestamp of a Unix time."""
     return datetime.fromtimestamp(time, UTC).isoformat()
 
 
 def day_of(time: float) -> str:
-    """The UTC date of a Unix time."""
+    """Return the UTC date of a Unix time."""
     return iso(time)[:10]

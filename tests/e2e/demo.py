@@ -39,7 +39,7 @@ def show_failures(world: World, runs: list[Run]) -> None:
 
 
 def report(world: World, runs: list[Run], comparison: Comparison) -> int:
-    """Print what came of it; the exit code."""
+    """Print the result; return the exit code."""
     show_failures(world, runs)
     say()
     for line in comparison.lines():
@@ -65,7 +65,7 @@ def load(world: World, file: Path) -> list[Run]:
 
 
 def report_tables(world: World, runs: list[Run], file: Path) -> int:
-    """Print what the file holds, and two answers; the exit code."""
+    """Print the rows of the file, and two answers; return the exit code."""
     show_failures(world, runs)
     if any(run.state != "success" for run in runs):
         return 1
@@ -90,7 +90,7 @@ def report_tables(world: World, runs: list[Run], file: Path) -> int:
 
 
 def main() -> int:
-    """Everything, start to end."""
+    """Run the whole demo."""
     say("Starting a sandbox of Customer.io and Segment, and a real Airflow ...")
     with tempfile.TemporaryDirectory(prefix="customerio-warehouse-") as folder:
         file = Path(folder) / "warehouse.duckdb"

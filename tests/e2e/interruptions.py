@@ -52,7 +52,7 @@ for case in {CASES}:
 
 
 class Story(NamedTuple):
-    """What became of a case: its task, what the last try returned, what Segment kept and what it got again.
+    """Outcome of a case: its task, the result of the last try, the events that Segment kept, and those that came again.
 
     :param first_log: of the first try.
     """
@@ -66,13 +66,13 @@ class Story(NamedTuple):
 
     @property
     def again(self) -> float:
-        """The share that was sent again."""
+        """Share of the events that was sent again."""
         return len(self.repeated) / len(self.kept)
 
 
 @dataclass
 class Stories:
-    """All of them, beside what there was to send.
+    """Outcomes of all cases, and the number of events to send.
 
     :param seconds_to_end: how long a process lived on after it was told to end.
     :param failures: of cases that went wrong.
@@ -85,21 +85,24 @@ class Stories:
 
     @contextmanager
     def alone(self, case: str) -> Iterator[None]:
-        """Keep what goes wrong within for the tests of this case, and go on with the others."""
+        """Keep an error of this case for its own tests, and go on with the other cases."""
         try:
             yield
         except Exception as error:
             self.failures.setdefault(case, error)
 
     def of(self, case: str) -> Story:
-        """:raises Exception: what went wrong in this case."""
+        """Return the outcome of a case.
+
+        :raises Exception: what went wrong in this case.
+        """
         if case in self.failures:
             raise self.failures[case]
         return self.by_case[case]
 
 
 def write_key(case: str) -> str:
-    """Each case has a source of its own, so that the same events are new to each."""
+    """Return a write key of the case's own, so that the same events are new in each case."""
     return f"sandboxWriteKeyOf{case}"
 
 
@@ -116,13 +119,13 @@ def start(world: World, case: str) -> None:
 
 
 def checkpoints(world: World, case: str) -> int:
-    """How many there are in Airflow's task state store, one or none."""
+    """Return the number of checkpoints in Airflow's task state store, one or none."""
     path = f"dags/{case}/dagRuns/{case}/taskInstances/send/state-store"
     return int(world.api(path)["total_entries"])
 
 
 def wait_until_in_mid_run(world: World, case: str, longer: float) -> dict[str, Any]:
-    """Until the first try has stored a checkpoint, and so many seconds longer."""
+    """Wait until the first try has stored a checkpoint, and this many seconds longer."""
 
     def working() -> bool:
         now = world.task(case)
@@ -144,13 +147,13 @@ def seconds_to_end(world: World, case: str, process: psutil.Process) -> float:
 
 
 def kill(world: World, case: str) -> None:
-    """SIGKILL to the task, as when a machine has no memory left or a grace period is over."""
+    """Send SIGKILL to the task, as the kernel does when memory runs out, or Kubernetes after a grace period."""
     os.kill(wait_until_in_mid_run(world, case, longer=LATER)["pid"], signal.SIGKILL)
     world.elapsed(f"{case}: SIGKILL")
 
 
 def stop_worker(world: World, case: str) -> psutil.Process:
-    """SIGTERM to the supervisor of the task, as when a worker is stopped. Returns the task's own process."""
+    """Send SIGTERM to the supervisor of the task, as if its worker is stopped. Return the task's own process."""
     process = psutil.Process(wait_until_in_mid_run(world, case, longer=LATER)["pid"])
     os.kill(process.ppid(), signal.SIGTERM)
     world.elapsed(f"{case}: SIGTERM to its supervisor")
@@ -158,7 +161,7 @@ def stop_worker(world: World, case: str) -> psutil.Process:
 
 
 def mark_failed(world: World, case: str, **options: bool) -> float:
-    """As somebody does in the UI, and clears the task afterwards. The supervisor hears of it at its next heartbeat.
+    """Mark the task as failed, as in the UI, and clear it after its supervisor has heard of it at the next heartbeat.
 
     :param options: further ones of the request to clear the task.
     """

@@ -1,4 +1,4 @@
-"""Ends what a `World` has started, once the process that owns the world closes this one's stdin, or dies.
+"""End all processes that a `World` has started, once the process that owns the world closes this one's stdin, or dies.
 
 `python -m tests.e2e.keeper HOME` reads one session id a line. Airflow puts each task into a process group of
 its own, so groups are not enough: whatever belongs to one of these sessions is killed. Then HOME is removed.
@@ -17,7 +17,7 @@ PATIENCE = 10.0  # seconds until what can't be killed is reported
 
 
 def members(sessions: Iterable[int]) -> list[int]:
-    """The pids of all live processes in these sessions, zombies left out."""
+    """Return the pids of all live processes in these sessions, without zombies."""
     wanted = frozenset(sessions)
     found = []
     for process in psutil.process_iter():
@@ -30,7 +30,7 @@ def members(sessions: Iterable[int]) -> list[int]:
 
 
 def end(sessions: Iterable[int]) -> list[int]:
-    """Kill all processes of these sessions; the pids of those still there after `PATIENCE` seconds."""
+    """Kill all processes of these sessions; return the pids of those still alive after `PATIENCE` seconds."""
     wanted = frozenset(sessions)
     deadline = time.monotonic() + PATIENCE
     while (left := members(wanted)) and time.monotonic() < deadline:
@@ -44,7 +44,7 @@ def end(sessions: Iterable[int]) -> list[int]:
 
 
 def main(home: str) -> int:
-    """Wait for the end of stdin, then leave nothing behind; 1 when something stayed."""
+    """Wait for the end of stdin, then leave nothing behind; return 1 if something stayed."""
     sessions = {int(line) for line in sys.stdin}
     left = end(sessions)
     if left:

@@ -17,7 +17,7 @@ REPO = Path(__file__).resolve().parents[2]
 
 
 class WorldError(Exception):
-    """Something of the world did not come up, or did not finish in time."""
+    """A part of the world did not come up, or did not finish in time."""
 
 
 def command(main: Callable[[], int]) -> NoReturn:
@@ -34,9 +34,9 @@ def command(main: Callable[[], int]) -> NoReturn:
 
 
 class Processes:
-    """
-    Starts processes, each in a session of its own, and a keeper that ends them however their owner
-    ends, by SIGKILL too. On exit none of them is left, nor `home`, their temporary directory.
+    """Processes, each in a session of its own, with a keeper that ends them however their owner ends, even by SIGKILL.
+
+    On exit none of them is left, nor `home`, their temporary directory.
     """
 
     def __enter__(self) -> Self:
@@ -87,7 +87,7 @@ class Processes:
         self._running[name] = process
 
     def first_line(self, name: str, *, timeout: float = 60) -> bytes:
-        """The first line that a process prints."""
+        """Return the first line that a process prints."""
         stdout = self._running[name].stdout
         assert stdout is not None
         ready, _, _ = select.select([stdout], [], [], timeout)
@@ -97,26 +97,26 @@ class Processes:
         return line
 
     def finish(self, name: str) -> None:
-        """Wait for a process that ends by itself, and well."""
+        """Wait for a process that has to end by itself, and without an error."""
         if self._running[name].wait() != 0:
             raise WorldError(f"{name} failed\n{self.output(name)}")
         del self._running[name]
 
     def stop(self, name: str) -> None:
-        """End a process the gentle way, and wait for it; `start` may then start it anew."""
+        """End a process with SIGTERM, and wait for it; `start` may then start it anew."""
         process = self._running.pop(name)
         process.terminate()
         process.wait(timeout=30)
 
     def kill(self, name: str) -> None:
-        """SIGKILL to all of its session at once, as when its machine dies."""
+        """Send SIGKILL to all of its session at once, as if its machine dies."""
         process = self._running.pop(name)
         if end([process.pid]):
             raise WorldError(f"{name} could not be killed")
         process.wait()
 
     def wait(self, true: Callable[[], bool], what: str, *, timeout: float = 180) -> None:
-        """Ask until it is true; raises when time is up, or when a process that should run has ended."""
+        """Wait until the condition is true; raise when time is up, or when a process that should run has ended."""
         deadline = time.monotonic() + timeout
         while not true():
             for name, process in self._running.items():
@@ -128,7 +128,7 @@ class Processes:
             time.sleep(0.3)
 
     def output(self, name: str, lines: int = 30) -> str:
-        """The last lines that a process has printed."""
+        """Return the last lines that a process has printed."""
         return "\n".join(self._out(name).read_text(errors="replace").splitlines()[-lines:])
 
     def _out(self, name: str) -> Path:

@@ -1,4 +1,4 @@
-"""`make stream`: reporting webhooks are pushed at the stream app, and what Segment kept is compared with them."""
+"""`make stream`: push reporting webhooks at the stream app, and compare them with Segment's events."""
 
 import argparse
 import asyncio
@@ -32,7 +32,7 @@ LINE = "{:>6}  {:>11}  {:>12}  {:>12}  {:>8}  {:>13}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run until all is pushed, or until a signal comes; the exit code says whether both sides are the same."""
+    """Run until all is pushed, or until a signal comes; return 0 only if both sides are the same."""
     options = _parser().parse_args(arguments)
     say("Making up a history ...")
     now = int(time.time())
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _start(processes: Processes, key: str, options: argparse.Namespace) -> dict[str, str]:
-    """The URLs of app and sandbox, once both answer."""
+    """Return the URLs of app and sandbox, once both answer."""
     plain = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_")}
     segment = ("--deliveries", "0", "--segment-latency", str(options.segment_latency))
     processes.start("sandbox", "-m", "tests.sandbox", "--port", "0", *segment, env=plain, pipe=True)
@@ -116,7 +116,7 @@ def _received(sandbox_url: str, **params: int) -> Any:
 
 
 def _compare(history: History, calls: Sequence[Call], sandbox_url: str) -> int:
-    """Say what came of it: all that was answered 2xx against all that Segment kept."""
+    """Compare the reports answered 2xx with Segment's events, and print the result."""
     segment = _received(sandbox_url, events=1)
     kept = {(event["properties"]["delivery_id"], event["event"]) for event in segment["events"]}
     accepted = {(call.report.delivery_id, call.report.metric) for call in calls if call.accepted}

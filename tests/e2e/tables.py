@@ -1,4 +1,4 @@
-"""What the warehouse holds of a backfill: against Customer.io, and in answers to questions."""
+"""Compare the warehouse after a backfill with Customer.io, and query it."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ TRACKS = "SELECT event_text, timestamp, user_id, anonymous_id, id FROM customeri
 
 @contextmanager
 def opened(file: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """The DuckDB file, with all times in UTC."""
+    """Open the DuckDB file, with all times in UTC."""
     with duckdb.connect(str(file)) as connection:
         connection.execute("SET TimeZone = 'UTC'")
         yield connection
 
 
 def rows(file: Path) -> list[dict[str, Any]]:
-    """Of all tables but `tracks`, as the events that they were."""
+    """Return the rows of all tables but `tracks`, as events."""
     tables = [name.lower().replace(" ", "_") for name in COLLECTIONS]
     columns = "event_text, delivery_id, timestamp, user_id, anonymous_id, subject, recipient"
     sql = " UNION ALL ".join(f"SELECT id, {columns} FROM customerio.{table}" for table in tables)
@@ -47,7 +47,7 @@ def rows(file: Path) -> list[dict[str, Any]]:
 
 
 def compare_tables(world: World, file: Path, days: Sequence[str]) -> tuple[int, list[str]]:
-    """How many rows there are, and every way in which they are not what Customer.io held on these days."""
+    """Return the number of rows, and each difference from the occurrences that Customer.io held on these days."""
     start, end = moment(days[0]), moment(days[-1])
     truth = world.sandbox("truth", start=start, end=end + 86_400)["events"]
     kept = rows(file)
@@ -60,7 +60,7 @@ def compare_tables(world: World, file: Path, days: Sequence[str]) -> tuple[int, 
 
 
 def put_orders(file: Path) -> int:
-    """A small table of a shop's orders, made up from who clicked: some buy within the day, some later, most never."""
+    """Make a small table of a shop's orders from clicks: some buy within the day, some later, most never."""
     with opened(file) as connection:
         clicks = connection.execute(
             "SELECT user_id, timestamp FROM customerio.email_link_clicked WHERE user_id IS NOT NULL ORDER BY id"
@@ -82,7 +82,7 @@ def put_orders(file: Path) -> int:
 
 
 def answer(file: Path, name: str) -> list[str]:
-    """One of the queries of `docs/warehouse.md`, and what it finds, as lines."""
+    """Run one of the queries of `docs/warehouse.md`, and return its rows as lines."""
     sql = sql_examples()[name]
     with opened(file) as connection:
         cursor = connection.execute(sql)

@@ -1,4 +1,4 @@
-"""The example DAG, backfilled by a real Airflow, against services that make it hard."""
+"""A real Airflow backfills the example DAG while the services have faults."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ FAULTS = [
 
 
 class Story(NamedTuple):
-    """What there is to check once the backfill is over."""
+    """Observations after the backfill."""
 
     world: World
     runs: list[Run]
@@ -100,7 +100,7 @@ def test_rerun_changes_nothing(story: Story) -> None:
 
 
 def test_second_example_sends_all(story: Story) -> None:
-    """Every channel and every open and click that a person made, with hashed addresses."""
+    """The second example sends every channel and every open and click by a person, with hashed addresses."""
     world = story.world
     before = len(world.sandbox("segment", events=1)["events"])
     (run,) = world.backfill(FULL_DAG_ID, FIRST, FIRST)

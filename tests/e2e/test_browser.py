@@ -1,4 +1,4 @@
-"""Airflow's UI in a browser: the connections' forms, their Test button, a backfill, and what it shows of a run.
+"""Airflow's UI in a browser: the connections' forms, their Test button, a backfill, and the view of a run.
 
 With SCREENSHOTS=docs/images, the pictures of the docs are made anew."""
 
@@ -47,7 +47,7 @@ def ui(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[UI]:
 
 @pytest.fixture(scope="module")
 def connections(world: World, ui: UI) -> World:
-    """Both connections, added by their forms, with one extra field that is not the default."""
+    """Add both connections by their forms, each with one extra field that is not the default."""
     for kind, conn_id in CONN_IDS.items():
         fields, labels = world.connections[conn_id], TYPES[kind]["ui-field-behaviour"]["relabeling"]
         form = ui.open_form(conn_id, TYPES[kind]["hook-name"])
@@ -65,7 +65,7 @@ def connections(world: World, ui: UI) -> World:
 
 @pytest.fixture(scope="module")
 def runs(connections: World, ui: UI) -> list[Run]:
-    """Two days, backfilled by the form. SQLite has room for one writer, so the scheduler waits until all runs exist."""
+    """Backfill two days by the form. SQLite has room for one writer, so the scheduler waits until all runs exist."""
     connections.api(f"dags/{DAG_ID}", patch={"is_paused": True})
     ui.backfill(DAG_ID, FIRST, LAST, "backfill")
     ui.unpause(DAG_ID)
@@ -75,18 +75,18 @@ def runs(connections: World, ui: UI) -> list[Run]:
 
 @pytest.fixture(scope="module")
 def task(runs: list[Run], ui: UI) -> Run:
-    """The second run, its task opened in the browser."""
+    """Open the task of the second run in the browser."""
     ui.open_task(DAG_ID, AFTER, TASK_ID, "run")
     return runs[-1]
 
 
 def shown_in_the_docs() -> set[str]:
-    """The names of the pictures."""
+    """Return the names of the pictures in the docs."""
     return set(re.findall(r"\]\(images/([\w.-]+)\)", PAGE.read_text()))
 
 
 def check_extra_field(ui: UI, form: Locator, field: dict[str, Any]) -> None:
-    """The label, the description, the kind of input and what it holds at first."""
+    """Check the label, the description, the kind of input and its first value."""
     schema, default = field["schema"], field["schema"].get("default")
     # Not by label alone: Airflow ties the label of a text to nothing.
     group = form.get_by_role("group").filter(has=ui.page.get_by_text(field["label"], exact=True))
@@ -166,7 +166,7 @@ def test_test_button_reports_wrong_key(connections: World, ui: UI) -> None:
 
 
 def test_test_button_without_a_port(connections: World, ui: UI) -> None:
-    """It says "Bad Request" before (apache/airflow 73298). Once the oldest is 3.3.3, the docs need not say so."""
+    """Before 3.3.3 the button says "Bad Request" (apache/airflow 73298). The docs say so until 3.3.3 is the oldest."""
     connection = connections.connections["customerio_default"] | {"host": connections.sandbox_url, "port": None}
     connections.api("connections", post={"connection_id": "no_port", **connection})
     version = tuple(map(int, re.findall(r"\d+", connections.api("version")["version"])[:3]))

@@ -1,4 +1,4 @@
-"""Several runs at a time on two workers, of which one dies: CeleryExecutor, Redis, PostgreSQL."""
+"""Several runs at a time on two workers, one of which is killed: CeleryExecutor, Redis, PostgreSQL."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,7 +42,7 @@ with DAG(
 
 
 class Story(NamedTuple):
-    """What was running when a worker was killed, and what became of it.
+    """Tasks that were running when a worker was killed, and their outcome.
 
     :param orphaned: the days whose runs the killed worker had in mid-run; of `resumable` a checkpoint was stored.
     :param tries: of each day, in their order.
@@ -63,7 +63,7 @@ class Story(NamedTuple):
 
 
 def running(world: World) -> list[dict[str, Any]]:
-    """The task instances that run at this moment."""
+    """Return the running task instances."""
     tasks = world.api(f"dags/{DAG_ID}/dagRuns/~/taskInstances", state="running")["task_instances"]
     return [task for task in tasks if task["state"] == "running"]
 
@@ -82,7 +82,7 @@ def log(world: World, task: dict[str, Any]) -> str:
 
 
 def in_mid_run(world: World) -> dict[str, Any]:
-    """Wait until a task has stored a checkpoint; that task."""
+    """Wait until a task has stored a checkpoint; return that task."""
     found: list[dict[str, Any]] = []
 
     def stored() -> bool:
@@ -151,7 +151,7 @@ def test_retry_uses_the_checkpoint(story: Story) -> None:
 
 
 def test_parallel_runs_share_the_rate(story: Story) -> None:
-    """Each asks 8 times a second, as if it were alone; all of them are allowed 10."""
+    """Each run asks 8 times a second, as if it were alone; all of them together are allowed 10."""
     first_tries = [(seconds(one["start_date"]), seconds(one["end_date"])) for one, *_ in story.tries.values()]
     at_once = max(sum(start <= moment < end for start, end in first_tries) for moment, _ in first_tries)
     print(f"{at_once} runs at once, {story.rate_limited} requests got 429")

@@ -1,4 +1,4 @@
-"""The picture of what flowed, in a real Airflow's UI: a gap, a failure, refused events and a preview, and its links.
+"""The picture of the flow in a real Airflow's UI: a gap, a failure, refused events and a preview, and its links.
 
 With SCREENSHOTS=docs/images, the pictures of the docs are made anew, of three weeks."""
 
@@ -42,7 +42,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 @pytest.fixture(scope="module")
 def runs(world: World) -> dict[str, Run]:
-    """By day."""
+    """Return the runs by day."""
     return {run.day: run for run in fill(world, LAST_DAY)}
 
 
@@ -60,7 +60,7 @@ def words(shown: Any) -> list[str]:
 
 
 def test_browse_shows_what_is_missing(ui: UI) -> None:
-    """In the frame that Airflow makes, on the day after."""
+    """The page is in the frame that Airflow makes, on the day after."""
     ui.page.clock.set_fixed_time(f"{AFTER}T06:00:00Z")
     ui.page.goto("/")
     ui.page.get_by_role("button", name="Browse").click()
@@ -94,7 +94,7 @@ def test_counts_are_those_of_the_results(ui: UI, world: World, runs: dict[str, R
 
 
 def test_the_button_of_a_task(ui: UI, world: World, runs: dict[str, Run]) -> None:
-    """Airflow's server makes its address: no run left one in XCom."""
+    """Airflow's server makes the address of the button, because no run left one in XCom."""
     run = runs[REFUSED]
     ui.page.goto(f"/dags/{DAG_ID}/runs/{run.run_id}/tasks/{TASK_ID}/details")
     address = ui.page.get_by_role("link", name="What flowed").get_attribute("href")

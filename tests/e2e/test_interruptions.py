@@ -42,7 +42,7 @@ def test_a_retry_sends_only_the_rest(stories: Stories, case: str) -> None:
 
 @pytest.mark.parametrize("case", ["marked_failed"] if TASKS_OUTLIVE_SIGTERM else ["worker_stopped", "marked_failed"])
 def test_interrupted_task_ends_itself(stories: Stories, case: str) -> None:
-    """SIGKILL would come some seconds later, `[core] killed_task_cleanup_time` since Airflow 3.4."""
+    """SIGKILL would come some seconds later, after `[core] killed_task_cleanup_time` since Airflow 3.4."""
     log = stories.of(case).first_log
     assert "The task was killed." in log
     assert "SIGKILL" not in log

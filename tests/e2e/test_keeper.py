@@ -1,4 +1,4 @@
-"""Nothing that a world has started outlives it, whatever group it has moved to."""
+"""No process that a world has started outlives it, whatever group it has moved to."""
 
 import subprocess
 import sys

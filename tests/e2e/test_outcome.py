@@ -1,4 +1,4 @@
-"""What the rest of a real Airflow learns of a run: DAGs scheduled on its asset, OpenLineage, and StatsD."""
+"""Effects of a run on the rest of a real Airflow: DAGs scheduled on its asset, OpenLineage, and StatsD."""
 
 import json
 import shutil
@@ -37,7 +37,7 @@ with DAG("partitioned", schedule=PartitionedAtRuntime(), start_date=pendulum.dat
 
 
 class Story(NamedTuple):
-    """What there is to check once two days have run by schedule, and one partition by hand.
+    """Observations after two days by schedule, and one partition by hand.
 
     :param results: by run id, of the two days.
     :param events: of the two assets, by name of the asset.
@@ -53,7 +53,7 @@ class Story(NamedTuple):
 
 
 class WatchedWorld(World):
-    """A scheduler that starts runs by itself, metrics for the listener, and lineage for a file."""
+    """World whose scheduler starts runs by itself, with metrics for the listener, and lineage for a file."""
 
     watchers: dict[str, str]
 
@@ -99,7 +99,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
 
 
 def returned(world: World, dag_id: str, task_id: str) -> dict[str, Any]:
-    """What the task returned in each run that succeeded, by run id."""
+    """Return the value that the task returned in each run that succeeded, by run id."""
     runs = world.api("dags/~/dagRuns", limit=100)["dag_runs"]
     return {
         run_id: world.api(
@@ -110,7 +110,7 @@ def returned(world: World, dag_id: str, task_id: str) -> dict[str, Any]:
 
 
 def consumed(world: World) -> list[dict[str, Any]]:
-    """The results that the consumer got, one by one or together."""
+    """Return the results that the consumer got, one by one or together."""
     return [result for run in returned(world, CONSUMER, "use_the_events").values() for result in run]
 
 

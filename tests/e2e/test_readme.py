@@ -1,4 +1,4 @@
-"""The README's own texts, in a real Airflow: its file of DAGs, and its commands one after the other, as a reader would.
+"""Run the README's file of DAGs and its commands in a real Airflow, one after the other, as a reader would.
 
 Only the dates are moved, all by the same number of days, so that `start_date` is three days ago."""
 
@@ -30,7 +30,7 @@ def blocks(language: str) -> list[str]:
 
 
 def moved(text: str) -> str:
-    """The text, as if the README had been written for today."""
+    """Return the text with its dates moved, as if the README had been written today."""
     start = re.search(r"start_date=pendulum.datetime\((\d+, \d+, \d+)", README)
     assert start
     by = TODAY - timedelta(days=3) - date_of(start[1])
@@ -47,13 +47,13 @@ def date_of(text: str) -> date:
 
 
 def commands() -> list[list[str]]:
-    """Those of Airflow, as words."""
+    """Return the Airflow commands of the text, split into words."""
     lines = [shlex.split(line, comments=True) for block in blocks("bash") for line in moved(block).splitlines()]
     return [words[1:] for words in lines if words[:1] == ["airflow"]]
 
 
 class Story(NamedTuple):
-    """What there is to check once all commands have been run.
+    """Observations after all commands have been run.
 
     :param preview: the result of the preview; `previewed` is its day, and `received` counts the events that Segment had
         received when it was over.
@@ -75,7 +75,7 @@ def runs(world: World, dag_id: str) -> list[dict[str, Any]]:
 
 
 def states(world: World, days: list[str]) -> dict[str, str]:
-    """The state of the run that sends each of these days, as far as there are runs."""
+    """Return the state of the run that sends each of these days, where there is one."""
     by_day = {run["data_interval_start"][:10]: run["state"] for run in runs(world, DAG_ID)}
     return {day: by_day[day] for day in days if day in by_day}
 

@@ -16,7 +16,7 @@ HOUR, DAY = 3600, 86_400
 
 
 class Rhythm(NamedTuple):
-    """A DAG, the ages that it sends, the first and last logical date of its backfill, and its runs' length."""
+    """DAG with the ages that it sends, the first and last logical date of its backfill, and its runs' length."""
 
     dag_id: str
     ages: range
@@ -44,7 +44,7 @@ HISTORY = ("--seed", "20", "--deliveries", "20000", "--start", "2026-04-25", "--
 
 
 class Story(NamedTuple):
-    """What there is to check once all three backfills are over.
+    """Observations after all three backfills are over.
 
     :param pool_made: when the pool was made, once tasks could have started.
     :param tasks: all task instances of the three DAGs, by their start.
@@ -89,7 +89,7 @@ def story() -> Iterator[Story]:
 
 
 def create_backfill(world: World, one: Rhythm) -> None:
-    """Its runs wait, because the DAG is paused."""
+    """Create the backfill. Its runs wait, because the DAG is paused."""
     dates = ("--from-date", one.first, "--to-date", one.last)
     world.wait(lambda: world.has_dag(one.dag_id), f"DAG {one.dag_id}")
     world.wait(
@@ -98,7 +98,7 @@ def create_backfill(world: World, one: Rhythm) -> None:
 
 
 def tasks(world: World) -> list[dict[str, Any]]:
-    """All task instances of the three DAGs, by their start."""
+    """Return all task instances of the three DAGs, by their start."""
     found = [
         one
         for rhythm in RHYTHMS
@@ -108,7 +108,7 @@ def tasks(world: World) -> list[dict[str, Any]]:
 
 
 def wanted(row: dict[str, Any], rhythm: Rhythm) -> bool:
-    """This DAG's backfill is to send this occurrence, if it is anybody's."""
+    """Return whether this DAG's backfill should send this occurrence, provided that it has an id of a person."""
     return row["time"] in rhythm.stretch and max(row["time"] - row["created"], 0) in rhythm.ages
 
 
@@ -124,7 +124,7 @@ def test_each_event_is_kept_once(story: Story) -> None:
 
 
 def test_each_rhythm_has_its_share(story: Story) -> None:
-    """And messages were opened at an age at which nobody sends it any more."""
+    """Each rhythm sends its share. Some messages were opened at an age at which no DAG sends the open any more."""
     for rhythm in RHYTHMS:
         assert sum(wanted(row, rhythm) and not unidentified(row) for row in story.held) > 20, rhythm
     ages = [row["time"] - row["created"] for row in story.held]

@@ -1,4 +1,4 @@
-"""A run that is early waits out the settling time in a real Airflow, and takes neither its only slot nor a try.
+"""An early run waits out the settling time in a real Airflow, and takes neither its only slot nor a try.
 
 `make matrix` runs this in each version, so what else needs a whole Airflow of that version is here too."""
 
@@ -36,7 +36,7 @@ with DAG("other", schedule=None, start_date=pendulum.datetime(2026, 1, 1)):
 
 
 class Story(NamedTuple):
-    """The early task while it waits, and when it is over; the other task that ran meanwhile.
+    """Early task while it waits, and when it is over; the other task that ran meanwhile.
 
     :param end: of the early run's interval.
     :param requests: that Customer.io had got when the wait began.

@@ -1,4 +1,4 @@
-"""`make stream`, as short runs: a sender, the app under uvicorn and a sandbox of Segment, each in its own process."""
+"""Short runs of `make stream`: a sender, the app under uvicorn and a sandbox of Segment, each in its own process."""
 
 import os
 import re

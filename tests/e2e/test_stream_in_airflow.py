@@ -28,7 +28,7 @@ DAY = "2026-11-04"
 
 
 class StreamWorld(World):
-    """Its Airflow has one stream, `main`, whose connections are in the database."""
+    """World whose Airflow has one stream, `main`, with its connections in the database."""
 
     def _environment(self) -> dict[str, str]:
         return super()._environment() | {OPTION: '{"main": {}}'}
@@ -55,7 +55,7 @@ def post(world: World, body: bytes, **headers: str) -> requests.Response:
 
 
 def ours(world: World) -> dict[str, Any]:
-    """The plugin, as Airflow's API lists it."""
+    """Return the plugin as Airflow's API lists it."""
     [found] = [one for one in world.api("plugins")["plugins"] if one["name"] == "customerio_stream"]
     plugin: dict[str, Any] = found
     return plugin
@@ -77,7 +77,7 @@ def test_a_signed_webhook_is_taken(world: StreamWorld) -> None:
 
 
 def test_new_signing_key_takes_effect(world: StreamWorld) -> None:
-    """Nobody restarts the server; a signature that does not fit has the connection read again."""
+    """The server is not restarted: a signature that does not fit has the connection read again."""
     body = encoded(report())
     connection = world.api("connections/customerio_default")
     extra = '{"webhook_signing_secret": "the-next-key-0123", "requests_per_second": 1000}'
@@ -146,7 +146,7 @@ def test_flood_harms_nothing_else(world: StreamWorld) -> None:
 
 
 def test_no_option_no_route(world: StreamWorld) -> None:
-    """The last one, since it restarts the server."""
+    """This test is the last one, because it restarts the server."""
     body = encoded(report(delivery_id="another"))
     kept = world.sandbox("segment")["kept"]
     del world.env[OPTION]

@@ -1,4 +1,4 @@
-"""Several days into PostgreSQL and into a DuckDB file by a real Airflow, one task killed in mid-load."""
+"""A real Airflow loads several days into PostgreSQL and into a DuckDB file; one task is killed while it loads."""
 
 import os
 import signal
@@ -60,7 +60,7 @@ ROWS = "SELECT event_text, delivery_id, timestamp, user_id, anonymous_id, subjec
 
 
 class Story(NamedTuple):
-    """What there is to check once both backfills are over.
+    """Observations after both backfills.
 
     :param seen_at_kill: how many rows of the killed task's day could be seen when it had been killed.
     """
@@ -82,7 +82,7 @@ def connected(server: dict[str, Any]) -> Iterator[psycopg.Connection]:
 
 
 def kill_in_mid_load(server: dict[str, Any], seen: list[int]) -> None:
-    """SIGKILL to the task whose load is under way, at its first row of an opened e-mail."""
+    """Send SIGKILL to the task whose load is under way, at its first row of an opened e-mail."""
     with connected(server) as connection:
         while not (sleepers := connection.execute(SLEEPERS).fetchall()):
             time.sleep(0.05)

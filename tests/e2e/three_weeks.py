@@ -1,4 +1,4 @@
-"""Three weeks of the example DAG, backfilled with what the picture should show: a gap, a failure, refused events."""
+"""Backfill three weeks of the example DAG with a gap, a failure and refused events, for the picture."""
 
 from collections import defaultdict
 
@@ -27,7 +27,7 @@ def fill(world: World, last: str = LAST) -> list[Run]:
 
 
 def delivery_of(world: World, day: str) -> str:
-    """A delivery that something was sent of on this day only."""
+    """Return a delivery with an event on this day only."""
     start = int(seconds(f"{day}T00:00:00Z"))
     days: dict[str, set[bool]] = defaultdict(set)
     week = {"start": start - 86_400 * 20, "end": start + 86_400 * 20}

@@ -1,4 +1,4 @@
-"""`make ui`: a real Airflow with three weeks of history, left running to click around in."""
+"""`make ui`: run a real Airflow with three weeks of history, to click around in."""
 
 from tests.e2e.demo import say
 from tests.e2e.processes import command

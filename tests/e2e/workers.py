@@ -21,19 +21,19 @@ HEARTBEAT_TIMEOUT = 60
 
 
 def missing() -> list[str]:
-    """What is not installed, by the names of Debian's packages."""
+    """Return the missing programs, by the names of Debian's packages."""
     found = {"redis-server": REDIS, "postgresql": programs()}
     return [package for package, program in found.items() if program is None]
 
 
 def name() -> str:
-    """What a worker calls its machine; Airflow asks for it, as `[core] hostname_callable`."""
+    """Return the name of a worker's machine; Airflow asks for it, as `[core] hostname_callable`."""
     return os.environ[NAME]
 
 
 @contextmanager
 def redis_server() -> Iterator[str]:
-    """A Redis that keeps nothing; its address."""
+    """Run a Redis that keeps nothing; return its address."""
     assert REDIS is not None
     port = free_port()
     client = redis.Redis(port=port)
@@ -54,8 +54,7 @@ def redis_server() -> Iterator[str]:
 
 @contextmanager
 def celery_world(workers: Sequence[str], *, slots: int, **options: Any) -> Iterator[World]:
-    """
-    A world whose tasks run in these workers, all of which are ready.
+    """Make a world whose tasks run in these workers, all of which are ready.
 
     :param slots: how many tasks a worker runs at a time.
     :param options: of `World`.

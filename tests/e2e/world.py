@@ -105,7 +105,7 @@ class World(Airflow):
         self.elapsed(f"Airflow {self.api('version')['version']} runs at {self.airflow_url}")
 
     def restart_api_server(self, *, seconds_away: float) -> None:
-        """As in an upgrade of Airflow; returns when it serves again."""
+        """Restart the API server as an upgrade of Airflow does, and return when it serves again."""
         self._processes.stop("api-server")
         self.elapsed("the API server is away")
         time.sleep(seconds_away)
@@ -114,11 +114,11 @@ class World(Airflow):
         self.elapsed("the API server is back")
 
     def start(self, name: str, *args: str, **env: str) -> None:
-        """One more process of this Airflow: `airflow ARGS`, with some environment of its own."""
+        """Start one more process of this Airflow: `airflow ARGS`, with some environment of its own."""
         self._processes.start(name, "-m", "airflow", *args, env=self.env | env)
 
     def kill(self, name: str) -> None:
-        """As `Processes.kill`."""
+        """Kill processes; see `Processes.kill`."""
         self._processes.kill(name)
 
     def _connection(self, kind: str, password: str) -> dict[str, Any]:
@@ -130,7 +130,7 @@ class World(Airflow):
         return connection
 
     def _environment(self) -> dict[str, str]:
-        """The caller's environment less what is Airflow's, plus what makes this Airflow stand alone."""
+        """Return the caller's environment without its Airflow settings, and with those of this Airflow."""
         env = {key: value for key, value in os.environ.items() if not key.startswith("AIRFLOW_")}
         env.pop("PYTHONDONTWRITEBYTECODE", None)
         settings = {
@@ -165,5 +165,5 @@ class World(Airflow):
     # Sandbox
 
     def sandbox(self, route: str, *, post: Any = None, **params: str | int) -> Any:
-        """One of the sandbox's control routes; POST if there is something to post."""
+        """Call one of the sandbox's control routes; POST if a body is given."""
         return self._call(f"{self.sandbox_url}/_sandbox/{route}", post, params)

@@ -1,1 +1,1 @@
-"""`python -m tests.matrix`: the wheel in each version of Airflow and of Python that it says it is for."""
+"""`python -m tests.matrix`: test the wheel in each supported version of Airflow and of Python."""

@@ -1,4 +1,4 @@
-"""`python -m tests.matrix [3.0 3.1 3.2 3.3 3.4 floors ...]`: the wheel in each Airflow that it says it is for.
+"""`python -m tests.matrix [3.0 3.1 3.2 3.3 3.4 floors ...]`: test the wheel in each supported version of Airflow.
 
 For each: install the wheel into an environment of its own, ask `airflow providers list`, run the tests of what meets
 Airflow (forms of the connections, hooks, operators, DAGs, resume), `airflow dags test` the example DAG against the
@@ -44,20 +44,20 @@ class Bench:
         shutil.copy(REPOSITORY / "pyproject.toml", folder)
 
     def listed(self) -> str:
-        """Airflow lists the provider."""
+        """Check that Airflow lists the provider."""
         said = self._airflow("providers", "list")
         if not re.search(rf"^airflow-provider-cio\b.*\b{re.escape(__version__)}\b", said, re.MULTILINE):
             raise StepError(f"airflow providers list does not list it:\n{said}")
         return f"lists airflow-provider-cio {__version__}"
 
     def tested(self, tests: tuple[str, ...]) -> str:
-        """The tests pass; why some were skipped."""
+        """Run the tests; return why some were skipped."""
         said = self._run("-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", *tests)
         reasons = dict.fromkeys(re.findall(r"^SKIPPED \[\d+\] \S+ (.*)$", said, re.MULTILINE))
         return "\n".join([said.splitlines()[-1], *(f"  skipped: {reason}" for reason in reasons)])
 
     def sent(self) -> str:
-        """The example DAG sends each event of a day once, as the sandbox holds them."""
+        """Check that the example DAG sends each event of a day once, as the sandbox holds them."""
         history = History.generate(seed=8, deliveries=3000, start=moment("2026-10-30"), end=moment("2026-11-08"))
         self._airflow("db", "migrate")
         self._airflow("dags", "reserialize")  # Airflow 3.0 knows neither DAG nor asset before
@@ -85,7 +85,7 @@ class Bench:
 
 
 class Log:
-    """What is told of one target: all of it at its end, since others are worked on at the same time."""
+    """Output about one target, printed at its end, because others are worked on at the same time."""
 
     def __init__(self) -> None:
         self._lines: list[str] = []
@@ -94,7 +94,7 @@ class Log:
         self._lines += lines
 
     def step(self, name: str, do: Callable[[], str]) -> bool:
-        """Do it, and note how long it took and what came of it; False if it failed."""
+        """Run a step, and note its time and its result; return False if it failed."""
         began = time.monotonic()
         try:
             found, passed = do(), True
@@ -109,7 +109,7 @@ class Log:
 
 
 def check(name: str, wheel: Path, log: Log) -> bool | None:
-    """Everything, for one target, whatever fails before it; False if something failed, None if it was skipped."""
+    """Run all steps for one target; return False if one failed, None if the target was skipped."""
     target = TARGETS[name]
     environment = Environment(target)
     log.add(f"{name} (with what there was by {target.until})")
@@ -134,7 +134,7 @@ def check(name: str, wheel: Path, log: Log) -> bool | None:
 
 
 def checked(name: str, wheel: Path) -> bool | None:
-    """`check`, and show what it noted."""
+    """Run `check`, and print its notes."""
     log = Log()
     try:
         return check(name, wheel, log)
@@ -143,7 +143,7 @@ def checked(name: str, wheel: Path) -> bool | None:
 
 
 def main() -> int:
-    """The exit code: how many failed."""
+    """Run all targets, and return the number that failed."""
     parser = argparse.ArgumentParser(prog="python -m tests.matrix", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(TARGETS)} (default: all)")
     names = parser.parse_args().names or list(TARGETS)

@@ -1,4 +1,4 @@
-"""A virtual environment for each target, kept as long as nothing that it is made of changes."""
+"""Make a virtual environment for each target, and keep it until one of its sources changes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ENVIRONMENTS = REPOSITORY / ".venv" / "matrix"
 
 
 class StepError(Exception):
-    """A step failed; the message is what it printed."""
+    """A step failed; the message is its output."""
 
 
 class UnavailableError(Exception):
@@ -32,7 +32,7 @@ PATIENCE = 1800
 
 
 def run(*command: str | Path, cwd: Path = REPOSITORY, env: Mapping[str, str] | None = None) -> str:
-    """What a command printed.
+    """Run a command, and return its output.
 
     :param env: added to this process's own, of which a user's settings of Airflow and Python are left out.
     :raises StepError: it ended with another exit code than 0, or not in time.
@@ -59,14 +59,17 @@ def run(*command: str | Path, cwd: Path = REPOSITORY, env: Mapping[str, str] | N
 
 
 def build_wheel(folder: Path) -> Path:
-    """The wheel of this checkout."""
+    """Build the wheel of this checkout."""
     run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder)
     [wheel] = folder.glob("*.whl")
     return wheel
 
 
 class Environment:
-    """:param target: what to install; the folder is named by it, and by a hash of all that it is made of."""
+    """Virtual environment of a target.
+
+    :param target: what to install; the folder is named by it, and by a hash of all that it is made of.
+    """
 
     def __init__(self, target: Target) -> None:
         self._target = target
@@ -78,7 +81,7 @@ class Environment:
         self.python = self._folder / "bin" / "python"
 
     def install(self, wheel: Path) -> str:
-        """Install the wheel with what it requires; returns what of it is worth knowing.
+        """Install the wheel with its requirements; return notes about them.
 
         :raises UnavailableError: there is no such Python here, or not even Airflow by itself can be installed.
         """
@@ -115,7 +118,10 @@ class Environment:
         return ", ".join([*([f"Python {self._target.python}"] if self._target.python else []), *shown])
 
     def _check_wheel(self, wheel: Path) -> None:
-        """:raises StepError: something else than the wheel would be tested."""
+        """Check that the tests would use the installed wheel.
+
+        :raises StepError: something else than the wheel would be tested.
+        """
         code = "import airflow_provider_cio as ours; print(ours.__path__[0])"
         where = Path(run(self.python, "-c", code, cwd=self._folder).split()[-1])
         files = [name for name in ZipFile(wheel).namelist() if name.startswith("airflow_provider_cio/")]

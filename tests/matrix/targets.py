@@ -1,4 +1,4 @@
-"""The versions of Airflow, and what was there to install with them."""
+"""Supported versions of Airflow, and the days whose releases are installed with them."""
 
 from __future__ import annotations
 
@@ -109,24 +109,24 @@ class Target:
 
     @property
     def requires_airflow(self) -> list[str]:
-        """Airflow itself, if not the lowest version."""
+        """Return the requirement for Airflow itself, if not the lowest version."""
         return [*self.prereleases, *([f"apache-airflow=={self.airflow}"] if self.airflow else [])]
 
     @property
     def requirements(self) -> list[str]:
-        """Of the wheel and the extras."""
+        """Return the requirements of the wheel and the extras."""
         optional = PROJECT["optional-dependencies"]
         return [*PROJECT["dependencies"], *(line for extra in self.extras for line in optional[extra])]
 
     @property
     def tools(self) -> list[str]:
-        """What the tests need, as required by the dev extra."""
+        """Return the requirements of the tests, as the dev extra has them."""
         wanted = {Requirement(line).name: line for line in PROJECT["optional-dependencies"]["dev"]}
         return [wanted[name] for name in (*_TOOLS, *self.more_tools)]
 
     @property
     def options(self) -> list[str]:
-        """For `uv pip install`, beside what to install."""
+        """Return the options for `uv pip install`, without the requirements."""
         options = ["--exclude-newer", self.until]
         for name, day in _YOUNGER.items():
             options += ["--exclude-newer-package", f"{name}={max(day, self.until)}"]

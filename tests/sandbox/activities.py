@@ -1,4 +1,4 @@
-"""What GET /v1/activities lists: what happened, one row each, newest first but not quite (2.1 to 2.4).
+"""Rows of GET /v1/activities: one for each thing that happened, newest first but not quite (2.1 to 2.4).
 
 Nothing here exists until somebody asks for it: the rows follow from those of the deliveries, each is encoded
 when a page first shows it, and the order is worked out once for each disorder.
@@ -23,7 +23,7 @@ from tests.sandbox.engagements import activity_id, engagements
 from tests.sandbox.late import lateness
 from tests.sandbox.rows import Rows
 
-#: Of a hundred rows so many are out of order.
+#: Rows out of order, of a hundred.
 DISORDERED = 4
 _KEPT = 1 << 18  # encoded rows
 _NUMBERS = 256  # more things than these do not happen to one delivery
@@ -34,7 +34,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class _Seen(msgspec.Struct):
-    """What of a delivery's row says what happened to it."""
+    """Parts of a delivery's row from which its activities follow."""
 
     id: str
     type: str = "email"
@@ -45,7 +45,7 @@ _seen = msgspec.json.Decoder(_Seen).decode
 
 
 class Wanted(NamedTuple):
-    """What a request asks for; None is everything."""
+    """Filter of a request; None means no filter."""
 
     type: str | None = None
     name: str | None = None
@@ -65,7 +65,7 @@ class Happening(NamedTuple):
 def happenings(
     delivery_id: str, channel: str, metrics: Mapping[str, Any], *, repeated: bool, same_second: float = 0.0
 ) -> list[Happening]:
-    """Everything that happened to a delivery, each open and click of it too, in an order that never changes."""
+    """Return everything that happened to a delivery, with each open and click, in an order that never changes."""
     found = [
         Happening(metric, time)
         for metric, time in metrics.items()
@@ -116,7 +116,7 @@ class Activities:
         return len(self._times)
 
     def listing(self, wanted: Wanted, *, disorder: int, oldest: int | None) -> Sequence[int]:
-        """The rows that a request is about, by number, in the order of the list.
+        """Return the numbers of the rows that match a request, in the order of the list.
 
         :param disorder: no row stands behind one that is older by more seconds than this.
         :param oldest: what is older may be missing.
@@ -135,16 +135,16 @@ class Activities:
         return self._decoded(entry)
 
     def shown_from(self, entry: int, most: int) -> int:
-        """When a row becomes visible: at its time, or up to `most` seconds later (see `late`)."""
+        """Return the time from which a row is visible: its own, or up to `most` seconds later (see `late`)."""
         return self._times[entry] + upto(self._lateness[entry], most)
 
     @property
     def dice(self) -> Sequence[int]:
-        """A number of 32 bits for each row; it depends on nothing but the row."""
+        """Return a number of 32 bits for each row, which depends on nothing but the row."""
         return self._dice
 
     def find(self, ids: Iterable[str]) -> dict[str, int]:
-        """The numbers of the rows that have these ids."""
+        """Return the numbers of the rows that have these ids."""
         wanted = set(ids)
         if not wanted:
             return {}
@@ -152,7 +152,7 @@ class Activities:
         return {id: entry for id, entry in found if id in wanted}
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """All rows, in no order worth mentioning, and none of them kept."""
+        """Yield all rows in an undefined order, and keep none of them."""
         for entry in range(len(self)):
             yield self._decoded(entry)
 
@@ -177,14 +177,14 @@ class Activities:
         self._lateness.append(late)
 
     def _shown(self, entry: int, disorder: int) -> int:
-        """The time by which a row is sorted: a while before its own if it came late, after it if it is ahead."""
+        """Return the time by which a row is sorted: earlier than its own if it came late, later if it is ahead."""
         time, dice = self._times[entry], self._dice[entry]
         if not disorder or dice % 100 >= DISORDERED:
             return time
         return time + dice // 100 % (disorder + 1) - disorder // 2
 
     def _view(self, wanted: Wanted, disorder: int) -> Sequence[int]:
-        """The entries that a request is about, newest first; those of one second keep their order."""
+        """Return the entries that match a request, newest first; those of one second keep their order."""
         view = self._views.get((wanted, disorder))
         if view is None:
             view = self._views[wanted, disorder] = memoryview(array("q", self._select(wanted, disorder)))
@@ -215,7 +215,7 @@ class Activities:
 
 
 def row_of(delivery: Mapping[str, Any], channel: str, one: Happening) -> dict[str, Any]:
-    """The row of something that happened to a delivery, which is given as GET /v1/messages shows it."""
+    """Return the row of something that happened to a delivery, which is given as GET /v1/messages shows it."""
     id = activity_id(delivery["id"], one.metric, one.number, one.time)
     dice = zlib.crc32(id.encode())
     row = {
@@ -236,7 +236,7 @@ def row_of(delivery: Mapping[str, Any], channel: str, one: Happening) -> dict[st
 
 
 def engagements_of(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Engagement]]:
-    """The opens and clicks among rows, by delivery."""
+    """Return the opens and clicks among rows, by delivery."""
     found: dict[str, list[Engagement]] = {}
     for row in rows:
         metric, _, channel = row["type"].partition("_")
@@ -260,7 +260,7 @@ def engagements_of(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Engageme
 
 
 def other_activities(seed: int, count: int, start: int, end: int) -> list[dict[str, Any]]:
-    """What people did besides: events, pages, changed attributes. No delivery has to do with it."""
+    """Return activities without a delivery: events, pages, changed attributes."""
     rng = Random(f"{seed} other activities")
     found: list[dict[str, Any]] = []
     for number in range(count):
@@ -284,7 +284,9 @@ def other_activities(seed: int, count: int, start: int, end: int) -> list[dict[s
 
 
 def _identifiers(known: Mapping[str, Any] | None, dice: int) -> dict[str, Any] | None:
-    """As the delivery shows them; "live rows may lack `id`"; of someone deleted only the `cio_id` is left."""
+    """Return the identifiers as the delivery shows them. "Live rows may lack `id`"; a deleted person has only the
+    `cio_id`.
+    """
     if known is None:
         return None
     if not known.get("id") and not known.get("email"):
@@ -293,7 +295,7 @@ def _identifiers(known: Mapping[str, Any] | None, dice: int) -> dict[str, Any] |
 
 
 def _details(one: Engagement, channel: str, template_id: int | None, dice: int) -> dict[str, Any]:
-    """What `data` holds of an open or a click (reference/customerio.md 2.3)."""
+    """Return the `data` of an open or a click (reference/customerio.md 2.3)."""
     data: dict[str, Any] = {}
     if one.ip_address is not None:
         data["ip_address"] = one.ip_address

@@ -11,12 +11,12 @@ JSON = "application/json"
 
 
 def http_date(time: float) -> str:
-    """RFC 9110, rounded up: an HTTP date knows whole seconds only."""
+    """Format an HTTP date (RFC 9110), rounded up to whole seconds."""
     return formatdate(math.ceil(time), usegmt=True)
 
 
 def seconds(wait: float, *, whole: bool = True) -> str:
-    """Seconds for Retry-After, rounded up: whole ones, at least one, or milliseconds."""
+    """Format the seconds of Retry-After, rounded up: whole ones, at least one, or milliseconds."""
     return str(max(1, math.ceil(wait))) if whole else f"{math.ceil(wait * 1000) / 1000:.3f}"
 
 

@@ -1,4 +1,4 @@
-"""What Customer.io calls things: channels, metrics, and the name of each collection."""
+"""Customer.io's names of channels and metrics, and the name of each collection."""
 
 from __future__ import annotations
 

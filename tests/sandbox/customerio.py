@@ -41,7 +41,7 @@ DEFAULT_LIMIT, MAX_LIMIT = 50, 1000
 DEFAULT_ACTIVITIES, MAX_ACTIVITIES = 10, 100
 DEFAULT_NEWSLETTERS = 50  # the reference names no number, nor the maximum: see `Settings.most_newsletters`
 
-# What an endpoint lists, and the key it lists it under (reference/customerio.md 4).
+# Kind of the items of an endpoint, and the key of its list (reference/customerio.md 4).
 _LISTS: dict[str, tuple[Kind, str]] = {
     "campaigns": ("campaign", "campaigns"),
     "newsletters": ("newsletter", "newsletters"),
@@ -51,7 +51,7 @@ _LISTS: dict[str, tuple[Kind, str]] = {
 
 
 class CustomerIO:
-    """The App API. `requests` holds what was asked, whatever was answered."""
+    """The App API. `requests` has every request, whatever its answer."""
 
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
@@ -67,7 +67,7 @@ class CustomerIO:
         self.webhooks.by_id.clear()
 
     def way(self) -> float:
-        """Seconds that the next request is under way before it arrives."""
+        """Draw the seconds that the next request is under way before it arrives."""
         return self._ways.random() * self._shared.settings.arrival_jitter
 
     def routes(self) -> list[Route]:
@@ -226,7 +226,7 @@ class CustomerIO:
         return self._page(request, self._shown(chosen), None if following is None else Cursor(following))
 
     def _hidden(self, wanted: Filter, end_ts: int) -> Hidden | None:
-        """Tells which of the rows that a request is about are not there yet."""
+        """Return a function that tells which of the requested rows are not there yet, or None."""
         settings, rows = self._shared.settings, self._shared.history.rows
         now, metric, leaving = settings.clock(), wanted.metric, rows.leaving
         checks: list[Hidden] = []
@@ -240,13 +240,13 @@ class CustomerIO:
         return (lambda at: any(check(at) for check in checks)) if checks else None
 
     def _as_counted(self, listed: Sequence[int], hidden: Hidden | None) -> tuple[Sequence[int], Hidden | None]:
-        """What the places of a list are counted in: all rows there will be, or those that are there now."""
+        """Return the rows in which the places of a list are counted: with all later ones, or only those there now."""
         if hidden is None or self._shared.settings.cursors == "stable":
             return listed, hidden
         return [at for at in listed if not hidden(at)], None
 
     def _shown(self, positions: Iterable[int]) -> list[bytes]:
-        """The rows of deliveries as they are shown now."""
+        """Return the rows of deliveries as they are shown now."""
         rows, odd, now = self._shared.history.rows, self._odd_deliveries(), self._shared.settings.clock()
         found = []
         for at in positions:
@@ -259,7 +259,7 @@ class CustomerIO:
         return found
 
     def _unfinished(self, at: int, now: float) -> dict[str, Any] | None:
-        """The row of a delivery as it is now, if that may not be all yet: metrics come late, drafts are sent."""
+        """Return the row of a delivery as it is now, if it may still change: metrics come late, drafts are sent."""
         most, rows = self._shared.settings.visible_after, self._shared.history.rows
         sent = rows.leaving.get(at, 0)
         late = most is not None and rows.latest[at] + most > now
@@ -325,13 +325,13 @@ class CustomerIO:
 
 
 def _asked_with(request: Request) -> str:
-    """Everything that makes a list another one."""
+    """Return everything that makes a list another one."""
     params = request.query_params.multi_items()
     return f"{request.url.path} {sorted((name, value) for name, value in params if name not in {'start', 'limit'})}"
 
 
 def time_bounds(start_ts: int | None, end_ts: int | None, now: int) -> tuple[int, int]:
-    """The creation times that a request really spans, both inclusive (reference/customerio.md 1.2).
+    """Return the creation times that a request really spans, both inclusive (reference/customerio.md 1.2).
 
     An end alone, a start alone (then the end is now) and no bounds at all (likewise) mean the six months
     before the end; anything wider is cut to that without a word.
@@ -342,7 +342,7 @@ def time_bounds(start_ts: int | None, end_ts: int | None, now: int) -> tuple[int
 
 
 def error(status: int, detail: str, *, pointer: str | None = None, headers: dict[str, str] | None = None) -> Response:
-    """The dominant error envelope (reference/customerio.md 7); validation adds `source.pointer`."""
+    """Return an error in the usual envelope (reference/customerio.md 7); validation adds `source.pointer`."""
     problem: dict[str, object] = {"detail": detail, "status": str(status)}
     if pointer is not None:
         problem["source"] = {"pointer": f"/{pointer}"}
@@ -350,7 +350,7 @@ def error(status: int, detail: str, *, pointer: str | None = None, headers: dict
 
 
 def _listed(key: str, rows: list[bytes], null_when_empty: bool) -> bytes:
-    """The head of an answer: the rows under their key."""
+    """Return the head of an answer: the rows under their key."""
     if not rows and null_when_empty:
         return b'{"%b":null' % key.encode()
     return b"".join((b'{"', key.encode(), b'":[', b",".join(rows), b"]"))

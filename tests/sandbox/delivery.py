@@ -1,4 +1,4 @@
-"""One delivery as it really was, the row the App API shows of it, and the truth that follows from it."""
+"""One delivery as it really was, the row that the App API shows of it, and the occurrences that follow from it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Person(msgspec.Struct, frozen=True):
 
 
 class Identifiers(msgspec.Struct):
-    """What is unset is not there at all."""
+    """Identifiers of a person. An unset one is missing in the row."""
 
     id: str | int | msgspec.UnsetType | None
     email: str | msgspec.UnsetType | None
@@ -134,13 +134,13 @@ class Delivery(msgspec.Struct, kw_only=True):
     anonymous_id: str | None
     recipient: str | None
     subject: str | None
-    # What and when: the first time of each metric.
+    # The first time of each metric.
     times: dict[str, int]
     # How often people and machines opened and clicked, where that is known: `human_opened`, `prefetch_opened`, ...
     counts: dict[str, int] = {}
     # Times that `metrics` has besides, such as `human_opened` and `link:7`: see `engagements.firsts`.
     firsts: dict[str, int] = {}
-    # It is a draft, or was one until it was sent.
+    # The delivery is a draft, or was one until it was sent.
     draft: bool = False
     forgotten: bool = False
     failure_message: str | None = None
@@ -167,7 +167,7 @@ class Delivery(msgspec.Struct, kw_only=True):
 
     @property
     def parent(self) -> Parent | None:
-        """What it belongs to: a campaign, a newsletter, a broadcast or a transactional message."""
+        """Return the parent of the delivery: a campaign, a newsletter, a broadcast or a transactional message."""
         return parent_of(self)
 
     def row(self) -> Row:
@@ -198,7 +198,7 @@ class Delivery(msgspec.Struct, kw_only=True):
     def truth(
         self, campaign_name: str | None, engagements: list[Engagement] | None = None, *, human: bool = False
     ) -> Iterator[Truth]:
-        """What happened to it and has a collection.
+        """Return the occurrences that have a collection.
 
         :param engagements: all opens and clicks, to be told in place of the first of each.
         :param human: the first open and click by a person, as the row tells of them, in place of the first of all.
@@ -216,7 +216,7 @@ class Delivery(msgspec.Struct, kw_only=True):
                     yield replace(row, first=one is first, first_human=one is by_person)
 
     def _first(self, metric: str, campaign_name: str | None, human: bool) -> Iterator[Truth]:
-        """The first one (by a person), and what the row tells of it."""
+        """Return the first open or click (by a person), with the details that the row has of it."""
         time: int | None = self.times[metric]
         by_person = self.firsts.get(f"human_{metric}")
         machines = [self.firsts.get(f"{by}_{metric}") for by in ("prefetch", "machine")]
@@ -299,9 +299,9 @@ def from_row(row: Mapping[str, Any], *, draft: bool) -> Delivery:
 
 
 def first_ones(ones: Iterable[Engagement], metrics: Mapping[str, Any]) -> tuple[Engagement | None, Engagement | None]:
-    """The first of the opens (or clicks) of a delivery, and the first by a person if that has another time.
+    """Return the first of the opens (or clicks) of a delivery, and the first by a person if that has another time.
 
-    Of several in one second the one with the smallest id, but a person's before a machine's.
+    If several have the same second, the smallest id is the first, but a person's comes before a machine's.
     """
     found: dict[str, Engagement] = {}
     for one in sorted(ones, key=lambda one: one.activity_id):
@@ -333,12 +333,13 @@ def base_of(key: str) -> str:
 
 
 def looks_like_a_draft(metrics: Mapping[str, Any]) -> bool:
-    """Only created and drafted: what a hand-written row is taken for unless its history says which ones are drafts."""
+    """Return whether the row has no metric but `created` and `drafted`. It decides if a history names none."""
     return "drafted" in metrics and metrics.keys() <= {"created", "drafted"}
 
 
 def identity(row: Mapping[str, Any]) -> tuple[str | None, str | None]:
-    """(userId, anonymousId) that a row tells, by reference/customerio.md 8. "" is missing, and so is what is no id.
+    """Return (userId, anonymousId) of a row, by reference/customerio.md 8. "" counts as missing, like any value that is
+    no id.
 
     `customer_id` counts only without an id among the identifiers, and not if it is the `cio_id`, be it written plainly
     or as the API wants it, with `cio_` before it. Only an e-mail's recipient can be an address: elsewhere it is a
@@ -365,5 +366,5 @@ def identity(row: Mapping[str, Any]) -> tuple[str | None, str | None]:
 
 
 def _text(value: object) -> str | None:
-    """An id is a string or a number."""
+    """Return an id as text: it may be a string or a number."""
     return (str(value) or None) if isinstance(value, str | int) and not isinstance(value, bool) else None

@@ -1,4 +1,4 @@
-"""Every open and click of a delivery, worked out anew from what its row says whenever somebody asks."""
+"""Every open and click of a delivery, computed anew from its row at each request."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _TO_CROCKFORD = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", b"012345678
 def engagements(
     delivery_id: str, channel: str, metrics: Mapping[str, Any], *, repeated: bool, same_second: float = 0.0
 ) -> list[Engagement]:
-    """All opens and clicks: the first of each at the time that `metrics` shows, the others after it.
+    """Return all opens and clicks: the first of each at the time that `metrics` shows, the others after it.
 
     As many as the counts in `metrics` say, which the API does not show. Where there are none, one; or as many as
     someone with this delivery's id happens to make.
@@ -60,10 +60,10 @@ def engagements(
 
 
 def firsts(ones: Iterable[Engagement]) -> dict[str, int]:
-    """The keys that `metrics` has besides `opened` and `clicked` (reference/customerio.md, part 0).
+    """Return the keys that `metrics` has besides `opened` and `clicked` (reference/customerio.md, part 0).
 
-    They have the time of the first open and click by a person and by a machine, and of the first click on each link.
-    They tell of nothing else than opens and clicks, so they are no occurrences.
+    These keys have the time of the first open and click by a person and by a machine, and of the first click on each
+    link. No occurrence is made of them, because they repeat opens and clicks.
     """
     found: dict[str, int] = {}
     for one in ones:
@@ -78,24 +78,24 @@ def firsts(ones: Iterable[Engagement]) -> dict[str, int]:
 
 
 def link_id(link: str) -> int:
-    """The number of a link, as `metrics` and reports have it."""
+    """Return the number of a link, as `metrics` and reports have it."""
     return 1 + zlib.crc32(link.encode()) % 10_000
 
 
 def activity_id(delivery_id: str, metric: str, number: int, time: int) -> str:
-    """A ULID: 48 bits of milliseconds, 80 of chance; the same for the same thing."""
+    """Return a ULID, 48 bits of milliseconds and 80 of chance. The same activity always gets the same one."""
     chance = blake2b(f"{delivery_id} {metric} {number}".encode(), digest_size=12).digest()
     return ulid(time * 1000 + int.from_bytes(chance[:2]) % 1000, chance[2:])
 
 
 def ulid(milliseconds: int, chance: bytes) -> str:
-    """48 bits of time and ten bytes of chance, in Crockford's alphabet."""
+    """Encode 48 bits of time and ten bytes of chance in Crockford's alphabet."""
     data = b"\0\0\0\0" + milliseconds.to_bytes(6) + chance
     return b32encode(data)[-26:].translate(_TO_CROCKFORD).decode()
 
 
 def _count(metrics: Mapping[str, Any], metric: str, rng: Random, repeated: bool) -> tuple[int, int]:
-    """(all, those of them that no person made)"""
+    """Return (all, those that no person made)."""
     human, automatic = _all_counted(metrics, metric)
     if human + automatic:
         return min(human + automatic, _MOST), automatic
@@ -108,7 +108,7 @@ def _count(metrics: Mapping[str, Any], metric: str, rng: Random, repeated: bool)
 
 
 def _all_counted(metrics: Mapping[str, Any], metric: str) -> tuple[int, int]:
-    """(by people, by machines) as the row counts them."""
+    """Return (by people, by machines) as the row counts them."""
     return _counted(metrics.get(f"human_{metric}")), _counted(metrics.get(f"prefetch_{metric}"))
 
 
@@ -117,7 +117,7 @@ def _counted(value: object) -> int:
 
 
 def _wait(rng: Random) -> int:
-    """Seconds from the first to another one: mostly days, seldom months."""
+    """Return the seconds from the first to another one: mostly days, seldom months."""
     return int(rng.random() * 60 * DAY if rng.random() < 0.03 else rng.expovariate(1 / DAY))
 
 

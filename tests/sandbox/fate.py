@@ -1,4 +1,4 @@
-"""What happens to a delivery after it was created: which metrics, when, and how often."""
+"""Fate of a delivery after its creation: which metrics, when, and how often."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tests.sandbox.delivery import Delivery
 
 HOUR, DAY = 3600, 86_400
 
-# What can happen on a channel: the reporting subscriptions of reference/customerio.md 5.
+# Possible metrics of a channel: the reporting subscriptions of reference/customerio.md 5.
 _CAN = {
     "email": "attempted delivered opened clicked converted bounced dropped failed undeliverable".split(),
     "push": "attempted delivered opened clicked converted bounced dropped failed undeliverable".split(),
@@ -109,7 +109,7 @@ class Fates:
             }
 
     def _after(self, time: int, lag: float) -> int:
-        """A time that much later, at most the longest lag after the creation, sometimes on a bound."""
+        """Return a time that much later, at most the longest lag after the creation, sometimes on a bound."""
         later = time + int(lag)
         if later > self._latest:
             later = time + int(self.rng.random() * (self._latest - time))
@@ -121,7 +121,7 @@ class Fates:
         return later
 
     def _transit(self) -> float:
-        """Seconds until it is delivered: mostly at once, sometimes hours (8 h were seen)."""
+        """Return the seconds until it is delivered: mostly none, sometimes hours (8 h were seen)."""
         chance, random = self.rng.random(), self.rng.random()
         if chance < 0.85:
             return 1 + random * 30
@@ -130,7 +130,7 @@ class Fates:
         return random * 14 * HOUR
 
     def _pause(self) -> float:
-        """Seconds until it is opened: minutes to weeks, or any time."""
+        """Return the seconds until it is opened: minutes to weeks, or any time."""
         if self.late_opens and self.rng.random() < self.late_opens:  # without them, seeded worlds stay as they were
             return self.rng.random() * self.longest_lag
         chance = self.rng.random()
@@ -141,7 +141,7 @@ class Fates:
         return self.rng.expovariate(1 / (10 * DAY))
 
     def _repeats(self) -> int:
-        """How often someone opens or clicks."""
+        """Return how often a person opens or clicks."""
         count = 1
         while count < 9 and self.rng.random() < 0.3:
             count += 1

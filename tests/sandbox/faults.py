@@ -80,7 +80,7 @@ _DETAILS = {
 
 
 class Fault(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """What goes wrong on one side, and when.
+    """Fault of one side, with the requests that it meets.
 
     With `at` it meets the n-th request of that side (from 0, since the last reset) and the `times - 1`
     after it; without, the next ones. With `probability` each request (from `at` on) meets it by a seeded
@@ -120,7 +120,7 @@ class Fault(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tru
 
 
 class _Armed:
-    """A fault that waits for its requests."""
+    """Fault that waits for its requests."""
 
     def __init__(self, fault: Fault) -> None:
         self.fault = fault
@@ -147,7 +147,7 @@ class _Armed:
 
 
 class Faults:
-    """The faults that were asked for. The first one that strikes a request is played."""
+    """Requested faults. The first one that strikes a request is played."""
 
     def __init__(self) -> None:
         self._armed: list[_Armed] = []
@@ -159,7 +159,7 @@ class Faults:
         self._armed.clear()
 
     def pick(self, side: Side, number: int, path: str) -> tuple[Kind, Fault] | None:
-        """The fault for the n-th request of a side, if one strikes."""
+        """Return the fault for the n-th request of a side, or None."""
         for armed in self._armed:
             if armed.fault.side == side and path.startswith(armed.fault.path):
                 kind = armed.strike(armed.met if armed.fault.path else number)
@@ -177,7 +177,7 @@ class _Answer:
 
 
 async def play(kind: Kind, fault: Fault, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer a request with a fault instead of, or on top of, what the service would answer."""
+    """Answer a request with a fault instead of the service's answer, or on top of it."""
     if kind == "reset":
         await _drain(receive)
         reset(receive)
@@ -228,7 +228,7 @@ def reset(receive: Receive) -> None:
 
 
 def transport_of(receive: Receive) -> asyncio.Transport:
-    """The connection under a request: uvicorn hands out `receive` as a method of the object that has it."""
+    """Return the connection under a request: uvicorn passes `receive` as a method of the object that has it."""
     cycle: Any = receive.__self__  # type: ignore[attr-defined]
     transport: asyncio.Transport = cycle.transport
     return transport
@@ -315,7 +315,7 @@ def _bomb() -> Iterable[bytes]:
 
 
 def _with_same_cursor(body: bytes, scope: Scope) -> bytes:
-    """The page again, but its `next` is the cursor that was asked for; unchanged if there was none."""
+    """Replace the page's `next` by the cursor of the request; leave the page unchanged if there was none."""
     start = parse_qs(scope["query_string"].decode()).get("start")
     if not start:
         return body

@@ -205,7 +205,7 @@ class History:
         every: bool = False,
         human: bool = False,
     ) -> list[Truth]:
-        """What happened in [start, end) and has a collection, by time; nothing named means all.
+        """Return the occurrences in [start, end) that have a collection, by time; without names, of all collections.
 
         :param drafts: also the deliveries that the API never shows but when asked with `drafts=true`.
         :param every: each open and click, not the first of them only.
@@ -225,7 +225,7 @@ class History:
         return found
 
     def engagements(self) -> dict[str, list[Engagement]]:
-        """Every open and click of each person, by `cio_id` and time. Empty for lean or given histories."""
+        """Return every open and click of each person, by `cio_id` and time. Empty for lean or given histories."""
         found: dict[str, list[Engagement]] = {}
         every = self._engagements()
         for delivery in self._deliveries or ():
@@ -236,7 +236,7 @@ class History:
         return found
 
     def with_engagements(self) -> Iterator[tuple[dict[str, Any], list[Engagement]]]:
-        """The row of each delivery, newest first, and every open and click of it."""
+        """Yield the row of each delivery, newest first, with all its opens and clicks."""
         every = self._engagements()
         for at, data in enumerate(self.rows.data):
             row = msgspec.json.decode(data)
@@ -244,7 +244,7 @@ class History:
 
     @property
     def activities(self) -> Activities:
-        """What GET /v1/activities lists; made when it is first looked at."""
+        """Activities as GET /v1/activities lists them; made when first used."""
         if self._activities is None:
             others, given = (self._others(), False) if self._given is None else (self._given, True)
             self._activities = Activities(
@@ -257,11 +257,11 @@ class History:
         return self._activities
 
     def listed(self, kind: Kind, form: IdForm) -> list[dict[str, Any]]:
-        """The parents of one kind, as their list shows them."""
+        """Return the parents of one kind, as their list shows them."""
         return listed(self.parents, kind, self.names, form, self.rows.newsletter_sent_at)
 
     def _engagements(self) -> Callable[[Delivery], list[Engagement]]:
-        """Tells all opens and clicks of a delivery."""
+        """Return a function that gives all opens and clicks of a delivery."""
         if self._given is not None:
             given = engagements_of(self._given)
             return lambda delivery: given.get(delivery.id, [])
@@ -280,18 +280,18 @@ class History:
         return None if parent is None else name_of(parent, self.names)
 
     def find(self, delivery_id: str) -> bytes | None:
-        """The encoded row of one delivery."""
+        """Return the encoded row of one delivery."""
         position = self.position(delivery_id)
         return None if position is None else self.rows.data[position]
 
     def position(self, delivery_id: str) -> int | None:
-        """Where one delivery stands among the rows."""
+        """Return the position of one delivery among the rows."""
         return self.rows.position(delivery_id, lambda data: _decode_id(data).id)
 
     def odd_deliveries(
         self, share: float, kinds: tuple[str, ...] | None = None, given: Mapping[str, str] | None = None
     ) -> dict[int, Odd]:
-        """Which deliveries are shown as odd rows, by position; the parameters are those of `Settings`."""
+        """Return the deliveries shown as odd rows, by position; the parameters are those of `Settings`."""
         key: OddKey = ("delivery", share, kinds, frozenset((given or {}).items()))
         if key not in self._odd:
             named = {self.position(id): kind for id, kind in (given or {}).items()}
@@ -302,7 +302,7 @@ class History:
     def odd_activities(
         self, share: float, kinds: tuple[str, ...] | None = None, given: Mapping[str, str] | None = None
     ) -> dict[int, Odd]:
-        """Which activities are shown as odd rows, by their number in `activities`."""
+        """Return the activities shown as odd rows, by their number in `activities`."""
         key: OddKey = ("activity", share, kinds, frozenset((given or {}).items()))
         if key not in self._odd:
             rows = self.activities

@@ -1,4 +1,4 @@
-"""Metrics that the API shows only a while after the time that they carry."""
+"""Delay of metrics: the App API shows some only a while after the time that they carry."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ _FAILURES = frozenset(("failed", "dropped", "bounced", "undeliverable", "attempt
 
 
 def lateness(delivery_id: str, metric: str) -> int:
-    """What decides on the delay of a metric, the same for messages and activities; see `dice.upto`."""
+    """Return the dice for the delay of a metric, the same for messages and activities; see `dice.upto`."""
     return dice_of("late", delivery_id, base_of(metric))
 
 
 def is_shown(delivery_id: str, metric: str, time: int, now: float, most: int) -> bool:
-    """Whether a metric is visible: from its time on, and up to `most` seconds later."""
+    """Return whether a metric is visible: from its time on, or up to `most` seconds later."""
     return time + upto(lateness(delivery_id, metric), most) <= now
 
 
 def shown(row: dict[str, Any], now: float, most: int) -> dict[str, Any]:
-    """A delivery's row as it is at the moment: `created` is always there, other metrics come one by one.
+    """Return a delivery's row as it is at the moment: `created` is always there, other metrics come one by one.
 
     The first opens and clicks of other kinds come with or after the first of all.
     """
@@ -30,12 +30,12 @@ def shown(row: dict[str, Any], now: float, most: int) -> dict[str, Any]:
 
 
 def as_draft(row: dict[str, Any], sent: int) -> dict[str, Any]:
-    """A delivery's row as it was before it was sent: nothing that came then or later had happened."""
+    """Return a delivery's row as it was before it was sent: without the metrics that came then or later."""
     return _without(row, lambda metric, time: metric != "drafted" and time >= sent)
 
 
 def _without(row: dict[str, Any], is_hidden: Callable[[str, int], bool]) -> dict[str, Any]:
-    """The row without hidden metrics, but `created`. The failure message comes with the first failure."""
+    """Return the row without hidden metrics, but with `created`. The failure message comes with the first failure."""
     metrics: dict[str, Any] = row.get("metrics") or {}
     hidden = {
         metric for metric, time in metrics.items() if metric != "created" and is_time(time) and is_hidden(metric, time)

@@ -1,4 +1,4 @@
-"""Three kinds of rate limit, for nobody knows which kind the App API has (reference/customerio.md 7).
+"""Three kinds of rate limit, because the kind of the App API's is unknown (reference/customerio.md 7).
 
 Each takes the time of a request in seconds, and tells 0, or the seconds until there would be room. What is refused
 takes no room.
@@ -18,11 +18,11 @@ _AS_IF = 5.0  # seconds: what another client took before that is of no consequen
 
 class Limiter(Protocol):
     def take(self, wanted: int, per_second: float, now: float | None = None) -> float:
-        """Take room for so many and return 0, or take none and return the seconds to wait."""
+        """Take room for this many and return 0, or take none and return the seconds to wait."""
 
 
 class Bucket:
-    """A token bucket that starts full, holds as many tokens as a second allows, and is refilled evenly.
+    """Token bucket that starts full, holds as many tokens as a second allows, and is refilled evenly.
 
     The Tracking API has one too, of events; since a batch may be larger than the bucket, a full bucket lets any
     batch through and goes into debt.
@@ -46,7 +46,7 @@ class Bucket:
 
 
 class FixedSecond:
-    """So many in every second of the wall clock: from 0.999 to 1.001 there may be twice as many."""
+    """Limit for every second of the wall clock: from 0.999 to 1.001 there may be twice as many."""
 
     def __init__(self) -> None:
         self._window, self._taken = 0, 0
@@ -64,7 +64,7 @@ class FixedSecond:
 
 
 class SlidingSecond:
-    """So many in any 1.0 seconds, wherever they begin."""
+    """Limit for any 1.0 seconds, wherever they begin."""
 
     def __init__(self) -> None:
         self._taken: deque[float] = deque()
@@ -89,7 +89,7 @@ KINDS: dict[Kind, type[Bucket] | type[FixedSecond] | type[SlidingSecond]] = {
 
 
 class Workspace:
-    """The limit of a workspace, and another client that takes its share of it, evenly spaced, while time passes."""
+    """Limit of a workspace with another client that takes its share, evenly spaced, while time passes."""
 
     def __init__(self) -> None:
         self._kind: Kind | None = None
@@ -99,7 +99,7 @@ class Workspace:
         self.other_taken = self.other_refused = 0
 
     def take(self, per_second: float, kind: Kind, other_client: float = 0.0, now: float | None = None) -> float:
-        """Take the room of one request: 0, or the seconds until there is room.
+        """Take the room of one request; return 0, or the seconds until there is room.
 
         :param other_client: requests per second of another client.
         :param now: Unix seconds; the real time if it is not given.
@@ -127,5 +127,5 @@ class Workspace:
 
 
 def _span(per_second: float) -> tuple[float, int]:
-    """(length of a window in seconds, how many fit into it): less than one in a second is one in a longer time."""
+    """Return (length of a window in seconds, how many fit into it): less than one a second is one in a longer time."""
     return (1.0, int(per_second)) if per_second >= 1 else (1 / per_second, 1)

@@ -1,10 +1,10 @@
-"""Rows that are not quite, or not at all, what reference/customerio.md 1.4, 1.5, 2.2 and 8 say.
+"""Rows that follow reference/customerio.md 1.4, 1.5, 2.2 and 8 loosely or not at all.
 
 Every kind has a name: `delivery.subject:number` is a delivery whose subject is a number, `activity:null` a row of
-activities that is null. What the reference allows, or was seen in life, is harmless: a null where null is allowed,
-a nullable field that is missing, an id that is a string here and a number there, an unknown field or metric. Its
-events have to be sent, as `changes` says. Everything else is odd. Where who, what and when can still be read from an
-odd row it is legible: a client may refuse it, or send what `changes` says. From others nothing right can be sent.
+activities that is null. A row that the reference allows, or that was seen in life, is harmless: a null where null is
+allowed, a nullable field that is missing, an id that is a string here and a number there, an unknown field or metric.
+Its events have to be sent, as `changes` says. Everything else is odd. An odd row is legible if its person, its metrics
+and their times can still be read: a client may refuse it, or send it as `changes` says. Other odd rows must be refused.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _VALUES: dict[str, Any] = {
     "object": {"x": 1},
     "missing": _MISSING,
 }
-# What a field of each type must not be, besides null and missing.
+# Wrong values for a field of each type, besides null and missing.
 _WRONG: dict[str, tuple[str, ...]] = {
     "string": ("number", "bool", "list", "object"),
     "int": ("text", "float", "huge", "bool", "list", "object"),
@@ -64,29 +64,29 @@ def _same(truth: Truth) -> Truth:
 
 
 class Oddity(NamedTuple):
-    """One kind: how to make such a row of a good one, and what follows."""
+    """One kind of odd row: how to make it of a good row, and what follows."""
 
     name: str
     make: Callable[[dict[str, Any]], bytes]
     #: The reference allows it.
     harmless: bool
-    #: Who, what and when can be read from what becomes of this good row.
+    #: Person, metrics and times can be read from the odd row that is made of this good row.
     legible: Callable[[Row], bool] = _always
     #: This good row can become one.
     applies: Callable[[Row], bool] = _always
-    #: What is true of what can still be read.
+    #: Changes an occurrence of the good row to the one that the odd row tells.
     changes: Callable[[Truth], Truth] = _same
 
 
 class Odd(NamedTuple):
-    """What became of one row."""
+    """Fate of one odd row."""
 
     kind: Oddity
     legible: bool
 
 
 class Expected(NamedTuple):
-    """What has to come of a history whose rows are partly odd."""
+    """Expected events of a history with odd rows."""
 
     #: From good and harmless rows: to be sent.
     must: list[Truth]
@@ -104,7 +104,7 @@ def odd_rows(
     names: Iterable[str] | None,
     given: Mapping[int, str],
 ) -> dict[int, Odd]:
-    """Which rows are odd, by position: a share of them, and those that were named.
+    """Return which rows are odd, by position: a share of them, and those that were named.
 
     :param row_of: the good row at a position.
     :param names: of the kinds to choose from; None is all.
@@ -131,7 +131,7 @@ def odd_rows(
 
 
 def sort_truth(truth: Iterable[Truth], deliveries: Mapping[str, Odd], activities: Mapping[str, Odd]) -> Expected:
-    """What must, may and cannot be sent; the odd rows are given by their ids."""
+    """Return which events must, may and can't be sent; the odd rows are given by their ids."""
     expected = Expected([], [], [])
     for one in truth:
         odds = [deliveries.get(one.delivery_id), activities.get(one.activity_id or "")]
@@ -161,13 +161,13 @@ def _of(kind: Oddity) -> str:
 
 
 def _is_first_by_a_person(row: Row) -> bool:
-    """What the row says besides of opens can be read without `human_opened`, too."""
+    """Return whether the first open is by a person, so that nothing is lost without `human_opened`."""
     metrics = row.get("metrics") or {}
     return "opened" in metrics and metrics.get("human_opened") == metrics["opened"]
 
 
 def _with(path: str, value: Any) -> Callable[[dict[str, Any]], bytes]:
-    """The row with another value in a field, or in a field of an object in it; or without that field."""
+    """Return a function that changes or removes one field of a row, or of an object in it, and encodes the row."""
     outer, _, inner = path.rpartition(".")
 
     def make(row: dict[str, Any]) -> bytes:
@@ -194,17 +194,17 @@ def _known(row: Row) -> Row:
 
 
 def _has_id(row: Row) -> bool:
-    """The person is known by the identifiers, whatever else the row says."""
+    """Return whether the identifiers name the person, so that the rest of the row does not matter."""
     return _text(_known(row).get("id")) != ""
 
 
 def _has_customer_id(row: Row) -> bool:
-    """The person is known by `customer_id`, whatever the identifiers say."""
+    """Return whether `customer_id` names the person, so that the identifiers do not matter."""
     return _has_id(row) and _text(row.get("customer_id")) == _text(_known(row)["id"])
 
 
 def _set(path: str) -> Callable[[Row], bool]:
-    """The field is there and not null."""
+    """Return whether the field is there and not null."""
     return lambda row: _at(row, path) is not None
 
 
@@ -234,13 +234,13 @@ def _without_parent(field: str) -> Callable[[Truth], Truth]:
 
 
 def _wrong(of: Of, path: str, type: str, **more: Any) -> Iterator[Oddity]:
-    """A field with values of the wrong types."""
+    """Make the kinds that give a field values of the wrong types."""
     for name in _WRONG[type]:
         yield Oddity(f"{of}.{path}:{name}", _with(path, _VALUES[name]), False, **more)
 
 
 def _gone(of: Of, path: str, harmless: Collection[str] = (), **more: Any) -> Iterator[Oddity]:
-    """A field that is null or missing; `harmless` says which of the two is allowed."""
+    """Make the kinds in which a field is null or missing; `harmless` says which of the two is allowed."""
     more.setdefault("applies", _set(path))
     for name in ("null", "missing"):
         yield Oddity(f"{of}.{path}:{name}", _with(path, _VALUES[name]), name in harmless, **more)
@@ -253,7 +253,7 @@ def _whole_rows(of: Of) -> Iterator[Oddity]:
 
 
 def _people(of: Of, *, decisive: bool) -> Iterator[Oddity]:
-    """What says who it was. Activities say it too, but there the delivery decides."""
+    """Make the kinds that damage the identity. Activities have it too, but there the delivery's identity decides."""
     by_id, by_customer_id = (_has_id, _has_customer_id) if decisive else (_always, _always)
     wrong: list[Oddity] = []
     identifiers = "customer_identifiers"
@@ -274,12 +274,12 @@ def _people(of: Of, *, decisive: bool) -> Iterator[Oddity]:
 
 
 def _still_known(kind: Oddity) -> Callable[[Row], bool]:
-    """A reader who passes over what is of the wrong type finds the same person."""
+    """Return whether a reader that skips values of the wrong type finds the same person."""
     return lambda row: identity(msgspec.json.decode(kind.make(dict(row)))) == identity(row)
 
 
 def _numbers_as_ids(of: Of) -> Iterator[Oddity]:
-    """An id that consists of digits, as a number (reference/customerio.md 1.4)."""
+    """Turn ids that consist of digits into numbers (reference/customerio.md 1.4)."""
 
     def numeric(row: Row) -> bool:
         id = _text(_known(row).get("id"))
@@ -330,7 +330,7 @@ def _deliveries() -> Iterator[Oddity]:
 
 
 def _odd_metrics() -> Iterator[Oddity]:
-    """Metrics that are not documented, and values that are no times, beside the true ones."""
+    """Make the kinds that add undocumented metrics, and values that are no times, to the true ones."""
     sealed = lambda row: _with("metrics.sealed", row["created"])(row)  # noqa: E731
     yield Oddity("delivery.metrics.unknown_metric", sealed, True, applies=_set("metrics"))
     human = _with("metrics.human_opened", 3)

@@ -1,4 +1,4 @@
-"""One page of a list, whatever the list is of."""
+"""One page of any list."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ Hidden = Callable[[int], bool]
 
 
 def cut(listed: Sequence[int], place: int, limit: int, hidden: Hidden | None) -> tuple[Sequence[int], int | None]:
-    """Up to `limit` entries from a place on, without hidden ones, and the place of the next; None when none is left."""
+    """Return up to `limit` entries from a place on, without hidden ones, and the place of the next or None."""
     if hidden is None:
         stop = place + limit
         return listed[place:stop], stop if stop < len(listed) else None
@@ -23,7 +23,7 @@ def cut(listed: Sequence[int], place: int, limit: int, hidden: Hidden | None) ->
 
 
 def back(place: int, rows: int, limit: int) -> int:
-    """Where a further page of a chain begins, if so many rows came in at the head since the page before.
+    """Return the start of a further page of a chain, after this many rows came in at the head since the page before.
 
     At most all rows but one of the page before come again, so that every chain ends.
     """

@@ -11,7 +11,7 @@ NEEDS_ENCODING = re.compile(rb"(?:^|&)start=[^&]*[+/=]")
 
 
 class BadRequest(Exception):
-    """A value that the API refuses with 400; the second argument names the parameter."""
+    """Error for a value that the API refuses with 400; the second argument names the parameter."""
 
 
 class Cursor(NamedTuple):
@@ -59,7 +59,7 @@ class Number(NamedTuple):
 
 
 class GivenCursors:
-    """Which cursors were given out for what, and when last."""
+    """Cursors that were given out, with their list and the time."""
 
     def __init__(self) -> None:
         self._at: dict[str, dict[str, float]] = {}

@@ -1,4 +1,4 @@
-"""What deliveries belong to, and the lists in which the App API names it (reference/customerio.md 4)."""
+"""Parents of deliveries, and the lists in which the App API names them (reference/customerio.md 4)."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _LONG_AGO = 1_700_000_000
 
 
 def parent_of(delivery: Any) -> Parent | None:
-    """The parent of a delivery: the first of the four ids that is there."""
+    """Return the parent of a delivery: the first of the four ids that is there."""
     for kind, field in FIELDS.items():
         value = getattr(delivery, field)
         if value is not None:
@@ -58,7 +58,7 @@ def parent_of(delivery: Any) -> Parent | None:
 
 
 def name_of(parent: Parent, names: Names) -> str | None:
-    """The name of a parent; None if it was deleted."""
+    """Return the name of a parent; None if it was deleted."""
     if parent in names:
         return names[parent]
     if parent in DELETED:
@@ -68,7 +68,7 @@ def name_of(parent: Parent, names: Names) -> str | None:
 
 
 def old_parents() -> Parents:
-    """Those that nothing was sent of in the time that a history tells of."""
+    """Return parents without a delivery in the time that a history covers."""
     return {Parent(kind, id): {} for kind, ids in _OLD.items() for id in ids}
 
 
@@ -86,7 +86,7 @@ def collect(parents: Parents, things: Iterable[Any]) -> None:
 def listed(
     parents: Parents, kind: Kind, names: Names, form: IdForm, sent_at: Mapping[int, int]
 ) -> list[dict[str, Any]]:
-    """The items of one list, by ascending id."""
+    """Return the items of one list, by ascending id."""
     found = []
     for parent in sorted(parent for parent in parents if parent.kind == kind):
         name = name_of(parent, names)
@@ -98,7 +98,7 @@ def listed(
 def _item(
     parent: Parent, name: str, actions: dict[int, str], form: IdForm, sent_at: Mapping[int, int]
 ) -> dict[str, Any]:
-    """Ids are integers in the specification and now and then strings in life."""
+    """Return an item of a list. Ids are integers in the specification and now and then strings in life."""
     as_string = form == "string" or (form == "mixed" and zlib.crc32(f"{parent.kind} {parent.id}".encode()) % 3 == 0)
     created = _LONG_AGO + parent.id
     item: dict[str, Any] = {"id": str(parent.id) if as_string else parent.id, "name": name}

@@ -1,4 +1,4 @@
-"""The people of a made-up workspace, and the ways in which a delivery shows who it went to."""
+"""People of a made-up workspace, and the ways in which a delivery shows its recipient."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NAMES = (
 
 
 def make_people(rng: Random, count: int) -> list[Person]:
-    """People with id and e-mail, one of them, neither; old e-mail-only ones; "" where others have null."""
+    """Make people with id and e-mail, one of them, neither; old e-mail-only ones; "" where others have null."""
     return [_person(rng, number) for number in range(count)]
 
 
@@ -47,7 +47,7 @@ def _person(rng: Random, number: int) -> Person:
 
 
 def _id(rng: Random, number: int, email: str) -> str:
-    """Ids are whatever the customer uses: numbers, codes, UUIDs, addresses, any script."""
+    """Draw an id of one of the kinds that customers use: numbers, codes, UUIDs, addresses, any script."""
     kind = rng.random()
     if kind < 0.4:
         return str(40_000 + number)
@@ -61,7 +61,7 @@ def _id(rng: Random, number: int, email: str) -> str:
 
 
 def show(rng: Random, person: Person) -> tuple[str | int | None, Identifiers | None, str | None, str | None]:
-    """(customer_id, customer_identifiers) as a delivery shows them, and what they say: (userId, e-mail).
+    """Return (customer_id, customer_identifiers) as a delivery shows them, and the person in them: (userId, e-mail).
 
     The ways are those of reference/customerio.md 8: usually both, sometimes the identifiers without the
     id or no identifiers at all, a `customer_id` that is a number, another id, or the `cio_id`.
@@ -97,7 +97,7 @@ def show(rng: Random, person: Person) -> tuple[str | int | None, Identifiers | N
 
 
 class Shown(NamedTuple):
-    """How a delivery shows its person, and who that really is: a userId, else perhaps an e-mail address."""
+    """Identity as a delivery shows it, and the true person: a userId, else perhaps an e-mail address."""
 
     customer_id: str | int | None
     identifiers: Identifiers | None
@@ -106,7 +106,7 @@ class Shown(NamedTuple):
 
 
 def show_rarely(rng: Random, person: Person) -> Shown:
-    """One of the rarer ways of reference/customerio.md 8; what it shows is enough to know the person.
+    """Draw one of the rarer ways of reference/customerio.md 8; each shows enough to know the person.
 
     The truth comes from the person: someone without an id is no user, whatever stands in `customer_id`.
     """

@@ -1,4 +1,4 @@
-"""What Segment does with the events of a request: judge, deduplicate, correct the time, remember."""
+"""Segment's treatment of a request: judge, deduplicate, correct the time, remember."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ KINDS = ("identify", "track", "page", "screen", "group", "alias")
 
 
 class Facts(msgspec.Struct, rename="camel"):
-    """What an event is judged by. Everything else in it is Segment's customer's own business."""
+    """Parts of an event by which Segment judges it. All other parts are free."""
 
     type: Any = None
     event: Any = None
@@ -37,7 +37,7 @@ class Facts(msgspec.Struct, rename="camel"):
 
 
 class Envelope(msgspec.Struct, rename="camel"):
-    """What a batch holds beside its events."""
+    """Fields of a batch beside its events."""
 
     batch: list[msgspec.Raw] = []
     write_key: Any = None
@@ -50,7 +50,7 @@ _facts = msgspec.json.Decoder(Facts)
 
 
 class Arrival(NamedTuple):
-    """What the events of one request have in common."""
+    """Facts that all events of one request share."""
 
     envelope: Envelope
     received_at: datetime
@@ -58,7 +58,7 @@ class Arrival(NamedTuple):
 
 
 class Receiver:
-    """Remembers what arrived, what was dropped and why, and what was a duplicate.
+    """Store of the arrived events, of the dropped ones with the reason, and of the duplicates.
 
     With Settings(remember="counts") the lists of events stay empty and only the counts go on.
     """
@@ -93,7 +93,7 @@ class Receiver:
 
     @property
     def duplicates(self) -> list[dict[str, Any]]:
-        """The events that were dropped since their `messageId` was seen within 24 hours."""
+        """Events that were dropped because their `messageId` was seen within 24 hours."""
         return self._duplicates.events()
 
     def receive(
@@ -133,7 +133,7 @@ class Receiver:
                 (self._kept if new else self._duplicates).put(raw, arrival)
 
     def report(self, *, events: bool = False) -> dict[str, Any]:
-        """The counts, as the control route shows them."""
+        """Return the counts, as the control route shows them."""
         report: dict[str, Any] = {
             "requests": len(self.requests),
             "received": self.received_count,
@@ -150,7 +150,7 @@ class Receiver:
         return report
 
     def _objection(self, events: list[msgspec.Raw], write_key: str, settings: Settings) -> str | None:
-        """Why nothing of a request is kept, though it is answered with 200."""
+        """Return the reason why nothing of a request is kept, though it is answered with 200."""
         if write_key != settings.write_key and write_key not in settings.write_keys:
             return "unknown_write_key"
         if len(events) > MAX_EVENTS:
@@ -163,7 +163,7 @@ class Receiver:
             self.dropped.append((reason, None if raw is None else _decode(raw)))
 
     def _is_new(self, message_id: str | None, now: float, settings: Settings) -> bool:
-        """Whether an id was not seen within 24 hours, under any write key (reference/segment.md 2)."""
+        """Return whether an id was not seen within 24 hours, under any write key (reference/segment.md 2)."""
         if not message_id:
             return True  # Segment makes one up
         key = message_id if settings.remember == "events" else hash(message_id)
@@ -175,7 +175,7 @@ class Receiver:
 
 
 def objection(raw: msgspec.Raw, facts: Facts | None, kind: str | None) -> str | None:
-    """Why Segment drops an event silently; the reasons are those of reference/segment.md 1.5.
+    """Return the reason why Segment drops an event silently; the reasons are those of reference/segment.md 1.5.
 
     It lists none for sizes and for a missing type: `event_too_large`, `message_id_too_long`,
     `message_id_not_string`, `type_not_defined` and `timestamp_not_valid` are this sandbox's words.
@@ -210,7 +210,7 @@ def objection(raw: msgspec.Raw, facts: Facts | None, kind: str | None) -> str | 
 
 
 def parse_time(value: object) -> datetime | None:
-    """An ISO 8601 time; without a zone it is taken for UTC."""
+    """Parse an ISO 8601 time; without a zone it is taken for UTC."""
     if not isinstance(value, str):
         return None
     try:
@@ -221,7 +221,7 @@ def parse_time(value: object) -> datetime | None:
 
 
 def corrected(original: datetime, sent_at: datetime | None, received_at: datetime) -> datetime:
-    """`timestamp = receivedAt - (sentAt - originalTimestamp)` (reference/segment.md 1.7).
+    """Return `timestamp = receivedAt - (sentAt - originalTimestamp)` (reference/segment.md 1.7).
 
     Without a `sentAt` the time is taken as it is, which is what most of the evidence says.
     """
@@ -247,7 +247,7 @@ def _read(raw: msgspec.Raw) -> Facts | None:
 
 
 class _Shelf:
-    """Events that are decoded when somebody first looks at them, so that receiving stays cheap."""
+    """List of events that are decoded when first read, so that receiving stays cheap."""
 
     def __init__(self) -> None:
         self._arrived: deque[tuple[msgspec.Raw, Arrival]] = deque()
@@ -264,7 +264,7 @@ class _Shelf:
 
 
 def _complete(event: dict[str, Any], arrival: Arrival) -> dict[str, Any]:
-    """The event as Segment passes it on: merged with what the batch says for all, and with its times."""
+    """Return the event as Segment passes it on: merged with the fields of the batch, and with its times."""
     envelope, received_at, write_key = arrival
     for name, common in (("context", envelope.context), ("integrations", envelope.integrations)):
         if isinstance(common, dict) and common:
@@ -288,7 +288,7 @@ def _complete(event: dict[str, Any], arrival: Arrival) -> dict[str, Any]:
 
 
 def _iso(time: datetime) -> str:
-    """Milliseconds, rounded down, UTC."""
+    """Format a time in UTC with milliseconds, rounded down."""
     utc = time.astimezone(UTC) if time.tzinfo is not UTC else time
     utc -= timedelta(microseconds=utc.microsecond % 1000)
     return utc.replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"

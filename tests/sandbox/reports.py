@@ -1,6 +1,6 @@
 """The bodies of Customer.io's reporting webhooks over a history, as reference/stream.md B.3 describes them.
 
-They are made of the same rows and of the same opens and clicks that the App API shows.
+The bodies are made of the same rows and of the same opens and clicks that the App API shows.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.sandbox.parents import FIELDS
 
 #: `object_type` of each channel.
 OBJECT_TYPES = {channel: "sms" if channel == "twilio" else channel for channel in CHANNELS}
-#: What a webhook can be subscribed to (`EVENTS`), in the order of the App API's list of them.
+#: Events that a webhook can be subscribed to (`EVENTS`), in the order of the App API's list of them.
 CUSTOMER_EVENTS = ("customer_subscribed", "customer_unsubscribed", "customer_subscription_preferences_changed")
 REPORTED = (*CUSTOMER_EVENTS, *(f"{OBJECT_TYPES[channel]}_{metric}" for channel, metric in COLLECTIONS))
 #: The specification of the bodies has this one, and the App API's list has not.
@@ -58,7 +58,7 @@ _ORIGINS = {
     "newsletter_id": ("newsletter_id", "content_id"),
     "transactional_message_id": ("transactional_message_id",),
 }
-#: What the schema describes, but does not require.
+#: Fields that the schema describes, but does not require.
 _OPTIONAL = ("proxied", "prefetched", "synthetic", "machine", "tracked_response", "trigger_event_id")
 
 #: Values of another kind than the schema says, for what only describes.
@@ -76,7 +76,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Habits(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """What the reference leaves open about the bodies, and what bodies may be at their oddest."""
+    """Properties of the bodies that the reference leaves open, and the oddest bodies."""
 
     #: Leave out every key that the schema does not require, among them the subject of an open and the recipient of a
     #: failed e-mail.
@@ -89,14 +89,14 @@ class Habits(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     second_answers: bool = False
     #: Each push went to a second device, too, and failed for it.
     two_devices: bool = False
-    #: What only describes is of another kind than the schema says.
+    #: Optional fields have other types than the schema says.
     odd_kinds: bool = False
     #: Where a change of preferences has its channel: the schema says `object_type_type`, a slip perhaps.
     preferences_key: Literal["object_type", "object_type_type"] = "object_type"
 
 
 class Subscription(msgspec.Struct, kw_only=True):
-    """One reporting webhook as the App API shows it. Field order is that of its schema."""
+    """Reporting webhook as the App API shows it. Field order is that of its schema."""
 
     name: str = "sandbox"
     id: int = 1
@@ -109,7 +109,7 @@ class Subscription(msgspec.Struct, kw_only=True):
 
 
 class Report(NamedTuple):
-    """One body, and what it is about. A report of a person's subscription has no delivery."""
+    """One body, and its delivery. A report of a person's subscription has no delivery."""
 
     event: str
     time: int
@@ -122,7 +122,7 @@ class Report(NamedTuple):
 
 
 def reports(history: History, subscription: Subscription | None = None, habits: Habits | None = None) -> list[Report]:
-    """What a subscription gets of a history, in the order in which it happened."""
+    """Return the reports that a subscription gets of a history, in the order in which it happened."""
     subscription, habits = subscription or Subscription(), habits or Habits()
     if subscription.disabled:
         return []
@@ -145,7 +145,7 @@ def reports(history: History, subscription: Subscription | None = None, habits: 
 def _occurrences(
     row: Mapping[str, Any], engagements: list[Engagement]
 ) -> Iterator[tuple[str, int, Engagement | None, bool]]:
-    """(metric, time, the open or click, whether it is the first) of all that happened to a delivery."""
+    """Yield (metric, time, the open or click, whether it is the first) of all that happened to a delivery."""
     for metric, time in (row.get("metrics") or {}).items():
         if metric == "created" or base_of(metric) != metric or not is_time(time):
             continue
@@ -176,7 +176,7 @@ class _Maker:
         return self._report(event, self.object_type, metric, time, event_id, data, first)
 
     def of_person(self) -> Iterator[Report]:
-        """Whoever unsubscribes by a message, and perhaps subscribes again; whoever changes preferences by one."""
+        """Yield the reports of people who unsubscribe, subscribe again or change preferences by a message."""
         metrics = self._row.get("metrics") or {}
         dice = dice_of("person", self._id)
         address = {"email_address": (self._row.get("customer_identifiers") or {}).get("email") or ""}
@@ -211,7 +211,7 @@ class _Maker:
         return Report(event, time, event_id, delivery_id, metric, first, _encode(body))
 
     def _person(self) -> dict[str, Any]:
-        """`customer_id` is "blank when the person is gone"."""
+        """Return the person's fields. `customer_id` is "blank when the person is gone"."""
         customer_id = self._row.get("customer_id")
         return {
             "customer_id": "" if customer_id is None else customer_id,
@@ -227,7 +227,7 @@ class _Maker:
 
     @cached_property
     def _journey(self) -> dict[str, Any]:
-        """What only webhooks tell of."""
+        """Return the fields that only webhooks have."""
         row = self._row
         trigger = dice_of("trigger", row.get("broadcast_id"), row["created"] // 86_400)
         return {"journey_id": _event_id(f"journey {self._id}", row["created"]), "trigger_id": 1 + trigger % 1000}
@@ -273,11 +273,11 @@ class _Maker:
         return [device]
 
     def _content(self) -> str:
-        """For push and webhook an object as text, else markup."""
+        """Return the content: an object as text for push and webhook, else markup."""
         text = "<p>Grüße 🎉</p>" * 20
         return _encode({"message": text}).decode() if self.object_type in ("push", "webhook") else text
 
 
 def _event_id(of: str, time: int) -> str:
-    """Made when the report is: 80 milliseconds to 2.2 seconds after what it tells of (the fixtures of B.3)."""
+    """Return the id of a report made 80 milliseconds to 2.2 seconds after its event (the fixtures of B.3)."""
     return ulid(time * 1000 + 80 + upto(dice_of("report", of), 2120), blake2b(of.encode(), digest_size=10).digest())

@@ -22,7 +22,7 @@ _SORTED = 32  # lists that are kept sorted; the next one takes the place of the 
 
 
 class Filter(NamedTuple):
-    """What a request asks for besides its time bounds."""
+    """Filter of a request besides its time bounds."""
 
     type: str | None = None
     metric: str | None = None
@@ -33,7 +33,7 @@ class Filter(NamedTuple):
 
 
 class Ordering(NamedTuple):
-    """How a list is ordered by creation.
+    """Order of a list by creation.
 
     "nearly" is newest first, but that a share of the rows stands where it would if it had been created up to so
     many seconds earlier or later. What a row is moved by, and its place in "shuffled", depend on the row alone, so
@@ -64,7 +64,7 @@ class Rows:
         self.latest = array("q")
         #: When drafts are sent that are: then they leave the list of drafts, and stand in the other one.
         self.leaving: dict[int, int] = {}
-        #: What a row does not show: how often a delivery was opened and clicked, where that is known.
+        #: Number of opens and clicks of a delivery, where it is known. A row does not show it.
         self.counts: dict[int, Mapping[str, int]] = {}
         self._dice = array("I")
         self._views: dict[Filter, Sequence[int]] = {}
@@ -114,7 +114,7 @@ class Rows:
         end_ts: int,
         ordering: Ordering = Ordering(),  # noqa: B008
     ) -> Sequence[int]:
-        """The positions of the rows created in [start_ts, end_ts], both inclusive, in the order of the list.
+        """Return the positions of the rows created in [start_ts, end_ts], both inclusive, in the order of the list.
 
         Drafts that are sent one day are listed with drafts and with others: see `leaving`.
         """
@@ -141,7 +141,7 @@ class Rows:
         return bool(self._drafts[position])
 
     def displaced(self, ordering: Ordering) -> dict[int, int]:
-        """The positions of the rows that are out of order, and by how many seconds."""
+        """Return the positions of the rows that are out of order, and by how many seconds."""
         moved = self._displaced.get(ordering)
         if moved is None:
             moved = self._displaced[ordering] = {
@@ -153,18 +153,18 @@ class Rows:
 
     @property
     def dice(self) -> Sequence[int]:
-        """A number of 32 bits for each row; it depends on nothing but the row."""
+        """Return a number of 32 bits for each row, which depends on nothing but the row."""
         if len(self._dice) != len(self.data):
             self._dice = array("I", map(zlib.crc32, self.data))
         return self._dice
 
     def find(self, delivery_id: str, id_of: Callable[[bytes], str]) -> bytes | None:
-        """The row of one delivery."""
+        """Return the row of one delivery."""
         position = self.position(delivery_id, id_of)
         return None if position is None else self.data[position]
 
     def position(self, delivery_id: str, id_of: Callable[[bytes], str]) -> int | None:
-        """Where one delivery stands; the index is built when it is first asked for."""
+        """Return the position of one delivery; the index is built at the first call."""
         if len(self._positions) != len(self.data):
             self._positions = {id_of(data): position for position, data in enumerate(self.data)}
         return self._positions.get(delivery_id)
@@ -177,7 +177,7 @@ class Rows:
         return sorted(positions, key=lambda at: negative[at] - moved.get(at, 0))
 
     def _view(self, wanted: Filter) -> Sequence[int]:
-        """The positions of the rows that a filter lets through, ascending."""
+        """Return the positions of the rows that a filter lets through, ascending."""
         view = self._views.get(wanted)
         if view is None:
             view = self._views[wanted] = self._select(wanted)

@@ -25,7 +25,7 @@ _raw = msgspec.json.Decoder(msgspec.Raw)
 
 
 class Segment(Receiver):
-    """The Tracking API. 200 is the answer to everything but bad JSON, sizes and unusable keys."""
+    """The Tracking API. It answers 200 to everything but bad JSON, sizes and unusable keys."""
 
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
@@ -38,7 +38,7 @@ class Segment(Receiver):
         ]
 
     async def batch(self, request: Request) -> Response:
-        """POST /v1/batch."""
+        """Handle POST /v1/batch."""
         body = await _body(request)
         if body is None or len(body) > MAX_BODY:
             return text("Bad Request", 400)
@@ -57,7 +57,7 @@ class Segment(Receiver):
         return self._take(request, envelope.batch, envelope, None)
 
     async def single(self, request: Request) -> Response:
-        """POST /v1/track and its siblings."""
+        """Handle POST /v1/track and its siblings."""
         body = await _body(request)
         if body is None or len(body) > MAX_EVENT:
             return text("Bad Request", 400)
@@ -71,7 +71,7 @@ class Segment(Receiver):
         return self._take(request, [event], envelope, request.url.path.rpartition("/")[2])
 
     def _odd_batch(self, request: Request, body: bytes) -> Response:
-        """JSON of another shape: not an object is refused, an object without a list has no events."""
+        """Handle JSON of another shape: not an object is refused, an object without a list has no events."""
         try:
             odd = msgspec.json.decode(body)
         except NOT_JSON:
@@ -101,7 +101,7 @@ class Segment(Receiver):
 
 
 async def _body(request: Request) -> bytes | None:
-    """The body, unzipped if need be; None if it cannot be, or if it is not announced as JSON."""
+    """Return the body, unzipped if need be; None if it can't be unzipped, or is not announced as JSON."""
     body = await request.body()
     if not request.headers.get("content-type", "").startswith("application/json"):
         return None  # "mandatory" (reference/segment.md 1.3); what becomes of it without is not documented
@@ -117,7 +117,7 @@ async def _body(request: Request) -> bytes | None:
 
 
 def _write_key(request: Request, envelope: Envelope) -> str:
-    """From the user name of Basic auth (the colon may be missing), else from the body."""
+    """Return the write key: the user name of Basic auth (the colon may be missing), else from the body."""
     scheme, _, value = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "basic":
         try:

@@ -98,13 +98,13 @@ class Sandbox:
         self._shared.settings = settings
 
     def odd_deliveries(self) -> dict[str, Odd]:
-        """The deliveries that are shown as odd rows now, by id."""
+        """Return the deliveries that are shown as odd rows now, by id."""
         settings, history = self.settings, self.history
         found = history.odd_deliveries(settings.odd_deliveries, settings.odd_kinds, settings.odd_rows)
         return {msgspec.json.decode(history.rows.data[at])["id"]: odd for at, odd in found.items()}
 
     def odd_activities(self) -> dict[str, Odd]:
-        """The activities that are shown as odd rows now, by id."""
+        """Return the activities that are shown as odd rows now, by id."""
         settings, history = self.settings, self.history
         found = history.odd_activities(settings.odd_activities, settings.odd_kinds, settings.odd_rows)
         return {history.activities.decoded(entry)["id"]: odd for entry, odd in found.items()}
@@ -120,12 +120,12 @@ class Sandbox:
         every: bool = False,
         human: bool = False,
     ) -> Expected:
-        """`History.truth`, sorted by what odd rows make of it."""
+        """Return `History.truth`, sorted by what odd rows make of it."""
         truth = self.history.truth(start, end, metrics, channels, drafts=drafts, every=every, human=human)
         return sort_truth(truth, self.odd_deliveries(), self.odd_activities() if every else {})
 
     def reset(self) -> None:
-        """Forget what was asked and what arrived, the counts and the faults; keep history and settings."""
+        """Forget requests, arrived events, counts and faults; keep history and settings."""
         self.customerio.reset()
         self.segment.reset()
         self.faults.clear()
@@ -166,7 +166,7 @@ class Sandbox:
 
 
 class _App:
-    """The ASGI application: sorts requests by side, notes them, and plays faults."""
+    """The ASGI application: it sorts requests by side, notes them, and plays faults."""
 
     def __init__(self, sandbox: Sandbox) -> None:
         self._sandbox = sandbox
@@ -211,7 +211,7 @@ class _App:
         await play(kind, fault, app, scope, receive, noting)
 
     async def _late_answers(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The App API: it counts a request when it arrives, and answers after its latency."""
+        """Wrap the App API: a request counts when it arrives, and is answered after the latency."""
 
         async def later(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -226,7 +226,7 @@ class _App:
 
 
 class _Control:
-    """The routes by which another process looks at the sandbox and changes it."""
+    """Routes by which another process looks at the sandbox and changes it."""
 
     def __init__(self, sandbox: Sandbox) -> None:
         self._sandbox = sandbox
@@ -296,7 +296,7 @@ class _Control:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its waits: it stops at once and cuts what is still open."""
+    """A uvicorn without its waits: it stops at once and cuts open connections."""
 
     def __init__(self, sandbox: Sandbox, certificates: Certificates | None) -> None:
         config = uvicorn.Config(

@@ -1,4 +1,4 @@
-"""What can be set on a running sandbox, and what the two services and the server share."""
+"""Settings of a running sandbox, and the state shared by the two services and the server."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ WRITE_KEY = "sandboxWriteKey0123456789abcdefg"
 
 
 class Settings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """How the two services behave. All of it may be changed while the sandbox runs."""
+    """Behaviour of the two services. All settings may be changed while the sandbox runs."""
 
     # Customer.io's App API
     app_key: str = APP_KEY
     #: The region this host serves, and the one the key belongs to: if they differ, every key gets 401.
     region: Literal["us", "eu"] = "us"
     key_region: Literal["us", "eu"] = "us"
-    #: What the key may read, by the first word of the path ("messages"); None is everything.
+    #: Lists that the key may read, by the first word of the path ("messages"); None is everything.
     scopes: tuple[str, ...] | None = None
     #: Seconds that each request to the App API is under way before it arrives, and is counted: a seeded chance
     #: between 0 and this, each time anew, so that evenly spaced requests arrive in clusters.
@@ -87,7 +87,7 @@ class Settings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     #: Seconds by which an activity may stand behind an older one; 0 is none.
     activity_disorder: int = 600
-    #: What is older than so many days is not listed among the activities; the API guarantees 30.
+    #: Activities older than this many days are not listed; the API guarantees 30.
     activities_days: float | None = None
     #: How the last page of activities ends: as `last_next` says, or with a cursor, which leads to an empty page
     #: with that same cursor, or with a new one each time.
@@ -142,7 +142,7 @@ class Settings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 @dataclass(slots=True)
 class Asked:
-    """One request as a service saw it. A `status` of 0: no whole answer was sent."""
+    """One request as a service saw it. A `status` of 0 means that no whole answer was sent."""
 
     method: str
     path: str
@@ -155,7 +155,7 @@ class Asked:
 
 @dataclass
 class Shared:
-    """What both services look at; the sandbox swaps its parts."""
+    """State that both services use; the sandbox swaps its parts."""
 
     history: History
     settings: Settings = field(default_factory=Settings)

@@ -82,7 +82,7 @@ class Subscriptions:
 
 
 def _read(body: bytes, *, required: bool) -> dict[str, Any]:
-    """The fields that may be written; what else the body has is left alone."""
+    """Return the fields that may be written, and ignore other fields of the body."""
     try:
         given = msgspec.json.decode(body, type=dict[str, Any])
     except msgspec.DecodeError:

@@ -22,7 +22,7 @@ _NO_USAGE = dict.fromkeys(
 
 
 class Certificates(NamedTuple):
-    """Files in PEM: who trusts `ca_file` trusts the sandbox."""
+    """Files in PEM. A client that trusts `ca_file` trusts the sandbox."""
 
     ca_file: Path
     certificate_file: Path

@@ -31,19 +31,19 @@ LONG_PROBLEMS = frozenset(("EOF", "unknown host", "refused", "reset", "x509"))
 
 
 class Calling(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """How it calls. May be changed while it does; what the reference leaves open is a setting."""
+    """Behaviour of the sender. The reference leaves it partly open. It may be changed while the sender runs."""
 
     signing_key: str = SIGNING_KEY
     #: Seconds of a real clock for one call, from connecting to the end of the answer.
     timeout: float = 4.0
     #: How many seconds of its waits pass in one real second: with 3600, an hour is a second.
     speed: float = 1.0
-    #: Seconds before the first retry, and by how much each further wait is longer. Nobody says how long it is.
+    #: Seconds before the first retry, and by how much each further wait is longer. The reference leaves it open.
     first_wait: float = 10.0
     factor: float = 2.0
     long_wait: float = 3600.0
     give_up_after: float = 7 * 86_400.0
-    #: Calls at the same time. Nobody says how many.
+    #: Calls at the same time. The reference leaves the number open.
     in_flight: int = 1
     #: Calls that begin in one second; 0 is no limit.
     per_second: float = 0.0
@@ -55,7 +55,7 @@ class Calling(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 @dataclass(slots=True)
 class Call:
-    """One POST and what came of it.
+    """One POST and its result.
 
     :param status: None without a whole answer; then `problem` says why.
     :param seconds: from its start to the end of the answer.
@@ -96,18 +96,18 @@ class Sender:
         self._again: deque[Report] = deque()
 
     def push(self, reports: Iterable[Report]) -> list[Call]:
-        """Until each was accepted or given up; returns the calls that this took."""
+        """Push until each report was accepted or given up; return the calls that this took."""
         before = len(self.calls)
         asyncio.run(self.run(reports))
         return self.calls[before:]
 
     def stop(self) -> None:
-        """Begin no further call, and no retry: `run` returns when those under way have ended."""
+        """Begin no further call and no retry: `run` returns when the calls under way have ended."""
         self._stopped.set()
         self._none_fails.set()
 
     async def run(self, reports: Iterable[Report]) -> None:
-        """As `push`, in a loop that runs already."""
+        """Push like `push`, in a loop that runs already."""
         self._stopped = asyncio.Event()
         if self.calling.disorder:
             reports = _disordered(list(reports), self.calling.disorder)
@@ -128,7 +128,7 @@ class Sender:
             connection.close()
 
     async def _next(self) -> tuple[Report, bool] | None:
-        """The next report when its call may begin, and whether it is a repeated one."""
+        """Return the next report when its call may begin, and whether the report is repeated."""
         async with self._turn:
             await self._none_fails.wait()
             if self._stopped.is_set():
@@ -144,7 +144,7 @@ class Sender:
             return report, again
 
     async def _deliver(self, report: Report, again: bool, connection: _Connection) -> None:
-        """One report, until it is accepted or given up."""
+        """Deliver one report: call until it is accepted or given up."""
         call = await self._call(Call(report, 1, again), connection)
         if not call.accepted:
             with self._held():
@@ -169,7 +169,7 @@ class Sender:
 
     @contextmanager
     def _held(self) -> Iterator[None]:
-        """While a call waits for its retry, no other one begins."""
+        """Return whether a call waits for its retry, so that no other one may begin."""
         self._failing += 1
         self._none_fails.clear()
         try:
@@ -180,7 +180,7 @@ class Sender:
                 self._none_fails.set()
 
     async def _call(self, call: Call, connection: _Connection) -> Call:
-        """A retry has the same body, and a time and a signature of its own."""
+        """Call once. A retry has the same body, and a time and a signature of its own."""
         body, stamp = call.report.body, str(int(time.time()))
         headers = {
             "Content-Type": "application/json",
@@ -201,7 +201,7 @@ class Sender:
         return call
 
     def _wait_after(self, call: Call) -> float:
-        """Exponential; the first one at least an hour after some answers."""
+        """Return the seconds until a retry. They grow exponentially, from an hour at least after some answers."""
         calling = self.calling
         wait = calling.first_wait * calling.factor ** (call.attempt - 1)
         long = call.status in LONG_STATUSES or call.problem in LONG_PROBLEMS
@@ -214,12 +214,12 @@ def _disordered(reports: Sequence[Report], by: int) -> list[Report]:
     return [reports[at] for at in sorted(places, key=places.__getitem__)]
 
 
-#: What a call can end with instead of an answer.
+#: Problems that can end a call instead of an answer.
 PROBLEMS = (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError)
 
 
 def _problem(error: Exception) -> str:
-    """One word or two; those of `LONG_PROBLEMS` cost an hour."""
+    """Return the problem in one or two words; those of `LONG_PROBLEMS` cost an hour."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return "x509"
     if isinstance(error, socket.gaierror):
@@ -234,7 +234,7 @@ def _problem(error: Exception) -> str:
 
 
 class _Connection:
-    """One HTTP/1.1 connection at a time. Asyncio alone: a client library costs more than the server it tests."""
+    """HTTP/1.1 connection for one call at a time. It uses asyncio alone, because client libraries are slow."""
 
     def __init__(self, endpoint: str, tls: ssl.SSLContext | None) -> None:
         url = urlsplit(endpoint)
@@ -245,7 +245,7 @@ class _Connection:
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def post(self, headers: Mapping[str, str], body: bytes) -> int:
-        """The status, once the whole answer is here."""
+        """Post, and return the status once the whole answer is here."""
         if self._streams is None or self._streams[0].at_eof():
             self.close()
             self._streams = await asyncio.open_connection(self._host, self._port, ssl=self._tls)
@@ -266,7 +266,7 @@ class _Connection:
 
 
 async def _head(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]]:
-    """Status and headers, in lower case, of the first answer that is not an interim one."""
+    """Return the status and the headers, in lower case, of the first answer that is not an interim one."""
     while True:
         first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")[:-2]
         version, _, rest = first.partition(" ")

@@ -1,4 +1,4 @@
-"""Makes up the deliveries of a workspace: who got what through which channel, and what came of it."""
+"""Make up the deliveries of a workspace: recipients, channels, and fates."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ class World:
         return Plan(channel, subject, 7000 + number)
 
     def _trickle_moments(self) -> list[int]:
-        """Creation times spread over the whole span, each with the number of its plan."""
+        """Return creation times spread over the whole span, each with the number of its plan."""
         rng, length = self.rng, self.end - self.start
         counts = {channel: sum(p.channel == channel for p in self.trickles) for channel in self.channels}
         weights = [_WEIGHTS.get(plan.channel, 5) / counts[plan.channel] for plan in self.trickles]
@@ -200,7 +200,7 @@ class World:
         return moments
 
     def _burst_moments(self) -> list[int]:
-        """Newsletters: each goes out evenly within some minutes, now and then from a full hour on."""
+        """Return the creation times of newsletters: each goes out evenly within some minutes."""
         rng = self.rng
         moments: list[int] = []
         for number in range(len(self.newsletters)):
@@ -214,7 +214,7 @@ class World:
         return moments
 
     def _to_bound(self, time: int) -> int:
-        """The full hour or midnight UTC before a time, or the second before that, if within the span."""
+        """Return the full hour or midnight UTC before a time, or the second before that, if within the span."""
         bound = time - time % (86_400 if self.rng.random() < 0.3 else 3600) - (self.rng.random() < 0.3)
         return bound if bound >= self.start else time
 
@@ -263,7 +263,7 @@ class World:
         return delivery
 
     def _try(self, draft: Delivery) -> None:
-        """Some drafts were tried to be sent, in vain."""
+        """Try to send some drafts, in vain."""
         if self.tries.random() >= self.tried_drafts:
             return
         attempted = draft.created + int(self.tries.random() * 300)
@@ -274,7 +274,7 @@ class World:
             draft.failure_message = "the template can't be rendered"
 
     def _send(self, draft: Delivery) -> None:
-        """Some drafts are sent later on, unless they were tried in vain. Their recipient is known all along."""
+        """Send some drafts later, unless they were tried in vain. Their recipient is known from the start."""
         if self.sendings.random() >= self.drafts_sent or draft.times.keys() & {"attempted", "failed"}:
             return
         if draft.channel == "email" and draft.person is not None:
@@ -284,7 +284,7 @@ class World:
         self.sending.send(draft)
 
     def _stamp(self, delivery: Delivery) -> None:
-        """Some deliveries are stamped as created only after the first things happened to them."""
+        """Stamp some deliveries as created only after the first things happened to them."""
         most = self.created_late_by
         if not most or self.clocks.random() >= self.created_late:
             return
@@ -296,7 +296,7 @@ class World:
         delivery.times["created"] = delivery.created
 
     def _recipient(self, channel: str, person: Person, draft: bool) -> tuple[str | None, str | None]:
-        """(recipient, the one e-mail address that an e-mail went to)."""
+        """Return (recipient, the one e-mail address that an e-mail went to)."""
         if draft:
             return _DRAFT_RECIPIENT, None
         if channel == "email":
@@ -315,13 +315,13 @@ class World:
         return self._elsewhere(channel, person), None
 
     def _elsewhere(self, channel: str, person: Person) -> str:
-        """Where in-app messages, Slack messages and webhooks go; the nasty ones are no addresses either."""
+        """Return recipients of in-app messages, Slack messages and webhooks; the nasty ones are no addresses either."""
         nasty = self.recipients.random() < self.nasty
         if channel == "in_app":
             return person.address if nasty else person.cio_id
         return self.recipients.choice(_ELSEWHERE[channel][nasty])
 
     def _id(self) -> str:
-        """Base64-ish; one in four ends in `=` (reference/customerio.md 1.4)."""
+        """Return an id that looks like base64; one in four ends in `=` (reference/customerio.md 1.4)."""
         length = 20 if self.rng.random() < 0.25 else 21
         return b2a_base64(self.rng.randbytes(length), newline=False).translate(_URL_SAFE).decode()

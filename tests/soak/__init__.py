@@ -1,1 +1,1 @@
-"""Hundreds of hourly intervals through the operator, with faults at random: nothing may be lost, nothing may grow."""
+"""Run hundreds of hourly intervals through the operator with random faults, and check for lost events and growth."""

@@ -10,7 +10,7 @@ from tests.soak.soak import soak
 
 
 def main() -> int:
-    """The exit code: 1 if something was lost, or has grown."""
+    """Run, and return the exit code: 1 if something was lost, or has grown."""
     intervals = int(sys.argv[1]) if len(sys.argv) > 1 else 400
     print(f"{intervals} consecutive hours, with faults at random on both sides ...", flush=True)
     outcome = soak(intervals, say=lambda line: print(line, flush=True))

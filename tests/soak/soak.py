@@ -1,4 +1,4 @@
-"""The operator, hour after hour, against a sandbox in another process that makes it hard."""
+"""Run the operator hour after hour against a sandbox in another process, with faults."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ CONNECTIONS = {
 
 
 class Sample(NamedTuple):
-    """What this process holds between two runs."""
+    """Resources that this process holds between two runs."""
 
     interval: int
     rss: float  # megabytes
@@ -61,7 +61,7 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True)
 class Outcome:
-    """`lost` holds every difference between what Customer.io held and what Segment kept, `growing` what grew."""
+    """Result: `lost` has the differences between Customer.io and Segment, `growing` the resources that grew."""
 
     intervals: int
     tries: int
@@ -74,7 +74,7 @@ class Outcome:
 
 
 class Store:
-    """As Airflow's task state store, for one task instance."""
+    """Fake of Airflow's TaskStateStoreAccessor, for one task instance."""
 
     def __init__(self) -> None:
         self._values: dict[str, str] = {}
@@ -125,7 +125,7 @@ def soak(intervals: int, *, sample_every: int = 10, say: Callable[[str], None] =
 
 
 def run(intervals: int, sample_every: int, say: Callable[[str], None]) -> tuple[list[Sample], int]:
-    """All the hours, each until it succeeds; what was measured between them, and how many tries it took."""
+    """Run all hours, each until it succeeds; return the samples between them, and the number of tries."""
     samples: list[Sample] = []
     tries = 0
     began = time.monotonic()
@@ -147,7 +147,7 @@ def run(intervals: int, sample_every: int, say: Callable[[str], None]) -> tuple[
 
 
 def until_it_succeeds(context: Any) -> int:
-    """How many tries it took; each has an operator of its own, as in Airflow."""
+    """Return the number of tries until the run succeeds. Each try has an operator of its own, as in Airflow."""
     for tries in range(1, TRIES + 1):
         try:
             operator(context)
@@ -163,13 +163,13 @@ def operator(context: Any) -> None:
 
 
 def within_reach(row: Mapping[str, Any]) -> bool:
-    """Whether this happened to a delivery that was younger than the look-back."""
+    """Return whether the delivery was younger than the look-back when this happened to it."""
     return bool(row["time"] - row["created"] < LOOKBACK)
 
 
 @contextmanager
 def small() -> Iterator[None]:
-    """Many pages and batches in each hour, checkpoints all the time, short waits: more happens in less time."""
+    """Make pages, batches and waits small, and checkpoints frequent, so that more happens in less time."""
     quick = partial(Retries, first=0.01, longest=0.1)
     with (
         patch("airflow_provider_cio.operators.assembly.Reader", partial(Reader, page_size=200)),
@@ -183,7 +183,7 @@ def small() -> Iterator[None]:
 
 @contextmanager
 def connected(said: Mapping[str, str]) -> Iterator[None]:
-    """Airflow's two default connections, to the sandbox."""
+    """Point Airflow's two default connections to the sandbox."""
     connections = {
         "customerio": {"conn_type": "customerio", "password": said["app_key"]},
         "segment": {"conn_type": "segment_source", "password": said["write_key"]},
@@ -199,7 +199,7 @@ def connected(said: Mapping[str, str]) -> Iterator[None]:
 
 
 def sample(interval: int) -> Sample:
-    """After what is garbage was collected."""
+    """Collect garbage, then return a sample."""
     gc.collect()
     process = psutil.Process()
     return Sample(
@@ -212,7 +212,7 @@ def sample(interval: int) -> Sample:
 
 
 def growing(samples: Sequence[Sample]) -> list[str]:
-    """What is more in the last third of the samples than in the middle one; the first third warms up.
+    """Return the resources larger in the last third of the samples than in the middle third; the first warms up.
 
     Memory may wander by some megabytes, and objects by what a cache of others adds; threads and sockets may not.
     Fewer than three samples tell nothing.

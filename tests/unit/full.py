@@ -1,4 +1,4 @@
-"""Runs of the line with all that it can tell, and both sides of them as rows that can be compared."""
+"""Run the pipeline with all collections, and bring both sides into rows that can be compared."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def run_full(
     warn: Callable[[str], None] | None = None,
     **options: Any,
 ) -> Result:
-    """One run with every open and click unless `every` is off, and without a warning unless `warn` takes them."""
+    """Run with every open and click unless `every` is off. Assert that it warns of nothing, or let `warn` take it."""
     warnings: list[str] = []
     mode = "every" if every else "first"
     report = run_pipeline(sandbox, interval, names=names, mode=mode, warn=warn or warnings.append, **options)
@@ -70,7 +70,7 @@ def held(
     every: bool = True,
     human: bool = False,
 ) -> list[Truth]:
-    """What runs over these intervals should find, worked out by the sandbox: activities count at any age.
+    """Return the occurrences that runs over these intervals should find. Those with an activity count at any age.
 
     Where no activities are documented, the delivery's first time stands for all of them.
 
@@ -89,7 +89,7 @@ def held(
 
 
 def in_range(row: Truth, lookback: int, older_than: int = 0) -> bool:
-    """Whether it counts at its age."""
+    """Return whether the occurrence counts at its age."""
     age = row.time - row.created
     return age < lookback and (not older_than or older_than <= age)
 
@@ -97,14 +97,14 @@ def in_range(row: Truth, lookback: int, older_than: int = 0) -> bool:
 def held_in_mode(
     mode: str, history: History, intervals: Iterable[Interval], names: str | Sequence[str] = "all", **options: Any
 ) -> list[Truth]:
-    """What runs with this `opens_and_clicks` should find."""
+    """Return the occurrences that runs with this `opens_and_clicks` should find."""
     human = mode.endswith("human")
     rows = held(history, intervals, names, every=mode.startswith("every"), human=human, **options)
     return of_mode(rows, mode)
 
 
 def of_mode(rows: Iterable[Truth], mode: str) -> list[Truth]:
-    """Without what no person did, where activities tell."""
+    """Leave out opens and clicks that no person made, if the mode is "every_human" and activities are documented."""
     return [
         one
         for one in rows
@@ -113,7 +113,7 @@ def of_mode(rows: Iterable[Truth], mode: str) -> list[Truth]:
 
 
 def told(row: Truth) -> Told:
-    """As the event has it: empty text is left out."""
+    """Return the row as its event has it: empty text is left out."""
     return Told(
         row.collection,
         row.delivery_id,
@@ -133,17 +133,17 @@ def told(row: Truth) -> Told:
 
 
 def to_send(rows: Iterable[Truth]) -> Counter[Told]:
-    """Those of people who can be named."""
+    """Return the rows of people who have an id to send."""
     return Counter(told(row) for row in rows if row.user_id or row.anonymous_id)
 
 
 def kept(events: Iterable[dict[str, Any]]) -> Counter[Told]:
-    """Events as Segment kept them."""
+    """Return the events that Segment kept."""
     return Counter(map(_kept, events))
 
 
 def raw(events: Iterable[dict[str, Any]]) -> str:
-    """All that Segment received, as one text."""
+    """Return all that Segment received, as one text."""
     return "\n".join(json.dumps(event, ensure_ascii=False) for event in events)
 
 

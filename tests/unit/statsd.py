@@ -1,4 +1,4 @@
-"""A StatsD listener on loopback, and a process of Airflow's that sends to it."""
+"""Run a StatsD listener on loopback, and a process of Airflow's that sends to it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STATSD = {
 
 
 class Listener:
-    """What StatsD would get: ``name,tag=value:number|kind``, one a datagram."""
+    """Listener for StatsD's datagrams, one ``name,tag=value:number|kind`` each."""
 
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -27,7 +27,7 @@ class Listener:
         self.port = self._socket.getsockname()[1]
 
     def received(self) -> list[str]:
-        """All of ours that has come: what was sent on loopback is there."""
+        """Return all metrics of this package so far. Everything sent on loopback has arrived."""
         lines = []
         while True:
             try:

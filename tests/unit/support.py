@@ -51,13 +51,13 @@ def clients(
 
 
 def connect(monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox, **changes: str) -> None:
-    """Airflow's two default connections, to this sandbox; `changes` are other keys than its own."""
+    """Point Airflow's two default connections to this sandbox; `changes` are other keys than its own."""
     for name, value in connections(sandbox, **changes).items():
         monkeypatch.setenv(name, value)
 
 
 def connections(sandbox: Sandbox, **changes: str) -> dict[str, str]:
-    """The same as variables of the environment."""
+    """Return both connections as variables of the environment."""
     keys = {"app_key": sandbox.settings.app_key, "write_key": sandbox.settings.write_key} | changes
     customerio = {"conn_type": "customerio", "host": sandbox.url, "password": keys["app_key"]}
     segment = {"conn_type": "segment_source", "host": sandbox.url, "password": keys["write_key"]}
@@ -76,7 +76,7 @@ def small_pages(patch: pytest.MonkeyPatch, page_size: int, activities: int = ACT
 
 
 def context_of(start: int, end: int) -> Any:
-    """The context of a task whose run has this data interval, as far as an operator needs it."""
+    """Return the context of a task whose run has this data interval, with the keys that an operator needs."""
     return {
         "ti": SimpleNamespace(dag_id="d", run_id="r", task_id="t", map_index=-1, try_number=1),
         "data_interval_start": pendulum.from_timestamp(start),
@@ -105,7 +105,7 @@ def run_pipeline(
     results: list[Result] | None = None,
     **reading: Any,
 ) -> Result:
-    """One run over the interval, with new clients.
+    """Run once over the interval, with new clients.
 
     :param mode: `opens_and_clicks`.
     :param sink: other than Segment's.
@@ -163,7 +163,7 @@ def kill_in_execution(task: Any, context: Any, wait: Callable[[], object]) -> fl
 
 
 def truth_of(history: History, interval: Interval, names: Iterable[str] = DEFAULT_COLLECTIONS) -> list[dict[str, Any]]:
-    """What happened in the interval, as the sandbox tells it without the product's code."""
+    """Return the occurrences of the interval, as the sandbox tells them without the product's code."""
     wanted = set(names)
     found = history.truth(*interval, channels={"email"}, drafts="Email Drafted" in wanted)
     return [asdict(row) for row in found if row.collection in wanted]
@@ -172,7 +172,7 @@ def truth_of(history: History, interval: Interval, names: Iterable[str] = DEFAUL
 def assert_kept_is_truth(
     sandbox: Sandbox, interval: Interval, names: Iterable[str] = DEFAULT_COLLECTIONS, duplicates: int | None = 0
 ) -> None:
-    """Event by event; `duplicates` None allows any number of repeats that Segment recognised."""
+    """Assert that Segment kept exactly the truth; `duplicates` None allows any number of recognised repeats."""
     assert differences(truth_of(sandbox.history, interval, names), sandbox.segment.kept) == []
     assert sandbox.segment.dropped == []
     if duplicates is not None:

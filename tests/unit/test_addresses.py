@@ -1,4 +1,4 @@
-"""What an e-mail address in free text is: the one definition, for logs, errors and personal data."""
+"""Check the definition of an e-mail address in free text, which logs, errors and personal data share."""
 
 from __future__ import annotations
 

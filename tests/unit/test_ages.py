@@ -1,4 +1,4 @@
-"""What counts is decided by its age: runs with touching ranges of ages share a history without gap or overlap."""
+"""An event is sent by its age: runs with touching ranges of ages share a history without gap or overlap."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ HISTORIES = st.builds(
 
 
 def age_ranges(data: st.DataObject, history: History) -> list[tuple[int, int]]:
-    """Touching ranges from the least age on, some of whose bounds are an occurrence's very age."""
+    """Draw touching ranges of ages, some of whose bounds are an occurrence's very age."""
     ages = {row.time - row.created for row in history.truth(*STRETCH, every=True)}
     bounds = st.sampled_from([1, 3600, DAY, 2 * DAY, 5 * DAY])
     if some := sorted(age for age in ages if 1 < age < 30 * DAY):
@@ -66,7 +66,7 @@ def cuts(data: st.DataObject) -> list[Interval]:
 def test_touching_ages_share_a_history(
     world: Sandbox, history: History, mode: str, order: Any, data: st.DataObject
 ) -> None:
-    """Each range with cuts of its own, in any order: what one run over everything finds is sent once."""
+    """Each range has cuts of its own, in any order. Together they send once all that one run over everything finds."""
     world.settings = Settings(order=order)
     world.history = history
     world.reset()
@@ -86,7 +86,7 @@ def test_touching_ages_share_a_history(
 
 
 def assert_only_these_are_asked(world: Sandbox, since: int, first: int, end: int) -> None:
-    """Deliveries that were created in ``[first, end)``: neither others of the list, nor single ones, nor activities."""
+    """Assert that only lists of deliveries created in ``[first, end)`` are asked: no single one, and no activities."""
     listed = ("/v1/messages", "/v1/activities")
     asked = [one for one in world.customerio.requests[since:] if one.path.startswith(listed)]
     assert {one.path for one in asked} == {"/v1/messages"}
@@ -96,7 +96,7 @@ def assert_only_these_are_asked(world: Sandbox, since: int, first: int, end: int
 
 @pytest.mark.parametrize("mode", MODES)
 def test_one_run_refuses_a_malformed_row(sandbox: Sandbox, mode: str) -> None:
-    """The one without `older_than` whose interval contains its creation. All others that read it count it."""
+    """The run without `older_than` whose interval contains the creation refuses the row. Other runs count it."""
     row = {"id": "odd", "type": "email", "created": NOVEMBER + 5, "metrics": {}, "customer_identifiers": 7}
     sandbox.history = History([row])
     days = [Interval(NOVEMBER + day * DAY, NOVEMBER + (day + 1) * DAY) for day in range(3)]
@@ -119,7 +119,7 @@ def test_one_run_refuses_a_malformed_row(sandbox: Sandbox, mode: str) -> None:
 
 
 def test_first_by_a_person_counts_at_its_own_age(sandbox: Sandbox) -> None:
-    """Though a machine opened when the message was younger."""
+    """The first open by a person counts at its own age, though a machine opened when the message was younger."""
     opened, human = NOVEMBER + 60, NOVEMBER + 2 * DAY
     metrics = {"opened": opened, "prefetch_opened": opened, "human_opened": human}
     row = {"id": "a", "type": "email", "created": NOVEMBER, "metrics": metrics, "customer_id": "1"}
@@ -130,7 +130,7 @@ def test_first_by_a_person_counts_at_its_own_age(sandbox: Sandbox) -> None:
 
 
 def test_activities_count_at_any_age(sandbox: Sandbox) -> None:
-    """An open without an activity is one that the list tells of, and counts by its age."""
+    """An activity counts at any age. An open that only the list of deliveries tells counts by its age."""
     row = {"id": "a", "type": "email", "created": NOVEMBER - DAY, "customer_id": "1"}
     row |= {"metrics": {"opened": NOVEMBER + 60, "clicked": NOVEMBER + 70}}
     click = {"id": "x", "type": "clicked_email", "timestamp": NOVEMBER + 80, "delivery_id": "a", "customer_id": "1"}

@@ -88,7 +88,7 @@ def test_defaults_are_the_provider_s() -> None:
 
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[Sandbox]:
-    """A thousand deliveries a day."""
+    """Run a sandbox with a thousand deliveries a day."""
     start = NOON - 11 * DAY
     history = History.generate(
         deliveries=12_000, start=start, end=start + 12 * DAY, burst=0.0, channels=["email"], drafts=0.0, lean=True

@@ -90,7 +90,7 @@ def test_task_has_a_settling_time(dag: Any) -> None:
 
 
 def test_rhythms_are_those_of_the_docs(bag: DagBag) -> None:
-    """Those of docs/costs.md and the bench, which has found each event once with them."""
+    """The DAGs have the rhythms of docs/costs.md and of the bench, which has found each event once with them."""
     assert [_ages_and_length(bag.dags[name]) for name in RHYTHMS] == [
         (timedelta(seconds=one.older_than), timedelta(seconds=one.lookback), timedelta(seconds=one.every))
         for one in PLANS["three rhythms"].values()
@@ -98,7 +98,7 @@ def test_rhythms_are_those_of_the_docs(bag: DagBag) -> None:
 
 
 def test_rhythms_begin_at_one_moment(bag: DagBag) -> None:
-    """Otherwise what happens between two beginnings, at some ages, would be nobody's."""
+    """The rhythms begin at one moment. Otherwise no DAG would send events of some ages between two beginnings."""
     dags: list[Any] = [bag.dags[name] for name in RHYTHMS]
     assert {_first_interval(dag).start for dag in dags} == {dag.start_date for dag in dags} == {dags[0].start_date}
     for dag in dags:
@@ -115,7 +115,7 @@ def test_rhythms_take_turns_in_one_pool(bag: DagBag) -> None:
 
 
 def _first_interval(dag: Any) -> Any:
-    """What the scheduler makes of the schedule and the start date."""
+    """Return the first interval that the scheduler makes of the schedule and the start date."""
     cron = (RHYTHMS | REPAIRS)[dag.dag_id]
     assert dag.schedule == CronDataIntervalTimetable(cron, timezone="UTC")
     timetable = SchedulersTimetable(cron, timezone=pendulum.timezone("UTC"))
@@ -126,7 +126,7 @@ def _first_interval(dag: Any) -> Any:
 
 
 def _ages_and_length(dag: Any) -> tuple[timedelta, timedelta, timedelta]:
-    """What the DAG's task takes: ages from and up to, and the length of an interval."""
+    """Return the ages that the DAG's task sends, and the length of an interval."""
     options = read_options(_rendered(dag.get_task("customerio_to_segment")))
     first = _first_interval(dag)
     return options.older_than, options.lookback, first.end - first.start
@@ -151,7 +151,7 @@ def test_repairs_share_the_ages(bag: DagBag) -> None:
 
 @pytest.mark.parametrize("name", REPAIRS)
 def test_repair_fits_segments_memory(bag: DagBag, name: str) -> None:
-    """From when an event can have come by the stream to the end of the last try that may send it again."""
+    """The time is counted from the earliest event by the stream to the end of the last try that may send it again."""
     dag: Any = bag.dags[name]
     known, repair = dag.get_task("is_known_to_segment"), dag.get_task("customerio_to_segment")
     longest = repair.execution_timeout * (repair.retries + 1) + repair.max_retry_delay * repair.retries
@@ -199,7 +199,7 @@ def test_dead_letter_path_variable(bag: DagBag, folder: str | None) -> None:
 
 
 def _rendered(task: Any, folder: str | None = None) -> CustomerIOToSegmentOperator:
-    """A copy, as a task of a run."""
+    """Return a rendered copy, as the task of a run has it."""
     rendered: CustomerIOToSegmentOperator = task.prepare_for_execution()
     context: Any = {"var": {"value": {"customerio_dead_letters": folder} if folder else {}}}
     rendered.render_template_fields(context, rendered.dag.get_template_env())

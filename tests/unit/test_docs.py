@@ -1,4 +1,4 @@
-"""What the docs say, against the package and against Airflow."""
+"""Check the docs against the package and Airflow."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPO
 
 
 class Block(NamedTuple):
-    """A code block of a page."""
+    """Code block of a page."""
 
     page: Path
     line: int
@@ -72,7 +72,7 @@ def of(*languages: str) -> pytest.MarkDecorator:
 
 
 def table(page: str, heading: str) -> list[list[str]]:
-    """The cells of the first table after a heading, without its head."""
+    """Return the cells of the first table after a heading, without its head."""
     after = (REPOSITORY / "docs" / page).read_text().partition(f"# {heading}\n")[2]
     rows = re.search(r"(?:^\|.*\n)+", after, re.M)
     assert rows, f"no table after {heading!r}"
@@ -150,8 +150,11 @@ def test_examples_leave_no_day_out() -> None:
 
 
 def assert_no_day_is_left_out(dag: Any) -> None:
-    """A DAG by the clock runs each day, also those on which it was paused, and one run at a time, because runs share
-    Customer.io's limit. A preview is never by the clock, because Airflow would take its days for done."""
+    """Assert that a scheduled DAG catches up and has no preview, and that each DAG runs one run at a time.
+
+    A scheduled DAG must run each day, also those on which it was paused. Its runs share Customer.io's limit. A preview
+    must not be scheduled, because Airflow would take its days for done.
+    """
     operators = [task for task in dag.tasks if isinstance(task, CustomerIOOperator)]
     if dag.schedule is not None and not isinstance(dag.schedule, list):  # of assets
         assert type(dag.schedule) is CronDataIntervalTimetable, dag.dag_id
@@ -354,7 +357,7 @@ def test_metrics() -> None:
 
 
 def said() -> Iterator[str]:
-    """Every text in the package; what a value fills is a NUL."""
+    """Return every text in the package; a NUL stands for each value."""
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):

@@ -1,4 +1,4 @@
-"""Every occurrence is sent once and under one id, in all four modes, however the services are off."""
+"""Every occurrence is sent once and under one id, in all four modes, with any trouble of the services."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ STRETCH = Interval(NOVEMBER, NOVEMBER + 3 * DAY)
 MODES = ("first", "first_human", "every", "every_human")
 #: Seconds from an interval's end to its run: the default of the operators, in which all that happened becomes visible.
 SETTLING = 1800
-#: As many attempts as it takes: a limit that is met again and again is no reason to give up.
+#: Many attempts: a rate limit that is met again and again is no reason to give up.
 PATIENT = Retries(attempts=100, total=10.0, first=0.005, longest=0.02)
 #: A limit that these short runs meet: 400 requests in a second, but counted in seconds that are a twentieth of one.
 #: Fifty examples, each with several runs, take minutes on a machine that others keep busy.
@@ -91,7 +91,7 @@ SERVICES = {
 
 
 def cuts(draw: st.DataObject, history: History) -> list[Interval]:
-    """Adjacent intervals, some of whose bounds lie between what happened to a delivery and its creation."""
+    """Draw adjacent intervals, some of whose bounds lie between a delivery's first metric and its late creation."""
     anywhere = st.integers(STRETCH.start + 1, STRETCH.end - 1)
     hours = st.integers(1, 71).map(lambda hour: STRETCH.start + hour * 3600)
     moments = [anywhere, hours]
@@ -102,7 +102,7 @@ def cuts(draw: st.DataObject, history: History) -> list[Interval]:
 
 
 def bounds_before_creation(history: History) -> list[int]:
-    """The first and the last bound that parts the first thing that happened to a delivery from its late creation."""
+    """Return the first and the last bound that parts a delivery's first metric from its late creation."""
     found: set[int] = set()
     for one in history.deliveries:
         first = min(one.times.values())
@@ -112,13 +112,13 @@ def bounds_before_creation(history: History) -> list[int]:
 
 
 def run_in_time(world: Sandbox, interval: Interval, mode: str) -> Result:
-    """A run at the time at which Airflow begins it: what is not visible by then is hidden from it."""
+    """Run at the time at which Airflow begins the run: later rows are hidden from it."""
     world.settings.now = interval.end + SETTLING
     return run_pipeline(world, interval, names="all", mode=mode, retries=PATIENT)
 
 
 def message_ids(rows: Iterable[Truth]) -> set[str]:
-    """By the rule of identity, from what the sandbox holds to be the first open or click of a delivery."""
+    """Return the ids by the rule of identity; the sandbox decides which open or click is the first."""
     mapper = Mapper("test")
     return {
         mapper.message_id(
@@ -136,7 +136,7 @@ def message_ids(rows: Iterable[Truth]) -> set[str]:
 def test_each_occurrence_is_sent_once(
     world: Sandbox, history: History, services: dict[str, Any], data: st.DataObject
 ) -> None:
-    """Any cuts, any order, each interval in any mode, and after a settling time in which all becomes visible."""
+    """Any cuts, any order, each interval in any mode; everything becomes visible within the settling time."""
     world.settings = Settings(**services)
     world.history = history
     world.reset()
@@ -156,7 +156,7 @@ def test_each_occurrence_is_sent_once(
 @settings(max_examples=20)
 @given(history=HISTORIES, data=st.data())
 def test_every_mode_uses_one_id(world: Sandbox, history: History, data: st.DataObject) -> None:
-    """What one mode sent, the next one repeats under the same id, and Segment drops it."""
+    """Events that one mode sent and the next one repeats have the same id, so Segment drops them."""
     world.settings = Settings(visible_after=SETTLING)
     world.history = history
     world.reset()
@@ -174,7 +174,7 @@ def test_every_mode_uses_one_id(world: Sandbox, history: History, data: st.DataO
 @pytest.mark.parametrize("late", [1, 31, 60])
 @pytest.mark.parametrize("mode", MODES)
 def test_late_creation_loses_nothing(world: Sandbox, mode: str, late: int) -> None:
-    """By the interval in which it happened, though its delivery is of the next one."""
+    """The interval of the metric sends it, though the delivery was created in the next one."""
     sent = STRETCH.start + DAY - 1
     opened = sent + late + 5
     metrics = {"created": sent + late, "sent": sent, "delivered": sent + 2, "opened": opened, "human_opened": opened}
@@ -195,7 +195,7 @@ def test_late_creation_loses_nothing(world: Sandbox, mode: str, late: int) -> No
     ("limiter", "retry_after"), [("bucket", None), ("fixed_second", "seconds"), ("sliding_second", None)]
 )
 def test_rate_limit_costs_no_event(world: Sandbox, limiter: Any, retry_after: Any) -> None:
-    """The one that the property above draws, so that it is known to refuse something."""
+    """The limits are drawn by the property above, too. Here they are known to refuse a request."""
     few = LIMIT | {"requests_per_second": 4}  # which a busy machine meets, too
     world.settings = Settings(limiter=limiter, retry_after=retry_after, other_client=1, arrival_jitter=0.005, **few)
     world.history = History.generate(seed=4, deliveries=400, start=STRETCH.start, end=STRETCH.end)
@@ -209,7 +209,7 @@ def test_rate_limit_costs_no_event(world: Sandbox, limiter: Any, retry_after: An
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("order", ["newest", "shuffled"])
 def test_growing_lists_cost_no_event(world: Sandbox, order: Any, mode: str) -> None:
-    """Without a settling time, since the list goes on for a minute after the interval's end; and so do activities."""
+    """There is no settling time, because lists and activities go on for a minute after the interval's end."""
     interval = Interval(STRETCH.start, STRETCH.start + DAY)
     # Few come in, so that the pages which they move have rows from before the interval's end.
     dense = [interval.end - 120 + number // 3 for number in range(360)]
@@ -243,7 +243,7 @@ def test_growing_lists_cost_no_event(world: Sandbox, order: Any, mode: str) -> N
 
 @pytest.mark.parametrize("mode", MODES)
 def test_rows_outside_the_bounds_are_counted_and_not_passed_on(world: Sandbox, mode: str) -> None:
-    """Each window's list has those of its neighbours, too, odd ones among them."""
+    """Each window's list has rows of its neighbours, too, odd ones among them."""
     # So few that no window is asked for in parts.
     history = History.generate(seed=3, deliveries=120, start=STRETCH.start, end=STRETCH.end, burst=0)
     interval = Interval(STRETCH.start + DAY, STRETCH.start + 2 * DAY)
@@ -273,7 +273,7 @@ def keys(rows: Iterable[Truth]) -> Counter[Key]:
 @settings(max_examples=25)
 @given(history=HISTORIES, share=st.sampled_from([0.02, 0.3]), mode=st.sampled_from(MODES), data=st.data())
 def test_malformed_rows(world: Sandbox, history: History, share: float, mode: str, data: st.DataObject) -> None:
-    """Everything that good rows tell is sent, each odd row is refused by one interval, and nothing untrue is sent."""
+    """Every readable event is sent, each odd row is refused by one interval, and nothing untrue is sent."""
     world.settings = Settings(odd_deliveries=share, odd_activities=share, now=STRETCH.end + 40 * DAY)
     world.history = history
     world.reset()
@@ -289,13 +289,13 @@ def test_malformed_rows(world: Sandbox, history: History, share: float, mode: st
 
 
 def is_told(one: Truth) -> bool:
-    """In the other modes, an open or click that no activity is documented of is sent once, as its delivery has it."""
+    """Return False for an open or click without documented activities, which is sent once, as its delivery has it."""
     return one.metric not in ("opened", "clicked") or (one.channel, one.metric) in DOCUMENTED
 
 
 @pytest.fixture
 def many() -> History:
-    """Enough for every kind of odd row."""
+    """Make enough deliveries for every kind of odd row."""
     return History.generate(seed=5, deliveries=2500, start=STRETCH.start, end=STRETCH.end, drafts=0, burst=0.2)
 
 
@@ -303,7 +303,7 @@ DAYS = [Interval(STRETCH.start + number * DAY, STRETCH.start + (number + 1) * DA
 
 
 def run_days(world: Sandbox, mode: str) -> list[tuple[Result, list[Malformed]]]:
-    """The report of each day, and the rows that it refused."""
+    """Return the result of each day, and the rows that it refused."""
     found = []
     for day in DAYS:
         rows: list[Malformed] = []
@@ -376,5 +376,5 @@ def test_malformed_activity_on_its_day(world: Sandbox, many: History) -> None:
 
 
 def _unreadable(one: Odd) -> bool:
-    """Not to be sent, nor to be skipped for having no delivery or no time that can be one."""
+    """Return whether the row must be refused, and is not skipped for having no delivery or no possible time."""
     return not one.legible and not one.kind.name.startswith(("activity.delivery_id", "activity.timestamp:huge"))

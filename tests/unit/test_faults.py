@@ -1,7 +1,7 @@
-"""The fault matrix: each fault of the sandbox, on each side, wherever in the run, alone and mixed.
+"""Fault matrix: each fault of the sandbox, on each side, anywhere in the run, alone and mixed.
 
-What passes must leave Segment with the truth, and repeat no event but those of a request whose answer was
-spoiled; what does not pass must end the run at once, and say why.
+Faults that pass must leave Segment with the truth, and repeat no event but those of a request whose answer was
+spoiled. Other faults must end the run at once, and say why.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ SPOILING = {
 
 @pytest.fixture(scope="module", autouse=True)
 def small() -> Iterator[None]:
-    """A small history has many pages and batches."""
+    """Make pages and batches small, so that a small history has many of them."""
     with pytest.MonkeyPatch.context() as patch:
         small_pages(patch, 40)
         patch.setattr(sending, "MAX_BATCH_EVENTS", BATCH)
@@ -112,13 +112,13 @@ def small() -> Iterator[None]:
 
 @pytest.fixture
 def one_chain(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One request to Customer.io at a time, so that the n-th one is the n-th page."""
+    """Send one request at a time to Customer.io, so that the n-th one is the n-th page."""
     monkeypatch.setattr(reading, "MAX_REQUESTS", 1)
 
 
 @pytest.fixture(scope="module")
 def pages(world: Sandbox) -> int:
-    """How many requests to Customer.io a run makes that meets no fault, one at a time."""
+    """Return the number of requests to Customer.io that a run without faults makes, one at a time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reading, "MAX_REQUESTS", 1)
         world.reset()
@@ -133,14 +133,14 @@ def struck(requests: list[Asked]) -> list[str]:
     return [asked.fault for asked in requests if asked.fault]
 
 
-# What passes
+# Faults that pass
 
 
 @pytest.mark.usefixtures("one_chain")
 @pytest.mark.parametrize("side", ["customerio", "segment"])
 @pytest.mark.parametrize("name", PASSING)
 def test_passing_fault_costs_a_request(sandbox: Sandbox, pages: int, name: str, side: Side) -> None:
-    """It strikes the first request, one in the middle and the last; each of them is made once more."""
+    """The fault strikes the first request, one in the middle and the last; each of them is made once more."""
     fault = PASSING[name]
     kind = fault["kind"]
     count = pages if side == "customerio" else BATCHES
@@ -202,7 +202,7 @@ def test_lasting_fault_is_left_to_a_retry(sandbox: Sandbox, side: Side) -> None:
 
 
 def test_a_429_holds_all_readers_back(sandbox: Sandbox) -> None:
-    """Nobody asks within the time that one of them was told to wait, but those who were on their way."""
+    """After one reader was told to wait, no reader asks within that time, except with requests already under way."""
     sandbox.settings = Settings(latency=0.01)
     sandbox.faults.add(Fault(side="customerio", kind="429", at=10, retry_after=0.6))
     run_pipeline(sandbox, INTERVAL)
@@ -213,7 +213,7 @@ def test_a_429_holds_all_readers_back(sandbox: Sandbox) -> None:
     assert [one for one in asked if told + 0.55 <= one.time]
 
 
-# What does not pass
+# Faults that do not pass
 
 
 Errors = type[CustomerIOToSegmentError] | tuple[type[CustomerIOToSegmentError], ...]
@@ -250,7 +250,7 @@ def test_fatal_fault_ends_the_run(sandbox: Sandbox, name: str, at: int) -> None:
 
 @pytest.mark.parametrize("at", [0, 2])
 def test_empty_pages_without_an_end_end_the_run(sandbox: Sandbox, at: int) -> None:
-    """Each names a page that none has named before."""
+    """Each empty page names a next page that no page has named before."""
     sandbox.faults.add(Fault(side="customerio", kind="empty_page", path="/v1/messages", at=at, times=10_000))
     with pytest.raises(TryAgainLaterError, match="sent no new row in 50 pages: the list would never end. A retry"):
         run_pipeline(sandbox, INTERVAL)
@@ -292,7 +292,7 @@ def test_fatal_fault_in_parallel(sandbox: Sandbox, side: Side) -> None:
 
 
 def test_unusable_write_key(sandbox: Sandbox) -> None:
-    """Segment says so with the 400 that it also has for malformed events."""
+    """Segment answers an unusable write key with 400, as it answers malformed events."""
     sandbox.settings = Settings(write_key="short")
     with pytest.raises(ConfigurationError, match=r"answered 400: An invalid write key.*password"):
         run_pipeline(sandbox, INTERVAL)
@@ -314,7 +314,7 @@ def row(number: int, subject: str) -> dict[str, Any]:
 
 
 def poisoned(count: int, bad: Callable[[int], bool]) -> tuple[History, set[str]]:
-    """Deliveries whose events Segment takes, and those whose events it does not, by their ids."""
+    """Return the ids of the deliveries whose events Segment takes, and of those whose events it refuses."""
     names = {f"d{number:04d}" for number in range(count) if bad(number)}
     return History(deliveries=[row(n, "POISON" if bad(n) else "fine") for n in range(count)]), names
 
@@ -395,7 +395,7 @@ def test_limit_is_hardly_met_alone(sandbox: Sandbox, limiter: Any) -> None:
 
 @pytest.mark.usefixtures("one_chain")
 def test_bound_cursors_with_a_lifetime(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cursor waits for some requests to other windows, and not for most of the run."""
+    """Each cursor waits for a few requests to other windows, and not for most of the run."""
     small_pages(monkeypatch, 5)
     lifetime = 36
     sandbox.settings = Settings(cursors_bound=True, cursor_lifetime=lifetime, now=INTERVAL.end, now_per_request=1)
@@ -482,7 +482,7 @@ def test_difficult_services(
     probability: float,
     asleep_after: int,
 ) -> None:
-    """Against a run of the same rows that meets no trouble. Cursors that grow old cost a retry, as in Airflow."""
+    """Compare with a run of the same rows without trouble. Cursors that expire cost a retry, as in Airflow."""
     world.settings = Settings(
         odd_deliveries=services["odd_deliveries"], odd_activities=services["odd_activities"], now=services["now"]
     )

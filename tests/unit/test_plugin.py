@@ -100,7 +100,7 @@ def test_wrong_streams_are_mounted(text: str, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_mount_says_which_streams_run(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """A mounted app is not told of the server's start."""
+    """A mounted app gets no startup event from the server."""
     monkeypatch.setenv(OPTION, '{"main": {}, "a/b": {}}')
     assert CustomerIOStreamPlugin().fastapi_apps
     assert "the name 'a/b' can't be part of a URL" in caplog.text
@@ -149,7 +149,7 @@ def test_the_picture_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_tabs_by_version(
     airflow: str, tab: str | None, destinations: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before 3.4 a tab would be on every DAG."""
+    """Before Airflow 3.4 a tab would be on every DAG."""
     monkeypatch.setattr(ways_in, "version", {"apache-airflow-core": airflow}.__getitem__)
     if tab:
         monkeypatch.setenv(TAB, tab)
@@ -165,7 +165,7 @@ def test_tabs_by_version(
 
 @pytest.mark.timeout(240)
 def test_airflow_loads_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a process of its own, where Airflow loads plugins as its API server does."""
+    """The test runs a process of its own, in which Airflow loads plugins as its API server does."""
     for text, apps in (('{"main": {}}', ["/cio", "/cio-flow"]), ("", ["/cio-flow"])):
         monkeypatch.setenv(OPTION, text)
         ran = subprocess.run([sys.executable, "-c", LOAD], capture_output=True, text=True, check=True, timeout=110)

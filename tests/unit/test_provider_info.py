@@ -23,7 +23,7 @@ TYPES = {one["connection-type"]: one for one in INFO["connection-types"]}
 HOOKS: dict[str, type[CustomerIOHook | SegmentHook]] = {"customerio": CustomerIOHook, "segment_source": SegmentHook}
 FIELDS = [(kind, name) for kind, one in TYPES.items() for name in one["conn-fields"]]
 KEY = "key-0123456789abcdef"
-#: Those of `ConnectionFields` that read the field they are given.
+#: Methods of `ConnectionFields` that read the field they are given.
 METHODS = ("number", "flag", "text", "extra_secret")
 NO_DEFAULT = {"message_id_namespace", "webhook_signing_secret", "webhook_signing_secret_previous"}
 
@@ -39,7 +39,7 @@ def field(kind: str, name: str) -> dict[str, Any]:
 
 
 def read(monkeypatch: pytest.MonkeyPatch, kind: str, **extra: Any) -> tuple[Any, ...]:
-    """Everything that the hook makes of a connection with this extra."""
+    """Return everything that the hook makes of a connection with this extra."""
     monkeypatch.setenv("AIRFLOW_CONN_ITS_ID", json.dumps({"conn_type": kind, "password": KEY, "extra": extra}))
     if kind == "customerio":
         customerio = CustomerIOHook(customerio_conn_id="its_id")
@@ -177,7 +177,7 @@ def test_option_example_is_usable() -> None:
 
 
 def test_airflow_cli_shows_provider(monkeypatch: pytest.MonkeyPatch) -> None:
-    """None of them works any more if what they read of one provider is wrong."""
+    """These commands read all providers, so one wrong entry breaks them."""
     text = '{"main": {"collections": ["Email Opened"]}}'
     monkeypatch.setenv("AIRFLOW__CUSTOMERIO__STREAMS", text)
     assert airflow_says("config", "get-value", "customerio", "streams")[-1] == text
@@ -195,7 +195,7 @@ def test_airflow_cli_shows_provider(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def airflow_says(*command: str) -> list[str]:
-    """The lines that a command of Airflow's prints."""
+    """Return the lines that a command of Airflow's prints."""
     ran = subprocess.run(
         [sys.executable, "-m", "airflow", *command], capture_output=True, text=True, check=True, timeout=110
     )
@@ -203,7 +203,7 @@ def airflow_says(*command: str) -> list[str]:
 
 
 def test_module_imports_nothing_else() -> None:
-    """`airflow` itself imports it at every start, and a failure in it breaks every command."""
+    """`airflow` itself imports the module at every start, and a failure in it breaks every command."""
     code = (
         "import sys; from airflow_provider_cio.get_provider_info import get_provider_info; get_provider_info()\n"
         "print(sorted(name for name in sys.modules if name.startswith(('airflow', 'msgspec', 'requests'))))"

@@ -1,4 +1,4 @@
-"""The sandbox itself: what reference/customerio.md and reference/segment.md say, asked with bare requests."""
+"""Check the sandbox against reference/customerio.md and reference/segment.md with bare requests."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def ids(sandbox: Sandbox, **params: Any) -> list[str]:
 
 
 def chain(sandbox: Sandbox, **params: Any) -> list[Page]:
-    """All pages, from one `next` to the following."""
+    """Return all pages, from one `next` to the following."""
     pages = [ask(sandbox, **params).json()]
     while pages[-1].get("next"):
         pages.append(ask(sandbox, start=pages[-1]["next"], **params).json())
@@ -668,7 +668,7 @@ def test_fault_with_its_own_body(sandbox: Sandbox) -> None:
 
 
 def brute_force(rows: list[Row]) -> list[tuple[str, str, int, str | None, str | None]]:
-    """The identity rule and the table, written out once more over rows."""
+    """Compute the truth by the identity rule and the table, written out once more over rows."""
     found = []
     for one in rows:
         known = one["customer_identifiers"] or {}

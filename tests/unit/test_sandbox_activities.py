@@ -81,7 +81,7 @@ def pages(ask: Any) -> Any:
 
 @pytest.fixture
 def listed(pages: Any) -> Any:
-    """All activities in the order of the list."""
+    """Return all activities in the order of the list."""
     return lambda **params: [row for page in pages(limit=100, **params) for row in page]
 
 
@@ -294,7 +294,7 @@ def test_rows_written_by_hand(sandbox: Sandbox, listed: Any) -> None:
 
 
 def brute_force(deliveries: dict[str, Row], activities: list[Row]) -> list[tuple[Any, ...]]:
-    """The truth once more, over what the two endpoints showed."""
+    """Compute the truth once more, from the rows that the two endpoints showed."""
     found = []
     for delivery in deliveries.values():
         for metric, time in delivery["metrics"].items():

@@ -1,4 +1,4 @@
-"""The sandbox's cursors: how long they hold, and for what."""
+"""Check how long the sandbox's cursors hold, and for which lists."""
 
 from __future__ import annotations
 

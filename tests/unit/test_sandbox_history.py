@@ -1,4 +1,4 @@
-"""What the sandbox's histories hold on request: other clocks, tried drafts, rare identities, twins of first opens."""
+"""Check the options of the sandbox's histories: other clocks, tried drafts, rare identities, twins of first opens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sandbox's rate limits: what each kind lets through, the way to it, and another client of the workspace."""
+"""Check the sandbox's rate limits: each kind, the delay of requests, and another client of the workspace."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def sandbox(world: Sandbox) -> Sandbox:
 
 
 def taken(take: Callable[[float], float], times: list[float]) -> list[float]:
-    """The times at which there was room."""
+    """Return the times at which there was room."""
     return [at for at in times if not take(at)]
 
 
@@ -69,7 +69,7 @@ def most_in_a_second(times: list[float]) -> int:
 
 
 def test_kinds_differ() -> None:
-    """At 10 a second: in any one second a bucket lets 20 through, so does a fixed second, a sliding one 10."""
+    """At 10 a second, any one second can have 20 requests by a bucket or a fixed second, and 10 by a sliding one."""
     found = {}
     for kind in KINDS:
         workspace = Workspace()

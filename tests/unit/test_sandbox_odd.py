@@ -1,4 +1,4 @@
-"""The sandbox's odd rows: that they are what they are called, and that the truth which is told of them is right."""
+"""Check that the sandbox's odd rows fit their names, and that their expected events are right."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_late_rows_may_be_malformed(sandbox: Sandbox) -> None:
 
 
 def read(one: Any) -> set[tuple[Any, ...]]:
-    """Whatever can be read from the row of an e-mail with good will, by reference/customerio.md 1.4, 1.5 and 8."""
+    """Read as much as possible from the row of an e-mail, by reference/customerio.md 1.4, 1.5 and 8."""
     if not isinstance(one, dict) or not isinstance(one.get("id"), str) or not isinstance(one.get("metrics"), dict):
         return set()
     known = one.get("customer_identifiers")
@@ -165,7 +165,7 @@ def emails() -> History:
 
 @pytest.fixture(scope="module")
 def good_activities(world: Sandbox, emails: History) -> dict[str, list[Any]]:
-    """By their types, as they are listed where none is odd."""
+    """Return activities by their types, from a list without odd ones."""
     world.reset()
     world.settings, world.history = Settings(now=END + 40 * DAY), emails
     return {type: activities(world, type=type) for type in ("opened_email", "clicked_email")}

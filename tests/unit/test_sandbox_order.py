@@ -1,4 +1,4 @@
-"""What the sandbox's lists may do to a reader: their order, what comes in meanwhile, what is shown late, cursors."""
+"""Check the troubles of the sandbox's lists: their order, rows that come in meanwhile, late rows, cursors."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def listed(sandbox: Sandbox, key: str = "messages", path: str = "/v1/messages", 
 
 
 def seconds_out_of_order(rows: list[Row]) -> list[int]:
-    """How much older than a row some row ahead of it is, for each row that is out of order."""
+    """Return, for each row out of order, how much older than it some row ahead of it is."""
     found, oldest = [], rows[0]["created"]
     for one in rows:
         if one["created"] > oldest:
@@ -182,7 +182,7 @@ def test_new_rows_move_offset_cursors(sandbox: Sandbox, cursors: Any, expected: 
 
 
 def leaving(count: int) -> History:
-    """Drafts, newest first, of which each is sent a minute after the one before it in the list."""
+    """Return drafts, newest first, of which each is sent a minute after the one before it in the list."""
     return History(
         [
             row(
@@ -248,7 +248,7 @@ def test_draft_hides_later_metrics(sandbox: Sandbox) -> None:
 
 
 def test_drafts_shrink_while_read(sandbox: Sandbox) -> None:
-    """With a clock that goes on, as growing lists do."""
+    """The clock goes on, as with growing lists."""
     sandbox.history = leaving(100)
     sandbox.settings = Settings(now=START + 990, now_per_request=60)
     found = [int(one["id"]) for page in chain(sandbox, drafts="true", limit=30) for one in page["messages"]]

@@ -1,4 +1,4 @@
-"""The sandbox over https: who trusts it, who must not, and that faults work there too."""
+"""Check the sandbox over https: which clients trust it, and that faults work there too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sandbox's reporting webhooks: the bodies, and what the sender does with each answer (reference/stream.md)."""
+"""Check the sandbox's reporting webhooks: bodies, and the sender's reaction to each answer (reference/stream.md)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.sandbox.webhooks import LONG_STATUSES, SIGNING_KEY, Call, Calling, Se
 DAY = 86_400
 #: An hour of the sender's waits is 3.6 milliseconds.
 FAST = 1_000_000.0
-#: What each schema requires beside the keys of the origin (reference/stream.md B.3, bold), by object type.
+#: Keys that each schema requires beside those of the origin (reference/stream.md B.3, bold), by object type.
 REQUIRED = {
     "email": {
         "drafted sent delivered opened clicked converted unsubscribed spammed": "recipient",
@@ -167,7 +167,7 @@ def test_values_match_the_app_api(history: History) -> None:
 
 
 def test_events_match_the_app_api() -> None:
-    """Its own list, in its own order but for the objects'."""
+    """Compare with the App API's list, in its order, though the objects are in another order."""
     email = "drafted attempted sent delivered opened clicked converted bounced dropped deferred spammed failed"
     sms = "drafted attempted sent delivered clicked converted bounced dropped failed undeliverable replied"
     short = "drafted attempted sent clicked converted failed"
@@ -273,7 +273,7 @@ def test_history_of_given_rows() -> None:
 
 
 class Receiver:
-    """A small ASGI application that answers as it is told, and remembers what it got.
+    """Small ASGI application that answers as it is told, and remembers its requests.
 
     :param answers: what the next calls get: a status, or seconds to wait before 204; 204 when they are used up.
     :param until: the number of a call, in the order of arrival -> so many have to be there before it is answered.
@@ -432,7 +432,7 @@ def test_give_up_after_seven_days(url: str, receiver: Receiver) -> None:
 
 @contextmanager
 def peer(serve: Callable[[socket.socket], None], times: int) -> Iterator[str]:
-    """A server on the bare socket for so many connections."""
+    """Serve on the bare socket, for this many connections."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def run() -> None:
@@ -561,7 +561,7 @@ def test_disorder(url: str, receiver: Receiver) -> None:
 
 
 def test_retry_is_signed_anew(url: str, receiver: Receiver) -> None:
-    """Its body stays, with the `event_id`."""
+    """The body stays, with the `event_id`."""
     receiver.answers = [503]
     Sender(url, Calling(speed=10 / 1.1)).push(some(1))
     first, second = (int(headers["x-cio-timestamp"]) for headers, _ in receiver.got)
@@ -592,7 +592,7 @@ def test_waiting_sender_can_be_stopped(url: str, receiver: Receiver) -> None:
 
 
 def stopped_when(true: Callable[[Sender], bool], sender: Sender, found: list[Report]) -> None:
-    """Run it until that is so."""
+    """Run the sender until the condition is true."""
 
     async def run() -> None:
         running = asyncio.create_task(sender.run(found))

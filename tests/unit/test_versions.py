@@ -1,4 +1,4 @@
-"""What `docs/versions.md` says of this version of Airflow, as far as no other test shows it."""
+"""Check the statements of `docs/versions.md` on this version of Airflow that no other test shows."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_underscore_warning_before_3_2(
 def test_underscore_warning_of_the_server_before_3_4(
     capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The API server asks a connection of the database for its URI before a task gets it."""
+    """The API server reads a connection of the database this way before a task gets it."""
     Connection(conn_id="segment_default", conn_type="segment_source", password=KEY).get_uri()
     warned = "RFC3986" in "".join([*capfd.readouterr(), caplog.text])
     assert warned == (AIRFLOW < (3, 4))

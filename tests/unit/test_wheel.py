@@ -34,7 +34,7 @@ print(json.dumps([sys.modules[entry.module].__file__, info]))
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built as `python -m build` does, but in this environment: nothing is downloaded."""
+    """Build the wheel as `python -m build` does, but in this environment: nothing is downloaded."""
     folder = tmp_path_factory.mktemp("wheel")
     ran = subprocess.run(
         [sys.executable, "-c", BUILD, str(folder)],
@@ -84,7 +84,7 @@ def test_wheel_metadata(wheel: Path) -> None:
 
 
 def links(text: str) -> list[str]:
-    """The targets of links and images that are no address."""
+    """Return the relative targets of links and images."""
     return [target for target in re.findall(r"\]\(([^)]+)\)", text) if not target.startswith("https://")]
 
 
@@ -114,7 +114,7 @@ def test_airflow_does_not_load_the_examples(
 
 
 def test_wheel_entry_point(wheel: Path, tmp_path: Path) -> None:
-    """From the wheel alone, without this checkout and without site-packages."""
+    """The process has the wheel alone, without this checkout and without site-packages."""
     zipfile.ZipFile(wheel).extractall(tmp_path)
     command = [sys.executable, "-I", "-S", "-c", LOAD, str(tmp_path)]
     ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60)

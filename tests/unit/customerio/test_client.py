@@ -278,7 +278,7 @@ VALUES = st.sampled_from(
 
 
 def rows_of(shape: dict[str, Any], **tidy: Any) -> st.SearchStrategy[Any]:
-    """Tidy rows, ones with a field or two changed, and things that are no rows."""
+    """Draw tidy rows, rows with a field or two changed, and values that are no rows."""
     spoilt = st.dictionaries(st.sampled_from(sorted(shape)), VALUES, max_size=2).map(
         lambda changed: {name: value for name, value in (tidy | changed).items() if value is not GONE}
     )
@@ -286,7 +286,7 @@ def rows_of(shape: dict[str, Any], **tidy: Any) -> st.SearchStrategy[Any]:
 
 
 def assert_split(page: Any, rows: list[Any], shape: dict[str, Callable[[Any], bool]], created: str) -> None:
-    """Documented rows are read as they are, but for odd fields that only describe. All others are malformed.
+    """Assert that documented rows are read as they are, but for odd optional fields, and all others are malformed.
 
     Each kind is in the order of the page.
     """
@@ -325,7 +325,7 @@ def assert_split(page: Any, rows: list[Any], shape: dict[str, Callable[[Any], bo
 
 @given(st.lists(rows_of(DELIVERY, **row()), max_size=6))
 @settings(max_examples=200)
-def test_misshapen_deliveries_are_malformed(server: Loopback, rows: list[Any]) -> None:
+def test_malformed_deliveries(server: Loopback, rows: list[Any]) -> None:
     server.say(Say(body=json.dumps({"messages": rows, "next": "n"})))
     found = page(server.url)
     assert found.next == "n"
@@ -334,7 +334,7 @@ def test_misshapen_deliveries_are_malformed(server: Loopback, rows: list[Any]) -
 
 @given(st.lists(rows_of(ACTIVITY, id="01A", timestamp=1_700_000_000, type="opened_email", data={}), max_size=6))
 @settings(max_examples=150)
-def test_misshapen_activities_are_malformed(server: Loopback, rows: list[Any]) -> None:
+def test_malformed_activities(server: Loopback, rows: list[Any]) -> None:
     server.say(Say(body=json.dumps({"activities": rows, "next": "n"})))
     with client_of(server.url) as client:
         found = client.activity_page({})
@@ -381,7 +381,7 @@ def test_a_missing_field_is_named(server: Loopback, missing: str) -> None:
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "1e999", "1" * 5000])
 def test_invalid_number_spoils_one_row(server: Loopback, value: str) -> None:
-    """Some of them are JSON and some are not; whatever is read has to be that row alone."""
+    """Some of the numbers are JSON and some are not; if the page can be read, only that row is malformed."""
     body = json.dumps({"messages": [row(id="a"), row(id="b", metrics={"odd": "HERE"}), row(id="c")]})
     server.say(Say(body=body.replace('"HERE"', value)))
     with contextlib.suppress(TryAgainLaterError):  # no JSON
@@ -393,7 +393,7 @@ def test_invalid_number_spoils_one_row(server: Loopback, value: str) -> None:
 @pytest.mark.parametrize(
     "body", ["{}", "[]", '"page"', "5", "null", '{"messages": {}}', '{"messages": 5}', '{"messages": [], "next": []}']
 )
-def test_misshapen_answer(server: Loopback, body: str) -> None:
+def test_malformed_answer(server: Loopback, body: str) -> None:
     server.say(Say(body=body))
     with pytest.raises(UnexpectedDataError, match="answer to /v1/messages does not have the documented shape"):
         page(server.url)
@@ -440,7 +440,7 @@ def test_malformed_delivery_and_half_emoji(server: Loopback, order: str) -> None
 @given(st.text(st.sampled_from([*'\\"/bu d8e09', "\ud83d", "\ude00", "😀", "ü", "\n"]), max_size=12))
 @settings(max_examples=200)
 def test_only_half_emojis_change(server: Loopback, subject: str) -> None:
-    """Python reads what JSON's escapes mean, and writes every half as one."""
+    """Python reads JSON's escapes, and writes every half as one."""
     server.say(Say(body=json.dumps({"messages": [row(subject="\ud83d"), row(subject=subject)]})))
     whole = json.loads(json.dumps(subject))  # a pair of halves is one character
     found = page(server.url).rows[1].subject
@@ -497,7 +497,7 @@ def test_malformed_delivery_by_its_id(server: Loopback, odd: Any) -> None:
 
 
 @pytest.mark.parametrize("body", ["{}", "[]", "5", '{"messages": []}'])
-def test_misshapen_delivery_answer(server: Loopback, body: str) -> None:
+def test_malformed_delivery_answer(server: Loopback, body: str) -> None:
     server.say(Say(body=body))
     with pytest.raises(UnexpectedDataError, match="documented shape"):
         delivery(server.url)
@@ -559,7 +559,7 @@ def test_malformed_item_loses_its_name(server: Loopback) -> None:
 @pytest.mark.parametrize(
     "body", ["{}", "[]", "5", '{"newsletters": {}}', '{"newsletters": "a"}', '{"newsletters": [5, {}, {"id": null}]}']
 )
-def test_misshapen_list_of_names(server: Loopback, body: str) -> None:
+def test_malformed_list_of_names(server: Loopback, body: str) -> None:
     server.say(Say(body=body))
     with pytest.raises(UnexpectedDataError, match="answer to /v1/newsletters does not have the documented shape"):
         names(server.url)

@@ -1,4 +1,4 @@
-"""What is found in the rows of deliveries, and what becomes of odd ones."""
+"""Occurrences found in rows of deliveries, and the treatment of odd rows."""
 
 from __future__ import annotations
 
@@ -239,7 +239,7 @@ def test_malformed_row_of_another_interval() -> None:
 
 
 def test_older_than_leaves_malformed_rows_alone() -> None:
-    """The run without it refuses them, wherever they are read."""
+    """The run without `older_than` refuses malformed rows, wherever they are read."""
     rows = [Malformed(b"%d" % created, "it", f"{created}", created) for created in (999, 1000, 1099)]
     rows.append(Malformed(b"null", "it"))
     piece = piece_of(Read([], rows, Window("email", 900, 1099), False), Interval(1000, 1100), Ages(100, 1))

@@ -1,4 +1,4 @@
-"""Every open and click of all channels: sent once by the interval that contains it, joined to its delivery."""
+"""Every open and click of all channels is sent once by the interval that contains it, joined to its delivery."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ OPENS_AND_CLICKS = ("Email Opened", "Email Link Clicked")
 
 @pytest.fixture(scope="module", autouse=True)
 def small_pages() -> Iterator[None]:
-    """A small history has many pages."""
+    """Make pages small, so that a small history has many of them."""
     with pytest.MonkeyPatch.context() as patch:
         support.small_pages(patch, 20, 15)
         patch.setattr(activities, "_IDS_AT_ONCE", 3)
@@ -49,13 +49,13 @@ def small_pages() -> Iterator[None]:
 
 
 def row(number: int, created: int = NOVEMBER, **fields: Any) -> dict[str, Any]:
-    """A delivery that was sent."""
+    """Return a delivery that was sent."""
     shared = {"type": "email", "created": created, "customer_id": "1", "metrics": {"sent": created}}
     return {"id": f"d{number}", "subject": f"Subject {number}", "recipient": "ana@example.com"} | shared | fields
 
 
 def activity(number: int, time: int, delivery_id: str | None = "d1", **fields: Any) -> dict[str, Any]:
-    """An open of an e-mail."""
+    """Return an open of an e-mail."""
     shared = {"type": "opened_email", "timestamp": time, "data": {"opened": time}}
     return {"id": f"01HF{number:022d}", "delivery_id": delivery_id} | shared | fields
 
@@ -65,7 +65,7 @@ def activity(number: int, time: int, delivery_id: str | None = "d1", **fields: A
 
 @st.composite
 def stretches(draw: st.DrawFn) -> tuple[History, list[Interval]]:
-    """A history of all channels, and its days cut anywhere into adjacent intervals, some bounds on occurrences."""
+    """Draw a history of all channels, and adjacent intervals cut anywhere, with some bounds on occurrences."""
     history = History.generate(
         seed=draw(st.integers(0, 10**6)),
         deliveries=draw(st.integers(0, 120)),
@@ -88,7 +88,7 @@ def stretches(draw: st.DrawFn) -> tuple[History, list[Interval]]:
 
 
 def with_deleted(whole: History, one_in: int) -> History:
-    """The same workspace after some of its deliveries were deleted: their activities are still listed."""
+    """Return the workspace after some deliveries were deleted. Their activities are still listed."""
     rows = sorted(whole.activities.rows(), key=lambda row: -row["timestamp"])
     left = [one for number, one in enumerate(whole.deliveries) if number % one_in]
     history = History(deliveries=[_plain(one.row()) for one in left], activities=rows, names=whole.names)
@@ -102,7 +102,7 @@ def _plain(row: msgspec.Struct) -> dict[str, Any]:
 
 
 def of_deleted(history: History, intervals: list[Interval], names: str | tuple[str, ...]) -> list[Told]:
-    """Opens and clicks of deliveries that are gone: what their activity alone tells."""
+    """Return the opens and clicks of deleted deliveries, with only the fields of their activity."""
     there = {one.id for one in history.deliveries}
     wanted = GROUPS["all"] if names == "all" else names
     found = []
@@ -171,7 +171,7 @@ def test_each_occurrence_is_sent_once(
     awkward: dict[str, Any],
     data: st.DataObject,
 ) -> None:
-    """Any cut, any order, some runs repeated: Segment keeps each occurrence once, whole, and a repeat adds nothing."""
+    """Segment keeps each occurrence once, whole, for any cut and order. A repeated run adds nothing."""
     history, intervals = stretch
     world.settings = Settings(**awkward)
     world.history = history
@@ -192,7 +192,7 @@ def test_each_occurrence_is_sent_once(
 
 
 def assert_same(found: Counter[Told], expected: Counter[Told]) -> None:
-    """Named apart, or pytest shows two long lists."""
+    """Assert that both are equal, and show only the differences, because pytest would show two long lists."""
     assert list((found - expected).elements()) == []
     assert list((expected - found).elements()) == []
 
@@ -220,7 +220,7 @@ def test_large_history_in_real_pages(sandbox: Sandbox, monkeypatch: pytest.Monke
     assert len({one.channel for one in told}) == 5
 
 
-# What an activity says
+# Fields of an activity
 
 
 def test_the_whole_event_of_a_click(sandbox: Sandbox) -> None:
@@ -267,7 +267,7 @@ def test_the_whole_event_of_a_click(sandbox: Sandbox) -> None:
 
 
 def test_activity_message_id_is_fixed() -> None:
-    """Another rule would send everything anew that is within Segment's memory: this literal is a promise."""
+    """The literal is a promise: another rule would send everything again that is within Segment's memory."""
     delivery = Delivery(id="RPILAgUBcRhIBqSfeiIwdIYJKxTY", type="email", created=1, metrics={})
     opened = Activity(id="01E4C4CT6YDC7Y5M7FE1GWWPQJ", timestamp=1_613_063_089)
     event = Mapper("source-a").event(
@@ -328,7 +328,7 @@ def test_first_ip_address_is_sent(ip_address: Any, expected: str | None) -> None
 
 
 def test_events_share_no_engagement() -> None:
-    """What they have in common is made once."""
+    """Common parts of events are made once, so an engagement could pass from one event to the next."""
     delivery = Delivery(id="d1", type="email", created=1, metrics={}, customer_id="1")
     mapper = Mapper("ns")
     full = {"href": "https://h.example", "ip_address": "203.0.113.9", "user_agent": "x", "machine": True}
@@ -424,7 +424,7 @@ def test_machine_events_can_be_dropped(sandbox: Sandbox) -> None:
 
 
 def test_repeated_activity_is_sent_once(sandbox: Sandbox) -> None:
-    """Rows shift while they are read."""
+    """The list repeats an activity, because rows shift while they are read."""
     twice = activity(1, NOVEMBER + 7)
     sandbox.history = History(deliveries=[row(1)], activities=[twice] * 40)
     report = run_full(sandbox, DAY_ONE, OPENS_AND_CLICKS)
@@ -433,7 +433,7 @@ def test_repeated_activity_is_sent_once(sandbox: Sandbox) -> None:
 
 
 def test_reading_stops_at_tolerance(sandbox: Sandbox) -> None:
-    """100 a page and no filter by time: the history before the interval is not read, the one after it is."""
+    """The history before the interval is not read, but the newer one is: 100 a page and no filter by time."""
     times = range(DAY_ONE.end + 10 * DAY, DAY_ONE.start - 20 * DAY, -3600)
     sandbox.history = History(
         deliveries=[row(1)], activities=[activity(number, time) for number, time in enumerate(times)]
@@ -467,14 +467,14 @@ def test_missing_scope_fails_the_run(sandbox: Sandbox) -> None:
 
 
 def opened(number: int, time: int, *more: int, **fields: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """A delivery whose first open was then, and all of its opens as activities."""
+    """Return a delivery whose first open was then, and all of its opens as activities."""
     times = [time, *more]
     acts = [activity(number * 100 + index, at, f"d{number}") for index, at in enumerate(times)]
     return row(number, metrics={"sent": NOVEMBER, "opened": time}, **fields), acts
 
 
 def ids(sandbox: Sandbox) -> dict[int, str]:
-    """MessageId by second of the interval."""
+    """Return the messageId by second of the interval."""
     return {
         int(datetime.fromisoformat(event["originalTimestamp"]).timestamp()) - NOVEMBER: event["messageId"]
         for event in sandbox.segment.kept
@@ -511,7 +511,7 @@ def test_smallest_id_is_the_first_open(sandbox: Sandbox) -> None:
 
 
 def test_open_without_activity_is_sent(sandbox: Sandbox) -> None:
-    """Activities are listed without a promise of order or completeness."""
+    """Some opens have no activity, because the order and completeness of activities are not guaranteed."""
     delivery, acts = opened(1, NOVEMBER + 50, NOVEMBER + 70)
     sandbox.history = History(deliveries=[delivery], activities=acts[1:])
     report = run_full(sandbox, DAY_ONE, OPENS_AND_CLICKS)
@@ -552,7 +552,7 @@ def test_mode_change_keeps_message_ids(
     assert {Mapper("test").message_id(one.delivery_id, one.metric) for one in firsts} <= found
 
 
-# What is asked
+# Requests
 
 
 def test_only_old_deliveries_by_id(sandbox: Sandbox) -> None:
@@ -603,7 +603,7 @@ def test_more_ids_than_sqlite_takes(sandbox: Sandbox) -> None:
 
 
 def test_late_row_behind_an_older_page(sandbox: Sandbox) -> None:
-    """Within the tolerance of an hour."""
+    """The late row is within the tolerance of an hour."""
     older = [activity(number, NOVEMBER - 600 - number) for number in range(40)]
     sandbox.history = History(deliveries=[row(1)], activities=[*older, activity(99, NOVEMBER + 5)])
     run_full(sandbox, DAY_ONE, OPENS_AND_CLICKS)
@@ -666,7 +666,7 @@ def test_full_disk_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_repeated_delivery_is_joined_again() -> None:
-    """Else its first open would seem to have no activity, and a machine's would be taken for a person's."""
+    """Without a new join, the first open would have no activity, and a machine's would count as a person's."""
     with PendingActivities() as pending:
         pending.add(CATALOG["Email Opened"], [("d1", Activity(id="a", timestamp=NOVEMBER))])
         first = pending.take(["d1"])

@@ -1,4 +1,4 @@
-"""What a preview finds out about Customer.io, against a sandbox that keeps to what is assumed, or does not."""
+"""Check a preview's findings against a sandbox that meets the assumptions, and one that does not."""
 
 from __future__ import annotations
 

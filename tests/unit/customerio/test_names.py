@@ -1,4 +1,4 @@
-"""`campaign_name`: whatever the parent is, read beside the pages, once per run and only when needed."""
+"""`campaign_name` of every kind of parent, read beside the pages, once per run and only when needed."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ LISTS = ("/v1/campaigns", "/v1/newsletters", "/v1/broadcasts", "/v1/transactiona
 
 
 def workspace(*parents: Mapping[str, int], names: GivenNames | None = None, sent: int = NOVEMBER) -> History:
-    """A delivery for each of these parents, sent then."""
+    """Return a workspace with a delivery for each of these parents, sent then."""
     shared = {"type": "email", "created": NOVEMBER, "metrics": {"sent": sent}, "customer_id": "1"}
     return History(deliveries=[{"id": f"d{n}", **shared, **parent} for n, parent in enumerate(parents)], names=names)
 
 
 def run(sandbox: Sandbox) -> tuple[Result, list[str]]:
-    """A run, and its warnings."""
+    """Run, and return the result and the warnings."""
     warnings: list[str] = []
     report = run_full(sandbox, INTERVAL, ["Email Sent"], every=False, warn=warnings.append)
     return report, warnings
@@ -131,7 +131,7 @@ def test_endless_list_ends(sandbox: Sandbox) -> None:
 @pytest.mark.parametrize("form", ["int", "string", "mixed"])
 @pytest.mark.parametrize("text", [False, True])
 def test_ids_are_matched_as_text(sandbox: Sandbox, form: Any, text: bool) -> None:
-    """Integers in the specification, and strings now and then in life, on either side."""
+    """Ids are integers in the specification, and strings now and then in life, on either side."""
     sandbox.settings = Settings(parent_ids=form)
     sandbox.history = workspace(*({kind: number} for kind in KINDS for number in (3, 4, 5)))
     source, _ = clients(sandbox)
@@ -172,7 +172,7 @@ def test_empty_list_costs_no_warning(sandbox: Sandbox, null: bool) -> None:
     assert names_sent(sandbox) == {"d0": None}
 
 
-# What can't be read
+# Unreadable lists
 
 
 def test_missing_scopes_cost_one_warning(sandbox: Sandbox) -> None:
@@ -198,7 +198,7 @@ def test_missing_scopes_cost_one_warning(sandbox: Sandbox) -> None:
 
 @pytest.mark.parametrize("kind", ["500", "html200", "truncated_json", "reset"])
 def test_failing_list_is_left_to_a_retry(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, kind: Any) -> None:
-    """An event that was sent without a name never gets one: Segment drops the same messageId."""
+    """An event sent without a name never gets one, because Segment drops the same messageId."""
     monkeypatch.setattr(customerio, "_PATIENCE_FOR_NAMES", 0.2)
     sandbox.history = workspace({"campaign_id": 1}, {"transactional_message_id": 1})
     for path in LISTS:
@@ -280,7 +280,7 @@ def test_newsletters_in_pages_of_fifty(sandbox: Sandbox) -> None:
 
 @pytest.mark.parametrize("status", ["400", "403"])
 def test_refused_later_page_is_retried(sandbox: Sandbox, status: Any) -> None:
-    """The cursor may have expired, or another worker may read on; names can't be added to events later."""
+    """The cursor may have expired, or another worker may read on. Names can't be added to events later."""
     sandbox.history = workspace(*({"newsletter_id": number} for number in range(1, 161)))
     sandbox.faults.add(Fault(side="customerio", kind=status, path="/v1/newsletters", at=1))
     with pytest.raises(TryAgainLaterError):
@@ -299,7 +299,7 @@ def test_refused_later_page_is_retried(sandbox: Sandbox, status: Any) -> None:
         '{"campaigns":[{"id":[1]}]}',
     ],
 )
-def test_misshapen_list_is_a_warning(sandbox: Sandbox, body: str) -> None:
+def test_malformed_list_is_a_warning(sandbox: Sandbox, body: str) -> None:
     sandbox.history = workspace({"campaign_id": 1})
     sandbox.faults.add(Fault(side="customerio", kind="html200", path="/v1/campaigns", body=body))
     report, warnings = run(sandbox)
@@ -319,7 +319,7 @@ def test_nameless_parent_gives_no_name(sandbox: Sandbox, name: str) -> None:
 
 @pytest.mark.parametrize("readable", [True, False])
 def test_only_the_lists_stay_in_memory(readable: bool) -> None:
-    """Each piece is made when it is drawn, and its events are named, so only what is kept can add up."""
+    """Each piece is made when it is drawn, and its events are named, so only the lists can add up."""
 
     class Lists(CustomerIOClient):
         def names(self, path: str, key: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""How windows are cut, without a server: a list of creation times that is read as the reader would read it."""
+"""Cut windows without a server: a list of creation times is read as the reader would read it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def shuffled(rows: list[Row]) -> list[Row]:
 
 
 def displaced(rows: list[Row]) -> list[Row]:
-    """Each twentieth row stands where it would if it had been created a while earlier or later."""
+    """Move each twentieth row to the place of a row created a while earlier or later."""
     return sorted(rows, key=lambda row: row[0] + (row[1] % 20 == 0) * (chance(row[1]) % 120 - 60), reverse=True)
 
 
@@ -52,7 +52,7 @@ ORDERS: dict[str, Order] = {"newest": newest, "oldest": sorted, "shuffled": shuf
 
 @dataclass
 class Listing:
-    """A list whose cursors are positions, as it is at that moment. Beyond its end it begins anew.
+    """List whose cursors are positions in its current state. Beyond its end it begins anew.
 
     :param between: is called before each answer, and may change `rows`.
     """
@@ -77,7 +77,7 @@ class Listing:
 
 @dataclass
 class Played:
-    """What came of it: the rows of each window that was passed on, the windows that ended, each query."""
+    """Result: the rows of each window that was passed on, the windows that ended, each query."""
 
     rows: dict[Window, list[Row]] = field(default_factory=lambda: defaultdict(list))
     ended: list[Window] = field(default_factory=list)
@@ -88,7 +88,7 @@ class Played:
 
 
 def play(listing: Listing, windows: Sequence[Window], slots: int = 4, seed: int = 1) -> Played:
-    """Read windows with so many requests in flight, which are answered in any order."""
+    """Read windows with this many requests in flight, which are answered in any order."""
     dice, played, paging = Random(seed), Played(), Paging(windows, listing.page_size)
     held: dict[Chain, list[Row]] = {}
     flight: list[Chain] = []
@@ -114,7 +114,7 @@ def play(listing: Listing, windows: Sequence[Window], slots: int = 4, seed: int 
 
 
 def joined(windows: Sequence[Window]) -> list[Window]:
-    """Windows that meet as one; none may overlap another."""
+    """Join windows that meet into one; none may overlap another."""
     whole: list[Window] = []
     for window in sorted(windows, key=lambda window: window.start):
         assert window.start < window.end
@@ -129,7 +129,7 @@ def joined(windows: Sequence[Window]) -> list[Window]:
 
 @st.composite
 def histories(draw: st.DrawFn) -> list[Row]:
-    """Rows within a few thousand seconds: spread, within one second, and in bursts."""
+    """Draw rows within a few thousand seconds: spread, within one second, and in bursts."""
     times: list[int] = []
     for _ in range(draw(st.integers(1, 4))):
         count = draw(st.integers(0, 150))
@@ -141,7 +141,7 @@ def histories(draw: st.DrawFn) -> list[Row]:
 
 
 def most_requests(rows: int, page_size: int) -> int:
-    """A generous bound, which a list that is asked for each of its seconds breaks."""
+    """Return a generous bound, which a reader that asks for each second breaks."""
     return 20 + 3 * (rows // page_size + 1)
 
 
@@ -184,7 +184,7 @@ def test_growing_list_loses_no_row(rows: list[Row], order: str, size: int, slots
 @settings(max_examples=300)
 @given(rows=histories(), order=st.sampled_from(list(ORDERS)), size=SIZES, slots=SLOTS, each=st.integers(0, 5))
 def test_shrinking_drafts_lose_no_row(rows: list[Row], order: str, size: int, slots: int, each: int) -> None:
-    """Of one second there are no more than fit into one answer: that second can't be cut."""
+    """No second has more rows than fit into one answer, because a second can't be cut."""
     by_second = itertools.groupby(sorted(rows), key=lambda row: row[0])
     rows = [row for _, of_second in by_second for row in itertools.islice(of_second, size)]
     dice = Random(len(rows))
@@ -241,7 +241,7 @@ def test_endless_drafts() -> None:
 
 
 def test_shrunken_list_is_read_again() -> None:
-    """The cursor is beyond the end now, so the list begins anew and names its second page again."""
+    """The cursor is beyond the end, so the list begins anew and names its second page again."""
 
     def leave(listed: list[Row]) -> None:
         if calls.popleft() == 3:
@@ -260,7 +260,7 @@ def test_any_order_needs_few_requests() -> None:
 
 
 def test_each_list_has_its_own_density() -> None:
-    """A dense list beside one that is nearly empty, which needs one request."""
+    """A dense list and one that is nearly empty, which needs one request."""
     dense = [(number // 10, number) for number in range(10 * SPAN)]
     paging = Paging([WHOLE, WHOLE._replace(channel="push")], 100)
     asked: Counter[str] = Counter()
@@ -288,7 +288,7 @@ SHAPES = {
 
 
 def history(count: int, bursts: int, seconds: int, share: float, seed: int) -> list[int]:
-    """Creation times within 31 days, a share of them in bursts of so many seconds."""
+    """Draw creation times within 31 days, a share of them in bursts of this many seconds."""
     dice = Random(seed)
     starts = [dice.randrange(31 * DAY - seconds) for _ in range(bursts)]
     return sorted(
@@ -325,7 +325,7 @@ def test_shapes(shape: str, count: int, most_requests: float, longest: float) ->
     assert median(seconds for _, seconds in played) <= (1.28 if shape == "even" else longest) * count / 10_000
 
 
-# What does not end well
+# Bad ends
 
 
 def begun(window: Window = WHOLE) -> tuple[Paging, Chain]:
@@ -362,7 +362,7 @@ def test_pages_without_a_new_row_have_an_end(times: list[int], rows: int) -> Non
 
 
 def test_malformed_page_tells_nothing() -> None:
-    """Of 50 rows 20 have a time: too few to tell where to cut."""
+    """Only 20 of 50 rows have a time: too few to decide where to cut."""
     paging, chain = begun()
     assert paging.take(chain, list(range(SPAN - 1, SPAN - 21, -1)), 50, "2", progress=True)
     assert chain.is_final

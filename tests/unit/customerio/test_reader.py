@@ -31,13 +31,13 @@ WHOLE = Window("email", NOVEMBER, NOVEMBER + SPAN)
 
 
 def rows(times: Sequence[int], **fields: Any) -> list[dict[str, Any]]:
-    """One delivery at each of these times, the newest last."""
+    """Return one delivery for each of these times, the newest last."""
     shared = {"type": "email", "metrics": {"sent": NOVEMBER}} | fields
     return [{"id": f"{number}@{time}", "created": time} | shared for number, time in enumerate(sorted(times))]
 
 
 def read(sandbox: Sandbox, windows: Sequence[Window], page_size: int = 10, in_flight: int = MAX_REQUESTS) -> list[Read]:
-    """What a reader makes of these windows."""
+    """Return all that a reader yields for these windows."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reading, "MAX_REQUESTS", in_flight)
         with Reader(clients(sandbox)[0], page_size=page_size) as reader:
@@ -45,7 +45,7 @@ def read(sandbox: Sandbox, windows: Sequence[Window], page_size: int = 10, in_fl
 
 
 def assert_read_once(sandbox: Sandbox, windows: Sequence[Window], reads: Sequence[Read]) -> None:
-    """Each delivery of the windows once and no other, and the windows read to their ends are the planned ones."""
+    """Assert that exactly the deliveries of the windows were read, each once, and all planned windows finished."""
     found = Counter(delivery.id for read in reads for delivery in read.deliveries)
     wanted = Counter(
         one.id
@@ -58,7 +58,7 @@ def assert_read_once(sandbox: Sandbox, windows: Sequence[Window], reads: Sequenc
 
 
 def joined(windows: Sequence[Window]) -> list[Window]:
-    """Windows that meet as one; none may be empty or overlap another."""
+    """Join windows that meet into one; assert that none is empty or overlaps another."""
     whole: list[Window] = []
     for window in sorted(windows, key=lambda window: (window.channel, window.drafts, window.start)):
         assert window.start < window.end
@@ -74,7 +74,7 @@ def joined(windows: Sequence[Window]) -> list[Window]:
 
 @st.composite
 def histories(draw: st.DrawFn) -> list[int]:
-    """Creation times within a few thousand seconds: spread, within one second, and in bursts."""
+    """Draw creation times within a few thousand seconds: spread, within one second, and in bursts."""
     times: list[int] = []
     for _ in range(draw(st.integers(1, 4))):
         count = draw(st.integers(0, 80))
@@ -87,7 +87,7 @@ def histories(draw: st.DrawFn) -> list[int]:
 
 @st.composite
 def windows(draw: st.DrawFn, times: Sequence[int]) -> list[Window]:
-    """Adjacent windows over the history, cut anywhere, also at the very second of a delivery."""
+    """Draw adjacent windows over the history, cut anywhere, also at the very second of a delivery."""
     cuts = st.integers(NOVEMBER + 1, NOVEMBER + SPAN - 1)
     inside = [time for time in times if time > NOVEMBER]
     bounds = draw(st.sets(st.one_of(cuts, st.sampled_from(inside)) if inside else cuts, max_size=3))
@@ -139,7 +139,7 @@ def test_pages_out_of_order(sandbox: Sandbox, order: Any) -> None:
 
 
 def test_burst_in_a_quiet_time(sandbox: Sandbox) -> None:
-    """It shows when pages of its window have come already."""
+    """A burst shows only when pages of its window have been read already."""
     quiet = range(NOVEMBER, NOVEMBER + SPAN, 10)
     burst = [NOVEMBER + 900 + number % 60 for number in range(2000)]
     sandbox.history = History(deliveries=rows([*quiet, *burst]))
@@ -179,7 +179,7 @@ def test_malformed_rows_come_once(sandbox: Sandbox, order: Any) -> None:
 
 
 def test_rows_without_id_and_date(sandbox: Sandbox) -> None:
-    """Two that look the same are two, since nobody can tell."""
+    """Two rows that look the same count as two, because nothing tells them apart."""
     listed = rows(range(NOVEMBER, NOVEMBER + SPAN, 50))
     sandbox.history = History(deliveries=listed)
     sandbox.settings = Settings(odd_rows={row["id"]: "delivery:null" for row in (*listed[3:6], *listed[30:32])})
@@ -195,7 +195,7 @@ def test_malformed_rows_only(sandbox: Sandbox) -> None:
     assert sum(len(read.malformed) for read in read(sandbox, [WHOLE])) == 100
 
 
-# What does not end well
+# Bad ends
 
 
 def test_repeated_cursor(sandbox: Sandbox) -> None:
@@ -283,7 +283,7 @@ def test_failure_ends_other_requests(sandbox: Sandbox) -> None:
 
 
 def test_leaving_early(sandbox: Sandbox) -> None:
-    """It waits for no more than the requests in flight, and closes the client."""
+    """Leaving early waits only for the requests in flight, and closes the client."""
     sandbox.history = History(deliveries=rows(range(NOVEMBER, NOVEMBER + SPAN)))
     client, _ = clients(sandbox)
     with Reader(client, page_size=10) as reader:
@@ -296,7 +296,7 @@ def test_leaving_early(sandbox: Sandbox) -> None:
 
 
 def test_leaving_by_an_error(sandbox: Sandbox) -> None:
-    """It closes the client, and waits for no request."""
+    """Leaving by an error closes the client, and waits for no request."""
     sandbox.history = History(deliveries=rows([NOVEMBER] * 40))
     sandbox.faults.add(Fault(side="customerio", kind="timeout", at=1, times=10, seconds=2.0))
     client, _ = clients(sandbox)
@@ -329,7 +329,7 @@ def test_request_beside_the_pages(sandbox: Sandbox) -> None:
 
 
 def test_memory_does_not_grow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each page is made when it is asked for, so only what the reader keeps can add up."""
+    """The source makes each page when it is asked for, so only the reader could keep pages."""
     monkeypatch.setattr("airflow_provider_cio.customerio.reader._REMEMBERED", 1000)
 
     class Endless(CustomerIOClient):

@@ -1,4 +1,4 @@
-"""Which creation times are read for an interval."""
+"""Creation times that are read for an interval."""
 
 from __future__ import annotations
 

@@ -38,5 +38,5 @@ SUBSCRIBABLE = {
 
 
 def pairs(listed: dict[str, str]) -> set[tuple[str, str]]:
-    """Each type with each of its metrics, as one list names them."""
+    """Return each type with each of its metrics, as one list names them."""
     return {(kind, metric) for kind, metrics in listed.items() for metric in metrics.split()}

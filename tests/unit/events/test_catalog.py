@@ -9,7 +9,7 @@ from tests.unit.events.specification import BODIES, SUBSCRIBABLE, pairs
 
 
 def test_the_e_mail_column_is_complete() -> None:
-    """reference/customerio.md 6.3: the table's e-mail column, and `undeliverable` by analogy."""
+    """The e-mail column of the table is that of reference/customerio.md 6.3, with `undeliverable` by analogy."""
     assert {one.metric: one.name for one in CATALOG.values() if one.channel == "email"} == {
         "drafted": "Email Drafted",
         "attempted": "Email Attempted",
@@ -29,7 +29,7 @@ def test_the_e_mail_column_is_complete() -> None:
 
 
 def test_table_matches_the_reference() -> None:
-    """As the sandbox has it, which was written from the reference apart from the package."""
+    """Compare with the sandbox, which was written from the reference apart from the package."""
     of_messages = {(one.channel, one.metric): one.name for one in CATALOG.values() if not one.is_of_person}
     assert of_messages == COLLECTIONS
     assert {(one.channel, one.metric) for one in CATALOG.values() if one.by_analogy} == set(ANALOGUES)

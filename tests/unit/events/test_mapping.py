@@ -232,7 +232,7 @@ def test_each_id_is_under_its_own_name() -> None:
 
 
 def test_message_id_rule_is_fixed() -> None:
-    """Another rule would send everything anew that is within Segment's memory: this literal is a promise."""
+    """The literal is a promise: another rule would send everything again that is within Segment's memory."""
     assert Mapper("source-a").message_id("RPILAgUBcRhIBqSfeiIwdIYJKxTY", "opened") == (
         "cio-47a280e4e61b45e134cb074c0b5584a5"
     )

@@ -1,4 +1,4 @@
-"""Personal data: with `hash` and `drop` no address reaches Segment, whatever it stands in."""
+"""With `hash` and `drop` no address reaches Segment, in whatever field it is."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ADDRESS = st.from_regex(r"[a-z0-9ß_+-][a-z0-9ß'+._-]{0,9}@[a-z0-9-]{1,9}[a-z]\
 
 
 def sha(text: str) -> str:
-    """The rule of the ad destinations, apart from the package."""
+    """Hash by the rule of the ad destinations, apart from the package."""
     return hashlib.sha256(text.strip().lower().encode()).hexdigest()
 
 
@@ -55,7 +55,7 @@ HISTORY = History.generate(
 
 @pytest.mark.parametrize("text", ["test@example.com", "  Test@Example.COM \n", "TEST@EXAMPLE.COM"])
 def test_hash_matches_ad_destinations(text: str) -> None:
-    """sha256("test@example.com"), as anyone can work it out."""
+    """The expected value is sha256("test@example.com")."""
     assert hashed(text) == "973dfe463ec85785f5f95af5ba3906eedb2d931c24e69824a89ea65dba4e813b"
     assert Privacy("hash").address(text) == hashed(text)
 
@@ -149,7 +149,7 @@ def test_only_addresses_are_removed(text: str, addresses: list[str]) -> None:
     "text", ["https://x.example/?e={}&b=1", "https://x.example/{}", "https://x.example/?a=%C3%BC#e={}"]
 )
 def test_encoded_address_in_a_link(text: str, address: str) -> None:
-    """Its hash is that of the address itself, so that it can still be joined."""
+    """The hash is that of the address itself, so that it can still be joined."""
     for encoded in (quote(address, safe=""), quote(address, safe="+'"), quote(address, safe="").lower()):
         assert Privacy("hash").text(text.format(encoded)) == text.format(sha(address))
         assert Privacy("drop").text(text.format(encoded)) == text.format("")
@@ -328,7 +328,7 @@ def test_failure_message_keeps_its_code(mode: str, text: str | None, code: str |
 def as_sent(
     mode: str, delivery: dict[str, Any], data: dict[str, Any], name: str | None = None
 ) -> dict[str, Any] | None:
-    """The event of an open, or None if nobody is named by it."""
+    """Return the event of an open, or None if it has no id of a person."""
     one = msgspec.convert({"id": "d1", "type": "email", "created": 1, "metrics": {}} | delivery, Delivery)
     mapper = Mapper("ns", pii=mode, name_of=lambda delivery: name)
     event = mapper.event(Occurrence(one, OPENED, NOVEMBER, engagement_in(data)))
@@ -445,7 +445,7 @@ def test_cio_id_replaces_a_dropped_id() -> None:
 
 @pytest.mark.parametrize("mode", ["hash", "drop"])
 def test_message_id_ignores_the_mode(mode: str) -> None:
-    """Whoever changes the mode and runs an interval again within a day sends nothing twice."""
+    """A user who changes the mode and runs an interval again within a day sends nothing twice."""
     kept, changed = as_sent("keep", FULL, DATA), as_sent(mode, FULL, DATA)
     assert kept is not None
     assert changed is not None
@@ -456,7 +456,7 @@ def test_message_id_ignores_the_mode(mode: str) -> None:
 
 
 def expected_of(one: Told, mode: str) -> Told | None:
-    """What should become of an occurrence; None if nobody is named for it any more."""
+    """Return the expected event of an occurrence; None if no id of a person is left."""
     if mode == "keep":
         return one
 
@@ -527,14 +527,14 @@ def test_no_recipient_reaches_segment(sandbox: Sandbox, mode: str, every: bool) 
 
 
 def test_keep_keeps_addresses(sandbox: Sandbox) -> None:
-    """That the search above finds what it looks for."""
+    """Addresses are found by the search above, so that it can fail."""
     run_full(sandbox, INTERVAL)
     received = raw(sandbox.segment.kept)
     assert all(text in received for text in ("@", "203.0.113.", "2001:db8:", "#team@example.com", "+4917"))
 
 
 def test_only_emails_are_addresses(sandbox: Sandbox) -> None:
-    """A phone number, token, Slack channel or URL is never somebody's address, even if it looks like one."""
+    """A phone number, token, Slack channel or URL is never an address, even if it looks like one."""
     run_full(sandbox, INTERVAL, ["push", "sms", "in_app", "whatsapp", "slack", "webhook"])
     by_id = {one.id: one for one in sandbox.history.deliveries}
     looked_like_one = 0
@@ -576,7 +576,7 @@ def test_drop_leaves_some_unidentified(sandbox: Sandbox) -> None:
 
 
 def test_other_values_do_not_change(sandbox: Sandbox) -> None:
-    """Subjects, links, names and ids of people who are known by more than their address."""
+    """Subjects, links, names and ids stay as they are, if people are known by more than their address."""
     seen: dict[str, set[Any]] = {}
     for mode in ("keep", "hash", "drop"):
         sandbox.reset()
@@ -590,7 +590,7 @@ def test_other_values_do_not_change(sandbox: Sandbox) -> None:
     assert seen["keep"] < seen["hash"]  # whose ids are addresses have one there
 
 
-# What a log may show
+# Logs
 
 
 def test_masked_event_is_not_personal(sandbox: Sandbox) -> None:
@@ -645,7 +645,7 @@ def _keys(value: Any) -> Any:
 
 
 def test_sent_events_match_the_sandbox(sandbox: Sandbox) -> None:
-    """The comparison itself: a row of the truth and its event are the same row."""
+    """A row of the truth and its event compare as the same row."""
     run_full(sandbox, INTERVAL, ["Email Bounced"])
     rows = held(sandbox.history, [INTERVAL], ["Email Bounced"])
     assert {told(one) for one in rows if one.user_id or one.anonymous_id} == set(kept(sandbox.segment.kept))

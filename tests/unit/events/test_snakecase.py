@@ -42,7 +42,7 @@ def test_each_collection_has_its_table() -> None:
 
 
 def go(name: str) -> str:
-    """snake.go, byte by byte."""
+    """Port of snake.go, byte by byte."""
     s, out, idx = name.encode(), bytearray(), 0
     has_lower = has_underscore = lower_since = False
 

@@ -25,7 +25,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
-    """As new: nothing is stored, and the clock is right."""
+    """Open a new page: nothing is stored, and the clock is right."""
     context = browser.new_context(viewport={"width": WIDTH, "height": HEIGHT}, locale="en-US", timezone_id="UTC")
     context.set_default_timeout(PATIENCE)
     yield context.new_page()

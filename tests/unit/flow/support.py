@@ -1,4 +1,4 @@
-"""What the tests of the picture share: its files as the app serves them, and an Airflow made up of a few answers."""
+"""Helpers of the picture's tests: its files as the app serves them, and a fake Airflow with a few answers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Answer:
 
 
 def served(path: str, method: str = "GET", *, root: str = f"{PREFIX}/cio-flow", **headers: str) -> Answer:
-    """The app's answer, without a server: it never waits for anything."""
+    """Return the app's answer, without a server, because the app never waits."""
     sent: list[Any] = []
 
     async def receive() -> Any:
@@ -56,7 +56,7 @@ def moment(at: datetime) -> str:
 
 
 def result(start: datetime, length: timedelta = DAY, **more: Any) -> dict[str, Any]:
-    """What an operator returns, as far as the picture reads it."""
+    """Return an operator's result with the fields that the picture reads."""
     told = {
         "interval": {"start": moment(start), "end": moment(start + length)},
         "events": {"Email Delivered": 100, "Email Opened": 40},
@@ -68,7 +68,7 @@ def result(start: datetime, length: timedelta = DAY, **more: Any) -> dict[str, A
 
 @dataclass
 class MadeUp:
-    """Runs, task instances and results, as Airflow's API tells of them."""
+    """Runs, task instances and results, as Airflow's API shows them."""
 
     dag_id: str = DAG
     task_id: str = DAG
@@ -89,7 +89,7 @@ class MadeUp:
         began: datetime | None = None,
         has_interval: bool = True,
     ) -> str:
-        """A run with this state of its task; returns its id. `kept` is the result in XCom, None if there is none."""
+        """Add a run with this state of its task; return its id. `kept` is the result in XCom, None if there is none."""
         end = start + length
         run_id = f"{name}__{moment(start)}"
         self.runs.append(
@@ -122,13 +122,13 @@ class MadeUp:
         return run_id
 
     def days(self, count: int, first: datetime = FIRST) -> None:
-        """So many days that went well."""
+        """Add this many days that went well."""
         for i in range(count):
             self.add(first + i * DAY)
 
 
 class Server:
-    """Serves the page under a prefix, and the API of a few made-up DAGs.
+    """Server of the page under a prefix, and of the API of a few made-up DAGs.
 
     :param refuse: statuses, by a part of the path.
     """

@@ -44,7 +44,7 @@ PICTURE = """async ([runs, instances, results, known]) => {
 
 @pytest.fixture(scope="module")
 def flow(browser: Browser) -> Page:
-    """A page beside the modules. They keep nothing, so all tests can share it."""
+    """Open a page beside the modules. They keep nothing, so all tests can share it."""
     page = browser.new_page()
     Server(page)
     page.goto(f"{ORIGIN}{PREFIX}/cio-flow/icon.svg")
@@ -52,7 +52,7 @@ def flow(browser: Browser) -> Page:
 
 
 def pictured(flow: Page, made: MadeUp, *, unread: Collection[str] = (), **known: Any) -> Any:
-    """What the page makes of these runs. All results are read, but those that are named."""
+    """Return the page's picture of these runs. All results are read, except the named ones."""
     ids = {one["id"] for one in made.instances if one["state"] in ("success", "failed")} - set(unread)
     values = {one: made.results.get(one) for one in ids}
     results = flow.evaluate(READ, values)
@@ -92,7 +92,7 @@ def test_the_next_run_shows_a_gap_at_the_end(flow: Page) -> None:
 
 
 def test_a_repair_by_hand_counts(flow: Page) -> None:
-    """Three hours failed, and one run over the whole day was started by hand: it has sent the day once."""
+    """Three hours failed, and one run over the whole day was started by hand, so that the day was sent once."""
     made = MadeUp()
     for hour in range(24):
         made.add(FIRST + hour * HOUR, "failed" if hour in (3, 4, 5) else "success", length=HOUR)
@@ -133,7 +133,7 @@ def test_a_preview_is_not_sent(flow: Page) -> None:
 
 
 def test_refused_events(flow: Page) -> None:
-    """A run that fails for them leaves its counts; one with dead letters succeeds."""
+    """A run that fails for refused events leaves its counts; one with dead letters succeeds."""
     made = MadeUp()
     failed = made.add(FIRST, "failed", kept=result(FIRST, refused={"event_too_large": 2}))
     letters = {"path": "/somewhere", "events": {"malformed": 1}}
@@ -185,7 +185,7 @@ def test_mapped_over_days(flow: Page) -> None:
 
 
 def test_a_run_without_an_interval(flow: Page) -> None:
-    """Some timetables give their runs none; the result tells it, unless the run failed."""
+    """Some timetables give their runs no interval; the result tells it, unless the run failed."""
     made = MadeUp()
     made.add(FIRST, has_interval=False)
     lost = made.add(FIRST + DAY, "failed", has_interval=False)
@@ -210,7 +210,7 @@ def test_a_run_that_waits_for_its_turn(flow: Page) -> None:
 
 
 def test_any_schedule(flow: Page) -> None:
-    """Days of New York, when clocks change, and then hours: what no interval covers is missing."""
+    """Days of New York, when clocks change, and then hours: time outside every interval is missing."""
     made = MadeUp()
     edges = [(1, 4), (2, 5), (3, 5), (4, 5)]  # the first day has 25 hours
     times = [FIRST.replace(day=day, hour=hour) for day, hour in edges]
@@ -228,13 +228,13 @@ HOURS = st.tuples(st.integers(0, 20), st.integers(1, 8), st.sampled_from(BEST_FI
 
 
 def best(jobs: list[tuple[int, int, str | None]], hour: int) -> str:
-    """Hour by hour: the best state there, `missing` if there is none."""
+    """Return the best state of each hour, `missing` if there is none."""
     there = [BEST_FIRST.index(state) for start, length, state in jobs if start <= hour < start + length]
     return ["done", "waiting", "failed"][min(there)] if there else "missing"
 
 
 def test_each_hour_has_its_best_job(flow: Page) -> None:
-    """Whatever overlaps, the pieces follow each other without a hole."""
+    """Pieces of overlapping runs follow each other without a hole."""
 
     @given(jobs=st.lists(HOURS, min_size=1, max_size=9))
     @settings(max_examples=60)

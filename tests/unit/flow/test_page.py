@@ -1,4 +1,4 @@
-"""The whole page in Chromium, under a prefix and its own strict policy, on an Airflow that is made up."""
+"""The whole page in Chromium, under a prefix and its own strict policy, with a fake Airflow."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ UNTIL = "&days=30&until=2026-11-20"
 
 @pytest.fixture(autouse=True)
 def no_errors(page: Page) -> Iterator[None]:
-    """No error in the page, and nothing that its policy forbids."""
+    """Assert that the page has no error, and tries nothing that its policy forbids."""
     found: list[str] = []
     page.on("pageerror", lambda error: found.append(str(error)))
     page.on("console", lambda message: found.append(message.text) if message.type == "error" else None)
@@ -28,7 +28,7 @@ def no_errors(page: Page) -> Iterator[None]:
 
 @pytest.fixture
 def made() -> MadeUp:
-    """Twenty days: two never ran, one failed, one had refused events, the last waits."""
+    """Make twenty days: two never ran, one failed, one had refused events, the last waits."""
     one = MadeUp()
     for i in range(20):
         start = FIRST + i * DAY
@@ -104,7 +104,7 @@ def test_the_table(page: Page, made: MadeUp) -> None:
 
 
 def test_the_second_visit_reads_no_result(page: Page, made: MadeUp) -> None:
-    """But a run that was cleared in between has a new instance, so its result is read."""
+    """The second visit reads only the result of a run that was cleared in between, because its instance is new."""
     server = Server(page, made)
     page.goto(f"{URL}?dag_id={DAG}{UNTIL}")
     first = words(page)
@@ -180,7 +180,7 @@ def test_what_is_refused(page: Page, made: MadeUp, part: str, status: int, said:
 
 
 def test_a_token_only_after_a_401(page: Page, made: MadeUp) -> None:
-    """The cookie is asked with first: a token in the browser may be left behind by an older Airflow."""
+    """The page tries the cookie first, because a token in the browser may come from an older Airflow."""
     server = Server(page, made)
     page.goto(f"{ORIGIN}{PREFIX}/")
     page.evaluate("localStorage.setItem('token', '\"left.behind\"')")
@@ -195,7 +195,7 @@ def test_a_token_only_after_a_401(page: Page, made: MadeUp) -> None:
 
 
 def test_an_old_airflow_takes_a_token_only(page: Page, made: MadeUp) -> None:
-    """Before 3.1.1. Requests that are under way at the same time are all asked again, and later ones only once."""
+    """Before Airflow 3.1.1, requests under way at the same time are all repeated, and later ones are sent only once."""
 
     class Old(Server):
         def _api(self, route: Route, path: str) -> None:
@@ -226,7 +226,7 @@ AT_ONCE = """async (dag) => {
 
 
 def test_four_requests_at_a_time(page: Page, made: MadeUp) -> None:
-    """A failed one gives its place to the next, too."""
+    """A failed request gives its place to the next, too."""
     server = Server(page, made)
     server.refuse = {"none": 404}
     page.goto(f"{URL}icon.svg")
@@ -264,7 +264,7 @@ def test_light_and_dark_as_airflow(page: Page, made: MadeUp) -> None:
 
 
 def test_in_a_frame_a_link_opens_the_whole_page(page: Page, made: MadeUp) -> None:
-    """Airflow's frame lets the page in it open nothing by itself."""
+    """The page in Airflow's frame may open nothing by itself."""
     Server(page, made)
     page.goto(f"{ORIGIN}{PREFIX}/")
     page.evaluate(
@@ -278,7 +278,7 @@ def test_in_a_frame_a_link_opens_the_whole_page(page: Page, made: MadeUp) -> Non
 
 
 def test_days_without_a_run_give_way(page: Page) -> None:
-    """Nothing ran lately: the picture ends with the newest run, whatever day it is today."""
+    """Without recent runs the picture ends with the newest run, whatever day it is today."""
     made = MadeUp()
     made.days(20, FIRST.replace(year=2021))
     Server(page, made)
@@ -288,7 +288,7 @@ def test_days_without_a_run_give_way(page: Page) -> None:
 
 
 def test_a_year_is_quick(page: Page) -> None:
-    """Of hours: 8,760 intervals are drawn, and their results read a thousand at most."""
+    """A year has 8,760 hourly intervals, all drawn; at most a thousand results are read."""
     hours = MadeUp()
     for i in range(365 * 24):
         hours.add(FIRST + (i - 365 * 24) * timedelta(hours=1), length=timedelta(hours=1))

@@ -1,4 +1,4 @@
-"""The form of both connection types, as the UI of this version of Airflow gets it."""
+"""Check the form of both connection types, as the UI of this version of Airflow gets it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ print(json.dumps({name: forms[name] for name in ("customerio", "segment_source")
 
 
 def ask(*absent: str) -> dict[str, Any]:
-    """What the API server answers to `/ui/connections/hook_meta`, as if the modules `absent` were not installed."""
+    """Return the API server's answer to `/ui/connections/hook_meta`, as if the modules `absent` were not installed."""
     ran = subprocess.run([sys.executable, "-c", ASK, *absent], capture_output=True, text=True, check=True, timeout=100)
     found: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
     return found
@@ -79,7 +79,7 @@ def test_no_wtforms_no_extra_fields() -> None:
 
 @pytest.mark.parametrize("kind", HOOKS)
 def test_each_hook_has_the_older_form(kind: str) -> None:
-    """Airflow looks at the class alone, not at what it is derived from."""
+    """Airflow looks at the class alone, not at its bases."""
     pytest.importorskip("wtforms", reason="the older form is made of wtforms")
     from wtforms import BooleanField, StringField  # type: ignore[import-untyped]
 

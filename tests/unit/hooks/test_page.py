@@ -1,4 +1,4 @@
-"""The examples of docs/hooks.md, run as they stand there."""
+"""Run the examples of docs/hooks.md as they are."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HISTORY = History.generate(seed=4, deliveries=2000, start=START, end=START + 3 *
 
 
 def run(name: str, **parameters: Any) -> Any:
-    """The example that defines the task of this name, as a run would call it."""
+    """Run the example that defines the task of this name, like a real run."""
     [example] = [one for one in EXAMPLES if f"def {name}(" in one]
     namespace: dict[str, Any] = {}
     exec(compile(example, f"{PAGE.name}: {name}", "exec"), namespace)

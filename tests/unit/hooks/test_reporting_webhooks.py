@@ -40,7 +40,7 @@ def hook_with(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> HookWith:
 
 
 def there(sandbox: Sandbox, **fields: Any) -> Subscription:
-    """A webhook that somebody has made, the only one."""
+    """Return a webhook made by another user, the only one."""
     known: dict[str, Any] = {"name": "stream", "id": 7, "endpoint": URL, "events": list(SUBSCRIBED)}
     made = Subscription(**(known | fields))
     sandbox.customerio.webhooks.by_id = {made.id: made}
@@ -84,7 +84,7 @@ def test_webhook_is_made_then_enabled(
 
 
 def test_new_webhook_is_disabled(sandbox: Sandbox, hook_with: HookWith) -> None:
-    """The key may be that of another webhook."""
+    """The webhook is disabled, because its key may be that of another webhook."""
     made = hook_with(KEY).ensure_reporting_webhook("stream", URL, NAMES)
     assert made["enabled"] is False
     assert stored(sandbox).disabled is True

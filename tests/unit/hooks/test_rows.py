@@ -62,7 +62,7 @@ def hook(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> CustomerIOHook:
 
 
 class Keeping(CustomerIOHook):
-    """Keeps its clients, so that what is closed was closed by somebody, and not by the garbage collector."""
+    """Hook that keeps its clients, so that the garbage collector does not close any."""
 
     kept: ClassVar[list[CustomerIOClient]] = []
 
@@ -88,7 +88,7 @@ def activities_of(history: History, types: tuple[str, ...] = TYPES) -> list[dict
 
 
 def connections(sandbox: Sandbox) -> int:
-    """That this process has open as a client of the sandbox's."""
+    """Return the connections of this process to the sandbox."""
     port = urlsplit(sandbox.url).port
     open_ones = psutil.Process().net_connections("tcp")
     return sum(bool(one.raddr) and one.raddr.port == port and one.status == "ESTABLISHED" for one in open_ones)
@@ -185,7 +185,7 @@ print(count, megabytes() - before)
 
 
 def test_memory_does_not_grow(hook: CustomerIOHook, sandbox: Sandbox, history: History) -> None:
-    """The last three quarters of 80,000 rows. Kept, these would take 25 MB (measured)."""
+    """The test measures the last three quarters of 80,000 rows. Kept, they would take 25 MB."""
     sandbox.history = History.generate(
         seed=1, deliveries=80_000, start=START, end=START + 20 * DAY, channels=("email",), lean=True, drafts=0
     )

@@ -161,7 +161,7 @@ def test_namespace_comes_from_the_key(put: Put) -> None:
 
 
 def test_namespace_rule_is_fixed(put: Put) -> None:
-    """Another rule would give every event a new `messageId`: this literal is a promise."""
+    """The literal is a promise: another rule would give every event a new `messageId`."""
     assert namespace(put, password="abc") == "4e336e67fda112150ab737c668ac472749ce36c7ebaff40a32543cd291aa030a"
 
 
@@ -171,7 +171,7 @@ def test_set_namespace_outlives_key(put: Put) -> None:
 
 
 def test_blank_namespace_is_ignored(put: Put) -> None:
-    """Else two sources that have one share their `messageId`s, and Segment drops the second one's events."""
+    """Two sources with a blank namespace would share their `messageId`s, and Segment would drop the events of one."""
     try:
         found = namespace(put, extra={"message_id_namespace": "  "})
     except ConfigurationError:
@@ -465,7 +465,7 @@ def test_track_can_be_called_again(hook: SegmentHook, sandbox: Sandbox) -> None:
 @pytest.mark.parametrize("lacking", ["event", "messageId"])
 @pytest.mark.parametrize("value", [None, "", 7])
 def test_incomplete_event_is_named(hook: SegmentHook, lacking: str, value: Any) -> None:
-    """Everything can then be given again: what was sent before has its messageId."""
+    """All events can be given again, because those sent before keep their messageId."""
     with pytest.raises(ConfigurationError, match=rf"^Event 2 \(counted from 0\).*'{lacking}'"):
         hook.track([call(0), call(1), call(2, **{lacking: value})])
 

@@ -1,4 +1,4 @@
-"""A loopback server that answers exactly what a test sets, where the sandbox is too well-behaved."""
+"""Loopback server with exact answers, for which the sandbox is too well-behaved."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Heard(NamedTuple):
 
 
 class Say(NamedTuple):
-    """An answer. Without a `reason` it is the status' usual one.
+    """An answer. Its reason is the status' usual one unless given.
 
     :param pace: seconds before each byte of the body, or of `raw`.
     :param raw: is sent in place of all else, and then the connection is closed.
@@ -42,7 +42,7 @@ Answer = Say | Callable[[Heard], Say]
 
 
 class Loopback:
-    """Gives the n-th request the n-th answer, and every later one the last.
+    """Server that gives the n-th request the n-th answer, and every later one the last.
 
     :param tls: makes it speak https.
     """
@@ -76,7 +76,7 @@ class Loopback:
 
     @property
     def gaps(self) -> list[float]:
-        """Seconds between one request and the next."""
+        """Return the seconds between one request and the next."""
         return [later.at - earlier.at for earlier, later in pairwise(self.heard)]
 
     def __enter__(self) -> Self:
@@ -96,7 +96,7 @@ class _Server(socketserver.ThreadingTCPServer):
     loopback: Loopback
 
     def handle_error(self, *_: object) -> None:
-        """The client hung up, or did not trust the certificate."""
+        """Ignore a client that hung up, or did not trust the certificate."""
 
 
 class _Handler(BaseHTTPRequestHandler):

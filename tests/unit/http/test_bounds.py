@@ -134,7 +134,7 @@ def test_waiting_tells_of_a_slow_answer(server: Loopback, monkeypatch: pytest.Mo
 
 @pytest.fixture
 def peak() -> Iterator[Callable[[], int]]:
-    """A function that returns the greatest number of bytes that were allocated so far."""
+    """Return a function that returns the greatest number of bytes allocated so far."""
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
     yield lambda: tracemalloc.get_traced_memory()[1] - before
@@ -238,7 +238,7 @@ def test_nothing_packed_is_nothing(server: Loopback) -> None:
 
 
 def test_a_broken_head_is_not_logged(server: Loopback, caplog: pytest.LogCaptureFixture) -> None:
-    """urllib3 would log what it can't parse."""
+    """urllib3 would log the head, because it can't parse it."""
     caplog.set_level(logging.DEBUG)
     server.say(Say(raw=b"HTTP/1.1 200 OK\r\nX-A: b\r\njane.doe@example.com no header\r\nContent-Length: 2\r\n\r\n{}"))
     answer_of(server.url)

@@ -72,7 +72,7 @@ def test_an_address_in_any_spelling(spelling: str) -> None:
 
 @pytest.mark.parametrize("key", ["a%40b%2Fc", "a&amp;b&#64;c", "k\\u0041y", 'q"uo\\te', "clé-😀", "a,b(c)@host"])
 def test_a_secret_that_looks_encoded(key: str) -> None:
-    """It has to be masked before anything is decoded, or nobody would recognise it."""
+    """The secret has to be masked before the text is decoded, or it would no longer be recognised."""
     for spelling in (SPELLINGS | BASE64).values():
         shown = safe_text(f"no {spelling(key)} here", (key,))
         assert shown.replace("=", "") == "no *** here", spelling(key)
@@ -139,7 +139,7 @@ PIECES = ["x", " ", "%25", "%2525", "&amp;", "&#64;", "a@", "\\u0040", "<", '"a 
 
 @pytest.mark.parametrize("piece", PIECES)
 def test_time_grows_with_length_alone(piece: str) -> None:
-    """Of 300 KB at first, the most that was seen, and then of ten times that."""
+    """The text has 300 KB first, the most that was seen, and then ten times that."""
     for length in (300_000, 3_000_000):
         text = piece * (length // len(piece))
         began = time.process_time()

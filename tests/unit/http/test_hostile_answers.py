@@ -1,4 +1,4 @@
-"""Whatever a service answers: no raw error, no text of it unmasked, and an end."""
+"""After any answer of a service, each request ends, with no raw error and no unmasked text."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ PIECE = st.one_of(
     ),
 )  # fmt: skip
 TEXT = st.lists(PIECE, max_size=5).map("".join)
-#: What is documented, with something else in its places.
+#: Documented answers, with other values in their places.
 SHAPED = st.builds(
     lambda key, value, more: {key: value} | more,
     st.sampled_from(
@@ -92,7 +92,7 @@ HEADER = st.tuples(
 
 @st.composite
 def answers(draw: st.DrawFn) -> Say:
-    """An answer as it goes over the wire: well formed, or not."""
+    """Draw an answer as it goes over the wire: well formed, or not."""
     body = draw(BODY)
     headers = draw(st.lists(HEADER, max_size=3))
     match draw(st.sampled_from(["plain", "gzip", "gzip cut", "chunked", "no length"])):
@@ -126,7 +126,7 @@ def server() -> Iterator[Loopback]:
 
 @contextmanager
 def logged() -> Iterator[list[str]]:
-    """All that is logged meanwhile, with tracebacks."""
+    """Collect everything logged meanwhile, with tracebacks."""
     lines: list[str] = []
 
     class Keeping(logging.Handler):

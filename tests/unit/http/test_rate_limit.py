@@ -16,7 +16,7 @@ from airflow_provider_cio.http.rate_limit import MARGIN, RateLimiter
 
 
 class Clock:
-    """Time that passes only when somebody sleeps, who then may wake up too late."""
+    """Clock that passes only during sleeps, which may be too long."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -32,14 +32,14 @@ class Clock:
 
 
 class Limiter(RateLimiter):
-    """One with a clock of its own."""
+    """Make a limiter with a clock of its own."""
 
     def __init__(self, per_second: float, *, bursts: bool = False) -> None:
         self.clock = Clock()
         super().__init__(per_second, bursts=bursts, clock=self.clock)
 
     def grant(self, units: float = 1) -> float:
-        """When the next one is let through."""
+        """Return the time of the next grant."""
         return self.acquire(units, self.clock.sleep).at
 
 
@@ -47,7 +47,7 @@ class Limiter(RateLimiter):
 
 
 def assert_never_more_than(most: int, seconds: float, arrivals: list[float], phase: float) -> None:
-    """By each of the three kinds of limiter that the service may have."""
+    """Assert the limit by each of the three kinds of limiter that the service may have."""
     arrivals = sorted(arrivals)
     for first, later in zip(arrivals, arrivals[most:], strict=False):  # in any `seconds`
         assert later - first >= seconds
@@ -201,7 +201,7 @@ def test_rate_drops_and_recovers(bursts: bool) -> None:
 
 @pytest.mark.parametrize("requests", [20, 200])
 def test_spacing_after_a_429(requests: int) -> None:
-    """For the service may allow fewer at once than in a second."""
+    """The service may allow fewer requests at once than in a second."""
     limiter = Limiter(10, bursts=True)
     grants = [limiter.acquire(1, limiter.clock.sleep) for _ in range(10)]
     limiter.slow_down(2, grants[4])
@@ -264,7 +264,7 @@ def test_threads_share_the_limiter(bursts: bool, per_second: float) -> None:
 @pytest.mark.parametrize("bursts", [False, True])
 @pytest.mark.parametrize("per_second", [5e-324, 1e-300, 1e-12, 1e-9, 1e12, 1e300, math.inf])
 def test_rates_that_nobody_means(per_second: float, bursts: bool) -> None:
-    """A thread can't sleep for centuries at once, and some of these have no reciprocal."""
+    """A thread can't sleep for centuries at once, and some of these rates have no reciprocal."""
     slept: list[float] = []
 
     def sleep(seconds: float) -> None:

@@ -83,7 +83,7 @@ def server() -> Iterator[Loopback]:
 
 @pytest.fixture
 def own_server() -> Iterator[Loopback]:
-    """For who counts sockets."""
+    """Serve for a single test, so that sockets can be counted."""
     with Loopback() as running:
         yield running
 
@@ -115,7 +115,7 @@ def test_wait_has_jitter() -> None:
 
 
 def in_a_while(seconds: float) -> str:
-    """As an HTTP date, which knows whole seconds only: up to one later than asked for."""
+    """Return an HTTP date. In whole seconds, it is up to one second later than asked for."""
     return formatdate(ceil(time.time() + seconds), usegmt=True)
 
 
@@ -152,7 +152,7 @@ def test_waits_grow_without_a_header(server: Loopback, headers: dict[str, str]) 
 
 @pytest.mark.skipif(not hasattr(time, "tzset"), reason="needs a clock whose zone can be set")
 def test_date_without_a_zone_is_gmt(server: Loopback, monkeypatch: pytest.MonkeyPatch) -> None:
-    """RFC 9110, 5.6.7: a recipient must take the asctime form too, and all forms are GMT."""
+    """A recipient must take the asctime form, too, and all forms are GMT (RFC 9110, 5.6.7)."""
     with monkeypatch.context() as patch:
         patch.setenv("TZ", "Pacific/Honolulu")
         time.tzset()
@@ -273,7 +273,7 @@ LIMITS = pytest.mark.parametrize(
 
 
 def test_short_wait_sets_no_retry_time(server: Loopback) -> None:
-    """Or a service that always asks for a short one would be tried for ever."""
+    """A service that always asks for a short wait would be tried for ever."""
     server.say(Say(429, headers={"Retry-After": "30"}))
     error = error_of(server.url, retries=Retries(attempts=1))
     assert isinstance(error, TryAgainLaterError)
@@ -372,7 +372,7 @@ def test_invalid_host(host: str) -> None:
 
 
 def looked_up(monkeypatch: pytest.MonkeyPatch, *errors: int | None) -> list[str]:
-    """Let name look-ups end with these errors, the last one for ever; returns the names that were looked up."""
+    """Let name look-ups end with these errors, the last one for ever; return the looked-up names."""
     names: list[str] = []
     resolve = socket.getaddrinfo
 
@@ -425,7 +425,7 @@ def test_known_host_is_not_mistyped(server: Loopback, monkeypatch: pytest.Monkey
 
 @pytest.fixture
 def deaf_port() -> Iterator[int]:
-    """A port whose queue of connections is full: further ones are neither accepted nor refused."""
+    """Return a port whose queue of connections is full: further ones are neither accepted nor refused."""
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
         for _ in range(16):
@@ -463,7 +463,7 @@ def test_connect_timeout_is_bounded(
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with an authority (`ca.pem`) and two certificates by it (`127.0.0.1.pem`, `service.example.pem`)."""
+    """Make a folder: an authority (`ca.pem`) and two of its certificates (`127.0.0.1.pem`, `service.example.pem`)."""
     folder = tmp_path_factory.mktemp("certificates")
     now = datetime.now(UTC)
 
@@ -685,7 +685,7 @@ def test_reason_phrase_is_masked(server: Loopback, private: str) -> None:
 @pytest.mark.parametrize("fill", [" ", "<br>"])
 @pytest.mark.parametrize("private", [SECRET, "jane.doe@example.com"])
 def test_truncation_shows_no_secret_part(server: Loopback, fill: str, private: str) -> None:
-    """The cut must not come before the masking: half a key is no key that could be found."""
+    """The text must be masked before it is cut, because half a key would not be recognised."""
     for at in range(4000 - len(private), 4000):
         server.say(Say(400, (fill * 4000)[:at] + private))
         shown = str(error_of(server.url))
@@ -715,7 +715,7 @@ def test_address_is_masked_in_any_form(server: Loopback, body: str) -> None:
 
 @contextlib.contextmanager
 def asking_in_the_background(client: Transport, *paths: str) -> Iterator[None]:
-    """One thread for each path, begun one after the other; the client is closed in the end."""
+    """Send a request by a thread for each path, begun one after the other; close the client in the end."""
 
     def ask(path: str) -> None:
         with contextlib.suppress(ClosedError):
@@ -823,7 +823,7 @@ def test_wanted_in_flight(server: Loopback) -> None:
 
 
 def test_handshake_delays_the_limiter(certificates: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A handshake comes between the limiter and the request, and would bring it closer to the next one."""
+    """The limiter counts from the end of the handshake; otherwise the next request would come too soon."""
 
     def slowly(heard: Heard) -> Say:
         time.sleep(0.4)
@@ -846,7 +846,7 @@ def sockets_to(port: int) -> int:
 
 
 def assert_open_files(count: int) -> None:
-    """Once the server's own end, which is in this process too, has noticed."""
+    """Assert the number of open files, once the server's end, which is in this process too, has noticed."""
     until = time.monotonic() + 1
     while psutil.Process().num_fds() > count and time.monotonic() < until:
         time.sleep(0.005)
@@ -854,7 +854,7 @@ def assert_open_files(count: int) -> None:
 
 
 def end_of(client: Transport, begun: Callable[[], object], threads: int = 1) -> float:
-    """Close the client while threads are in `request`: each ends with `ClosedError`. Returns after how many seconds."""
+    """Close the client while threads are in `request`: each ends with `ClosedError`. Return the seconds until then."""
     files = psutil.Process().num_fds()
     ends: list[BaseException | None] = []
 

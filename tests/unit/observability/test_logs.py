@@ -1,4 +1,4 @@
-"""What a finished run says of what it met: in the log, in the result, in the dead letters."""
+"""Check what a finished run tells in the log, in the result and in the dead letters."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_quiet_run_warns_of_nothing(sandbox: Sandbox, capfd: pytest.CaptureFixtu
 
 @pytest.fixture
 def lines(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
-    """Returns the messages of the task's own lines since the last call, without time, level and place."""
+    """Return a function for the messages of the task's own lines since its last call, without time, level and place."""
 
     def since_the_last_call() -> list[str]:
         found = re.findall(r"^\S+ \[\w+ *\] (.*?)(?: \[airflow\.task.*)?$", capfd.readouterr().out, re.M)
@@ -172,7 +172,7 @@ def test_missing_connection_fails_at_once(
 def test_error_is_shown_alone(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, lines: Callable[[], list[str]]
 ) -> None:
-    """Airflow logs each frame of an exception and of its cause, and shows some 90 characters of its text."""
+    """Airflow would log each frame of an exception and of its cause, and about 90 characters of its text."""
     monkeypatch.setenv("AIRFLOW_CONN_CUSTOMERIO_DEFAULT", '{"conn_type": "customerio"}')
     with pytest.raises(AirflowFailException) as caught:
         run()
@@ -241,7 +241,7 @@ def test_malformed_row_is_kept(
 
 
 def test_unwritable_path_is_found_early(sandbox: Sandbox, tmp_path: Path) -> None:
-    """Also by a run that refuses nothing: the next one would find it when some of its events are sent already."""
+    """A run that refuses nothing finds it, too. Otherwise a later run would find it after sending some events."""
     file = tmp_path / "file"
     file.touch()
     with pytest.raises(AirflowFailException, match="dead_letter_path .*file/letters can't be written to"):
@@ -259,7 +259,7 @@ def test_earlier_malformed_rows_warn(sandbox: Sandbox, capfd: pytest.CaptureFixt
 
 
 def test_opens_without_activity_warn(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
-    """Within the 30 days, and yet not there: the first open is sent as the delivery shows it."""
+    """The opens are within the 30 days, but have no activity: the first open is sent as the delivery shows it."""
     day = int(time.time()) // DAY * DAY - 2 * DAY
     sandbox.history = History(deliveries=[row("d", created=day, metrics={"opened": day + 5, "clicked": day + 6})])
     sandbox.settings = Settings(activities_days=0.5)

@@ -1,4 +1,4 @@
-"""Metrics, as StatsD gets them from a process that has Airflow's settings in its environment."""
+"""Check the metrics that StatsD gets from a process with Airflow's settings in its environment."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def test_outlets_without_outlet_events(sandbox: Sandbox) -> None:
 
 
 def datasets(task: Any) -> list[tuple[str, str, int]]:
-    """Of both ends: namespace, name, and rows."""
+    """Return the datasets of both ends: namespace, name, and rows."""
     found = task.get_openlineage_facets_on_complete(None)
     return [
         (one.namespace, one.name, facet.rowCount)

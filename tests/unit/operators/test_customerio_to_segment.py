@@ -32,7 +32,7 @@ def operator(**parameters: Any) -> CustomerIOToSegmentOperator:
 
 
 def left_behind() -> tuple[set[str], int]:
-    """Threads of ours, and sockets that this process has open to anywhere as a client."""
+    """Return this package's threads, and all client sockets of this process."""
     own = {thread.name for thread in threading.enumerate()}
     return own, len([c for c in psutil.Process().net_connections("tcp") if c.status == psutil.CONN_ESTABLISHED])
 
@@ -125,7 +125,7 @@ def test_oversized_event_fails_the_task(sandbox: Sandbox) -> None:
 
 
 class Recording(SimpleNamespace):
-    """A task instance that keeps what is pushed to XCom."""
+    """Task instance that keeps what is pushed to XCom."""
 
     def __init__(self) -> None:
         super().__init__(dag_id="d", run_id="r", task_id="t", map_index=-1, try_number=1, pushed=[])
@@ -141,7 +141,7 @@ def half_unidentified(number: int) -> dict[str, Any]:
 
 
 def test_a_run_that_fails_for_refused_events_leaves_its_counts(sandbox: Sandbox, tmp_path: Path) -> None:
-    """The same as a successful run over the same rows returns, and the reasons."""
+    """The counts are those of a successful run over the same rows, and the reasons."""
     sandbox.history = History(deliveries=[half_unidentified(number) for number in range(10)])
     ti = Recording()
     with pytest.raises(AirflowFailException, match="6 events or rows"):
@@ -226,7 +226,7 @@ def test_timeout_leaves_nothing_open(sandbox: Sandbox) -> None:
 
 
 def settle(before: tuple[set[str], int]) -> None:
-    """The sandbox's side of a socket closes a moment after ours."""
+    """Wait, because the sandbox's side of a socket closes a moment after the client's."""
     give_up_at = time.monotonic() + 5
     while time.monotonic() < give_up_at:
         threads, sockets = left_behind()

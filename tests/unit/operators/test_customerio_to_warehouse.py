@@ -1,4 +1,4 @@
-"""The operator to the warehouse: what it has of its own. All else it shares with the one to Segment."""
+"""Check the parts of the operator to the warehouse that the operator to Segment does not share."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ HISTORY = History.generate(seed=5, deliveries=900, start=NOVEMBER - 9 * DAY, end
 
 @pytest.fixture
 def file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """The DuckDB file behind `warehouse_default`."""
+    """Return the DuckDB file behind `warehouse_default`."""
     path = tmp_path / "warehouse.duckdb"
     monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE_DEFAULT", json.dumps({"conn_type": "duckdb", "host": str(path)}))
     return path
@@ -121,7 +121,7 @@ def test_unstorable_event_is_kept(sandbox: Sandbox, file: Path, tmp_path: Path) 
 
 
 class Store:
-    """Airflow's task state store, as far as it is used."""
+    """Fake of Airflow's TaskStateStoreAccessor."""
 
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}
@@ -158,7 +158,7 @@ def test_a_retry_does_the_rest(sandbox: Sandbox, file: Path, monkeypatch: pytest
 
 
 class Interrupted:
-    """Ends the run at its n-th load."""
+    """Interruption of a run at its n-th load."""
 
     def __init__(self, after: int) -> None:
         self._left = after

@@ -1,4 +1,4 @@
-"""Runs with other options than the default: channels, every occurrence, privacy, a preview."""
+"""Run with other options than the default: channels, every occurrence, privacy, a preview."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ LONG_AGO = History.generate(seed=7, deliveries=400, start=OLD.start - DAY, end=O
 
 
 def during(interval: Interval, **more: Any) -> Any:
-    """What a task's context has to have."""
+    """Return the context that a task needs."""
     ti = SimpleNamespace(dag_id="d", run_id="r", task_id="send", map_index=-1, try_number=1)
     bounds = {
         "data_interval_start": pendulum.from_timestamp(interval.start),
@@ -50,7 +50,7 @@ def operator(**parameters: Any) -> CustomerIOToSegmentOperator:
     return CustomerIOToSegmentOperator(task_id="send", **parameters)
 
 
-# What is asked for
+# Requests
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_unknown_metrics_are_counted(sandbox: Sandbox, capfd: pytest.CaptureFixt
 
 
 def test_a_name_from_outside_names_no_count(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
-    """However many metrics there are, there is one reason, and the log names five of them."""
+    """All unknown metrics share one reason, and the log names five of them."""
     names = [f"boom{n:03d} <b>ana@example.com</b>\n" for n in range(40)]
     rows = [
         {"id": f"d{n}", "type": "email", "created": START, "metrics": {name: START + 1}, "customer_id": "1"}
@@ -137,7 +137,7 @@ def test_a_name_from_outside_names_no_count(sandbox: Sandbox, capfd: pytest.Capt
 
 
 def test_first_human(sandbox: Sandbox) -> None:
-    """No activity is asked for, and what no person did is counted."""
+    """No activity is asked for, and opens and clicks that no person made are counted."""
     names = ["Email Opened", "Push Link Clicked", "Email Link Clicked"]
     result = operator(collections=names, opens_and_clicks="first_human").execute(during(RECENT))
     first, people = (held_in_mode(mode, HISTORY, [RECENT], names) for mode in ("first", "first_human"))
@@ -230,7 +230,7 @@ def test_a_long_wait_frees_the_slot(sandbox: Sandbox) -> None:
 
 
 class Rescheduled:
-    """As Airflow's task instance, of which a context has one."""
+    """Fake of Airflow's task instance, for a context."""
 
     def __init__(self, hours_ago: float) -> None:
         self.first = datetime.now(UTC) - timedelta(hours=hours_ago)
@@ -352,14 +352,14 @@ def test_run_shows_no_sample(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]
 
 
 class Untouchable:
-    """A checkpoint store that must be left alone."""
+    """Checkpoint store that must be left alone."""
 
     def __getattr__(self, name: str) -> Any:
         raise AssertionError(f"the store was asked for {name}")
 
 
 def test_preview_keeps_the_checkpoint(sandbox: Sandbox) -> None:
-    """A real run that failed and is to be repeated keeps its own."""
+    """The checkpoint of a failed run that is to be repeated stays as it is."""
     operator(preview=True).execute(during(RECENT, task_state_store=Untouchable()))
 
 
@@ -390,7 +390,7 @@ def test_preview_counts_refused_events(sandbox: Sandbox, tmp_path: Path) -> None
 
 
 class Store:
-    """As Airflow's TaskStateStoreAccessor."""
+    """Fake of Airflow's TaskStateStoreAccessor."""
 
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}
@@ -423,7 +423,7 @@ def test_another_try_loses_nothing(sandbox: Sandbox, monkeypatch: pytest.MonkeyP
 
 
 def test_a_checkpoint_of_another_mode(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever changes the parameter between two tries gets all opens and clicks of the whole interval."""
+    """A user who changes the parameter between two tries gets all opens and clicks of the whole interval."""
     from airflow_provider_cio.pipeline import pipeline as line
     from airflow_provider_cio.segment import batches as segment
 
@@ -443,7 +443,7 @@ def test_a_checkpoint_of_another_mode(sandbox: Sandbox, monkeypatch: pytest.Monk
     assert store.values == {}
 
 
-# What is logged
+# Logs
 
 
 def logged(capfd: pytest.CaptureFixture[str]) -> str:
@@ -451,7 +451,7 @@ def logged(capfd: pytest.CaptureFixture[str]) -> str:
 
 
 def assert_nobody_is_in(text: str) -> None:
-    """No secret, no address of any kind, no subject, no link."""
+    """Assert that there is no secret, no address of any kind, no subject, and no link."""
     settings = Settings()
     assert settings.app_key not in text
     assert settings.write_key not in text

@@ -1,4 +1,4 @@
-"""The operator's parameters: read when the DAG is parsed as far as they are known, and else when the task runs."""
+"""Check the operator's parameters: while the DAG is parsed if they are known by then, and else when the task runs."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ CHANGES: dict[str, object] = {
 
 
 def serialized(**parameters: Any) -> str:
-    """The task as Airflow stores it with a version of its DAG."""
+    """Serialize the task as Airflow stores it with a version of its DAG."""
     module: Any = import_module("airflow.serialization.serialized_objects")
     with DAG(dag_id="stored", schedule=None) as dag:
         operator(**parameters)
@@ -221,7 +221,7 @@ def test_a_change_makes_a_dag_version(name: str) -> None:
 
 
 def with_its_other_half(name: str, value: object) -> dict[str, Any]:
-    """The parameter, and the other bound of the interval if it is one."""
+    """Return the parameter, and the other bound of the interval if it is one."""
     bounds = ("interval_start", "interval_end")
     return dict.fromkeys(bounds if name in bounds else (name,), value)
 
@@ -299,7 +299,7 @@ def test_a_list_with_a_task_result() -> None:
 
 @pytest.mark.parametrize("wrong", [{"pii": "nope"}, {"lookback": 5000}, {"preview": "maybe"}, {"interval_start": ""}])
 def test_wrong_mapped_parameter_fails(wrong: dict[str, Any]) -> None:
-    """Airflow fails a task without a retry for `AirflowFailException`, wherever it comes from."""
+    """Airflow fails a task without a retry for `AirflowFailException`, wherever it is raised."""
     with DAG(dag_id="mapped", schedule=None):
         expanded = CustomerIOToSegmentOperator.partial(task_id="expanded").expand_kwargs([wrong])
         partial = CustomerIOToSegmentOperator.partial(task_id="partial", **wrong).expand(collections=["email", "push"])
@@ -318,7 +318,7 @@ def test_a_mapped_task() -> None:
 
 
 def test_both_operators_document_alike() -> None:
-    """Users look at the operator that they import, so each documents all parameters; the shared ones must not drift."""
+    """Users look only at the operator that they import, so each documents all parameters, and in the same words."""
 
     def documented(operator: type) -> dict[str, str]:
         text = " ".join(str(operator.__doc__).split())

@@ -28,7 +28,7 @@ HISTORY = History.generate(seed=9, deliveries=900, start=NOVEMBER, end=INTERVAL.
 
 
 class Store:
-    """As Airflow's TaskStateStoreAccessor, which keeps JSON values by key."""
+    """Fake of Airflow's TaskStateStoreAccessor, which keeps JSON values by key."""
 
     def __init__(self) -> None:
         self.values: dict[str, str] = {}
@@ -47,7 +47,7 @@ class Store:
 
 
 class KilledAtTheEnd(Store):
-    """Of a task that is killed just before it removes its checkpoint."""
+    """Store of a task that is killed just before it removes its checkpoint."""
 
     def delete(self, key: str) -> None:
         raise SystemExit
@@ -55,7 +55,7 @@ class KilledAtTheEnd(Store):
 
 @pytest.fixture
 def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
-    """A small history has many pages and batches, and a checkpoint comes as often as it can."""
+    """Make pages and batches small, and checkpoints as frequent as possible."""
     small_pages(monkeypatch, 20)
     monkeypatch.setattr(segment, "MAX_BATCH_EVENTS", 50)
     monkeypatch.setattr(line, "CHECKPOINT_EVERY", 0.0)
@@ -79,7 +79,7 @@ def attempt(store: Store, **parameters: Any) -> dict[str, Any]:
 
 
 def test_two_live_tries_lose_nothing(sandbox: Sandbox) -> None:
-    """The first one's worker was taken for dead, and went on."""
+    """The first try's worker was taken for dead, and went on."""
     store = Store()
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(attempt, store)
@@ -94,7 +94,7 @@ def test_two_live_tries_lose_nothing(sandbox: Sandbox) -> None:
 
 @pytest.mark.parametrize("stale", [True, False])
 def test_stale_checkpoint_is_harmless(sandbox: Sandbox, stale: bool) -> None:
-    """It stores a checkpoint after the faster one has removed its own; a cleared task then does the rest."""
+    """The slower try stores a checkpoint after the faster one removed its own. A cleared task then does the rest."""
     store = Store()
     slow = KilledAtTheEnd()
     slow.values = store.values
@@ -115,7 +115,7 @@ def test_stale_checkpoint_is_harmless(sandbox: Sandbox, stale: bool) -> None:
 
 
 def fingerprint(monkeypatch: pytest.MonkeyPatch, **parameters: Any) -> str:
-    """What a run asks the store with."""
+    """Return the fingerprint with which a run asks the store."""
     asked: list[str] = []
 
     def load(_: CheckpointStore, one: str) -> None:
@@ -185,7 +185,7 @@ def test_fingerprint_ignores_speed(sandbox: Sandbox, monkeypatch: pytest.MonkeyP
 
 
 def test_retry_meets_refused_events(sandbox: Sandbox, tmp_path: Path) -> None:
-    """A run that is rescheduled has the same number of try, and so the same file: what that held comes again."""
+    """A rescheduled run has the same number of try, and so the same file: its dead letters come again."""
     rows = [
         {"id": f"d{n}", "type": "email", "created": NOVEMBER + n, "metrics": {"opened": NOVEMBER + 9000}}
         | {"customer_id": "1", "subject": "POISON" if n in (100, 900) else "fine"}

@@ -1,4 +1,4 @@
-"""A run that waits says so in the task's log: for what, and not too often."""
+"""A waiting run says in the task's log why it waits, and not too often."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
 
 
 class Log(logging.Handler):
-    """What a task logs, with the time of each line."""
+    """Log of a task, with the time of each line."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class Log(logging.Handler):
 
 @pytest.fixture
 def log(monkeypatch: pytest.MonkeyPatch) -> Log:
-    """In place of Airflow's own logger, which differs from version to version, and tells no times."""
+    """Replace Airflow's own logger, which differs from version to version, and tells no times."""
     log, logger = Log(), logging.Logger("the task's")
     logger.addHandler(log)
     monkeypatch.setattr(CustomerIOOperator, "log", logger)
@@ -94,7 +94,7 @@ def test_waiting_for_a_service(sandbox: Sandbox, log: Log, side: Any, name: str)
 
 @contextmanager
 def held(file: Path, seconds: float) -> Iterator[None]:
-    """Another process has the file open, for so long from now on."""
+    """Hold the file open in another process, for this long from now on."""
     program = "import duckdb, sys; held = duckdb.connect(sys.argv[1]); print(1, flush=True); input()"
     command = [sys.executable, "-c", program, str(file)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
@@ -112,7 +112,7 @@ def held(file: Path, seconds: float) -> Iterator[None]:
 
 @pytest.fixture
 def file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """The DuckDB file behind `warehouse_default`."""
+    """Return the DuckDB file behind `warehouse_default`."""
     path = tmp_path / "warehouse.duckdb"
     monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE_DEFAULT", json.dumps({"conn_type": "duckdb", "host": str(path)}))
     duckdb.connect(str(path)).close()
@@ -120,7 +120,7 @@ def file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def test_waiting_for_a_duckdb_file(sandbox: Sandbox, file: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Airflow's hook has a line for each time that it opens the file; those of the wait would be 600."""
+    """Airflow's hook would log 600 lines during the wait, one for each time that it opens the file."""
     open_warehouse("warehouse_default", "customerio")  # imports the hook, which may take long
     began = time.monotonic()
     with held(file, 1.5):

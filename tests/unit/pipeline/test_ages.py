@@ -1,4 +1,4 @@
-"""How many events had which age, in the result, in a checkpoint and in the log."""
+"""Check the counts of events by age, in the result, in a checkpoint and in the log."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_collections_that_are_late() -> None:
 
 @pytest.mark.parametrize(("mode", "says"), [("first", True), ("every", False)])
 def test_ages_of_a_run(sandbox: Sandbox, mode: str, says: bool) -> None:
-    """Those of people who can't be named are no events. What activities tell is found whatever the look-back."""
+    """Unidentified people have no events to count. An activity counts whatever the look-back."""
 
     def row(number: int, age: int, **more: Any) -> dict[str, Any]:
         opened = NOVEMBER + number

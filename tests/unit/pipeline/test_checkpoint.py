@@ -1,4 +1,4 @@
-"""What is done and what is left, against brute force over single seconds."""
+"""Compare checkpoints with brute force over seconds."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_state_survives_storing(added: list[list[Window]], planned: list[Window]
 
 @given(some_windows)
 def test_adjacent_windows_are_joined(windows: list[Window]) -> None:
-    """So the state is as small as it can be, whatever the order in which windows ended."""
+    """The state is as small as it can be, in whatever order the windows ended."""
     state = state_of(done(*windows))["done"]
     for earlier, later in itertools.pairwise(Window(*one) for one in state):
         assert (earlier.channel, earlier.drafts) != (later.channel, later.drafts) or earlier.end < later.start
@@ -93,7 +93,7 @@ def test_adjacent_windows_are_joined(windows: list[Window]) -> None:
 
 
 def test_state_stays_small() -> None:
-    """Ten thousand windows that end in any order of a dozen chains."""
+    """Ten thousand windows end in any order of a dozen chains."""
     checkpoint = Checkpoint("f" * 32)
     largest = 0
     pieces = [Window("email", 1_790_000_000 + n * 60, 1_790_000_000 + (n + 1) * 60) for n in range(10_000)]
@@ -135,13 +135,13 @@ WHOLE: State = {
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """The paths of all members, however deep."""
+    """Return the paths of all members, however deep."""
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     return [path, *(place for key, one in inner for place in places(one, (*path, key)))]
 
 
 def damaged(place: tuple[Any, ...], by: Any) -> Any:
-    """The whole state with another value in one place; without this place if it is ``gone``."""
+    """Return the whole state with another value in one place; without this place if it is ``gone``."""
     if not place:
         return by
     state = json.loads(json.dumps(WHOLE))

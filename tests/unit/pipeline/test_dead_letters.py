@@ -1,4 +1,4 @@
-"""What can't be sent: kept aside in a file, or the task fails at its end. Unidentified people among it."""
+"""Refused events, and unidentified people's, go to a file, or the task fails at its end."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ SETTINGS = Settings(refuse_containing="POISON")
 
 
 def run(try_number: int = 1, *, run_id: str = "scheduled__2026-11-01T00:00:00+00:00", **parameters: Any) -> Any:
-    """The operator's result; `ti` is what a file is named after."""
+    """Run the operator and return its result; the file is named after `ti`."""
     map_index = parameters.pop("map_index", -1)
     ti = SimpleNamespace(dag_id="daily", run_id=run_id, task_id="send", map_index=map_index, try_number=try_number)
     context: Any = {
@@ -70,7 +70,7 @@ def run(try_number: int = 1, *, run_id: str = "scheduled__2026-11-01T00:00:00+00
 
 
 def letters(path: Path | str) -> list[tuple[str, str]]:
-    """(reason, delivery id) of each line."""
+    """Return (reason, delivery id) of each line."""
     found = []
     for line in Path(path).read_text().splitlines():
         letter = json.loads(line)
@@ -174,7 +174,7 @@ FILE = "daily/manual%201/send.try1.jsonl"
 
 
 class Upload(io.BytesIO):
-    """An object of a store, which is there once it is closed."""
+    """Object of a store, which exists once it is closed."""
 
     def __init__(self, store: Store, path: str) -> None:
         super().__init__()
@@ -189,7 +189,7 @@ class Upload(io.BytesIO):
 
 
 class Store(MemoryFileSystem):  # type: ignore[misc]
-    """An object store with one bucket, which notes whatever else it is asked to make."""
+    """Object store with one bucket, which notes everything else that it is asked to make."""
 
     cachable = False
 
@@ -226,7 +226,7 @@ class Store(MemoryFileSystem):  # type: ignore[misc]
 
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> Store:
-    """What ``memory://`` is, with and without a connection."""
+    """Replace the store behind ``memory://``, with and without a connection."""
     store = Store()
     for make in ("mkdir", "makedirs"):  # Airflow's paths ask another instance where they have no connection
         monkeypatch.setattr(MemoryFileSystem, make, lambda self, path, *args, **options: store.made.append(path))
@@ -336,7 +336,7 @@ def test_an_error_that_is_under_way_is_not_replaced(store: Store, caplog: pytest
 
 
 def named(**ids: Any) -> str:
-    """The path of a file below its folder."""
+    """Return the path of a file below its folder."""
     ti = SimpleNamespace(**vars(CONTEXT["ti"]) | ids)
     return str(DeadLetters("/letters", {"ti": ti}).path).removeprefix("file://").removeprefix("/letters/")
 
@@ -436,7 +436,7 @@ def test_a_file_in_place_of_the_folder_of_a_dag_is_found_at_the_start(tmp_path: 
 
 @contextmanager
 def largest_file(size: int) -> Iterator[None]:
-    """No file may become larger: as on a full disk, a write ends early or fails."""
+    """Let no file become larger: as on a full disk, a write ends early or fails."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -463,7 +463,7 @@ def test_a_disk_that_gets_full_is_named(tmp_path: Path, size: int) -> None:
 
 
 def test_probes_of_many_tasks_do_not_disturb_each_other(tmp_path: Path) -> None:
-    """Each removes the folder of the run that it has made, if it is empty."""
+    """Each probe removes the folder of the run that it has made, if it is empty."""
 
     def task(number: int) -> None:
         ti = SimpleNamespace(**vars(CONTEXT["ti"]) | {"map_index": number})
@@ -593,7 +593,7 @@ def test_credentials_in_path_are_refused() -> None:
 
 
 def test_unknown_store(tmp_path: Path) -> None:
-    """As for S3 where Amazon's provider is not installed."""
+    """The store is unknown as S3 is without Amazon's provider."""
     with pytest.raises(ConfigurationError, match="dead_letter_path github://bucket/x .*Correct the scheme, or install"):
         DeadLetters("github://bucket/x", CONTEXT).check()
 

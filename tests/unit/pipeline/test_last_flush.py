@@ -1,4 +1,4 @@
-"""A sink whose last flush settles everything, and refuses some of it there."""
+"""Check a sink that delivers or refuses everything at its last flush."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_what_the_last_flush_refuses_is_counted() -> None:
 
 
 def test_what_the_last_flush_delivers_is_in_the_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So a failure while the task ends does not send everything again."""
+    """The checkpoint prevents that a failure while the task ends sends everything again."""
 
     class Late(Ends):
         def flush(self) -> None:

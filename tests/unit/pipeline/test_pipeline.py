@@ -1,4 +1,4 @@
-"""The line against the sandbox: what must always hold (design.md 1 to 4)."""
+"""Run the pipeline against the sandbox: invariants (design.md 1 to 4)."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ STRETCH = Interval(NOVEMBER, NOVEMBER + 3 * DAY)
 
 @st.composite
 def stretches(draw: st.DrawFn) -> tuple[History, list[Interval]]:
-    """A history, and its days cut anywhere into adjacent intervals, some bounds on occurrences themselves."""
+    """Draw a history, and adjacent intervals cut anywhere, with some bounds on occurrences."""
     history = History.generate(
         seed=draw(st.integers(0, 10**6)),
         deliveries=draw(st.integers(0, 120)),
@@ -85,7 +85,7 @@ def test_each_occurrence_is_sent_once(
     awkward: dict[str, Any],
     data: st.DataObject,
 ) -> None:
-    """Any cut, any order, some runs repeated: Segment keeps each occurrence once, and a repeat adds nothing."""
+    """Segment keeps each occurrence once, for any cut and order, with some runs repeated. A repeat adds nothing."""
     history, intervals = stretch
     world.settings = Settings(**awkward)
     world.history = history
@@ -103,7 +103,7 @@ def test_each_occurrence_is_sent_once(
 
 
 def test_short_look_back(sandbox: Sandbox) -> None:
-    """It decides by age, so that a run over two days sends what eight of six hours send."""
+    """The look-back decides by age, so a run over two days sends the same as eight runs of six hours each."""
     start, end = NOVEMBER, NOVEMBER + 2 * DAY
     found = []
     for length in (2 * DAY, DAY // 4):
@@ -276,7 +276,7 @@ def test_report_counts_retries(sandbox: Sandbox) -> None:
 def test_waiting_is_reported(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, side: Any, fault: dict[str, Any]
 ) -> None:
-    """A line in the log comes while nothing else does: here, while a service does not answer."""
+    """A line about the wait is logged when nothing else is: here, while a service does not answer."""
     monkeypatch.setattr(ticker, "PROGRESS_EVERY", 0.05)
     results: list[Result] = []
     sandbox.faults.add(Fault(side=side, at=0, **fault))
@@ -299,7 +299,7 @@ def test_waiting_is_reported(
 
 
 def test_call_under_way_is_awaited(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else "So far" could be logged after "Done", and older counts could replace the last ones."""
+    """Otherwise "So far" could be logged after "Done", and older counts could replace the last ones."""
     begun, ended = threading.Event(), threading.Event()
 
     def slow() -> None:
@@ -317,7 +317,7 @@ def test_call_under_way_is_awaited(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Pieces:
-    """A source that makes each piece when it is drawn, and notes what memory is in use at two of them."""
+    """Source that makes each piece when it is drawn, and notes the memory in use at two of them."""
 
     def __init__(self, *, with_odd_ones: bool) -> None:
         self.held: list[int] = []
@@ -360,7 +360,7 @@ def opened(name: str, **fields: Any) -> Occurrence:
 
 @pytest.mark.parametrize("with_odd_ones", [False, True])
 def test_memory_does_not_grow(monkeypatch: pytest.MonkeyPatch, with_odd_ones: bool) -> None:
-    """Neither events, nor what was refused, nor windows, which a checkpoint joins. Here the sink keeps nothing."""
+    """Neither events, nor refused ones, nor windows, which a checkpoint joins, stay. Here the sink keeps nothing."""
     monkeypatch.setattr(line, "CHECKPOINT_EVERY", 0.0)
     source = Pieces(with_odd_ones=with_odd_ones)
     told: Counter[str] = Counter()
@@ -376,7 +376,7 @@ def test_memory_does_not_grow(monkeypatch: pytest.MonkeyPatch, with_odd_ones: bo
     run.run()
     tracemalloc.stop()
     assert report.events == {"Email Opened": 6000}
-    # What is refused ends the saving.
+    # A refused event ends the saving.
     reasons = dict.fromkeys(["event_too_large", "unidentified", "malformed"], 120)
     assert told == (reasons | {"saved": 1} if with_odd_ones else {"saved": 120})
     early, late = source.held

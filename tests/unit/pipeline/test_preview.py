@@ -1,4 +1,4 @@
-"""A sink that delivers nothing: it checks each event, and shows the first of each collection."""
+"""The preview's sink delivers nothing: it checks each event, and shows the first of each collection."""
 
 from __future__ import annotations
 

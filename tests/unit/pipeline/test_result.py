@@ -1,4 +1,4 @@
-"""The result of a run: its texts show nothing of a service's that has not passed the gate."""
+"""The result of a run shows no text of a service that has not been masked and cut."""
 
 from __future__ import annotations
 

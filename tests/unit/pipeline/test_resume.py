@@ -1,4 +1,4 @@
-"""A try that fails leaves a checkpoint: the next one reads and sends only the rest, and nothing is lost."""
+"""A failed try leaves a checkpoint: the next one reads and sends only the rest, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ RUN = context_of(INTERVAL.start, INTERVAL.end)
 
 @pytest.fixture(scope="module", autouse=True)
 def small() -> Iterator[None]:
-    """A small history has many pages and batches, and a checkpoint comes as often as it can."""
+    """Make pages and batches small, and checkpoints as frequent as possible."""
     with pytest.MonkeyPatch.context() as patch:
         small_pages(patch, 20)
         patch.setattr(segment, "MAX_BATCH_EVENTS", 50)
@@ -60,7 +60,7 @@ def small() -> Iterator[None]:
 
 
 class Store:
-    """As Airflow's TaskStateStoreAccessor, which keeps JSON values by key."""
+    """Fake of Airflow's TaskStateStoreAccessor, which keeps JSON values by key."""
 
     def __init__(self) -> None:
         self.values: dict[str, str] = {}
@@ -80,7 +80,7 @@ class Store:
 
 
 def attempt(sandbox: Sandbox, states: list[State], interval: Interval = INTERVAL, **options: Any) -> Result:
-    """One try of the line, which knows the last of the states and adds to them."""
+    """Run one try of the pipeline, which continues from the last of the states and adds to them."""
     return run_pipeline(
         sandbox,
         interval,
@@ -201,7 +201,7 @@ def test_slow_batch_and_checkpoints(sandbox: Sandbox, monkeypatch: pytest.Monkey
 
 
 def test_retry_meets_refused_event(sandbox: Sandbox) -> None:
-    """No checkpoint covers it, nor anything that was acknowledged after it."""
+    """No checkpoint covers the refused event, nor any event acknowledged after it."""
     shared: Any = {"type": "email", "metrics": {"opened": NOVEMBER + 9000}, "customer_id": "1"}
     rows = [
         {"id": f"d{n}", "created": NOVEMBER + n, "subject": "POISON" if n == 400 else "fine"} | shared
@@ -224,7 +224,7 @@ def test_retry_meets_refused_event(sandbox: Sandbox) -> None:
 
 
 def test_oversized_event_stops_checkpoints(sandbox: Sandbox) -> None:
-    """What is refused before it is sent, because of its size, is not covered either."""
+    """An event that is refused before it is sent, because of its size, is not covered either."""
     shared: Any = {"type": "email", "metrics": {"opened": NOVEMBER + 9000}, "customer_id": "1"}
     rows = [
         {"id": f"d{n}", "created": NOVEMBER + n, "subject": "x" * 40_000 if n == 999 else "fine"} | shared
@@ -252,12 +252,12 @@ def test_retry_meets_malformed_row(sandbox: Sandbox) -> None:
 
 
 class Killed(BaseException):
-    """The worker is gone: nothing catches it."""
+    """End of a worker: nothing catches this exception."""
 
 
 @contextmanager
 def killed(place: str, at: int) -> Iterator[None]:
-    """The n-th time that the line comes by that place, the worker is killed."""
+    """Kill the worker at the n-th call of that method."""
     calls = itertools.count()
     known: Any = {
         "take": SegmentSink.take,
@@ -277,7 +277,7 @@ def killed(place: str, at: int) -> Iterator[None]:
 
 
 def requests_have_ended() -> None:
-    """The threads of a try that was killed end with the answers that they wait for."""
+    """Wait for the threads of a killed try, which end with the answers that they wait for."""
     until = time.monotonic() + 10
     while any(thread.name.startswith(("customerio", "segment")) for thread in threading.enumerate()):
         assert time.monotonic() < until
@@ -285,7 +285,7 @@ def requests_have_ended() -> None:
 
 
 def tries(world: Sandbox, kills: Sequence[tuple[str, int]], mode: str) -> Result:
-    """Tries that are killed one after the other, then one that is not; checks what each repeats."""
+    """Run tries that are killed, then one that is not; check the repeated events of each."""
     states: list[State] = []
     for place, at in kills:
         before, repeated = states[-1] if states else {"done": []}, len(world.segment.duplicates)
@@ -395,7 +395,7 @@ def operator(**parameters: Any) -> CustomerIOToSegmentOperator:
 
 
 def fail(sandbox: Sandbox, store: Store | None, at: int = 30, **parameters: Any) -> None:
-    """A try that Airflow would repeat: Customer.io asks for more patience than the client has.
+    """Run a try that Airflow would repeat: Customer.io asks for a longer wait than the client accepts.
 
     The reader may meet the fault before Segment has acknowledged anything; such a try leaves no checkpoint, so
     there is another one, with more time between the pages.
@@ -417,7 +417,7 @@ def fail(sandbox: Sandbox, store: Store | None, at: int = 30, **parameters: Any)
 
 
 def wait_until_nothing_arrives(sandbox: Sandbox) -> None:
-    """What was in flight when a try failed may still arrive."""
+    """Wait for the requests in flight when a try failed."""
     seen = -1
     while seen != (now := len(sandbox.customerio.requests) + sandbox.segment.received_count):
         seen = now
@@ -425,7 +425,7 @@ def wait_until_nothing_arrives(sandbox: Sandbox) -> None:
 
 
 def whole_run(sandbox: Sandbox, **parameters: Any) -> dict[str, Any]:
-    """The result of a run without a fault, forgotten by the sandbox."""
+    """Return the result of a run without a fault, and let the sandbox forget it."""
     result = operator(**parameters).execute(RUN)
     sandbox.reset()
     return result
@@ -476,7 +476,7 @@ def test_cleared_task_runs_in_full(sandbox: Sandbox) -> None:
 def test_other_parameters_start_over(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, changed: dict[str, Any]
 ) -> None:
-    """`test_tries` has all the others: their fingerprint differs."""
+    """All other parameters are in `test_tries`, which compares fingerprints."""
     store = Store()
     fail(sandbox, store)
     assert store.values
@@ -551,7 +551,7 @@ def test_failing_store_is_harmless(sandbox: Sandbox) -> None:
 
 
 def test_other_interval_starts_over(sandbox: Sandbox) -> None:
-    """Airflow keeps one store for each task instance; a checkpoint that lands in another's is still no harm."""
+    """A checkpoint in another interval's store is harmless, though Airflow keeps one store for each task instance."""
     store = Store()
     fail(sandbox, store)
     later = Interval(NOVEMBER + DAY, NOVEMBER + 2 * DAY)

@@ -129,7 +129,7 @@ def test_body_is_within_the_limit(server: Loopback, key: str, size: int) -> None
 
 
 def sized(size: int, **fields: Any) -> Event:
-    """An event of that many bytes, two of which are one character."""
+    """Return an event of that many bytes, two of which are one character."""
     empty = len(encode(event(**fields)))
     return event(**fields, properties=Properties("é" + "x" * (size - empty - 2)))
 
@@ -170,7 +170,7 @@ EDGES = st.fixed_dictionaries(
 @given(st.lists(EDGES, min_size=1, max_size=12, unique_by=lambda one: str(one["message_id"])))
 @settings(max_examples=80)
 def test_rules_match_segments_drops(world: Sandbox, edges: list[dict[str, Any]]) -> None:
-    """Judged by the sandbox, which has the rules from Segment's pages and not from the code."""
+    """The sandbox judges the events by rules from Segment's pages, and not from the code."""
     events = [sized(**edge) for edge in edges]
     world.reset()
     world.settings = Settings()
@@ -425,7 +425,7 @@ def test_other_status_blames_source(server: Loopback, status: int) -> None:
 
 @pytest.mark.parametrize("status", [400, 429, 200])
 def test_echoed_request_is_masked(server: Loopback, status: int) -> None:
-    """As a gateway's page for debugging may do, or an echo service that somebody put into host."""
+    """A gateway's page for debugging may echo the request, and so may an echo service set as the host."""
 
     def echo(heard: Any) -> Say:
         headers = "\n".join(f"{name}: {value}" for name, value in heard.headers.items() if name == "Authorization")

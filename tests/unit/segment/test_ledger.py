@@ -1,4 +1,4 @@
-"""Which pieces are acknowledged. No server."""
+"""Check which pieces count as acknowledged, without a server."""
 
 from __future__ import annotations
 

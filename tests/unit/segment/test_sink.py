@@ -1,4 +1,4 @@
-"""The sender: several batches in flight, outcomes in order, refused batches halved."""
+"""Check the sink for Segment: several batches in flight, outcomes in order, refused batches halved."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def client(sandbox: Sandbox) -> Iterator[SegmentClient]:
 
 
 def events(count: int, first: int = 0, bad: frozenset[int] = frozenset()) -> list[bytes]:
-    """Encoded events, numbered from `first`; those in `bad` are what the sandbox can be told to refuse."""
+    """Return encoded events, numbered from `first`; the sandbox can be told to refuse those in `bad`."""
     return [
         msgspec.json.encode(
             {
@@ -67,7 +67,7 @@ def kept(sandbox: Sandbox) -> set[int]:
 
 
 def settle() -> None:
-    """The threads end with the answers that they wait for."""
+    """Wait for the threads, which end with the answers that they wait for."""
     until = time.monotonic() + 10
     while any(thread.name.startswith("segment") for thread in threading.enumerate()):
         assert time.monotonic() < until
@@ -98,7 +98,7 @@ def test_batches_in_flight_are_bounded(sandbox: Sandbox, client: SegmentClient) 
 
 
 def test_sending_waits_for_a_place(sandbox: Sandbox, client: SegmentClient) -> None:
-    """So that a slow Segment holds up the reading, and batches don't pile up in memory."""
+    """A slow Segment holds up the reading, so that batches don't pile up in memory."""
     sandbox.settings = Settings(segment_latency=0.05)
     outcomes: list[Outcome] = []
     with InFlight(client) as in_flight:
@@ -184,7 +184,7 @@ def test_batches_that_begin_badly(sandbox: Sandbox, client: SegmentClient) -> No
 
 @pytest.mark.parametrize("share", [0.5, 0.9])
 def test_largely_refused_batches(sandbox: Sandbox, client: SegmentClient, share: float) -> None:
-    """Together they are refused more often than there are samples in one, before anything was taken."""
+    """All batches together are refused more often than one batch has samples, before any event was taken."""
     sandbox.settings = Settings(refuse_containing="POISON", segment_latency=0.005)
     bad = frozenset(first + number for first in range(0, 240, 60) for number in range(int(60 * share)))
     outcomes = send(client, *(events(60, first, bad) for first in range(0, 240, 60)))
@@ -279,7 +279,7 @@ def test_taken_empty_batch_blames_events(receiver: Loopback, of_empty: Say, size
 
 
 def test_taken_sample_blames_events(receiver: Loopback) -> None:
-    """Though it says of an empty batch no more than of a bad one."""
+    """The receiver answers an empty batch the same way as a bad event."""
     bad = frozenset(range(40))
     batch = events(50, 0, bad)
     settled = deliver(receiver, lambda batch: Say(400, "no") if not batch or poisoned(batch) else Say(200), batch)

@@ -1,4 +1,4 @@
-"""Time limits of the stream that a busy machine does not reach. Tests of a limit set it themselves."""
+"""Raise the stream's time limits, so that a busy machine does not reach them. Tests of a limit set it themselves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests of the stream share: reports as Customer.io sends them, and the app behind a real server."""
+"""Helpers of the stream's tests: reports as Customer.io sends them, and the app behind a real server."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ STATUSES = {204, 401, 404, 405, 413, 503}
 
 
 def report(metric: str = "delivered", channel: str = "email", *, event_id: str = "01E4", **data: Any) -> dict[str, Any]:
-    """One as the reference shows it; a value of None takes a key away."""
+    """Return a report as the reference shows it; a value of None takes a key away."""
     known = {
         "delivery_id": "RPILAgUBcRhIBqSfeiIwdIYJKxTY",
         "identifiers": {"id": "42", "email": ADDRESS, "cio_id": "d9c106000001"},
@@ -49,7 +49,7 @@ def report(metric: str = "delivered", channel: str = "email", *, event_id: str =
 
 
 def signed(body: bytes, key: str = KEY, timestamp: str | None = None) -> dict[str, str]:
-    """The headers of a request with this body, made without the code under test."""
+    """Return the headers of a signed request with this body, made without the code under test."""
     stamp = str(int(time.time())) if timestamp is None else timestamp
     signature = hmac.new(key.encode(), b"v0:" + stamp.encode() + b":" + body, hashlib.sha256).hexdigest()
     return {"x-cio-timestamp": stamp, "x-cio-signature": signature, "content-type": "application/json"}
@@ -60,7 +60,7 @@ def encoded(one: Any) -> bytes:
 
 
 class Running:
-    """The app behind uvicorn on loopback, in a thread."""
+    """App behind uvicorn on loopback, in a thread."""
 
     def __init__(self, streams: Mapping[str, Any] | str, port: int = 0, **config: Any) -> None:
         self.app = StreamApp(lambda: streams if isinstance(streams, str) else json.dumps(streams))
@@ -78,7 +78,7 @@ class Running:
             runner.run(self._server.serve(sockets=[self._listener]))
 
     def post(self, one: Any, name: str = "main", /, **headers: str | None) -> requests.Response:
-        """Send it, signed unless `headers` say otherwise."""
+        """Send a report, signed unless `headers` say otherwise."""
         body = encoded(one)
         return self.session.post(f"{self.url}/{name}", data=body, headers={**signed(body), **headers}, timeout=90)
 
@@ -96,7 +96,7 @@ class Running:
 
 
 def counted(stream: Running) -> Counter[str]:
-    """What became of the reports of the stream `main` so far."""
+    """Return the counts of the stream `main` so far."""
     streams = stream.app._loading
     assert streams is not None
     one = streams.result()["main"]
@@ -105,12 +105,12 @@ def counted(stream: Running) -> Counter[str]:
 
 
 def letters(folder: Path) -> list[dict[str, Any]]:
-    """What was kept aside."""
+    """Return the dead letters."""
     return [json.loads(line) for path in sorted(folder.rglob("*.jsonl")) for line in path.read_bytes().splitlines()]
 
 
 class Process:
-    """The app behind uvicorn on loopback, in a process of its own that can be killed and started again."""
+    """App behind uvicorn on loopback, in a process of its own that can be killed and started again."""
 
     def __init__(self, streams: Mapping[str, Any]) -> None:
         self._streams = json.dumps(streams)
@@ -134,7 +134,7 @@ class Process:
         raise AssertionError("it does not serve")
 
     def kill(self) -> None:
-        """By SIGKILL."""
+        """Kill the process with SIGKILL."""
         self._process.kill()
         self._process.wait(10)
 
@@ -147,7 +147,7 @@ class Process:
 
 
 def connect(monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox, *, app_api: bool = False, **extra: Any) -> None:
-    """Airflow's two default connections: signing keys, and this sandbox as Segment.
+    """Point Airflow's two default connections to this sandbox, and give them signing keys.
 
     :param app_api: with a key for the App API, for the names of campaigns.
     """
@@ -166,7 +166,7 @@ def put(monkeypatch: pytest.MonkeyPatch, conn_id: str, fields: Mapping[str, Any]
 
 @contextmanager
 def running(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, **options: Any) -> Iterator[Running]:
-    """One stream, `main`, with these options."""
+    """Run the app with one stream, `main`, with these options."""
     connect(monkeypatch, sandbox)
     with Running({"main": options}) as stream:
         yield stream

@@ -67,7 +67,7 @@ def stream(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runnin
 
 
 def raw(stream: Running, request: bytes, *, then: float = 0.0, rest: bytes = b"") -> tuple[int, float]:
-    """Status of the answer to these very bytes (0: none came), and the seconds until it was there."""
+    """Return the status of the answer to these very bytes (0: none came), and the seconds until it was there."""
     with socket.create_connection(("127.0.0.1", stream.port), timeout=90) as connection:
         began = time.monotonic()
         connection.sendall(request)
@@ -245,7 +245,7 @@ LONG = " ".join(f"person{number}@example.com" for number in range(40_000))  # se
 def test_overlong_text_is_not_searched(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, pii: str, data: dict[str, Any]
 ) -> None:
-    """That would take seconds, for which no other report is answered."""
+    """The search would take seconds, for which no other report is answered."""
 
     def search(*_: object) -> None:
         raise AssertionError("it is mapped")
@@ -263,7 +263,7 @@ def test_overlong_text_is_not_searched(
 
 @pytest.mark.parametrize("pii", ["hash", "drop"])
 def test_masked_text_may_fit(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, pii: str) -> None:
-    """What another server says of a bounce can be long; a page of HTML, say."""
+    """Another server's text about a bounce can be long; a page of HTML, say."""
     one = report("bounced", failure_message=f"550 5.1.1 {LONG}", identifiers={"id": "42", "email": "x" * 40_000})
     with running(sandbox, monkeypatch, pii=pii) as stream:
         assert stream.post(one).status_code == 204
@@ -342,7 +342,7 @@ def test_a_body_that_is_too_large(sandbox: Sandbox, monkeypatch: pytest.MonkeyPa
 
 
 def test_unsigned_bodies_do_not_fill_the_memory(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All but the last byte of 600 bodies of 1 MiB, as long as a body may take. Real reports get through."""
+    """The stream gets all but the last byte of 600 bodies of 1 MiB, the longest allowed. Real reports get through."""
     monkeypatch.setattr(app_module, "BODY_WITHIN", 3.0)
     connect(monkeypatch, sandbox)
     app = StreamApp(lambda: '{"main": {}}')
@@ -492,7 +492,7 @@ def test_a_prefix_is_a_whole_segment(sandbox: Sandbox, monkeypatch: pytest.Monke
 
 
 def test_time_limits_fit_patience() -> None:
-    """Those of the source: `conftest.py` has others for the other tests."""
+    """The limits are those of the source, because `conftest.py` sets others for the other tests."""
     assert BODY_WITHIN < BATCH_BUDGET < ANSWER_WITHIN <= 3.2 < PATIENCE
     assert TIMEOUT < BATCH_BUDGET
 
@@ -610,7 +610,7 @@ def test_total_refusal_drops_no_report(stream: Running, sandbox: Sandbox) -> Non
 
 
 def test_rudderstack_refuses_an_event(stream: Running, sandbox: Sandbox) -> None:
-    """RudderStack: the event is at fault, and would hold up the reports behind it for seven days."""
+    """RudderStack refuses the event. A retry would hold up the reports behind it for seven days."""
     sandbox.faults.add(Fault(side="segment", kind="400", body="invalid event"))
     sandbox.faults.add(Fault(side="segment", kind="400", at=1, body="Empty batch payload"))
     assert stream.post(report()).status_code == 204
@@ -800,7 +800,7 @@ def test_no_streams() -> None:
 
 
 def test_shutdown_answers_requests(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A request that is cancelled would else be answered with 500."""
+    """A cancelled request would be answered with 500."""
     connect(monkeypatch, sandbox)
     sandbox.settings.segment_latency = 30
     said: list[Any] = []

@@ -32,7 +32,7 @@ send_metrics("main", Counter({"sent": 12, "refused.malformed": 2, "unavailable.p
 
 
 def lines(counting: Callable[[Counts], object], caplog: pytest.LogCaptureFixture, wanted: int) -> list[tuple[int, str]]:
-    """What a stream's counts log within ten seconds at most, until there are so many lines."""
+    """Return the lines that a stream's counts log within ten seconds at most, until there are enough lines."""
     caplog.set_level(logging.INFO)
 
     async def main() -> None:

@@ -1,4 +1,4 @@
-"""The stream against a sender that behaves like Customer.io: four seconds, an hour after some answers, one queue."""
+"""The stream meets a sender that behaves like Customer.io: four seconds, an hour after some answers, one queue."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def push(sandbox: Sandbox, found: list[Report], calling: Calling, **options: obj
 
 
 def calling(**changes: object) -> Calling:
-    """A sender of Customer.io's patience, whose hours are milliseconds."""
+    """Make a sender of Customer.io's patience, whose hours are milliseconds."""
     return Calling(signing_key=KEY, speed=200_000.0, **changes)  # type: ignore[arg-type]
 
 

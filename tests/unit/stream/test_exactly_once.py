@@ -1,4 +1,4 @@
-"""Any history, reported in any order and often, with faults and restarts, then pulled once: Segment keeps each once."""
+"""Push a history in any order, with repeats, faults and restarts, then pull it once: Segment keeps each event once."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def world() -> Iterator[Sandbox]:
 
 
 def reports_of(history: History) -> list[Report]:
-    """What Customer.io reports of what happened in the stretch."""
+    """Return Customer.io's reports of the stretch."""
     return [one for one in reports(history, SUBSCRIPTION) if STRETCH.start <= one.time < STRETCH.end]
 
 
@@ -151,7 +151,9 @@ def test_each_occurrence_is_kept_once(
 
 
 class Kill(NamedTuple):
-    """:param share: of the reports that Segment has before it.
+    """Kill of the app's process.
+
+    :param share: of the reports that Segment has before it.
     :param seconds: from when Segment takes the next batch, and keeps its answer back.
     """
 
@@ -161,7 +163,7 @@ class Kill(NamedTuple):
 
 @pytest.fixture(scope="module")
 def process(world: Sandbox) -> Iterator[Process]:
-    """One for all that kill it, since it takes seconds to start."""
+    """Return one process for all tests that kill it, because it takes seconds to start."""
     with Process(STREAMS) as app:
         yield app
 
@@ -202,7 +204,7 @@ def test_killed_app_keeps_events_once(
 
 
 def test_pulling_adds_nothing(world: Sandbox) -> None:
-    """Opens and clicks among it: `duplicates` has what the second road sent."""
+    """The pull adds no event, opens and clicks included. `duplicates` has the events that it sent again."""
     world.reset()
     world.history = History.generate(seed=5, deliveries=300, start=NOVEMBER, end=STRETCH.end)
     with Running(STREAMS) as app:
@@ -223,7 +225,7 @@ def test_pulling_adds_nothing(world: Sandbox) -> None:
 
 
 def test_kill_before_the_answer(world: Sandbox, process: Process) -> None:
-    """Segment has the event, and Customer.io has no answer: it comes again, under the same id."""
+    """Segment has the event, and Customer.io has no answer: the report comes again, under the same id."""
     world.reset()
     body = encoded(report())
 
@@ -242,14 +244,14 @@ def test_kill_before_the_answer(world: Sandbox, process: Process) -> None:
 
 
 def hold_the_next_answer(world: Sandbox, pushing: Future[Any]) -> None:
-    """Segment takes the next batch, and keeps its answer back for longer than anybody waits."""
+    """Let Segment take the next batch, and keep its answer back for longer than the app waits."""
     before = len(world.segment.requests)
     world.faults.add(Fault(side="segment", kind="timeout", seconds=30))
     wait_until(lambda: any(asked.fault == "timeout" for asked in world.segment.requests[before:]), pushing)
 
 
 def wait_until(true: Callable[[], bool], pushing: Future[Any]) -> None:
-    """Until it is true, or all is pushed."""
+    """Wait until the condition is true, or all is pushed."""
     ends = time.monotonic() + 60
     while not (true() or pushing.done()):
         assert time.monotonic() < ends

@@ -1,4 +1,4 @@
-"""Whatever comes in, and from whomever: one of the documented statuses goes out, and no secret."""
+"""Any request gets one of the documented statuses, and no secret in the answer."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ FUZZ = settings(max_examples=300, suppress_health_check=[HealthCheck.function_sc
 
 
 class Lines(logging.Handler):
-    """All that is logged, as text."""
+    """Everything that is logged, as text."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,7 +45,10 @@ class Lines(logging.Handler):
 
 
 class World(NamedTuple):
-    """:param folder: of the dead letters."""
+    """Stream under test, and its surroundings.
+
+    :param folder: of the dead letters.
+    """
 
     stream: Running
     sandbox: Sandbox
@@ -114,7 +117,7 @@ REPORTS = st.builds(
     )
 )
 def test_authentic_body_is_accepted(world: World, body: bytes) -> None:
-    """And it is at Segment, or kept aside, or nobody asked for it."""
+    """The event is at Segment, or kept aside, or not asked for."""
     stream, sandbox, _, folder = world
     received, before = sandbox.segment.received_count, counted(stream)
     answer = stream.post(body)
@@ -138,7 +141,7 @@ def test_authentic_body_is_accepted(world: World, body: bytes) -> None:
 
 
 def same(row: Any, body: bytes) -> bool:
-    """Whether a row that was kept is this body; as text, if it is no JSON."""
+    """Return whether a kept row is this body; it is text if the body is no JSON."""
     try:
         return repr(row) == repr(json.loads(body.decode()))  # NaN is no other NaN
     except (ValueError, RecursionError):
@@ -187,7 +190,7 @@ def test_any_bytes_on_the_wire(
     check(world, status, answer, "")
 
 
-#: What servers hand to an app, and what a broken one might.
+#: Messages that servers hand to an app, and messages that a broken one might.
 MESSAGES = st.lists(
     st.one_of(
         st.builds(
@@ -229,7 +232,7 @@ def test_any_scope_and_messages(
     messages: list[dict[str, Any]],
     gone: bool,
 ) -> None:
-    """Beneath the server: what the app itself makes of it."""
+    """These calls go to the app itself, without a server."""
     said: list[Any] = []
 
     async def receive() -> dict[str, Any]:

@@ -19,7 +19,7 @@ from airflow_provider_cio.stream.intake import Intake, Unavailable
 
 
 class Far:
-    """The other side: it takes a batch when it is let to, and may fail, or refuse items."""
+    """Receiver of batches: it takes one when it is let to, and may fail, or refuse items."""
 
     def __init__(
         self,
@@ -120,7 +120,7 @@ def test_items_gather_at_full_load(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_slow_batch_holds_partial_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the rate limit holds batches back, one of many could wait for too long."""
+    """If the rate limit holds batches back, a partial one among many could wait too long."""
     monkeypatch.setattr(module, "GATHER", 0.001)
     monkeypatch.setattr(module, "BESIDE_WITHIN", 0.0)
 
@@ -200,7 +200,7 @@ def test_full_queue_takes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_each_caller_gets_its_outcome() -> None:
-    """Even if two have the same one, which is sent once."""
+    """Two callers with the same item both get its outcome, though it is sent once."""
 
     async def main() -> None:
         far = Far(open_=False, refuses=lambda item: item.startswith(b"bad"))
@@ -344,7 +344,7 @@ def test_abandoned_item_is_not_sent() -> None:
 @settings(max_examples=40)
 @given(st.lists(st.sampled_from(["taken", "away"]), max_size=60), st.data())
 def test_acknowledged_items_are_kept(steps: list[Any], data: st.DataObject) -> None:
-    """And who asks until it is acknowledged ends with all kept that can be."""
+    """A caller that repeats its items until they are acknowledged ends with every possible item kept."""
 
     async def main() -> None:
         plan = iter(steps)

@@ -72,7 +72,7 @@ def test_names_fail_no_report(
 
 
 def test_hanging_app_api_holds_no_thread(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Connections are looked up by four threads, for all streams."""
+    """All streams share four threads that look up connections."""
     monkeypatch.setattr(cached_names, "_PATIENCE", 0.05)
     sandbox.settings.latency = 40
     with Running({f"s{number}": {} for number in range(8)}) as app:
@@ -112,7 +112,7 @@ def test_names_delay_no_report(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 def test_stream_without_an_app_api_key(
     sandbox: Sandbox, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It works, so there is one line about what it lacks, and no warning."""
+    """A stream without the key works, so the log has one line about it, and no warning."""
     monkeypatch.setattr(cached_names, "FRESH", 0.0)
     caplog.set_level("INFO", "airflow_provider_cio.stream")
     connect(monkeypatch, sandbox)

@@ -379,7 +379,7 @@ SECRET = "do-not-show-me"
         json.dumps(report() | {"metric": [SECRET]}).encode(),
     ],
 )
-def test_misshapen_body_is_kept(body: bytes) -> None:
+def test_malformed_body_is_kept(body: bytes) -> None:
     found = read_report(body, set())
     assert isinstance(found, Malformed)
     assert found.raw == body
@@ -522,7 +522,7 @@ _NOT_REPORTED = ("id", "type", "created", "metrics", "customer_identifiers")
 
 @given(PULLED, st.data(), st.sampled_from(["keep", "hash", "drop"]), st.booleans())
 def test_the_same_event_by_both_roads(delivery: Delivery, data: st.DataObject, pii: str, cio_id: bool) -> None:
-    """What Customer.io shows of a delivery, and what it reports of it, are one event; the report may tell more."""
+    """A delivery read from Customer.io and a report of it make the same event; the report may have more fields."""
     collection = data.draw(st.sampled_from([one for one in ALL if one.channel == delivery.type]))
     mapper = Mapper("ns", pii=pii, cio_id_as_last_resort=cio_id)
     pulled = mapper.event(Occurrence(delivery, collection, 1_613_063_089))
@@ -566,7 +566,7 @@ def test_pushed_and_pulled_open_match() -> None:
 
 @pytest.mark.parametrize("metric", ["attempted", "deferred"])
 def test_person_without_a_recipient(metric: str) -> None:
-    """These reports do not tell it. Whom the App API knows by it alone is unidentified here, and never another."""
+    """These reports have no recipient. People known by it alone are unidentified here, and never somebody else."""
     collection = CATALOG[f"Email {metric.capitalize()}"]
 
     def both(**person: Any) -> tuple[Event, Event]:

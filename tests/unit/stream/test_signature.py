@@ -60,7 +60,7 @@ def test_any_change_is_seen(key: str, stamp: int, body: bytes, data: st.DataObje
 
 
 def test_every_key_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So the time that it takes does not tell which one it was."""
+    """Every key is tried, so that the time does not tell which key fits."""
     tried: list[str] = []
     original = signature_of
 

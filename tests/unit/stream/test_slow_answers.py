@@ -1,4 +1,4 @@
-"""Answers of Segment's that come by a byte hold no thread of a stream for good."""
+"""Segment's answers that come byte by byte hold no thread of a stream for good."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ DATABASES = ("postgres", "duckdb", "redshift", "bigquery", "snowflake")
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[dict[str, Any]]:
-    """A server; see `tests.postgres`."""
+    """Run a server; see `tests.postgres`."""
     if programs() is None:
         pytest.skip("PostgreSQL's server is not installed (on Debian: apt-get install postgresql)")
     with postgres_server() as server:
@@ -25,7 +25,7 @@ def postgres() -> Iterator[dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def snowflake() -> Iterator[Any]:
-    """See `tests.snowflake`."""
+    """Run the stand-in; see `tests.snowflake`."""
     for name in ("airflow.providers.snowflake", "fakesnow"):
         pytest.importorskip(name, reason="needs apache-airflow-providers-snowflake and fakesnow: see make matrix")
     from tests.snowflake import StandIn
@@ -45,19 +45,19 @@ def _made(kind: str, request: pytest.FixtureRequest, folder: Path) -> Iterator[P
 
 @pytest.fixture(params=DATABASES)
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
-    """An empty one for each test."""
+    """Make an empty database for each test."""
     yield from _made(request.param, request, tmp_path)
 
 
 @pytest.fixture(params=DATABASES, scope="module")
 def shared_database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    """One for all tests of a module: each takes a schema of its own."""
+    """Make one database for all tests of a module: each takes a schema of its own."""
     yield from _made(request.param, request, tmp_path_factory.mktemp("shared"))
 
 
 @pytest.fixture(params=["postgres", "redshift"])
 def server_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
-    """One that several connections can be open to."""
+    """Make a database that allows several open connections."""
     yield from _made(request.param, request, tmp_path)
 
 

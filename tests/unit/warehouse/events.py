@@ -1,4 +1,4 @@
-"""Events to load, made by the mapper."""
+"""Make events to load with the mapper."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ NAMES = ("Email Delivered", "Email Opened", "Email Link Clicked")
 
 
 def event(number: int = 0, name: str = "Email Opened", data: dict[str, Any] | None = None, **fields: Any) -> Event:
-    """:param data: of an activity; `fields` are the delivery's."""
+    """Return an event of the delivery with this number.
+
+    :param data: of an activity; `fields` are the delivery's.
+    """
     person = Identifiers(id=f"person {number % 50}", email=f"p{number % 50}@example.com")
     known: dict[str, Any] = {"type": "email", "created": NOVEMBER, "metrics": {}, "customer_identifiers": person}
     delivery = Delivery(**{"id": f"delivery {number}"} | known | fields)
@@ -26,5 +29,5 @@ def event(number: int = 0, name: str = "Email Opened", data: dict[str, Any] | No
 
 
 def events(first: int, last: int) -> Iterator[Event]:
-    """Of the deliveries with these numbers, `last` not among them, one of each of the three `NAMES` in turn."""
+    """Yield an event for each of these deliveries, without `last`, of each of the three `NAMES` in turn."""
     return (event(number, NAMES[number % 3], subject=f"Subject {number}") for number in range(first, last))

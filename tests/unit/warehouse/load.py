@@ -1,5 +1,8 @@
-"""Loads numbered events from a process of its own: `python -m tests.unit.warehouse.load CONNECTION FIRST LAST`,
-CONNECTION the fields of an Airflow connection as JSON. It says "loading" once all is read and the load begins."""
+"""Load numbered events from a process of its own: `python -m tests.unit.warehouse.load CONNECTION FIRST LAST`.
+
+CONNECTION has the fields of an Airflow connection as JSON. The program prints "loading" once all is read and the load
+begins.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from tests.unit.warehouse.events import NAMES, events
 
 
 def hook(fields: dict[str, Any]) -> Any:
-    """What a `Database` needs of a hook, without Airflow, which takes seconds to start."""
+    """Return the parts of a hook that a `Database` needs, without Airflow, which takes seconds to start."""
     if fields["conn_type"] == "duckdb":
         return File(fields["host"])
     if fields["conn_type"] == "gcpbigquery":
@@ -31,7 +34,7 @@ def hook(fields: dict[str, Any]) -> Any:
 
 
 class Snow:
-    """As Snowflake's hook."""
+    """Fake of Snowflake's hook."""
 
     session_parameters: dict[str, Any] | None = None
 
@@ -52,7 +55,7 @@ class Snow:
 
 
 class File:
-    """As DuckDB's hook."""
+    """Fake of DuckDB's hook."""
 
     def __init__(self, database: str) -> None:
         self.database = database

@@ -52,7 +52,7 @@ class Place:
 
     @property
     def kind(self) -> str:
-        """As the extra is named."""
+        """Name of the database, as in the package's extras."""
         return str(self.connection["conn_type"]).replace("gcpbigquery", "bigquery")
 
     @property
@@ -69,13 +69,13 @@ class Place:
         return open_warehouse("warehouse_default", schema)
 
     def query(self, sql: str) -> list[Row]:
-        """What a statement finds; none if it finds nothing to be found."""
+        """Return the rows that a statement finds; none if it is no query."""
         with self.connect() as connection:
             cursor = connection.execute(sql)
             return cursor.fetchall() if cursor.description else []
 
     def rows(self, table: str, schema: str = "customerio") -> list[dict[str, Any]]:
-        """Column -> value; times as whole Unix seconds."""
+        """Return each row as column -> value; times are whole Unix seconds."""
         columns = self.columns(schema, table)
         kinds = self.columns(schema, table, _TIMES)
         listed = ", ".join(f'CAST(EXTRACT(epoch FROM "{c}") AS bigint)' if c in kinds else f'"{c}"' for c in columns)
@@ -95,7 +95,7 @@ class Place:
 
     @contextmanager
     def connect(self) -> Iterator[Any]:
-        """A connection of the driver's own, each of whose statements is committed."""
+        """Open a connection of the driver's own, each of whose statements is committed."""
         fields = self.connection
         if self._stand_in:
             with self._stand_in.duck.cursor() as connection:
@@ -119,7 +119,7 @@ class Place:
 
 
 class _Upper:
-    """A connection to what stands in for Snowflake. Names in quotes are in upper case, as those without are."""
+    """Connection to the stand-in for Snowflake. Names in quotes are in upper case, as those without are."""
 
     def __init__(self, world: World) -> None:
         self._cursor = world.connect()
@@ -128,7 +128,7 @@ class _Upper:
         return self._cursor.execute(re.sub(r'"\w+"', lambda name: name[0].upper(), sql))
 
 
-#: Of a loader on BigQuery or Snowflake: a table beside Segment's.
+#: Table of a loader on BigQuery or Snowflake, beside Segment's.
 LOCK = "customerio_lock"
 _COLUMNS = (
     "SELECT column_name FROM information_schema.columns WHERE table_schema = '{}' AND table_name = '{}' "
@@ -139,7 +139,7 @@ _TIMES = " AND lower(data_type) LIKE 'timestamp%'"
 
 @contextmanager
 def place(kind: str, server: Any, folder: Path, name: str) -> Iterator[Place]:
-    """A new database, behind `warehouse_default` as long as it is open.
+    """Make a new database, behind `warehouse_default` as long as it is open.
 
     :param server: PostgreSQL's, see `tests.postgres`; or Snowflake's, see `tests.snowflake`.
     :param name: one that no other place has.
@@ -187,7 +187,7 @@ def place(kind: str, server: Any, folder: Path, name: str) -> Iterator[Place]:
 
 @contextmanager
 def connected(connection: dict[str, Any], conn_id: str = "WAREHOUSE_DEFAULT") -> Iterator[None]:
-    """Airflow's connection has these fields."""
+    """Set Airflow's connection to these fields."""
     variable = f"AIRFLOW_CONN_{conn_id}"
     before = os.environ.get(variable)
     os.environ[variable] = json.dumps(connection)
@@ -201,13 +201,13 @@ def connected(connection: dict[str, Any], conn_id: str = "WAREHOUSE_DEFAULT") ->
 
 
 def all_rows(place: Place, schema: str = "customerio") -> list[dict[str, Any]]:
-    """Of all tables but `tracks`."""
+    """Return the rows of all tables but `tracks`."""
     names = place.tables(schema) & {collection.table for collection in CATALOG.values()}
     return [row for name in sorted(names) for row in place.rows(name, schema)]
 
 
 def assert_tracks_is_the_union(place: Place, schema: str = "customerio") -> None:
-    """Row for row, in all columns that it has."""
+    """Assert that `tracks` is the union of the other tables, row for row, in all columns that it has."""
     tracks = place.rows("tracks", schema)
     columns = place.columns(schema, "tracks")
     union = [{name: row[name] for name in columns} for row in all_rows(place, schema)]

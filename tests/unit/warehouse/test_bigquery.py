@@ -1,4 +1,4 @@
-"""What only BigQuery has; all else is tested with the other databases."""
+"""Check the parts that only BigQuery has; all else is tested with the other databases."""
 
 from __future__ import annotations
 
@@ -213,7 +213,7 @@ def test_openlineage_knows_the_tables(bigquery_database: Place) -> None:
 
 
 def test_few_statements_are_sent(bigquery_database: Place) -> None:
-    """A real one needs about a second for each statement: so few are sent."""
+    """A load sends few statements, because a real BigQuery needs about a second for each."""
     load(bigquery_database)
     before = len(bigquery_database.bigquery.statements)
     began = time.monotonic()

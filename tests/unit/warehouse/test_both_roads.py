@@ -1,4 +1,4 @@
-"""The tables hold what Segment keeps, whichever way and however often the intervals are run."""
+"""The tables hold the events that Segment keeps, however often and in whichever way the intervals are run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.unit.support import DAY, NOVEMBER, run_pipeline, small_pages
 from tests.unit.warehouse.places import Place, all_rows, assert_tracks_is_the_union
 from tests.unit.warehouse.test_tables import flattened
 
-#: They have servers and processes of their own, which take long on a busy machine.
+#: The tests have servers and processes of their own, which take long on a busy machine.
 pytestmark = pytest.mark.timeout(400)
 
 STRETCH = Interval(NOVEMBER, NOVEMBER + 3 * DAY)
@@ -51,7 +51,7 @@ def sandbox() -> Iterator[Sandbox]:
 
 @pytest.fixture(scope="module", autouse=True)
 def small_pages_and_loads() -> Iterator[None]:
-    """Many pieces, and many loads of them."""
+    """Make pages and loads small, so that there are many of them."""
     with pytest.MonkeyPatch.context() as patch:
         small_pages(patch, 12, 15)
         patch.setattr(Warehouse, "spool_bytes", 60_000)
@@ -114,7 +114,7 @@ def test_tables_hold_segments_events(
 
 
 def expected(event: dict[str, Any]) -> dict[str, Any]:
-    """A row's columns that are not NULL, but for those of the load, of an event as Segment kept it."""
+    """Return the columns of an event as Segment kept it that are not NULL, without those of the load."""
     moment = int(datetime.fromisoformat(event["originalTimestamp"]).timestamp())
     row = flattened(event["properties"]) | flattened(event["context"], "context_")
     row |= {name: number_of(row[name]) for name in NUMBERS & row.keys()}

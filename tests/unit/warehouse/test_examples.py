@@ -1,4 +1,4 @@
-"""The queries of `docs/warehouse.md` find what is in the tables, on each database."""
+"""The queries of `docs/warehouse.md` find the rows of the tables, on each database."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ NAMES = {SPRING: "Spring", SUMMER: "Summer"}
 
 
 def happened(delivery: str, person: str, campaign: int | None, **times: int) -> list[Event]:
-    """:param times: seconds after November began, by the collection's last word."""
+    """Return events by times, in seconds after November began, by the collection's last word.
+
+    :param times: seconds after November began, by the collection's last word.
+    """
     row = Message(delivery, "email", Identifiers(person), campaign_id=campaign)
     mapper = Mapper("test", name_of=lambda delivery: NAMES.get(int(str(delivery.campaign_id or 0))))
     collections = {one.metric: one for one in CATALOG.values() if one.channel == "email"}
@@ -139,7 +142,7 @@ def test_example_gives_the_answer(
 
 @contextmanager
 def beside_hosted_rows(place: Place) -> Iterator[None]:
-    """In the same tables, each of two deliveries' events is there a second time, as the hosted source has sent it."""
+    """Add each event of two deliveries a second time to the same tables, as the hosted source has sent it."""
     deliveries = ", ".join(f"'{one}'" for one in HOSTED)
     for table in ("email_delivered", "email_opened"):
         common = "received_at, sent_at, original_timestamp, timestamp, event, event_text, user_id"

@@ -1,5 +1,4 @@
-"""What is in the database already: it is completed where something is missing, and never changed; what is in the way is
-named before anything is read."""
+"""Tables that exist already are completed where something is missing, and never changed; problems are named first."""
 
 from __future__ import annotations
 
@@ -34,15 +33,15 @@ from tests.unit.warehouse.load import File
 from tests.unit.warehouse.places import Place, all_rows, assert_tracks_is_the_union, connected
 
 REPOSITORY = Path(__file__).parents[3]
-#: They have servers and processes of their own, which take long on a busy machine.
+#: The tests have servers and processes of their own, which take long on a busy machine.
 pytestmark = pytest.mark.timeout(400)
 
-#: As Segment left it: with a column that we do not know, without those that no event has filled yet, a key.
+#: Table of Segment's: with an unknown column, without the columns that no event has filled yet, with a key.
 SEGMENTS = (
     "CREATE TABLE customerio.email_opened (id varchar(1024) NOT NULL PRIMARY KEY, received_at timestamptz, "
     "uuid_ts timestamptz, event text, event_text text, subject text, our_own bigint)"
 )
-#: As Segment has them on Redshift, once the texts were made long enough.
+#: Tables of Segment's on Redshift, after the texts were made long enough.
 ON_REDSHIFT = {"timestamptz": "timestamp", " text": " varchar(65535)", "varchar(1024)": "varchar(512)"}
 
 
@@ -123,7 +122,7 @@ def test_short_column_is_named(server_database: Place, column: str, there: str) 
 
 
 def test_all_problems_are_named(redshift_database: Place) -> None:
-    """Segment's tables on Redshift have many columns that are too short: it cuts what is longer."""
+    """Segment's tables on Redshift have many columns that are too short: it cuts longer values."""
     redshift_database.query("CREATE SCHEMA customerio")
     for table in ("tracks", "email_opened"):
         redshift_database.query(
@@ -200,7 +199,7 @@ def test_violated_constraint_is_named(server_database: Place) -> None:
 
 @pytest.fixture
 def as_reader(server_database: Place) -> Iterator[Place]:
-    """As a user who may do nothing yet."""
+    """Connect as a user without any rights yet."""
     name = server_database.connection["schema"]
     user = f"reader_{name}"
     server_database.query(f"CREATE USER {user}")
@@ -304,7 +303,7 @@ def test_in_memory_duckdb_is_refused(host: str, message: str) -> None:
 
 @pytest.mark.parametrize("another", [False, True])
 def test_new_duckdb_appears_whole(tmp_path: Path, another: bool) -> None:
-    """DuckDB would make an empty file first, which nobody can open, as long as it stays empty."""
+    """DuckDB alone would make an empty file first, which can't be opened as long as it stays empty."""
     file = tmp_path / "new.duckdb"
     there = []
 

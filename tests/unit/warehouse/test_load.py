@@ -1,4 +1,4 @@
-"""All of a load or nothing of it, each id once, whoever loads at the same time and however a load ends."""
+"""A load is complete or has no effect, and each id is there once, with loads at the same time and any end of a load."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ from tests.unit.support import DAY, NOVEMBER, run_pipeline
 from tests.unit.warehouse.events import NAMES, event, events
 from tests.unit.warehouse.places import Place, all_rows, assert_tracks_is_the_union
 
-#: They have servers and processes of their own, which take long on a busy machine.
+#: The tests have servers and processes of their own, which take long on a busy machine.
 pytestmark = pytest.mark.timeout(400)
 
 REPOSITORY = Path(__file__).parents[3]
 
 
 def loading(place: Place, first: int, last: int) -> subprocess.Popen[str]:
-    """In a process of its own; see `load`."""
+    """Start a load in a process of its own; see `load`."""
     command = [sys.executable, "-m", "tests.unit.warehouse.load", json.dumps(place.connection)]
     return subprocess.Popen([*command, str(first), str(last)], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
 
@@ -166,7 +166,7 @@ def test_error_ends_the_load(database: Place) -> None:
 
 
 def test_a_load_can_fill_every_column(duckdb_database: Place) -> None:
-    """Of the properties, those that only webhooks tell have no column."""
+    """Properties that only webhooks have get no column."""
     stretch = Interval(NOVEMBER, NOVEMBER + 3 * DAY)
     history = History.generate(seed=5, deliveries=500, start=NOVEMBER - 4 * DAY, end=stretch.end)
     collections = [one.name for one in resolve_collections("email")]
@@ -200,7 +200,7 @@ def test_parallel_loads(database: Place) -> None:
 
 
 def test_uuid_ts_never_falls_behind(server_database: Place) -> None:
-    """A load that has to wait for another one takes its time when it is its turn, not when it asked."""
+    """A load that waits for another one takes its time when it is its turn, not when it asked."""
     with WarehouseSink(server_database.warehouse(), NAMES) as sink, server_database.connect() as other:
         sink.take(events(0, 3))
         other.execute("BEGIN")
@@ -258,7 +258,7 @@ def test_lasting_collision(redshift_database: Place, monkeypatch: pytest.MonkeyP
 
 
 def collide(place: Place, times: int, code: str) -> None:
-    """The next INSERTs into `tracks` fail as Redshift's do, if another transaction has been there."""
+    """Let the next INSERTs into `tracks` fail as Redshift's do after another transaction."""
     place.query("CREATE SEQUENCE tries")
     place.query(
         "CREATE FUNCTION collide() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF nextval('tries') <= "
@@ -272,12 +272,12 @@ def collide(place: Place, times: int, code: str) -> None:
 
 @pytest.fixture(scope="module")
 def spans() -> dict[str, float]:
-    """Seconds that the load below takes to its end, by the kind of the database."""
+    """Return the seconds that the load below takes to its end, by the kind of the database."""
     return {}
 
 
 def kill(process: subprocess.Popen[str], after: float) -> float:
-    """Kill it so many seconds after its load has begun; return how long it went on from there."""
+    """Kill the process this many seconds after its load has begun; return how long it went on from there."""
     assert process.stdout
     assert "loading\n" in process.stdout  # it reads up to there; a line of Airflow's may come before
     began = time.monotonic()
@@ -306,7 +306,7 @@ def test_killed_load_is_undone(database: Place, spans: dict[str, float], share: 
 
 
 class Cut:
-    """A file of the spool that ends the server's side of all connections when a part of it has been read."""
+    """File of the spool that ends the server's side of all connections when a part of it has been read."""
 
     def __init__(self, file: Any, place: Place) -> None:
         self._file, self._place = file, place

@@ -1,4 +1,4 @@
-"""Tables of others: they are filled as they are, what is missing is named with its fix, and no error shows a value."""
+"""Tables made by others are filled as they are, missing parts are named with their fix, and no error shows a value."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_all_columns_of_other_types_are_named_before_the_first_request(database:
 
 @pytest.fixture
 def stranger(server_database: Place) -> Iterator[tuple[Place, str]]:
-    """A database with Segment's tables, and a user beside their owner."""
+    """Make a database with Segment's tables, and a user beside their owner."""
     name = server_database.connection["schema"]
     user, owner = f"stranger_{name}", f"segment_{name}"
     for one in (user, owner):
@@ -215,7 +215,7 @@ def test_a_table_that_the_user_may_not_see_is_told_as_such(postgres_database: Pl
 
 
 def refuse_rows(place: Place, code: str) -> None:
-    """A trigger that raises with the row's own values."""
+    """Make a trigger that raises with the row's own values."""
     place.query(
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no row of % (%)', "
         f"NEW.subject, NEW.context_traits_email USING ERRCODE = '{code}', TABLE = NEW.context_traits_email, "

@@ -1,4 +1,4 @@
-"""Shapes of queries that people have for Segment's tables, of this provider's tables, on each database."""
+"""Run usual queries for Segment's tables on this provider's tables, on each database."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DAYS = [datetime.fromtimestamp(NOVEMBER + n * DAY, UTC).date() for n in range(3)
 
 @pytest.fixture(scope="module")
 def ask(shared_database: Place) -> Callable[[str], list[tuple[Any, ...]]]:
-    """A database that was loaded in one go, long after, with Customer.io's own list of campaigns beside."""
+    """Load a database in one go, and make a table of Customer.io's campaigns; return a function for queries."""
     with WarehouseSink(shared_database.warehouse(), ["Email Delivered", "Email Opened", "Email Link Clicked"]) as sink:
         sink.take(EVENTS)
         sink.flush()
@@ -53,7 +53,7 @@ def test_hours_from_delivery_to_open(ask: Callable[[str], list[Any]], time: str)
 
 @pytest.mark.parametrize("time", ["sent_at", "received_at"])
 def test_sessions_of_a_person(ask: Callable[[str], list[Any]], time: str) -> None:
-    """A pause of half an hour begins a new one."""
+    """A pause of half an hour begins a new session."""
     found = ask(
         f"""
         SELECT user_id, sum(begins) FROM (

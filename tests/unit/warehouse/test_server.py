@@ -28,7 +28,7 @@ with postgres_server():
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """Not pytest's own, since the server's user may be another one, who may not enter that."""
+    """Make a folder outside pytest's own, which the server's user may not enter."""
     with tempfile.TemporaryDirectory() as path:
         Path(path).chmod(0o777)
         yield Path(path)

@@ -1,4 +1,4 @@
-"""Settings of a server, a role or a session change nothing of what a load means."""
+"""Settings of a server, a role or a session do not change the meaning of a load."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_who_waited_for_a_load_sees_its_rows(postgres_database: Place, level: st
 
 @pytest.fixture
 def latin(postgres: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """A database that can't hold all text."""
+    """Make a database that can't hold all text."""
     with psycopg.connect(
         host=postgres["host"], port=postgres["port"], user=postgres["login"], dbname="postgres", autocommit=True
     ) as connection:
@@ -184,7 +184,7 @@ def test_a_folder_is_no_file_of_duckdb(tmp_path: Any) -> None:
 
 
 def test_a_connections_extra_can_be_what_it_is(postgres_database: Place) -> None:
-    """As pools of connections have it, and as people set it for all their tasks."""
+    """Pools of connections have such an extra, and some users set one for all their tasks."""
     options = "-c default_transaction_isolation=serializable -c TimeZone=Asia/Kathmandu -c DateStyle=SQL"
     given = postgres_database.connection | {"extra": json.dumps({"options": options})}
     with connected(given):

@@ -1,4 +1,4 @@
-"""What only Snowflake has; all else is tested with the other databases."""
+"""Check the parts that only Snowflake has; all else is tested with the other databases."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def load(place: Place, first: int = 0, last: int = 3, names: Any = NAMES) -> dic
 
 @contextmanager
 def another_load(place: Place) -> Iterator[Any]:
-    """Another session has the lock, and commits in the end."""
+    """Take the lock in another session, and commit in the end."""
     with place.connect() as other:
         other.execute("BEGIN")
         other.execute("UPDATE customerio.customerio_lock SET holder = 'another one'")
@@ -69,7 +69,7 @@ def test_tables_and_names(snowflake_database: Place) -> None:
 
 
 def test_rows_that_were_loaded_during_the_wait_are_seen(snowflake_database: Place) -> None:
-    """A session that was opened before the lock was obtained does not see them."""
+    """A session that was opened before the lock was obtained does not see the rows."""
     load(snowflake_database)
     snowflake_database.query("CREATE SCHEMA kept")
     for table in ("tracks", "email_opened"):
@@ -143,7 +143,7 @@ def test_failed_load_does_nothing(snowflake_database: Place) -> None:
     assert_tracks_is_the_union(snowflake_database)
 
 
-# What a load leaves
+# Leftovers of a load
 
 
 def test_leftovers_of_killed_workers_are_removed(snowflake_database: Place) -> None:

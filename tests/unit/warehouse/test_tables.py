@@ -40,7 +40,7 @@ NUMBERS = {column.name for column in columns_of("email_opened") if column.kind i
 
 
 def flattened(call: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Keys as Segment's warehouses have them."""
+    """Return the keys as Segment's warehouses have them."""
     found: dict[str, Any] = {}
     for key, value in call.items():
         name = f"{prefix}{snakecase(key)}"
