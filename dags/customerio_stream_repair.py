@@ -1,6 +1,7 @@
-"""Whatever the stream of Customer.io's reporting webhooks has missed: hourly for messages that are up to a day old, and
-every twelve hours for those of 1 to 30 days. Needs the stream's two connections, and its options where they are not the
-defaults (`collections`, `pii`, ...): an event then has the same id by both roads, and Segment keeps it once.
+"""Sends Segment the events that the stream of Customer.io's reporting webhooks has missed: hourly those of messages up
+to a day old, and every twelve hours those of messages 1 to 30 days old. Needs the stream's two connections, and its
+options where they are not the defaults (`collections`, `pii`, ...): an event then has the same id by both roads, and
+Segment keeps it once.
 
 Segment knows an id again for 24 hours only. So an interval is read soon after it, and not at all once it is too old. A
 run over a whole day would come too late for the first hours: of these, Segment would keep the stream's events twice. A
@@ -27,7 +28,7 @@ def is_known_to_segment(data_interval_start: pendulum.DateTime | None = None) ->
     return data_interval_start is not None and pendulum.now("UTC") < data_interval_start.add(hours=18)
 
 
-# What happens to a message after `lookback` days is the stream's alone.
+# An event that happens 30 days or longer after its message was created comes by the stream only.
 for dag_id, cron, older_than, lookback in (
     ("customerio_stream_repair", "@hourly", None, 1),
     ("customerio_stream_repair_older", "0 0,12 * * *", 1, 30),

@@ -3,7 +3,8 @@ share the events by age, which is the time since the message was created: an hou
 daily one 1 to 7 days, a weekly one 7 to 180 days. Each event is sent by exactly one of them.
 
 Needs the connections `customerio_default` and `segment_default`, and a pool in which the runs take turns. Without the
-pool, no task of these DAGs starts: `airflow pools set customerio 1 "App API"` makes it."""
+pool, no task of these DAGs starts: `airflow pools set customerio 1 "App API"` makes it. Then unpause each of the three
+DAGs. Its runs wait while it is paused."""
 
 from __future__ import annotations
 
@@ -21,6 +22,8 @@ except ImportError:  # Airflow 3.0 and 3.1
 
 # The ages, in days, have to touch: the `lookback` of one is the `older_than` of the next. While a weekly run reads (at
 # 10 million deliveries a month for two hours), the hourly runs wait for the pool's slot. They catch up afterwards.
+# A backfill of more than 30 days needs `opens_and_clicks` "first" or "first_human" in all three. With "every", it sends
+# first opens and clicks up to the `lookback` of its own DAG only, so those that came later are sent by none.
 for rhythm, older_than, lookback, longest in (
     ("hourly", None, 1, timedelta(hours=1)),
     ("daily", 1, 7, timedelta(hours=6)),

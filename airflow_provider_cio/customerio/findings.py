@@ -96,9 +96,9 @@ def _metrics(page: Page[Delivery], channel: str) -> dict[str, Any]:
 
 
 def _activities(client: CustomerIOClient, metric: str, channel: str) -> Page[Activity] | None:
-    """Return the newest activities of a metric; None if there are none of the kind, or they can't be read."""
+    """Return the newest activities of a metric, an empty page if no activity is of the kind; None after a failure."""
     if (channel, metric) not in REPEATING:
-        return None
+        return Page((), (), None)
     try:
         return client.activity_page({"type": f"{metric}_{channel}", "limit": ACTIVITY_PAGE_SIZE})
     except CustomerIOToSegmentError:

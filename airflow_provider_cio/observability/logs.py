@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_cio.events.interval import Interval, iso
 from airflow_provider_cio.observability.summary import progress, summary
+from airflow_provider_cio.values import number_of, span_in_words
 
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
@@ -41,6 +42,8 @@ _FOUND = {
         "{href} as href, {link} as link, {neither} as neither",
     ),
 }
+#: Words in place of numbers where activities could not be read, which is no error for a preview.
+_NO_ACTIVITIES = "activities could not be read: check the scope of the key"
 
 
 def log_start(
@@ -55,9 +58,8 @@ def log_start(
 
     :param mode: of opens and clicks, which may differ from the one that was asked for.
     """
-    least, most = (span / timedelta(days=1) for span in (older_than, lookback))
-    ages = f"{least:g} to {most:g}" if least else f"up to {most:g}"
-    log.info("From %s to %s, in messages %s days old", iso(interval.start), iso(interval.end), ages)
+    ages = f"{span_in_words(older_than) if older_than else 'up'} to {span_in_words(lookback)}"
+    log.info("From %s to %s, of messages %s old", iso(interval.start), iso(interval.end), ages)
     names = ", ".join(one.name for one in collections)
     engaged = any(one.metric in ("opened", "clicked") for one in collections)
     log.info("Collections: %s%s", names, f". Of opens and clicks, {_MODES[mode]}" if engaged else "")
@@ -105,11 +107,13 @@ def log_found(log: Logger, found: Mapping[str, Mapping[str, Any]]) -> None:
         assumption, numbers = _FOUND[name]
         shown = {key: ", ".join(value) if isinstance(value, list) else value for key, value in one.items()}
         if one["as_assumed"] is None:
-            log.info("Not seen, whether %s (%s)", assumption, numbers.format_map(shown))
+            unreadable = one.get("readable") is False
+            because = _NO_ACTIVITIES if unreadable else numbers.format_map(shown)
+            log.info("Nothing seen to tell whether %s (%s)", assumption, because)
         elif one["as_assumed"]:
             log.info("As assumed, %s (%s)", assumption, numbers.format_map(shown))
         else:
-            log.warning("Not as assumed, that %s (%s)", assumption, numbers.format_map(shown))
+            log.warning("Assumed, but not found: %s (%s)", assumption, numbers.format_map(shown))
 
 
 def log_findings(log: Logger, result: Result) -> None:
@@ -130,9 +134,9 @@ def log_findings(log: Logger, result: Result) -> None:
         )
     if skipped["malformed"]:
         log.warning(
-            "%d malformed rows are left to other runs. Each is refused by the run without older_than whose interval "
-            "contains its creation.",
-            skipped["malformed"],
+            "Left to other runs: %s. Each is refused by the run without older_than whose interval contains its "
+            "creation.",
+            number_of(skipped["malformed"], "malformed row"),
         )
     if result.work["out_of_order"]:
         log.warning(
@@ -158,7 +162,7 @@ def log_findings(log: Logger, result: Result) -> None:
             "them.",
             unknown_people,
         )
-    if late := result.tally.ages.late(result.lookback, result.of_any_age):
+    if late := result.tally.ages.late(result.counted, result.of_any_age):
         log.info("%s.", late)
     if not result.tally.read["deliveries"]:
         log.warning("Customer.io showed no delivery at all: check collections, lookback and the workspace.")

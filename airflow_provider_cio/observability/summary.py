@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from airflow_provider_cio.values import number_of
+
 if TYPE_CHECKING:
     from airflow_provider_cio.pipeline.result import Result
 
@@ -31,7 +33,7 @@ def summary(result: Result, *, preview: bool = False) -> str:
     """
     done, events = result.wording.done, result.events
     number = events.total() if preview else result.work["events"]
-    parts = [f"{_number(number, 'event')} {'would be ' if preview else ''}{done}{_by_collection(events)}"]
+    parts = [f"{number_of(number, 'event')} {'would be ' if preview else ''}{done}{_by_collection(events)}"]
     if "new" in result.wording.counts and not preview:
         parts.append(f"{result.work['new']:,} of them new")
     if result.refused:
@@ -44,7 +46,7 @@ def summary(result: Result, *, preview: bool = False) -> str:
 
 def progress(result: Result) -> str:
     """Return one line about a run that is under way: events delivered, deliveries read."""
-    return f"{_number(result.work['events'], 'event')} {result.wording.done}; {_read(result)}"
+    return f"{number_of(result.work['events'], 'event')} {result.wording.done}; {_read(result)}"
 
 
 def _by_collection(events: Counter[str]) -> str:
@@ -56,26 +58,22 @@ def _by_collection(events: Counter[str]) -> str:
         for name, count in counts[:_MOST_NAMED]
     ]
     if others := counts[_MOST_NAMED:]:
-        named.append(f"{sum(count for _, count in others):,} of {_number(len(others), 'other collection')}")
+        named.append(f"{sum(count for _, count in others):,} of {number_of(len(others), 'other collection')}")
     return f" ({', '.join(named)})" if named else ""
 
 
 def _skipped(reason: str, count: int) -> str:
     noun, description = _SKIPPED.get(reason, ("row", f"({reason})"))
-    return f"{_number(count, noun)} {description} skipped"
+    return f"{number_of(count, noun)} {description} skipped"
 
 
 def _read(result: Result) -> str:
     """Return ``1,335 deliveries read in 7 requests``, with the reasons of repeated requests."""
     work, read = result.work, result.tally.read
-    activities = f" and {_number(read['activities'], 'activity', 'activities')}" if read["activities"] else ""
-    text = f"{_number(read['deliveries'], 'delivery', 'deliveries')}{activities} read in "
-    text += _number(work["requests"], "request")
+    activities = f" and {number_of(read['activities'], 'activity', 'activities')}" if read["activities"] else ""
+    text = f"{number_of(read['deliveries'], 'delivery', 'deliveries')}{activities} read in "
+    text += number_of(work["requests"], "request")
     limited = min(work["rate_limited"], work["retried"])
     faults = work["retried"] - limited
     reasons = [f"{limited:,} for the rate limit"] * bool(limited) + [f"{faults:,} after faults"] * bool(faults)
-    return f"{text} ({_number(work['retried'], 'repetition')}: {', '.join(reasons)})" if reasons else text
-
-
-def _number(count: int, noun: str, plural: str = "") -> str:
-    return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"
+    return f"{text} ({number_of(work['retried'], 'repetition')}: {', '.join(reasons)})" if reasons else text

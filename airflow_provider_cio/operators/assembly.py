@@ -18,18 +18,16 @@ from airflow_provider_cio.exceptions import CustomerIOToSegmentError
 from airflow_provider_cio.hooks.customerio import CustomerIOHook
 from airflow_provider_cio.http.transport import Retries
 from airflow_provider_cio.observability.logs import log_found
-from airflow_provider_cio.operators.options import FROM_ACTIVITIES, Options
+from airflow_provider_cio.operators.options import FROM_ACTIVITIES, MAX_LOOKBACK, Options
 from airflow_provider_cio.pipeline.checkpoint import Checkpoint
 from airflow_provider_cio.pipeline.ends import Sink, Source
 from airflow_provider_cio.pipeline.pipeline import Callbacks, Pipeline
 from airflow_provider_cio.pipeline.result import SENT, Result, Tally, Wording
 from airflow_provider_cio.pipeline.ticker import logging_waits
+from airflow_provider_cio.values import span_in_words
 
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
-
-#: Days for which Customer.io surely lists deliveries: it narrows longer requests to six months, silently.
-LISTED_DAYS = 180
 
 
 def mode_of(interval: Interval, options: Options, log: Logger) -> str:
@@ -42,9 +40,10 @@ def mode_of(interval: Interval, options: Options, log: Logger) -> str:
     mode = FROM_ACTIVITIES[asked]
     log.warning(
         "Customer.io guarantees activities for %d days, and %s starts earlier: this run sends first opens and "
-        "clicks only, as with opens_and_clicks=%r.",
+        "clicks only, of messages less than %s old, as with opens_and_clicks=%r.",
         GUARANTEED_DAYS,
         interval,
+        span_in_words(options.lookback),
         mode,
     )
     return mode
@@ -53,12 +52,12 @@ def mode_of(interval: Interval, options: Options, log: Logger) -> str:
 def warn_of_age(interval: Interval, options: Options, log: Logger) -> None:
     """Log a warning if the run asks for deliveries that Customer.io may not list any more."""
     first = interval.start - whole_seconds(options.lookback)
-    if first < time.time() - LISTED_DAYS * 86_400:
+    if first < time.time() - MAX_LOOKBACK.total_seconds():
         log.warning(
             "This run reads deliveries created from %s on. Customer.io may show less of those that are more than %d "
             "days old, without a word: shorten lookback, or compare the counts.",
             iso(first),
-            LISTED_DAYS,
+            MAX_LOOKBACK.days,
         )
 
 
@@ -125,7 +124,7 @@ def build_pipeline(
         Tally.of(one.name for one in options.collections),
         fell_back_to=mode if mode != options.opens_and_clicks else None,
         wording=wording,
-        lookback=ages.lookback,
+        counted=ages,
         of_any_age=frozenset(one.name for one in options.collections if reads_activities and one.has_activities),
     )
     return Pipeline(

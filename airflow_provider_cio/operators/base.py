@@ -230,7 +230,8 @@ class CustomerIOOperator(BaseOperator):
         if not result.refused:
             return
         done = result.wording.done
-        number = f"{result.refused.total()} events or rows can't be {done}"
+        total = result.refused.total()
+        number = f"1 event or row can't be {done}" if total == 1 else f"{total:,} events or rows can't be {done}"
         if options.preview:
             self.log.warning("%s: %s", number, result.refusals())
             return
@@ -242,9 +243,7 @@ class CustomerIOOperator(BaseOperator):
         else:
             advice = "Set dead_letter_path to save them in a file."
         self._push(_with_dead_letters(result, dead_letters) | {"refused": dict(result.refused)}, context)
-        raise EventsRefusedError(
-            f"{result.refused.total()} events or rows can't be {done}, all others were: {result.refusals()} {advice}"
-        )
+        raise EventsRefusedError(f"{number}, all others were: {result.refusals()} {advice}")
 
     def _push(self, result: dict[str, Any], context: Context) -> None:
         """Push the result of a run that is about to fail, because Airflow pushes only those of successful runs."""

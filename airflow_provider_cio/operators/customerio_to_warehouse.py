@@ -27,8 +27,8 @@ class CustomerIOToWarehouseOperator(CustomerIOOperator):
     or minutes, ``true`` or ``false``.
 
     :param customerio_conn_id: connection of type `customerio`.
-    :param warehouse_conn_id: connection of type `postgres`, `duckdb`, `redshift`, `gcpbigquery` or `snowflake`. Its
-        Airflow provider comes with an extra: ``pip install 'airflow-provider-cio[postgres]'``.
+    :param warehouse_conn_id: connection of type `postgres`, `duckdb`, `redshift`, `gcpbigquery` or `snowflake`.
+        Airflow's own provider for it has to be installed: ``pip install apache-airflow-providers-postgres``.
     :param schema: schema of the tables: a lower-case letter, then lower-case letters, digits and underscores.
     :param message_id_namespace: part of the hash behind every id. For the same ids as in Segment, use the value of
         this field in the Segment connection.

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 from airflow_provider_cio.events.catalog import DEFAULT_COLLECTIONS, Collection, resolve_collections
 from airflow_provider_cio.events.interval import check_bounds, whole_seconds
 from airflow_provider_cio.exceptions import ConfigurationError
-from airflow_provider_cio.values import flag_in, kind_of, number_in, shown
+from airflow_provider_cio.values import flag_in, kind_of, number_in, shown, span_in_words
 
-#: Customer.io lists the deliveries of about six months.
+#: Customer.io lists the deliveries of about six months: it narrows longer requests, silently.
 MAX_LOOKBACK = timedelta(days=180)
 #: Modes that read activities -> the mode for intervals that those don't reach.
 FROM_ACTIVITIES = {"every": "first", "every_human": "first_human"}
@@ -104,10 +104,9 @@ def _check_together(known: Mapping[str, Any]) -> None:
 
 def _check_ages(older_than: timedelta, lookback: timedelta) -> None:
     if whole_seconds(older_than) >= whole_seconds(lookback):
-        least, most = (f"{span / timedelta(days=1):g} days" for span in (older_than, lookback))
         raise ConfigurationError(
-            f"older_than ({least}) must be less than lookback ({most}), because a run with both sends what happened "
-            "to a message between these two ages"
+            f"older_than ({span_in_words(older_than)}) must be less than lookback ({span_in_words(lookback)}), because "
+            "a run with both sends what happened to a message between these two ages"
         )
 
 

@@ -6,9 +6,12 @@ from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Self
 
+from airflow_provider_cio.events.interval import Ages
 from airflow_provider_cio.events.occurrence import Occurrence
+from airflow_provider_cio.values import span_in_words
 
 _HOUR, _DAY = 3600, 86_400
 #: Key of the result -> seconds up to which, and not including, an event counts under it.
@@ -21,6 +24,8 @@ _UP_TO = {
     "90d": 90 * _DAY,
     "180d": 180 * _DAY,
 }
+#: Seconds. A look-back can't be longer.
+_LONGEST = _UP_TO["180d"]
 #: Key of older events: opens and clicks that are activities have any age.
 _OLDER = "older"
 #: Key of events whose message Customer.io does not show any more.
@@ -39,10 +44,10 @@ class AgeCounts:
 
     _counts: Counter[tuple[str, str]] = field(default_factory=Counter)
 
-    def count(self, occurrences: Iterable[Occurrence], lookback: int) -> None:
+    def count(self, occurrences: Iterable[Occurrence], wanted: Ages) -> None:
         """Count each of these occurrences under its age.
 
-        :param lookback: seconds.
+        :param wanted: ages that count in this run.
         """
         ages: defaultdict[str, list[int]] = defaultdict(list)
         for one in occurrences:
@@ -59,7 +64,7 @@ class AgeCounts:
                 self._counts[name, key] += up_to - younger
                 younger = up_to
             self._counts[name, _OLDER] += len(found) - younger
-            late = bisect_left(found, lookback) - bisect_left(found, _last_tenth(lookback))
+            late = bisect_left(found, wanted.lookback) - bisect_left(found, _last_tenth(wanted))
             self._counts[name, _LAST_TENTH] += late
 
     def add(self, other: AgeCounts) -> None:
@@ -88,12 +93,14 @@ class AgeCounts:
         }
         return {name: numbers for name, numbers in found.items() if numbers}
 
-    def late(self, lookback: int, of_any_age: Container[str]) -> str | None:
+    def late(self, wanted: Ages, of_any_age: Container[str]) -> str | None:
         """Return a sentence about the collections of which a longer look-back may find more; None if there are none.
 
-        :param lookback: seconds.
+        :param wanted: ages that count in this run.
         :param of_any_age: collections that the look-back does not limit.
         """
+        if wanted.lookback >= _LONGEST:
+            return None
         shares = {
             name: self._counts[name, _LAST_TENTH] / sum(numbers.values())
             for name, numbers in self.by_collection().items()
@@ -102,10 +109,12 @@ class AgeCounts:
         late = [f"{100 * share:.3g} % of {name}" for name, share in shares.items() if share > _WORTH_A_LINE]
         if not late:
             return None
-        first, last = (f"{seconds / _DAY:.3g}" for seconds in (_last_tenth(lookback), lookback))
-        return f"{', '.join(late)} were {first} to {last} days old: a longer lookback may find more"
+        first, last = (span_in_words(timedelta(seconds=age)) for age in (_last_tenth(wanted), wanted.lookback))
+        return (
+            f"{', '.join(late)} were {first} to {last} old: a longer lookback, or a DAG with older_than, may find more"
+        )
 
 
-def _last_tenth(lookback: int) -> int:
-    """Return the age at which the last tenth of the look-back begins."""
-    return lookback - lookback // 10
+def _last_tenth(wanted: Ages) -> int:
+    """Return the age at which the last tenth of the look-back begins, as far as the run sends it."""
+    return max(wanted.older_than, wanted.lookback - wanted.lookback // 10)

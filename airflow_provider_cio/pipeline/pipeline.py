@@ -118,7 +118,7 @@ class Pipeline:
                 self._callbacks.refused_event("unidentified", encode(event))
         tally.events.update(one.collection.name for one in piece.occurrences)
         tally.events.subtract(one.collection.name for one in unidentified)
-        tally.ages.count(_without(piece.occurrences, unidentified), self.result.lookback)
+        tally.ages.count(_without(piece.occurrences, unidentified), self.result.counted)
         if unidentified and skip:
             tally.skipped["unidentified"] += len(unidentified)
 

@@ -7,7 +7,7 @@ from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 
-from airflow_provider_cio.events.interval import Interval, iso
+from airflow_provider_cio.events.interval import Ages, Interval, iso
 from airflow_provider_cio.events.occurrence import MOST_NAMED
 from airflow_provider_cio.http.errors import safe_text
 from airflow_provider_cio.pipeline.ages import AgeCounts
@@ -82,8 +82,8 @@ class Result:
     :param refused_ids: for each reason, the ids of the first deliveries or malformed rows.
     :param explanations: for each reason, the explanation of the first refusal that had one.
     :param fell_back_to: mode of opens and clicks, if activities do not reach back as far as the one asked for.
-    :param lookback: the run's own, in seconds.
-    :param of_any_age: collections that it does not limit.
+    :param counted: ages that count in this run.
+    :param of_any_age: collections that they do not limit.
     :param found: what a preview has found out about the service.
     """
 
@@ -96,7 +96,7 @@ class Result:
     resumed: bool = False
     fell_back_to: str | None = None
     wording: Wording = SENT
-    lookback: int = 0
+    counted: Ages = field(default_factory=lambda: Ages(0))
     of_any_age: Container[str] = ()
     found: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 

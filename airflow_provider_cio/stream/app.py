@@ -28,7 +28,7 @@ from airflow_provider_cio.mounts import path_below_mount
 from airflow_provider_cio.stream.cached import NotFoundYet
 from airflow_provider_cio.stream.counts import LOG_EVERY
 from airflow_provider_cio.stream.intake import Unavailable, text_for_log
-from airflow_provider_cio.stream.settings import Streams, log_start, option_text, read_streams
+from airflow_provider_cio.stream.settings import Streams, log_names, option_text, read_streams
 from airflow_provider_cio.stream.stream import Stream
 from airflow_provider_cio.stream.unverified import Body, Unverified
 
@@ -201,7 +201,7 @@ class StreamApp:
                 try:
                     async with asyncio.timeout(30):
                         streams = await self._streams()
-                        log_start(streams)
+                        log_names(streams)
                         for stream in streams.values():
                             if isinstance(stream, Stream):
                                 await stream.warm_up()

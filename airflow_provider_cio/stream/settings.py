@@ -77,12 +77,12 @@ def read_streams(text: str) -> Streams:
 def log_streams(text: str) -> None:
     """Log the streams that can't run, and the names of those that do. Call it when a server mounts the streams."""
     try:
-        log_start(read_streams(text))
+        log_names(read_streams(text))
     except ConfigurationError as error:
         log.warning("No stream runs: %s", error)
 
 
-def log_start(streams: Mapping[str, object]) -> None:
+def log_names(streams: Mapping[str, object]) -> None:
     """Log the errors among these streams, and the names of the others."""
     wrong = [error for error in streams.values() if isinstance(error, ConfigurationError)]
     names = [name for name, stream in streams.items() if not isinstance(stream, ConfigurationError)]

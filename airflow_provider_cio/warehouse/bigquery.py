@@ -45,7 +45,8 @@ class BigQuery(Database):
     """
 
     name = "BigQuery"
-    extra = "bigquery"
+    scheme = "bigquery"
+    package = "apache-airflow-providers-google"
     types: ClassVar = {
         Kind.ID: "STRING",
         Kind.TEXT: "STRING",

@@ -57,7 +57,7 @@ def open_warehouse(conn_id: str, schema: str) -> Warehouse:
     except (AirflowException, ImportError) as error:
         raise ConfigurationError(
             f"Connection {conn_id!r}: Airflow's provider for {database.name} is not installed: "
-            f"pip install 'airflow-provider-cio[{database.extra}]'."
+            f"pip install {database.package}."
         ) from error
     return Warehouse(f"{database.name} (connection {conn_id!r})", partial(database, hook), schema)
 

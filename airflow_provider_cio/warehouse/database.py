@@ -65,8 +65,10 @@ class Database(ABC):
 
     #: Name of the product, for errors and logs.
     name: ClassVar[str]
-    #: Extra of this distribution that installs the database's Airflow provider.
-    extra: ClassVar[str]
+    #: Scheme of its servers' names in OpenLineage.
+    scheme: ClassVar[str]
+    #: Distribution with Airflow's provider for it.
+    package: ClassVar[str]
     #: Type with which a new column is declared.
     types: ClassVar[Mapping[Kind, str]]
     #: Types that an existing column may have: as `columns` returns them, in lower case.
@@ -115,7 +117,7 @@ class Database(ABC):
 
         A user, a password or options in the host are left out.
         """
-        return f"{cls.extra}://{public_host(host)}{f':{port}' if port else ''}"
+        return f"{cls.scheme}://{public_host(host)}{f':{port}' if port else ''}"
 
     @classmethod
     def host(cls, connection: Any) -> str:

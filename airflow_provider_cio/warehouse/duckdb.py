@@ -57,7 +57,8 @@ class DuckDB(Database):
     """DuckDB. Its tables need no key, because a load has the file alone. Each load would rewrite a key's index."""
 
     name = "DuckDB"
-    extra = "duckdb"
+    scheme = "duckdb"
+    package = "apache-airflow-providers-duckdb"
     types: ClassVar = _TYPES
     accepted_types: ClassVar = {
         Kind.ID: ("varchar",),

@@ -23,7 +23,8 @@ class Postgres(PostgresFamily):
     """PostgreSQL. Its primary key on `id` keeps an event from being stored twice."""
 
     name = "PostgreSQL"
-    extra = "postgres"
+    scheme = "postgres"
+    package = "apache-airflow-providers-postgres"
     types: ClassVar = {
         Kind.ID: "varchar(1024)",
         Kind.TEXT: "text",

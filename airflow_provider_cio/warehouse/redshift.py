@@ -32,7 +32,8 @@ class Redshift(PostgresFamily):
     """Redshift. It enforces no keys, so a lock on `tracks` keeps two loads from storing an event twice."""
 
     name = "Redshift"
-    extra = "redshift"
+    scheme = "redshift"
+    package = "apache-airflow-providers-amazon"
     types: ClassVar = {
         Kind.ID: "varchar(512)",
         Kind.TEXT: f"varchar({MAX_EVENT_BYTES})",  # Redshift counts bytes

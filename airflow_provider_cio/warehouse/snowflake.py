@@ -59,7 +59,8 @@ class Snowflake(Database):
     """Snowflake. All names are in upper case, as Segment's are there."""
 
     name = "Snowflake"
-    extra = "snowflake"
+    scheme = "snowflake"
+    package = "apache-airflow-providers-snowflake"
     types: ClassVar = {
         Kind.ID: "VARCHAR(1024)",
         Kind.TEXT: "VARCHAR",

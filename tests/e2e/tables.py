@@ -11,7 +11,7 @@ from typing import Any
 
 import duckdb
 
-from tests.e2e.compare import COLLECTIONS, day_of, differences, moment
+from tests.e2e.compare import COLLECTIONS, differences, moment
 from tests.e2e.world import World
 from tests.sql_examples import sql_examples
 
@@ -94,10 +94,3 @@ def answer(file: Path, name: str) -> list[str]:
         for zipped in (list(zip(row, widths, strict=True)) for row in [names, *found])
     ]
     return [*sql.rstrip().splitlines(), "", *table]
-
-
-def days_of(file: Path) -> list[str]:
-    """Return the UTC dates of the rows."""
-    with opened(file) as connection:
-        found = connection.execute("SELECT DISTINCT epoch(timestamp) FROM customerio.tracks").fetchall()
-    return sorted({day_of(moment) for (moment,) in found})

@@ -7,7 +7,6 @@ from tests.e2e.compare import COLLECTIONS, seconds
 from tests.e2e.world import DAG_ID, World
 
 FIRST, LAST = "2026-11-02", "2026-11-22"
-GAP = ("2026-11-04", "2026-11-05")
 FAILED, REFUSED = "2026-11-07", "2026-11-08"
 SANDBOX = ("--seed", "8", "--deliveries", "12000", "--start", "2026-10-25", "--days", "29")
 

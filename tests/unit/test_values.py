@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from airflow_provider_cio.values import flag_in, kind_of, number_in, shown
+from airflow_provider_cio.values import flag_in, kind_of, number_in, shown, span_in_words
 
 
 @pytest.mark.parametrize(
@@ -57,3 +57,20 @@ def test_number_in(value: object, number: float | None) -> None:
 @pytest.mark.parametrize("value", [None, "", [7], {"seconds": 7}, timedelta(7)])
 def test_no_number(value: object) -> None:
     assert number_in(value) is None
+
+
+@pytest.mark.parametrize(
+    ("span", "words"),
+    [
+        (timedelta(days=1), "1 day"),
+        (timedelta(days=180), "180 days"),
+        (timedelta(days=6.3), "6.3 days"),
+        (timedelta(hours=1), "1 hour"),
+        (timedelta(hours=21.6), "21.6 hours"),
+        (timedelta(minutes=5), "5 minutes"),
+        (timedelta(seconds=1), "1 second"),
+        (timedelta(0), "0 seconds"),
+    ],
+)
+def test_span_in_words(span: timedelta, words: str) -> None:
+    assert span_in_words(span) == words

@@ -117,3 +117,11 @@ def test_activities_may_be_unreadable(sandbox: Sandbox) -> None:
     for name in ("first_activity", "link_of_click"):
         assert (told[name]["as_assumed"], told[name]["readable"]) == (None, False)
     assert told["newest_first"]["as_assumed"] is True
+
+
+def test_channels_without_activities_are_no_failure(sandbox: Sandbox) -> None:
+    """None is asked for, so nothing is known, and nothing is blamed on the key."""
+    told = found(sandbox, ["Slack Sent"])
+    for name in ("first_activity", "link_of_click"):
+        assert (told[name]["as_assumed"], told[name]["readable"]) == (None, True)
+    assert not any(one.path == "/v1/activities" for one in sandbox.customerio.requests)

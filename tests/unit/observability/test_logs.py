@@ -75,7 +75,7 @@ def lines(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -
 def test_log_of_a_run(sandbox: Sandbox, lines: Callable[[], list[str]]) -> None:
     result = run()
     start, collections, done = lines()
-    assert start == "From 2026-11-01T00:00:00Z to 2026-11-02T00:00:00Z, in messages up to 30 days old"
+    assert start == "From 2026-11-01T00:00:00Z to 2026-11-02T00:00:00Z, of messages up to 30 days old"
     assert collections.startswith("Collections: Email Delivered, Email Opened, ")
     assert collections.endswith("Email Marked as Spam. Of opens and clicks, the first of each message")
     assert done.startswith(f"{result['sent']['events']} events sent (delivered {result['events']['Email Delivered']}, ")
@@ -90,7 +90,7 @@ def test_log_of_a_preview(sandbox: Sandbox, lines: Callable[[], list[str]]) -> N
     done, preview, refused = told[at], told[at + 1], told[-1]
     assert done.startswith("2 events would be sent (opened 2), 1 can't be sent (malformed 1); 3 deliveries read in ")
     assert preview == "This was a preview: nothing was sent"
-    assert refused.startswith("1 events or rows can't be sent: malformed: 1 (first ids: odd): Expected ")
+    assert refused.startswith("1 event or row can't be sent: malformed: 1 (first ids: odd): Expected ")
 
 
 def test_preview_tells_what_is_as_assumed(sandbox: Sandbox, lines: Callable[[], list[str]]) -> None:
@@ -101,12 +101,22 @@ def test_preview_tells_what_is_as_assumed(sandbox: Sandbox, lines: Callable[[], 
     preview = run(preview=True)
     assert len(sandbox.customerio.requests) - 2 * asked <= 10
     found = preview["found"]
-    told = [line for line in lines() if re.match("(As|Not as) assumed, ", line)]
+    told = [line for line in lines() if re.match("As assumed, |Assumed, but ", line)]
     assert len(told) == len(found) == 8
     number = found["newest_first"]["out_of_order"]
-    assert told[0].startswith(f"Not as assumed, that deliveries are listed newest first ({number} of ")
+    assert told[0].startswith(f"Assumed, but not found: deliveries are listed newest first ({number} of ")
     assert told[2] == "As assumed, the limit of a page is kept (2 rows for a limit of 2)"
     assert "found" not in real
+
+
+def test_preview_tells_that_activities_were_unreadable(sandbox: Sandbox, lines: Callable[[], list[str]]) -> None:
+    sandbox.settings = Settings(scopes=("messages",))
+    run(preview=True)
+    told = [line for line in lines() if "(activities could not be read: check the scope of the key)" in line]
+    assert [line.partition(" (")[0] for line in told] == [
+        "Nothing seen to tell whether the first open has the same time as an activity",
+        "Nothing seen to tell whether a click has its link as `href` or `link`",
+    ]
 
 
 def test_preview_bears_a_failure_at_its_end(sandbox: Sandbox, lines: Callable[[], list[str]]) -> None:
@@ -203,7 +213,7 @@ def test_run_without_deliveries_warns(sandbox: Sandbox, capfd: pytest.CaptureFix
 def test_malformed_row_fails_the_task(sandbox: Sandbox) -> None:
     sandbox.history = History(deliveries=[row("odd", customer_identifiers=7), row("fine")])
     with pytest.raises(
-        AirflowFailException, match=r"1 events or rows.*malformed: 1 \(first ids: odd\).*customer_identifiers"
+        AirflowFailException, match=r"1 event or row can.*malformed: 1 \(first ids: odd\).*customer_identifiers"
     ):
         run()
     assert [event["properties"]["delivery_id"] for event in sandbox.segment.kept] == ["fine"]
@@ -245,7 +255,7 @@ def test_earlier_malformed_rows_warn(sandbox: Sandbox, capfd: pytest.CaptureFixt
     result = run(Interval(NOVEMBER + DAY, NOVEMBER + 2 * DAY))
     assert result["skipped"] == {"malformed": 1}
     (warning,) = warnings(capfd)
-    assert "1 malformed rows are left to other runs. Each is refused by the run without older_than whose" in warning
+    assert "Left to other runs: 1 malformed row. Each is refused by the run without older_than whose" in warning
 
 
 def test_opens_without_activity_warn(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:

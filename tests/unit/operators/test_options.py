@@ -178,6 +178,7 @@ def test_an_old_interval_falls_back(sandbox: Sandbox, capfd: pytest.CaptureFixtu
     assert not any(one.path == "/v1/activities" for one in sandbox.customerio.requests)
     said = [line for line in logged(capfd).splitlines() if "warning" in line.lower() and "first opens" in line]
     assert len(said) == 1
+    assert "first opens and clicks only, of messages less than 30 days old, as with" in said[0]
     before = len(sandbox.segment.kept)
     operator(collections="all", opens_and_clicks=first).execute(during(OLD))
     assert len(sandbox.segment.kept) == before  # the same events

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from airflow_provider_cio.customerio.rows import Delivery
 from airflow_provider_cio.events.catalog import CATALOG
-from airflow_provider_cio.events.interval import Interval
+from airflow_provider_cio.events.interval import Ages, Interval
 from airflow_provider_cio.events.occurrence import Message, Occurrence
+from airflow_provider_cio.operators.options import MAX_LOOKBACK
 from airflow_provider_cio.pipeline.ages import AgeCounts
 from tests.sandbox import History, Sandbox
 from tests.unit.support import DAY, NOVEMBER, run_pipeline
@@ -39,9 +40,12 @@ def at_age(age: int | None, name: str = "Email Opened") -> Occurrence:
     return Occurrence(message, CATALOG[name], NOVEMBER + (age or 0))
 
 
-def counted(ages: list[int | None], lookback: int = 30 * DAY, name: str = "Email Opened") -> AgeCounts:
+MONTH = Ages(30 * DAY)
+
+
+def counted(ages: list[int | None], wanted: Ages = MONTH, name: str = "Email Opened") -> AgeCounts:
     found = AgeCounts()
-    found.count([at_age(age, name) for age in ages], lookback)
+    found.count([at_age(age, name) for age in ages], wanted)
     return found
 
 
@@ -63,7 +67,7 @@ def test_sums_of_pages_and_tries(pages: list[list[tuple[str, int | None]]]) -> N
     ages = AgeCounts()
     for page in pages:
         tally = AgeCounts()
-        tally.count([at_age(age, name) for name, age in page], 30 * DAY)
+        tally.count([at_age(age, name) for name, age in page], MONTH)
         ages.add(tally)
         ages = AgeCounts.from_dict(json.loads(json.dumps(ages.as_dict())))
     everything = [one for page in pages for one in page]
@@ -74,28 +78,36 @@ def test_sums_of_pages_and_tries(pages: list[list[tuple[str, int | None]]]) -> N
 
 
 @pytest.mark.parametrize(
-    ("ages", "lookback", "line"),
+    ("ages", "wanted", "line"),
     [
-        ([0] * 98 + [27 * DAY, 30 * DAY - 1], 30 * DAY, "2 % of Email Opened were 27 to 30 days old"),
-        ([0] * 99 + [27 * DAY], 30 * DAY, None),  # 1 % is no more than 1 %
-        ([0] * 98 + [27 * DAY - 1, 30 * DAY], 30 * DAY, None),
-        ([DAY - 1], DAY, "100 % of Email Opened were 0.9 to 1 days old"),
-        ([], DAY, None),
+        ([0] * 98 + [27 * DAY, 30 * DAY - 1], MONTH, "2 % of Email Opened were 27 days to 30 days old"),
+        ([0] * 99 + [27 * DAY], MONTH, None),  # 1 % is no more than 1 %
+        ([0] * 98 + [27 * DAY - 1, 30 * DAY], MONTH, None),
+        ([DAY - 1], Ages(DAY), "100 % of Email Opened were 21.6 hours to 1 day old"),
+        ([29 * DAY], Ages(30 * DAY, older_than=28 * DAY), "100 % of Email Opened were 28 days to 30 days old"),
+        ([179 * DAY], Ages(180 * DAY), None),  # no look-back is longer
+        ([178 * DAY], Ages(179 * DAY), "100 % of Email Opened were 161.1 days to 179 days old"),
+        ([], Ages(DAY), None),
     ],
 )
-def test_last_tenth_is_worth_a_line(ages: list[int | None], lookback: int, line: str | None) -> None:
-    expected = f"{line}: a longer lookback may find more" if line else None
-    assert counted(ages, lookback).late(lookback, ()) == expected
+def test_last_tenth_is_worth_a_line(ages: list[int | None], wanted: Ages, line: str | None) -> None:
+    expected = f"{line}: a longer lookback, or a DAG with older_than, may find more" if line else None
+    assert counted(ages, wanted).late(wanted, ()) == expected
+
+
+def test_longest_lookback_is_that_of_the_operator() -> None:
+    longest = int(MAX_LOOKBACK.total_seconds())
+    assert [bool(counted([one - 1], Ages(one)).late(Ages(one), ())) for one in (longest - 1, longest)] == [True, False]
 
 
 def test_collections_that_are_late() -> None:
-    ages = counted([DAY - 1], DAY)
-    ages.add(counted([0, DAY - 1], DAY, "Push Opened"))
-    assert (
-        ages.late(DAY, {"Email Opened"})
-        == "50 % of Push Opened were 0.9 to 1 days old: a longer lookback may find more"
-    )
-    assert ages.late(DAY, {"Email Opened", "Push Opened"}) is None
+    day = Ages(DAY)
+    ages = counted([DAY - 1], day)
+    ages.add(counted([0, DAY - 1], day, "Push Opened"))
+    line = ages.late(day, {"Email Opened"})
+    assert line is not None
+    assert line.startswith("50 % of Push Opened were 21.6 hours to 1 day old: ")
+    assert ages.late(day, {"Email Opened", "Push Opened"}) is None
 
 
 # In a run
@@ -117,4 +129,4 @@ def test_ages_of_a_run(sandbox: Sandbox, mode: str, says: bool) -> None:
     told = result.as_dict()
     assert told["ages"] == {"Email Opened": {"1h": 2, "30d": 1}}
     assert told["events"] == {"Email Opened": 3}
-    assert bool(result.tally.ages.late(result.lookback, result.of_any_age)) == says
+    assert bool(result.tally.ages.late(result.counted, result.of_any_age)) == says

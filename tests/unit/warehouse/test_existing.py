@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -9,17 +10,21 @@ import subprocess
 import sys
 import tempfile
 import threading
+import tomllib
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from airflow.providers.amazon.aws.hooks.redshift_sql import RedshiftSQLHook
+from airflow.providers.common.compat.sdk import BaseHook
+from packaging.requirements import Requirement
 from tenacity import wait_none
 
 from airflow_provider_cio.exceptions import ConfigurationError, CustomerIOToSegmentError, TryAgainLaterError
-from airflow_provider_cio.warehouse import database_for
+from airflow_provider_cio.warehouse import DATABASES, database_for
 from airflow_provider_cio.warehouse import duckdb as duckdb_module
 from airflow_provider_cio.warehouse.connection import database_address, open_warehouse
 from airflow_provider_cio.warehouse.sink import WarehouseSink
@@ -27,6 +32,7 @@ from tests.unit.warehouse.events import NAMES, event, events
 from tests.unit.warehouse.load import File
 from tests.unit.warehouse.places import Place, all_rows, assert_tracks_is_the_union, connected
 
+REPOSITORY = Path(__file__).parents[3]
 #: The tests have servers and processes of their own, which take long on a busy machine.
 pytestmark = pytest.mark.timeout(400)
 
@@ -375,6 +381,19 @@ def test_wrong_connection_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_ELSEWHERE", json.dumps({"conn_type": "mysql", "host": "h"}))
     with pytest.raises(ConfigurationError, match=r"'elsewhere' is of type mysql: .* one of postgres, duckdb, redshift"):
         open_warehouse("elsewhere", "customerio")
+
+
+@pytest.mark.parametrize("conn_type", DATABASES)
+def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, conn_type: str) -> None:
+    """By a name that an index has: it is one of those that the extras install."""
+    monkeypatch.setenv("AIRFLOW_CONN_ELSEWHERE", json.dumps({"conn_type": conn_type, "host": "h"}))
+    monkeypatch.setattr(type(BaseHook.get_connection("elsewhere")), "get_hook", Mock(side_effect=ImportError))
+    with pytest.raises(ConfigurationError, match="is not installed: pip install ") as caught:
+        open_warehouse("elsewhere", "customerio")
+    package = str(caught.value).rpartition(" ")[2].removesuffix(".")
+    extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    del extras["dev"]
+    assert package in {Requirement(one).name for one in itertools.chain(*extras.values())}
 
 
 @pytest.mark.parametrize(
