@@ -73,7 +73,7 @@ def get_provider_info() -> dict[str, Any]:
                     "flow": {
                         "description": "Set it to false to have neither the page that shows what flowed and what is "
                         "missing, nor the ways to it.\n",
-                        "version_added": "0.1.0",
+                        "version_added": "1.0.0",
                         "type": "boolean",
                         "example": None,
                         "default": "True",
@@ -81,7 +81,7 @@ def get_provider_info() -> dict[str, Any]:
                     "dag_tab": {
                         "description": "Airflow 3.1 to 3.3 only: show the page as a tab of each DAG and task. They "
                         "can't show it on some only, as Airflow 3.4 does by itself.\n",
-                        "version_added": "0.1.0",
+                        "version_added": "1.0.0",
                         "type": "boolean",
                         "example": None,
                         "default": "False",

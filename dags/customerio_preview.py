@@ -29,7 +29,7 @@ with DAG(
         "retry_exponential_backoff": True,
         "max_retry_delay": timedelta(hours=1),
     },
-    tags=["customerio", "segment"],
+    tags=["segment"],  # without "customerio", because a day without a preview is no gap
     doc_md=__doc__,
 ):
     # Give it the other parameters of the task that it stands for: `collections`, `opens_and_clicks`, `pii`.

@@ -47,6 +47,8 @@ def _files() -> dict[str, File]:
     """Return all files by name, read once. The name of the page itself is empty."""
     files = {}
     for path in _STATIC.iterdir():
+        if path.suffix not in _TYPES:  # one that an editor or the system left there
+            continue
         body = path.read_bytes()
         etag = b'"%s"' % hashlib.sha256(body).hexdigest()[:32].encode()
         files["" if path.name == "index.html" else path.name] = File(body, _TYPES[path.suffix], etag)

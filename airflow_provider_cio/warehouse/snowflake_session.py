@@ -20,6 +20,7 @@ _SETTINGS: Mapping[str, object] = {
     "AUTOCOMMIT": True,
     "TIMESTAMP_INPUT_FORMAT": "AUTO",
     "TIMEZONE": "UTC",
+    "USE_CACHED_RESULT": False,  # the check of the lock repeats one SELECT
 }
 #: Seconds after a statement's time-out when the driver gives up, too. Without a time-out, it would retry for ever.
 _MARGIN = 60
@@ -55,10 +56,12 @@ class Session:
         :param wait: what the session is said to wait for.
         """
         self._report_wait(wait)  # the driver retries by itself
-        self._cursor.execute(sql, timeout=self._timeout + _MARGIN, **({"file_stream": file} if file else {}))
-        self.rowcount = self._cursor.rowcount or 0
-        rows: list[tuple[Any, ...]] = self._cursor.fetchall()
-        self._report_wait(None)
+        try:
+            self._cursor.execute(sql, timeout=self._timeout + _MARGIN, **({"file_stream": file} if file else {}))
+            self.rowcount = self._cursor.rowcount or 0
+            rows: list[tuple[Any, ...]] = self._cursor.fetchall()
+        finally:
+            self._report_wait(None)
         return rows
 
     def put(self, file: IO[bytes]) -> str:
@@ -82,7 +85,8 @@ class Session:
         """Drop the staged tables, and close the connection."""
         try:
             for table in self.staged:
-                self.execute(f"DROP TABLE IF EXISTS {table}")
+                with suppress(Exception):  # a later load drops what is left
+                    self.execute(f"DROP TABLE IF EXISTS {table}")
         finally:
             self._connection.close()
 

@@ -89,8 +89,8 @@ def test_counts_are_those_of_the_results(ui: UI, world: World, runs: dict[str, R
     for day in done:
         events = world.xcom(runs[day])["events"]
         assert table[day][: 1 + len(names)] == ["done", *(f"{events[name]:,}" for name in names)]
-    assert table[PREVIEW][0] == "missing (only a preview)"
-    assert table[REFUSED][0] == "refused"
+    assert table[PREVIEW][0] == "never ran (only a preview)"
+    assert table[REFUSED][0] == "done, events refused"
 
 
 def test_the_button_of_a_task(ui: UI, world: World, runs: dict[str, Run]) -> None:

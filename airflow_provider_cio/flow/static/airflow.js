@@ -7,6 +7,7 @@
  * @typedef {import("./flow.js").Result} Result
  */
 import { isFinished, readResult } from "./flow.js";
+import { number } from "./words.js";
 
 /** Where Airflow is, under whatever prefix. */
 export const ROOT = new URL("../", import.meta.url);
@@ -16,7 +17,16 @@ const OPTIONS = ["customerio_conn_id", "opens_and_clicks", "settling_time"]; // 
 const AT_ONCE = 4; // the API server also serves the tasks
 const MOST = 1000; // results that are read one by one without being asked for
 const PAGE = 1000;
-const KEPT = 2000; // results of one task that the browser keeps
+const KEPT = 2000; // results of one task that are read, over several visits, and kept in the browser
+
+/** A value of the browser's storage, which a browser may deny. */
+export function stored(key) {
+  try {
+    return localStorage.getItem(key);
+  } catch {
+    return null;
+  }
+}
 
 /** An answer that is not 200. */
 export class Refusal extends Error {
@@ -46,7 +56,7 @@ async function ask(path, body) {
 const queue = [];
 let free = AT_ONCE;
 
-/** Wait for one of the places for requests. Who is done hands it on. */
+/** Wait for one of the places for requests. A request that ends hands its place on. */
 async function slot() {
   if (free) free -= 1;
   else await new Promise((resolve) => queue.push(resolve));
@@ -57,7 +67,7 @@ async function answerTo(path, body) {
   const sent = token;
   let answer = await fetch(url, optionsOf(body));
   if (answer.status === 401 && !sent) {
-    token ??= localStorage.getItem("token")?.replaceAll('"', "");
+    token ??= stored("token")?.replaceAll('"', "");
     if (token) answer = await fetch(url, optionsOf(body));
   }
   if (!answer.ok) throw new Refusal(answer.status, path.split("?")[0]);
@@ -128,13 +138,15 @@ export function pageOf(dagId, { runId, taskId, mapIndex }) {
 /** Results of one task, kept in this browser: counts only. Any page of this origin can read them. */
 class Kept {
   constructor(dagId, taskId) {
-    this.key = `customerio-flow:${ROOT.pathname}:${dagId}:${taskId}`;
+    this.key = `customerio-flow-1:${ROOT.pathname}:${dagId}:${taskId}`;
     this.results = readKept(this.key);
   }
 
+  /** Those of this visit first: of the others, as many as there is room for. */
   save(instances) {
-    const newest = instances.filter(({ id }) => this.results.has(id)).slice(0, KEPT);
-    const text = JSON.stringify(newest.map(({ id }) => [id, this.results.get(id)]));
+    const ids = new Set([...instances.map(({ id }) => id), ...this.results.keys()]);
+    const known = [...ids].filter((id) => this.results.has(id)).slice(0, KEPT);
+    const text = JSON.stringify(known.map((id) => [id, this.results.get(id)]));
     try {
       localStorage.setItem(this.key, text);
     } catch {
@@ -145,28 +157,34 @@ class Kept {
 
 function readKept(key) {
   try {
-    return new Map(JSON.parse(localStorage.getItem(key) ?? "[]"));
+    return new Map(JSON.parse(stored(key) ?? "[]"));
   } catch {
     return new Map();
   }
 }
 
 /**
- * Reads the results of a task, newest first: those that are kept, those in asset events, the others one by one.
+ * Reads the results of a task, those of the days that are shown before others, newest first: those that are kept, those in asset events, the others one by one.
  * `results` holds what is there so far, by the id of the task instance.
  */
 export class Reader {
-  constructor(dagId, taskId, instances) {
+  /** @param {(instance: object) => boolean} isShown */
+  constructor(dagId, taskId, instances, isShown) {
     this.dagId = dagId;
     this.taskId = taskId;
-    this.instances = instances.toSorted((one, other) => (one.run_after < other.run_after ? 1 : -1));
+    const newest = instances.filter(isFinished).sort((one, other) => (one.run_after < other.run_after ? 1 : -1));
+    const { true: shown = [], false: others = [] } = Object.groupBy(newest, isShown);
+    this.instances = [...shown, ...others].slice(0, KEPT);
+    this.note =
+      shown.length > KEPT &&
+      `Counts of the newest ${number(KEPT)} intervals are kept in this browser; the others are not read.`;
     this.kept = new Kept(dagId, taskId);
     this.results = this.kept.results;
     this.problem = "";
   }
 
   get unread() {
-    return this.instances.filter((instance) => isFinished(instance) && !this.results.has(instance.id));
+    return this.instances.filter(({ id }) => !this.results.has(id));
   }
 
   /** @param {() => void} drawSoon called after each answer */
@@ -184,7 +202,7 @@ export class Reader {
   async readAssetEvents(drawSoon) {
     const successes = this.unread.filter(({ state }) => state === "success");
     const byKey = new Map(successes.map((one) => [keyOf(one.dag_run_id, one.map_index), one]));
-    const oldest = successes.at(-1)?.start_date ?? "";
+    const oldest = successes.reduce((first, { start_date: start }) => (start < first ? start : first), "~");
     const path = `assets/events?source_dag_id=${encoded(this.dagId)}&source_task_id=${encoded(this.taskId)}`;
     for (let offset = 0; byKey.size; offset += 100) {
       const events = await eventsOf(`${path}&order_by=-timestamp&limit=100&offset=${offset}`);

@@ -84,9 +84,9 @@ function added(one, other, times = 1) {
   return sum;
 }
 
-function addedAges(one, other) {
+function addedAges(one, other, times = 1) {
   const sum = { ...one };
-  for (const [name, ages] of Object.entries(other)) sum[name] = added(sum[name] ?? {}, ages);
+  for (const [name, ages] of Object.entries(other)) sum[name] = added(sum[name] ?? {}, ages, times);
   return sum;
 }
 
@@ -289,7 +289,9 @@ export function collectionsOf(pieces) {
  * @returns {{name: string, sum: number, found: Record<string, number>}[]}
  */
 export function agesOf(pieces) {
-  const ages = pieces.reduce((sum, piece) => addedAges(sum, sentBy(piece)?.ages ?? {}), {});
+  const ages = pieces
+    .filter(sentBy)
+    .reduce((sum, piece) => addedAges(sum, piece.job.result.ages, share(piece)), {});
   return Object.entries(ages).map(cumulated).filter(({ sum }) => sum);
 }
 

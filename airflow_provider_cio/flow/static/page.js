@@ -1,5 +1,5 @@
 /** The page: which DAGs and days, reading, drawing, links, and light or dark as Airflow is. */
-import { Reader, Refusal, dagOf, instancesOf, pageOf, runBefore, runsOf, taggedDags, tasksOf } from "./airflow.js";
+import { Reader, Refusal, dagOf, instancesOf, pageOf, runBefore, runsOf, stored, taggedDags, tasksOf } from "./airflow.js";
 import { DAY, HOUR, agesOf, jobsOf, piecesOf, spanOf, within } from "./flow.js";
 import { Picture, agesTable, element, tableOf } from "./picture.js";
 import { label, sentencesOf } from "./words.js";
@@ -18,7 +18,7 @@ const find = (selector) => document.querySelector(selector);
 const systemDark = matchMedia("(prefers-color-scheme: dark)");
 
 function applyTheme() {
-  const chosen = localStorage.getItem("theme");
+  const chosen = stored("theme");
   const dark = chosen === "dark" || (chosen !== "light" && systemDark.matches);
   document.documentElement.dataset.theme = dark ? "dark" : "light";
 }
@@ -65,12 +65,19 @@ function go(changes) {
 
 /** One task of a DAG: what Airflow knows of it, and its part of the page. */
 class Task {
-  constructor(dag, taskId, runs, instances, before) {
+  constructor(dag, taskId, runs, instances, before, period) {
     Object.assign(this, { dag, runs, before });
     this.next = spanOf(dag.next_dagrun_data_interval_start, dag.next_dagrun_data_interval_end);
     this.instances = instances.filter((instance) => instance.task_id === taskId);
-    this.reader = new Reader(dag.dag_id, taskId, this.instances);
-    const name = taskId === dag.dag_id ? taskId : `${dag.dag_id}, task ${taskId}`;
+    const spans = new Map(
+      runs.map((run) => [run.dag_run_id, spanOf(run.data_interval_start, run.data_interval_end)]),
+    );
+    const isShown = ({ dag_run_id: runId }) => {
+      const span = spans.get(runId);
+      return !span || (span.start < period.end && span.end > period.start);
+    };
+    this.reader = new Reader(dag.dag_id, taskId, this.instances, isShown);
+    const name = (this.name = taskId === dag.dag_id ? taskId : `${dag.dag_id}, task ${taskId}`);
     this.picture = new Picture(
       name,
       ({ job }) => job && (inFrame ? open(this.url(job)) : location.assign(this.url(job))),
@@ -80,6 +87,17 @@ class Task {
     this.button.addEventListener("click", () => this.toggleTable());
     this.table = element("div");
     this.section = element("section", { "aria-label": name }, element("h2", {}, name), this.words);
+  }
+
+  /** True if there is nothing to show, and no run is late. */
+  get isIdle() {
+    return !this.pieces.length && !this.homeless.length && (!this.isLate || this.dag.is_paused);
+  }
+
+  get isLate() {
+    const due = this.dag.next_dagrun_run_after;
+    const last = this.pieces.at(-1)?.end ?? 0;
+    return due && this.next?.start >= last && Date.now() - Date.parse(due) > HOUR;
   }
 
   /** Join what is known by now. */
@@ -123,16 +141,16 @@ class Task {
 
   /** What else to know: where knowledge ends, a run that is due, counts that can't be read. */
   notes(period) {
-    const { next_dagrun_run_after: due, is_paused: paused } = this.dag;
-    const [first, last] = [this.pieces[0]?.start, this.pieces.at(-1)?.end ?? 0];
-    const late = due && this.next?.start >= last && Date.now() - Date.parse(due) > HOUR;
-    const { problem, unread } = this.reader;
+    const paused = this.dag.is_paused ? ", but the DAG is paused" : "";
+    const first = this.pieces[0]?.start;
+    const { note, problem, unread } = this.reader;
     return [
       !this.pieces.length && "No run is known in these days.",
       !this.before &&
         first > period.start &&
         `Airflow keeps no run from before ${new Date(first).toISOString().slice(0, 10)}.`,
-      late && `The run of ${label(this.next)} is due${paused ? ", but the DAG is paused" : ""}.`,
+      this.isLate && `The run of ${label(this.next)} is due${paused}.`,
+      note,
       problem && `${problem} Not read: ${unread.length}.`,
     ].filter(Boolean);
   }
@@ -159,25 +177,43 @@ async function tasksOfDag(id, period) {
     runBefore(id, period.start),
   ]);
   const instances = taskIds.length ? await instancesOf(id, taskIds, period.start) : [];
-  return taskIds.map((one) => new Task(dag, one, runs, instances, before));
+  return taskIds.map((one) => new Task(dag, one, runs, instances, before, period));
 }
 
-/** The tasks, and the days to show: up to now, or up to the newest run if there is none in these days. */
+const REFUSALS = { 403: "you may not read it", 404: "Airflow does not know it" };
+
+/** The tasks of all DAGs, and a line for each DAG that can't be read. */
+async function tasksOfAll(ids, period) {
+  const answers = await Promise.allSettled(ids.map((id) => tasksOfDag(id, period)));
+  const refused = answers.flatMap(({ reason }, i) => {
+    if (!reason) return [];
+    if (!(reason instanceof Refusal && REFUSALS[reason.status])) throw reason;
+    return [`DAG ${ids[i]}: ${REFUSALS[reason.status]}.`];
+  });
+  return { tasks: answers.flatMap(({ value }) => value ?? []), refused };
+}
+
+/** What to show, and of which days: up to now, or up to the newest run if there is none in these days. */
 async function tasksAndPeriod(ids) {
   const until = Date.parse(asked.get("until"));
   const end = until ? until + DAY : Date.now();
   const period = { start: end - days * DAY, end };
-  const load = async () => (await Promise.all(ids.map((id) => tasksOfDag(id, period)))).flat();
-  const tasks = await load();
+  const { tasks, refused } = await tasksOfAll(ids, period);
   const ends = tasks.map(({ before }) => Date.parse(before?.data_interval_end ?? before?.run_after));
-  if (until || tasks.some(({ runs }) => runs.length) || !ends.some(Number.isFinite)) return { tasks, period };
+  if (until || tasks.some(({ runs }) => runs.length) || !ends.some(Number.isFinite))
+    return { tasks, refused, period };
   period.end = Math.max(...ends.filter(Number.isFinite));
   period.start = period.end - days * DAY;
-  return { tasks: await load(), period };
+  return { ...(await tasksOfAll(ids, period)), period };
 }
 
-function draw(tasks, period) {
-  for (const task of tasks) task.settle(period);
+function draw(all, period) {
+  for (const task of all) task.settle(period);
+  const tasks = asked.has("dag_id") ? all : all.filter(({ isIdle }) => !isIdle);
+  for (const task of all) task.section.hidden = !tasks.includes(task);
+  const idle = all.filter(({ section }) => section.hidden).map(({ name }) => name);
+  find("#idle").hidden = !idle.length;
+  find("#idle").textContent = `No run in these days: ${idle.join(", ")}.`;
   const starts = tasks.map(({ before, pieces }) => (before ? period.start : (pieces[0]?.start ?? period.end)));
   const start = Math.min(...starts);
   const axis = { start: start < period.end ? Math.max(start, period.start) : period.start, end: period.end };
@@ -192,11 +228,15 @@ async function show() {
   const tagged = taggedDags();
   tagged.catch(() => []).then((names) => offer(names, chosen));
   const ids = chosen.length ? chosen : (await tagged).slice(0, MOST_DAGS);
+  const left = !chosen.length && (await tagged).length > MOST_DAGS && (await tagged).length;
   if (!ids.length) return say("No DAG has the tag customerio. Choose one by its name under DAGs.");
-  const { tasks, period } = await tasksAndPeriod(ids);
-  if (!tasks.length) return say("No task here is one of this provider's operators.");
+  const { tasks, refused, period } = await tasksAndPeriod(ids);
+  if (!tasks.length) return say(...(refused.length ? refused : ["No task here is one of this provider's operators."]));
   control(period);
-  find("#tasks").replaceChildren(...tasks.map(({ section }) => section));
+  say(...refused);
+  find("#tasks").append(...tasks.map(({ section }) => section));
+  if (left) find("#tasks").append(element("p", {}, `${ids.length} of ${left} DAGs are shown. Choose others under DAGs.`));
+  find("#tasks").append(element("p", { id: "idle", hidden: "" }));
   draw(tasks, period);
   let timer = 0;
   const drawSoon = () => (timer ||= setTimeout(() => (draw(tasks, period), (timer = 0)), DRAW_EVERY));
@@ -205,15 +245,15 @@ async function show() {
   draw(tasks, period);
 }
 
-function say(text) {
-  find("#tasks").replaceChildren(element("p", { class: "problem" }, text));
+function say(...lines) {
+  find("#tasks").replaceChildren(...lines.map((line) => element("p", { class: "problem" }, line)));
 }
 
 function offer(tagged, chosen) {
   const names = [...new Set([...tagged, ...chosen])];
   const boxes = names.map((name) => {
     const box = element("input", { type: "checkbox", name: "dag_id", value: name });
-    box.checked = chosen.includes(name) || !chosen.length;
+    box.checked = (chosen.length ? chosen : tagged.slice(0, MOST_DAGS)).includes(name);
     return element("label", {}, box, name);
   });
   find("#dags").replaceChildren(...boxes);
@@ -224,11 +264,12 @@ function offer(tagged, chosen) {
   });
 }
 
-/** The buttons for other days. What ends now has no `until`. */
-function control(period) {
-  const until = (end) => (end < Date.now() ? new Date(end - DAY).toISOString().slice(0, 10) : "");
-  find("#earlier").addEventListener("click", () => go({ until: until(period.start) }));
-  find("#later").addEventListener("click", () => go({ until: until(period.end + days * DAY) }));
+/** The buttons for other days, which leave out none in between. What ends now has no `until`. */
+function control({ start, end }) {
+  const dayOf = (moment) => new Date(moment).toISOString().slice(0, 10);
+  const later = end + days * DAY;
+  find("#earlier").addEventListener("click", () => go({ until: dayOf(start - 1) }));
+  find("#later").addEventListener("click", () => go({ until: later < Date.now() ? dayOf(later - DAY) : "" }));
 }
 
 find("#back").hidden = inFrame;

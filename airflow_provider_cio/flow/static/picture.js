@@ -1,6 +1,6 @@
 /** Draws the intervals of a task: a strip of states, a row of bars for each count, bands through all, and a table. */
 import { DAY, STATES, collectionsOf, isUncounted, isUnread, rowOf, total } from "./flow.js";
-import { label, lineOf, listOf, number } from "./words.js";
+import { label, lineOf, listOf, number, wordsOf } from "./words.js";
 
 /**
  * @typedef {import("./flow.js").Piece} Piece
@@ -163,7 +163,7 @@ function svgOf(pieces, rows, axis, width) {
   return svg;
 }
 
-/** One path for all bars of a row. What is not zero can be seen, however small it is. */
+/** One path for all bars of a row. A count above zero is always visible. */
 function pathOf({ bars, most }, x, bottom) {
   const round = (number) => Math.round(number * 10) / 10;
   return bars
@@ -216,10 +216,9 @@ export function tableOf(pieces, linked) {
   const rows = pieces.toReversed().map((piece) => {
     const result = piece.job?.result;
     const counted = (find) => (result ? find(result) : isUnread(piece) ? "not read" : "-");
-    const state = piece.job?.note ? `${piece.state} (${piece.job.note})` : piece.state;
     return [
       linked(piece, label(piece)),
-      state,
+      wordsOf(piece),
       ...names.map((name) => counted(({ events }) => number(events[name] ?? 0))),
       counted(({ refused }) => listOf(refused) || "0"),
       counted(({ skipped }) => listOf(skipped) || "0"),

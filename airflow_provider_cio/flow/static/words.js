@@ -97,9 +97,14 @@ const STATE_WORDS = {
   missing: "never ran",
 };
 
+/** The state of a piece in the legend's words. @param {Piece} piece */
+export function wordsOf({ state, job }) {
+  return noted(STATE_WORDS[state], job?.note);
+}
+
 /** All that is known of one piece, in one line. @param {Piece} piece */
 export function lineOf(piece) {
-  const parts = [noted(STATE_WORDS[piece.state], piece.job?.note)];
+  const parts = [wordsOf(piece)];
   if (isUnread(piece)) parts.push("counts not read yet");
   const result = piece.job?.result;
   if (result) {

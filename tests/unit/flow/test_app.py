@@ -11,6 +11,7 @@ from starlette.routing import Mount
 from starlette.testclient import TestClient
 
 from airflow_provider_cio import flow
+from airflow_provider_cio.flow import app as app_module
 from airflow_provider_cio.flow.app import app
 from tests.unit.flow.support import served
 
@@ -36,6 +37,13 @@ def test_nothing_else(path: str) -> None:
     found = served(path)
     assert found.status == 404
     assert "content-security-policy" in found.headers
+
+
+def test_stray_files_are_not_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("page.js", "page.js~", ".DS_Store"):
+        (tmp_path / name).write_text(name)
+    monkeypatch.setattr(app_module, "_STATIC", tmp_path)
+    assert list(app_module._files.__wrapped__()) == ["page.js"]
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS"])

@@ -116,6 +116,17 @@ def test_a_part_counts_in_part(flow: Page) -> None:
     assert found["sums"]["Email Delivered"] == 6 * 100 + 75
 
 
+def test_ages_count_in_part(flow: Page) -> None:
+    made = MadeUp()
+    made.add(FIRST, name="manual", kept=result(FIRST, ages={"Email Opened": {"1h": 40}}))
+    for hour in range(6):
+        start = FIRST + hour * HOUR
+        ages = {"Email Opened": {"1d": 5}}
+        made.add(start, length=HOUR, began=FIRST + 3 * DAY, kept=result(start, HOUR, ages=ages))
+    [opened] = pictured(flow, made)["ages"]
+    assert (opened["sum"], opened["found"]["1h"]) == (6 * 5 + 30, 0.5)
+
+
 def test_a_failed_repair_harms_nothing(flow: Page) -> None:
     made = MadeUp()
     made.days(1)

@@ -97,7 +97,7 @@ def test_the_table(page: Page, made: MadeUp) -> None:
     page.get_by_role("button", name="Table").click()
     rows = page.get_by_role("table").get_by_role("row")
     expect(rows).to_have_count(1 + 19)  # the two that are missing are one
-    assert rows.nth(1).get_by_role("cell").all_inner_texts()[:2] == ["2026-11-20", "waiting"]
+    assert rows.nth(1).get_by_role("cell").all_inner_texts()[:2] == ["2026-11-20", "not done yet"]
     assert rows.nth(2).get_by_role("cell").all_inner_texts() == [
         "2026-11-19", "done", "100", "40", "0", "other_channel 7"
     ]  # fmt: skip
@@ -166,7 +166,8 @@ def test_three_rhythms(page: Page) -> None:
     ("part", "status", "said"),
     [
         ("xcomEntries", 403, "You may not read XComs, so there are no counts. Not read: 17."),
-        ("tasks", 403, "You may not read these DAGs and their runs."),
+        ("dags", 403, f"DAG {DAG}: you may not read it."),
+        (DAG, 404, f"DAG {DAG}: Airflow does not know it."),
         ("dags", 401, "You are not signed in. Sign in to Airflow, and load this page again."),
         ("dagRuns/list", 500, "The picture can't be drawn: Airflow answered 500 to dags/~/dagRuns/list"),
     ],
@@ -177,6 +178,58 @@ def test_what_is_refused(page: Page, made: MadeUp, part: str, status: int, said:
     expect(page.get_by_text(said)).to_be_visible()
     if part == "xcomEntries":
         assert words(page)[1] == "2 never ran: 2026-11-05 to 2026-11-06 (2 intervals)"
+
+
+def test_one_bad_dag_leaves_the_others(page: Page, made: MadeUp) -> None:
+    Server(page, made, MadeUp("secret"), MadeUp("gone")).refuse = {"dags/secret": 403, "dags/gone": 404}
+    page.goto(f"{URL}?dag_id=secret&dag_id={DAG}&dag_id=gone{UNTIL}")
+    assert words(page)[0] == "16 of 20 intervals are done"
+    said = page.locator(".problem").all_inner_texts()
+    assert said == ["DAG secret: you may not read it.", "DAG gone: Airflow does not know it."]
+
+
+def test_dags_without_runs(page: Page, made: MadeUp) -> None:
+    """They take one line, unless somebody chose them, or a run is late."""
+    late = MadeUp("late", dag={"next_dagrun_run_after": moment(FIRST)})
+    late.dag |= {"next_dagrun_data_interval_start": moment(FIRST), "next_dagrun_data_interval_end": moment(FIRST + DAY)}
+    paused = MadeUp("paused", dag=late.dag | {"is_paused": True})
+    Server(page, MadeUp("new"), paused, made, late)
+    page.clock.set_fixed_time(FIRST + 20 * DAY)
+    page.goto(f"{URL}?days=30")
+    assert words(page)[0] == "16 of 20 intervals are done"
+    assert "The run of 2026-11-01 is due." in words(page, "late, task customerio_to_segment")
+    idle = page.get_by_text("No run in these days: ")
+    expect(idle).to_have_text(
+        "No run in these days: new, task customerio_to_segment, paused, task customerio_to_segment."
+    )
+    assert page.locator("#tasks section:visible").count() == 2
+    page.goto(f"{URL}?days=30&dag_id=new")
+    assert words(page, "new, task customerio_to_segment") == ["No run is known in these days."]
+    expect(idle).to_be_hidden()
+
+
+def test_ten_dags_at_once(page: Page) -> None:
+    many = [MadeUp(f"dag{i}") for i in range(12)]
+    for one in many:
+        one.days(2)
+    Server(page, *many)
+    page.goto(f"{URL}?{UNTIL}")
+    expect(page.get_by_text("10 of 12 DAGs are shown. Choose others under DAGs.")).to_be_visible()
+    page.locator("#choice summary").click()
+    assert page.locator("#dags input:checked").count() == 10
+    page.get_by_role("checkbox", name="dag11").check()
+    page.get_by_role("button", name="Show").click()
+    page.locator("#tasks[aria-busy=false]").wait_for()
+    assert page.locator("#tasks section").count() == 11
+    expect(page.get_by_text("DAGs are shown")).to_have_count(0)
+
+
+def test_without_storage(page: Page, made: MadeUp) -> None:
+    """A browser may deny it. Then each visit reads all results."""
+    Server(page, made)
+    page.add_init_script("Object.defineProperty(window, 'localStorage', {get() { throw new DOMException('no'); }})")
+    page.goto(f"{URL}?dag_id={DAG}{UNTIL}")
+    assert words(page)[0] == "16 of 20 intervals are done"
 
 
 def test_a_token_only_after_a_401(page: Page, made: MadeUp) -> None:
@@ -238,11 +291,14 @@ def test_earlier_and_later(page: Page, made: MadeUp) -> None:
     page.clock.set_fixed_time("2026-11-21T06:00:00Z")
     page.goto(f"{URL}?dag_id={DAG}&days=30")
     words(page)
+    page.get_by_role("button", name="Earlier").click()  # with all of the day in which the first page began
+    expect(page).to_have_url(f"{URL}?dag_id={DAG}&days=30&until=2026-10-22")
+    words(page)
     page.get_by_role("button", name="Earlier").click()
-    expect(page).to_have_url(f"{URL}?dag_id={DAG}&days=30&until=2026-10-21")
+    expect(page).to_have_url(f"{URL}?dag_id={DAG}&days=30&until=2026-09-22")
     words(page)
     page.get_by_role("button", name="Later").click()
-    expect(page).to_have_url(f"{URL}?dag_id={DAG}&days=30&until=2026-11-20")
+    expect(page).to_have_url(f"{URL}?dag_id={DAG}&days=30&until=2026-10-22")
     words(page)
     page.get_by_role("button", name="Later").click()
     expect(page).to_have_url(f"{URL}?dag_id={DAG}&days=30")
@@ -295,3 +351,60 @@ def test_a_year_is_quick(page: Page) -> None:
     Server(page, hours).refuse = {"xcomEntries": 403}
     page.goto(f"{URL}?dag_id={DAG}&days=365&until=2026-10-31")
     assert words(page)[0] == "All 8,760 intervals are done; the counts of 8,760 are not read yet"
+
+
+READ = """async ([first, count, shown]) => {
+  const { Reader } = await import("./airflow.js");
+  const instances = Array.from({ length: count }, (_, i) => ({
+    id: `${first + i}`, dag_run_id: `run${first + i}`, map_index: -1, state: "success",
+    run_after: new Date((first + i) * 3_600_000).toISOString(), start_date: new Date(0).toISOString(),
+  }));
+  const asked = [];
+  window.fetch = async (url) => {
+    const [, run] = url.pathname.match(/run(\\d+)/) ?? [];
+    if (run) asked.push(Number(run));
+    return { ok: true, json: async () => (run ? { value: null } : { asset_events: [] }) };
+  };
+  const [from, to] = shown ?? [first, first + count];
+  const reader = new Reader("dag", "task", instances, ({ id }) => id >= from && id < to);
+  await reader.read(() => {});
+  return [asked, reader.unread.length, reader.note || ""];
+}"""
+
+
+def test_what_is_read_is_kept(page: Page) -> None:
+    """Two visits read the newest 2,000. The third one reads nothing."""
+    Server(page)
+    page.goto(f"{URL}icon.svg")
+    said = "Counts of the newest 2,000 intervals are kept in this browser; the others are not read."
+    newest = list(range(2999, 999, -1))
+    assert page.evaluate(READ, [0, 3000, None]) == [newest[:1000], 1000, said]
+    assert page.evaluate(READ, [0, 3000, None]) == [newest[1000:], 0, said]
+    assert page.evaluate(READ, [0, 3000, None]) == [[], 0, said]
+
+
+def test_the_days_that_are_shown_are_read_first(page: Page) -> None:
+    """A visit to old days leaves what is kept of newer ones."""
+    Server(page)
+    page.goto(f"{URL}icon.svg")
+    assert page.evaluate(READ, [2990, 10, None]) == [list(range(2999, 2989, -1)), 0, ""]
+    asked, left, note = page.evaluate(READ, [0, 2990, [100, 200]])
+    assert asked == [*range(199, 99, -1), *range(2989, 2089, -1)]
+    assert (left, note) == (1000, "")
+    assert page.evaluate(READ, [2990, 10, None]) == [[], 0, ""]
+
+
+def test_asset_events_are_asked_for_back_to_the_first_start(page: Page, made: MadeUp) -> None:
+    """The oldest run may have been cleared, and so have started last."""
+    asked = []
+
+    class WithAssets(Server):
+        def _asset_events(self, dag_id: str, offset: int) -> list[Any]:
+            asked.append(offset)
+            return [{"source_run_id": "other", "timestamp": moment(FIRST + 60 * DAY - offset * DAY / 10)}] * 100
+
+    made.instances[0]["start_date"] = moment(FIRST + 59 * DAY)
+    WithAssets(page, made)
+    page.goto(f"{URL}?dag_id={DAG}{UNTIL}")
+    words(page)
+    assert len(asked) == 7

@@ -159,6 +159,23 @@ def test_leftovers_of_killed_workers_are_removed(snowflake_database: Place) -> N
     assert left == {"customerio_stage_young", "customerio_stage_theirs"}
 
 
+def test_a_failed_drop_keeps_no_other_table(snowflake_database: Place) -> None:
+    world = snowflake_database.snowflake
+    world.failures = {'DROP TABLE IF EXISTS "CUSTOMERIO"."CUSTOMERIO_STAGE': [(630, "57014", "stopped")] * 2}
+    assert load(snowflake_database) == {"events": 3, "new": 3}
+    staged = [one for one in world.statements if one.startswith("CREATE TRANSIENT TABLE")]
+    left = [name for name in snowflake_database.tables() if name.startswith("customerio_stage")]
+    assert (len(staged), len(left)) == (1 + 3, 1 + 1)  # the first one is without rows
+
+
+def test_no_wait_is_told_after_a_failure(snowflake_database: Place) -> None:
+    warehouse = snowflake_database.warehouse()
+    snowflake_database.snowflake.failures = {"SELECT": [(3001, "42501", "no")]}
+    with pytest.raises(ConfigurationError):
+        warehouse.check()
+    assert warehouse.waiting() is None
+
+
 def test_full_disk(snowflake_database: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """/dev/full takes nothing, as a disk without room."""
     with WarehouseSink(snowflake_database.warehouse(), NAMES) as sink:
@@ -293,12 +310,13 @@ def test_a_warehouse_is_needed(snowflake_database: Place) -> None:
 def test_no_setting_counts(snowflake_database: Place) -> None:
     given = snowflake_database.connection
     settings = {"QUERY_TAG": "theirs", "TIMEZONE": "Asia/Kathmandu", "AUTOCOMMIT": False, "LOCK_TIMEOUT": 1}
+    settings |= {"USE_CACHED_RESULT": True}
     with connected(given | {"extra": given["extra"] | {"session_parameters": settings}}):
         assert load(snowflake_database) == {"events": 3, "new": 3}
     first, second = (one["SESSION_PARAMETERS"] for one in snowflake_database.snowflake.logins[-2:])
     for found in (first, second):
         assert found.items() >= {"QUERY_TAG": "theirs", "TIMEZONE": "UTC", "AUTOCOMMIT": True}.items()
-        assert found["TIMESTAMP_INPUT_FORMAT"] == "AUTO"
+        assert (found["TIMESTAMP_INPUT_FORMAT"], found["USE_CACHED_RESULT"]) == ("AUTO", False)
     assert first["STATEMENT_TIMEOUT_IN_SECONDS"] > first["LOCK_TIMEOUT"] == 600
     assert second["STATEMENT_TIMEOUT_IN_SECONDS"] < 300
 
