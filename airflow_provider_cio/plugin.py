@@ -13,7 +13,7 @@ except ImportError:  # before Airflow 3.2; common-compat has both, but every tas
     from airflow.plugins_manager import AirflowPlugin  # type: ignore[assignment]
 
 
-class CustomerIOStreamPlugin(AirflowPlugin):
+class CustomerIOPlugin(AirflowPlugin):
     """Mount the streams at ``/cio``, and the picture of what flowed at ``/cio-flow``, in Airflow's API server.
 
     The streams are mounted if `[customerio] streams` is set, unless `[customerio] mount_streams` is false. The picture,
@@ -23,7 +23,7 @@ class CustomerIOStreamPlugin(AirflowPlugin):
     picture is made of files without data.
     """
 
-    name = "customerio_stream"
+    name = "customerio"
 
     @property
     def fastapi_apps(self) -> list[dict[str, Any]]:  # type: ignore[override]

@@ -56,7 +56,7 @@ def post(world: World, body: bytes, **headers: str) -> requests.Response:
 
 def ours(world: World) -> dict[str, Any]:
     """Return the plugin as Airflow's API lists it."""
-    [found] = [one for one in world.api("plugins")["plugins"] if one["name"] == "customerio_stream"]
+    [found] = [one for one in world.api("plugins")["plugins"] if one["name"] == "customerio"]
     plugin: dict[str, Any] = found
     return plugin
 

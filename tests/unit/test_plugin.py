@@ -12,7 +12,7 @@ import pytest
 
 from airflow_provider_cio.flow import ways_in
 from airflow_provider_cio.flow.app import app as flow_app
-from airflow_provider_cio.plugin import CustomerIOStreamPlugin
+from airflow_provider_cio.plugin import CustomerIOPlugin
 from airflow_provider_cio.stream.app import app
 from tests.airflow_names import AIRFLOW
 
@@ -79,7 +79,7 @@ def test_it_costs_a_task_under_2_ms() -> None:
 
 def test_it_is_the_entry_point() -> None:
     [ours] = [one for one in entry_points(group="airflow.plugins") if one.module.startswith("airflow_provider_cio")]
-    assert ours.load() is CustomerIOStreamPlugin
+    assert ours.load() is CustomerIOPlugin
 
 
 @pytest.mark.parametrize("text", [None, "", "  "])
@@ -94,7 +94,7 @@ def test_no_streams_no_mount(text: str | None, monkeypatch: pytest.MonkeyPatch) 
 def test_wrong_streams_are_mounted(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a route Customer.io would get 404, and wait for an hour."""
     monkeypatch.setenv(OPTION, text)
-    mounted, _ = CustomerIOStreamPlugin().fastapi_apps
+    mounted, _ = CustomerIOPlugin().fastapi_apps
     assert mounted["app"] is app
     assert mounted["url_prefix"] == "/cio"
 
@@ -102,7 +102,7 @@ def test_wrong_streams_are_mounted(text: str, monkeypatch: pytest.MonkeyPatch) -
 def test_the_mount_says_which_streams_run(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """A mounted app gets no startup event from the server."""
     monkeypatch.setenv(OPTION, '{"main": {}, "a/b": {}}')
-    assert CustomerIOStreamPlugin().fastapi_apps
+    assert CustomerIOPlugin().fastapi_apps
     assert "the name 'a/b' can't be part of a URL" in caplog.text
     assert "Streams that run: main" in caplog.text
 
@@ -114,11 +114,11 @@ def test_the_mount_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def prefixes() -> list[str]:
-    return [one["url_prefix"] for one in CustomerIOStreamPlugin().fastapi_apps]
+    return [one["url_prefix"] for one in CustomerIOPlugin().fastapi_apps]
 
 
 def test_the_picture() -> None:
-    plugin = CustomerIOStreamPlugin()
+    plugin = CustomerIOPlugin()
     [mounted] = plugin.fastapi_apps
     assert mounted["app"] is flow_app
     assert isinstance(plugin.external_views[0], dict)
@@ -132,7 +132,7 @@ def test_the_picture() -> None:
 def test_the_picture_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(FLOW, "no")
     monkeypatch.setenv(TAB, "true")
-    plugin = CustomerIOStreamPlugin()
+    plugin = CustomerIOPlugin()
     assert (plugin.fastapi_apps, plugin.external_views, plugin.operator_extra_links) == ([], [], [])
 
 
@@ -153,7 +153,7 @@ def test_tabs_by_version(
     monkeypatch.setattr(ways_in, "version", {"apache-airflow-core": airflow}.__getitem__)
     if tab:
         monkeypatch.setenv(TAB, tab)
-    views = CustomerIOStreamPlugin().external_views
+    views = CustomerIOPlugin().external_views
     assert [one["destination"] for one in views] == destinations
     assert [one["applies_to"] for one in views[1:]] == [
         {"tags.name": ["customerio"]},
