@@ -135,7 +135,7 @@ def test_ages_that_fit(fine: dict[str, Any]) -> None:
     ("parameters", "it", "message"),
     [
         ({"older_than": "{{ params.it }}"}, "40", r"older_than \(40 days\) must be less than lookback"),
-        ({"older_than": 1, "lookback": "{{ params.it }}"}, "1", r"must be less than lookback \(1 days\)"),
+        ({"older_than": 1, "lookback": "{{ params.it }}"}, "1", r"must be less than lookback \(1 day\)"),
         ({"older_than": 1, "opens_and_clicks": "{{ params.it }}"}, "every", "Leave them to that run"),
     ],
 )
