@@ -91,6 +91,17 @@ class Stories:
         except Exception as error:
             self.failures.setdefault(case, error)
 
+    def replace_failures(self, other: "Stories") -> None:
+        """Take the cases that went wrong from another play."""
+        for case in list(self.failures):
+            if case in other.failures:
+                self.failures[case] = other.failures[case]
+                continue
+            del self.failures[case]
+            self.by_case[case] = other.by_case[case]
+            if case in other.seconds_to_end:
+                self.seconds_to_end[case] = other.seconds_to_end[case]
+
     def of(self, case: str) -> Story:
         """Return the outcome of a case.
 
