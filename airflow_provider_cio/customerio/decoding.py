@@ -10,6 +10,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
+from airflow_provider_cio.events.interval import whole
 from airflow_provider_cio.events.occurrence import Malformed
 
 T = TypeVar("T")
@@ -126,8 +127,8 @@ def fitting(
                 left_out.add(name)
             objects = (one for one in value if isinstance(one, dict))
             value = [fitting(one, deeper, left_out, describing=describing, nested=nested) for one in objects]
-        elif isinstance(value, float) and value.is_integer():
-            value = int(value)
+        else:
+            value = whole(value)
         try:
             msgspec.convert(value, field.type)
         except msgspec.ValidationError:
