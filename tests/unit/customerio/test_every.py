@@ -30,7 +30,7 @@ from airflow_provider_cio.exceptions import TryAgainLaterError
 from tests.sandbox import History, Sandbox, Settings
 from tests.sandbox.delivery import identity
 from tests.unit import support
-from tests.unit.full import DOCUMENTED, Told, held, kept, run_full, to_send
+from tests.unit.full import DOCUMENTED, Told, held, held_in_mode, kept, run_full, to_send
 from tests.unit.support import DAY, NOVEMBER, run_pipeline
 
 STRETCH = Interval(NOVEMBER, NOVEMBER + 3 * DAY)
@@ -545,11 +545,23 @@ def test_mode_change_keeps_message_ids(
         for mode in data.draw(st.permutations(["first", "every", "every_human"])):
             run_pipeline(world, interval, names=REPEATED, mode=mode)
     truth = held(history, intervals, REPEATED)
-    expected = to_send(truth) + Counter(of_deleted(history, intervals, REPEATED))
+    known = {(one.delivery_id, one.collection, one.time) for one in truth}
+    # Where there are no activities, "every_human" sends the first by a person, and the other modes the first of all.
+    people = [
+        one
+        for one in held_in_mode("every_human", history, intervals, REPEATED)
+        if (one.delivery_id, one.collection, one.time) not in known
+    ]
+    assert all((one.channel, one.metric) not in DOCUMENTED for one in people)
+    expected = to_send([*truth, *people]) + Counter(of_deleted(history, intervals, REPEATED))
     assert len(world.segment.kept) == expected.total()
-    firsts = [one for one in truth if one.first and (one.user_id or one.anonymous_id)]
-    found = {event["messageId"] for event in world.segment.kept}
-    assert {Mapper("test").message_id(one.delivery_id, one.metric) for one in firsts} <= found
+    ids_of_firsts = {
+        Mapper("test").message_id(one.delivery_id, f"{prefix}{one.metric}")
+        for prefix, rows in (("", [one for one in truth if one.first]), ("human_", people))
+        for one in rows
+        if one.user_id or one.anonymous_id
+    }
+    assert ids_of_firsts <= {event["messageId"] for event in world.segment.kept}
 
 
 # Requests
