@@ -232,9 +232,9 @@ def test_kill_before_the_answer(world: Sandbox, process: Process) -> None:
     def post(timeout: float) -> int:
         return requests.post(f"{process.url}/main", data=body, headers=signed(body), timeout=timeout).status_code
 
+    world.faults.add(Fault(side="segment", kind="timeout", seconds=30))
     with ThreadPoolExecutor(1) as pool:
         posting = pool.submit(post, 60)
-        hold_the_next_answer(world, posting)
         wait_until(lambda: world.segment.kept_count > 0, posting)
         process.kill()
         assert isinstance(posting.exception(10), requests.ConnectionError)
