@@ -29,11 +29,11 @@ MAX_IDLE_PAGES = 50
 # Pages. Found by simulating histories of 50,000 to 500,000 deliveries: evenly spread, bursts, newsletters. A wrong
 # estimate costs requests, never rows.
 #: Wanted length of a window. Each costs part of a page, since its last page is rarely full.
-PART = 4
+PART = 5
 #: A window that looks longer than this on its first page is cut.
-LONGEST = 7
+LONGEST = 8
 #: A window can be cut until it has this many pages. Its pages are held until then.
-HELD = 6
+HELD = 5
 #: With this many windows open, continue an open one before beginning another.
 OPEN = 6
 #: First pages in flight at once, if the density is known and if not: more would be wasted behind the end of a burst.
@@ -42,7 +42,7 @@ AHEAD, AHEAD_UNKNOWN = 4, 2
 WASTE, WASTE_SHARE = 7, 0.03
 #: Share of the wanted pages that a part is cut to, so that a few rows more than estimated do not cost a request. A list
 #: that can shrink has to fit into one page.
-FILL, FILL_SHRINKING = 0.96, 0.9
+FILL, FILL_SHRINKING = 0.97, 0.9
 
 
 class Done(Protocol):
@@ -168,8 +168,9 @@ class Paging:
         """Return the chain whose page to ask now; None if all are in flight, or all is read."""
         may_begin = self._rest and self._first_pages < (AHEAD if self._pace_of(self._rest[-1]) else AHEAD_UNKNOWN)
         if self._idle and (self._open >= OPEN or not may_begin):
-            # A long one first, or the run would end with it alone; else the one that waits longest: cursors expire.
-            chain = max(self._idle, key=lambda chain: chain.left > LONGEST)
+            # A long one first, and at the end the longest, or the run would end with it alone; else the one that waits
+            # longest: cursors expire.
+            chain = max(self._idle, key=lambda chain: chain.left > LONGEST if self._rest else chain.left)
             self._idle.remove(chain)
             return chain
         return self._begin(self._rest.pop()) if may_begin else None
