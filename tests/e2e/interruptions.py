@@ -187,7 +187,7 @@ def wait_until_over(world: World, case: str) -> None:
 
 
 def play(say: Callable[[str], None]) -> Stories:
-    """Interrupt a run of each case, and wait for its end. About two minutes."""
+    """Interrupt a run of each case, and wait for its end. About two minutes, and seven on a busy machine."""
     stories = Stories()
     history = ("--seed", "4", "--deliveries", "120000", "--start", FIRST, "--days", "4", "--channels", "email")
     with (

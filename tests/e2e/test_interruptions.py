@@ -5,7 +5,7 @@ import pytest
 from tests.e2e.compare import differences
 from tests.e2e.interruptions import CASES, CLEARING_DISCARDS_STATE, TASKS_OUTLIVE_SIGTERM, Stories, play
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(500)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(800)]
 
 #: The cases whose last try goes on where the one before was.
 RESUMED = [
