@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowRuntimeError
 
 from airflow_provider_cio.exceptions import TryAgainLaterError
 from airflow_provider_cio.pipeline.checkpoint import Checkpoint
+from airflow_provider_cio.signals import uninterrupted
 
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
@@ -35,7 +33,7 @@ class CheckpointStore:
         state = None
         if self._store:
             try:
-                with _uninterrupted():
+                with uninterrupted():
                     state = self._store.get(CHECKPOINT_KEY)
             except AirflowRuntimeError as error:
                 self._log.warning("The checkpoint can't be read, so this try begins anew: %s", error)
@@ -57,7 +55,7 @@ class CheckpointStore:
         if not self._store:
             return
         try:
-            with _uninterrupted():
+            with uninterrupted():
                 self._store.delete(CHECKPOINT_KEY)
         except AirflowRuntimeError as error:
             raise TryAgainLaterError(
@@ -66,40 +64,7 @@ class CheckpointStore:
 
     def _save(self, state: dict[str, Any]) -> None:
         try:
-            with _uninterrupted():
+            with uninterrupted():
                 self._store.set(CHECKPOINT_KEY, state)
         except AirflowRuntimeError as error:  # no harm: a retry only repeats more
             self._log.warning("The checkpoint could not be stored, so a retry would repeat more: %s", error)
-
-
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Hold back the signals of a kill and of an `execution_timeout` during a request to the task's supervisor.
-
-    Airflow does not compare answers with requests. If a request were left before its whole answer is read, the rest
-    would be taken for the answer to the next request, which may then wait for ever.
-    """
-    with _held(signal.SIGTERM), _held(signal.SIGALRM):
-        yield
-
-
-@contextmanager
-def _held(number: signal.Signals) -> Iterator[None]:
-    """Handle a signal at the end of the block."""
-    handler = signal.getsignal(number)
-    if not callable(handler) or threading.current_thread() is not threading.main_thread():
-        yield  # no handler in Python, or none that could interrupt this thread
-        return
-    came = False
-
-    def note(*_: object) -> None:
-        nonlocal came
-        came = True
-
-    signal.signal(number, note)
-    try:
-        yield
-    finally:
-        signal.signal(number, handler)
-        if came:
-            signal.raise_signal(number)

@@ -6,8 +6,10 @@ import signal
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -16,8 +18,10 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowTaskTimeout
 
 from airflow_provider_cio.events.interval import Interval
+from airflow_provider_cio.operators.base import CustomerIOOperator
 from airflow_provider_cio.operators.checkpoint_store import CHECKPOINT_KEY
 from airflow_provider_cio.operators.customerio_to_segment import CustomerIOToSegmentOperator
+from airflow_provider_cio.operators.customerio_to_warehouse import CustomerIOToWarehouseOperator
 from airflow_provider_cio.pipeline import pipeline as line
 from airflow_provider_cio.segment import batches
 from tests.airflow_names import AIRFLOW, timeout
@@ -43,46 +47,62 @@ def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
 class Supervisor(threading.Thread):
     """Fake of a task's supervisor, at the other end of Airflow's own socket and frames.
 
-    :param number: the signal that it sends to the task while it answers to a checkpoint, once.
+    :param connections: that the task may read, by id.
+    :param at: name of a kind of request, and which one of them it answers with a signal to the task.
+    :param number: of the signal.
     :param before: bytes of this answer that come before the signal.
     """
 
-    def __init__(self, connection: socket.socket, number: int, before: int) -> None:
+    def __init__(
+        self,
+        stream: socket.socket,
+        connections: dict[str, dict[str, Any]],
+        at: tuple[str, int],
+        number: int,
+        before: int,
+    ) -> None:
         super().__init__(daemon=True)
         self.checkpoint: dict[str, Any] | None = None
-        self.interrupted = False
-        self._connection = connection
+        self.asked = Counter[str]()
+        self._stream = stream
+        self._connections = connections
+        self._at = at
         self._number = number
         self._before = before
 
     def run(self) -> None:
-        self._connection.settimeout(5)  # then the test fails, because a task that waits reads the end of the stream
-        with self._connection, self._connection.makefile("rb") as requests:
+        self._stream.settimeout(5)  # then the test fails, because a task that waits reads the end of the stream
+        with self._stream, self._stream.makefile("rb") as requests:
             while header := requests.read(4):
                 request, body, *_ = msgspec.msgpack.decode(requests.read(int.from_bytes(header, "big")))
                 answer = msgspec.msgpack.encode([request, self._answer(body)])
-                self._send(len(answer).to_bytes(4, "big") + answer, last=body["type"] == "SetTaskStateStore")
+                kind = body["type"]
+                self.asked[kind] += 1
+                self._send(len(answer).to_bytes(4, "big") + answer, interrupt=(kind, self.asked[kind]) == self._at)
 
     def _answer(self, request: dict[str, Any]) -> dict[str, Any] | None:
-        if request["type"] == "SetTaskStateStore":
-            self.checkpoint = request["value"]
-        if request["type"] == "GetTaskStateStore" and self.checkpoint:
-            return {"type": "TaskStateStoreResult", "value": self.checkpoint}
+        match request["type"]:
+            case "GetConnection":
+                conn_id = request["conn_id"]
+                return {"type": "ConnectionResult", "conn_id": conn_id, **self._connections[conn_id]}
+            case "SetTaskStateStore":
+                self.checkpoint = request["value"]
+            case "GetTaskStateStore" if self.checkpoint:
+                return {"type": "TaskStateStoreResult", "value": self.checkpoint}
         return None
 
-    def _send(self, answer: bytes, *, last: bool) -> None:
-        if last and not self.interrupted:
-            self.interrupted = True
-            self._connection.sendall(answer[: self._before])
+    def _send(self, answer: bytes, *, interrupt: bool) -> None:
+        if interrupt:
+            self._stream.sendall(answer[: self._before])
             time.sleep(0.1)
             signal.pthread_kill(threading.main_thread().ident or 0, self._number)
             time.sleep(0.1)
             answer = answer[self._before :]
-        self._connection.sendall(answer)
+        self._stream.sendall(answer)
 
 
 @contextmanager
-def supervised(monkeypatch: pytest.MonkeyPatch, number: int, before: int) -> Iterator[tuple[Any, Supervisor]]:
+def supervised(monkeypatch: pytest.MonkeyPatch, **options: Any) -> Iterator[tuple[Any, Supervisor]]:
     """Yield the task's side of its state, and a supervisor."""
     from airflow.sdk.execution_time import comms, task_runner
     from airflow.sdk.execution_time.context import TaskStateStoreAccessor
@@ -90,7 +110,7 @@ def supervised(monkeypatch: pytest.MonkeyPatch, number: int, before: int) -> Ite
     with ExitStack() as stack:
         ours, theirs = (stack.enter_context(end) for end in socket.socketpair())
         monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", comms.CommsDecoder(socket=ours), raising=False)
-        supervisor = Supervisor(theirs, number, before)
+        supervisor = Supervisor(theirs, **options)
         supervisor.start()
         scope: Any = None  # which only a store outside of Airflow would need
         yield TaskStateStoreAccessor(uuid4(), scope), supervisor
@@ -98,19 +118,50 @@ def supervised(monkeypatch: pytest.MonkeyPatch, number: int, before: int) -> Ite
         supervisor.join()
 
 
-@pytest.mark.parametrize("before", [0, 4], ids=["no answer yet", "half an answer"])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGALRM])
-def test_the_answer_is_heard(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, number: int, before: int) -> None:
-    task = CustomerIOToSegmentOperator(task_id="send", lookback=1)
+@contextmanager
+def killable(task: CustomerIOOperator) -> Iterator[None]:
+    """Handle SIGTERM as Airflow does."""
     previous = signal.signal(signal.SIGTERM, lambda *_: task.on_kill())
     try:
-        with supervised(monkeypatch, number, before) as (store, supervisor):
-            context: Any = {**context_of(*INTERVAL), "task_state_store": store}
-            with pytest.raises((SystemExit, AirflowTaskTimeout)), timeout(60):  # type: ignore[no-untyped-call]
-                task.execute(context)
-            assert supervisor.interrupted
-            assert store.get(CHECKPOINT_KEY) == supervisor.checkpoint
-            assert task.execute(context)["resumed"] is True
-        assert_kept_is_truth(sandbox, INTERVAL, duplicates=None)
+        yield
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+BEFORE = pytest.mark.parametrize("before", [0, 4], ids=["no answer yet", "half an answer"])
+
+
+@BEFORE
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGALRM])
+def test_checkpoint_is_answered(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, number: int, before: int) -> None:
+    task = CustomerIOToSegmentOperator(task_id="send", lookback=1)
+    options = {"connections": {}, "at": ("SetTaskStateStore", 2), "number": number, "before": before}
+    with killable(task), supervised(monkeypatch, **options) as (store, supervisor):
+        context: Any = {**context_of(*INTERVAL), "task_state_store": store}
+        with pytest.raises((SystemExit, AirflowTaskTimeout)), timeout(60):  # type: ignore[no-untyped-call]
+            task.execute(context)
+        assert supervisor.asked["SetTaskStateStore"] == 2
+        assert store.get(CHECKPOINT_KEY) == supervisor.checkpoint
+        assert task.execute(context)["resumed"] is True
+    assert_kept_is_truth(sandbox, INTERVAL, duplicates=None)
+
+
+@BEFORE
+def test_warehouse_is_answered(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, before: int) -> None:
+    """The hook reads the connection of the warehouse once more when it connects."""
+    pytest.importorskip("airflow.providers.duckdb")
+    task = CustomerIOToWarehouseOperator(task_id="load", lookback=1, warehouse_conn_id="duck", schema="customerio")
+    fields = dict.fromkeys(("schema", "login", "password", "port", "extra"))
+    connections = {"duck": {"conn_type": "duckdb", "host": str(tmp_path / "duck.db"), **fields}}
+    options = {"connections": connections, "number": signal.SIGTERM, "before": before}
+    with supervised(monkeypatch, at=("none", 0), **options) as (store, supervisor):
+        context: Any = {**context_of(*INTERVAL), "task_state_store": store}
+        task.execute(context)
+        reads = supervisor.asked["GetConnection"]
+    with killable(task), supervised(monkeypatch, at=("GetConnection", reads), **options) as (store, supervisor):
+        context["task_state_store"] = store
+        with pytest.raises(SystemExit):
+            task.execute(context)
+        assert supervisor.asked["GetConnection"] == reads
+        store.set(CHECKPOINT_KEY, {"a": 1})
+        assert store.get(CHECKPOINT_KEY) == {"a": 1}
