@@ -105,7 +105,7 @@ class CustomerIOOperator(BaseOperator):
         self.on_unidentified = on_unidentified
         self.dead_letter_path = dead_letter_path
         self.preview = preview
-        self._running = False
+        self._running = self._killed = False
         self._inputs: Sequence[Dataset] = ()
         self._outputs: Sequence[Dataset] = ()
         try:
@@ -127,6 +127,7 @@ class CustomerIOOperator(BaseOperator):
         """
         from airflow_provider_cio.observability.logs import log_error
 
+        self._killed = False  # by a kill of an earlier try in the same process, as in a test of the DAG
         try:
             options = read_options(self)
             interval = resolve_interval(self.interval_start, self.interval_end, context)
@@ -278,21 +279,26 @@ class CustomerIOOperator(BaseOperator):
         return lineage(self._inputs, self._outputs)
 
     def on_kill(self) -> None:
-        """End the running `execute`, which then closes its clients.
+        """End the running `execute`, which then closes its clients. Before the run, let it end as soon as it begins.
 
         Airflow calls this method from its signal handler, in the thread of `execute`. Do not close anything here: that
         could wait for a lock that this thread holds itself.
         """
-        if self._running:
-            raise SystemExit("The task was killed.")
+        self._killed = True
+        self._exit_if_killed()
 
     @contextmanager
     def _killable(self) -> Iterator[None]:
         self._running = True
         try:
+            self._exit_if_killed()
             yield
         finally:
             self._running = False
+
+    def _exit_if_killed(self) -> None:
+        if self._killed and self._running:
+            raise SystemExit("The task was killed.")
 
 
 def _with_dead_letters(result: Result, dead_letters: DeadLetters | None) -> dict[str, Any]:

@@ -149,6 +149,8 @@ class World(Airflow):
             "CORE__PARALLELISM": str(self.parallelism),
             "CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
             "CORE__TEST_CONNECTION": "Enabled",
+            # Seconds to wait for SQLite's lock: on a busy machine the five of the default end the scheduler.
+            "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{self._processes.home}/airflow.db?timeout=60",
             "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
             # Only what is asked for runs: no run of yesterday's interval as soon as the DAG is there.
             "SCHEDULER__USE_JOB_SCHEDULE": "False",

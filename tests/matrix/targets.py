@@ -64,6 +64,7 @@ _TESTS = (
 
 # A scheduler, a DAG processor and an API server at work.
 _EARLY_RUN = "tests/e2e/test_settling.py"
+_INTERRUPTIONS = "tests/e2e/test_interruptions.py"
 
 # What meets the other dependencies: requests and urllib3, msgspec, pendulum.
 _MORE_TESTS = (
@@ -149,6 +150,7 @@ TARGETS = {
                 "apache-airflow-task-sdk>=1.4.0b1,<1.5",
             ),
             until="2026-11-20",
+            e2e=(_EARLY_RUN, _INTERRUPTIONS),
         ),
         *(
             Target(

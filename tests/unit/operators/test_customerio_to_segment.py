@@ -215,6 +215,24 @@ def test_kill_ends_the_task_at_once(sandbox: Sandbox, side: Any) -> None:
     task.on_kill()  # nothing runs any more: no effect
 
 
+def test_kill_before_the_run_is_not_forgotten(sandbox: Sandbox) -> None:
+    task = operator()
+    asked: list[str] = []
+
+    def get(key: str) -> None:
+        asked.append(key)
+        if len(asked) == 1:
+            task.on_kill()
+
+    store = SimpleNamespace(get=get, set=lambda *_: None, delete=lambda _: None)
+    context: Any = {**RUN, "task_state_store": store}
+    with pytest.raises(SystemExit):
+        task.execute(context)
+    assert sandbox.segment.kept == []
+    task.execute(context)  # another try in the same process
+    assert_kept_is_truth(sandbox, DAY_ONE)
+
+
 def test_timeout_leaves_nothing_open(sandbox: Sandbox) -> None:
     before = left_behind()
     sandbox.faults.add(Fault(side="segment", kind="timeout", at=0, times=1000, seconds=3.0))
