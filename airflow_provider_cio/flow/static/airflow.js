@@ -6,8 +6,7 @@
  *
  * @typedef {import("./flow.js").Result} Result
  */
-import { isFinished, readResult } from "./flow.js";
-import { number } from "./words.js";
+import { isFinished, number, readResult } from "./flow.js";
 
 /** Where Airflow is, under whatever prefix. */
 export const ROOT = new URL("../", import.meta.url);
