@@ -66,21 +66,20 @@ systemDark.addEventListener("change", applyTheme);
 
 // Links
 
-/**
- * A link to a page of Airflow. A frame of Airflow's may not open one by itself, but being of the same origin it can
- * click a link of the page around it.
- */
+/** A link to a page of Airflow. */
 function linkTo(url, text) {
   const link = element("a", { href: url }, text);
   link.addEventListener("click", (event) => {
     if (!inFrame) return;
     event.preventDefault();
-    open(url);
+    visit(url);
   });
   return link;
 }
 
-function open(url) {
+/** A frame of Airflow's may not open a page by itself, but being of the same origin it can click a link around it. */
+function visit(url) {
+  if (!inFrame) return location.assign(url);
   const link = parent.document.createElement("a");
   link.href = url;
   parent.document.body.append(link);
@@ -101,7 +100,7 @@ function go(changes) {
 // Elements
 
 /** An element with attributes and children. A text becomes a text, never markup. */
-export function element(name, attributes = {}, ...children) {
+function element(name, attributes = {}, ...children) {
   return filled(document.createElement(name), attributes, children);
 }
 
@@ -130,7 +129,7 @@ function rowsOf(pieces) {
 }
 
 /** The picture of one task. Its elements stay while results come in, so that the keyboard stays where it is. */
-export class Picture {
+class Picture {
   /**
    * @param {string} name  for those who can't see it
    * @param {(piece: Piece) => void} open  called for a click, or Enter, on an interval
@@ -276,7 +275,7 @@ function ticksOf({ start, end }) {
 // Tables
 
 /** The picture as a table, newest first. @param {(piece: Piece) => HTMLElement | string} linked */
-export function tableOf(pieces, linked) {
+function tableOf(pieces, linked) {
   const names = collectionsOf(pieces);
   const head = ["Interval (UTC)", "State", ...names, "Refused", "Skipped"];
   const rows = pieces.toReversed().map((piece) => {
@@ -304,7 +303,7 @@ function tableWith(head, rows) {
 }
 
 /** The second picture: for each collection, what each look-back finds. */
-export function agesTable(ages) {
+function agesTable(ages) {
   const known = ages.length ? Object.keys(ages[0].found) : [];
   const used = known.filter((age, i) => i === 0 || ages.some(({ found }) => found[known[i - 1]] < 1));
   const rows = ages.map(({ name, sum, found }) => [name, number(sum), ...used.map((age) => shareOf(found[age]))]);
@@ -335,10 +334,7 @@ class Task {
     };
     this.reader = new Reader(dag.dag_id, taskId, this.instances, isShown);
     const name = (this.name = taskId === dag.dag_id ? taskId : `${dag.dag_id}, task ${taskId}`);
-    this.picture = new Picture(
-      name,
-      ({ job }) => job && (inFrame ? open(this.url(job)) : location.assign(this.url(job))),
-    );
+    this.picture = new Picture(name, ({ job }) => job && visit(this.url(job)));
     this.words = element("ul", { class: "words" });
     this.button = element("button", { "aria-expanded": "false" }, "Table");
     this.button.addEventListener("click", () => this.toggleTable());
