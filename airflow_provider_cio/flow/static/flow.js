@@ -269,8 +269,8 @@ export function isUncounted({ state, job }) {
   return state === "done" && job.result === null;
 }
 
-/** The result of a piece, unless it is not read, has none, or is a preview, which sends nothing. */
-function sentBy({ state, job }) {
+/** The result of a piece, unless it is not read, has none, or is a preview, which sends nothing. @param {Piece} piece */
+export function sentBy({ state, job }) {
   return state !== "missing" && job?.result ? job.result : null;
 }
 
@@ -423,8 +423,9 @@ export function lineOf(piece) {
   if (isUnread(piece)) parts.push("counts not read yet");
   const result = piece.job?.result;
   if (result) {
-    const sent = total(result.events);
-    parts.push(sent ? `${number(sent)} events: ${listOf(result.events)}` : "no events");
+    const count = total(result.events);
+    const events = count ? `${number(count)} events: ${listOf(result.events)}` : "no events";
+    parts.push(result.preview ? `would send ${events}` : events);
     if (total(result.refused)) parts.push(`refused: ${listOf(result.refused)}`);
     if (total(result.skipped)) parts.push(`skipped: ${listOf(result.skipped)}`);
   }

@@ -31,6 +31,7 @@ import {
   number,
   piecesOf,
   rowOf,
+  sentBy,
   sentencesOf,
   spanOf,
   total,
@@ -279,7 +280,7 @@ function tableOf(pieces, linked) {
   const names = collectionsOf(pieces);
   const head = ["Interval (UTC)", "State", ...names, "Refused", "Skipped"];
   const rows = pieces.toReversed().map((piece) => {
-    const result = piece.job?.result;
+    const result = sentBy(piece);
     const counted = (find) => (result ? find(result) : isUnread(piece) ? "not read" : "-");
     return [
       linked(piece, label(piece)),

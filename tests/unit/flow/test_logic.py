@@ -204,6 +204,7 @@ def test_a_preview_is_not_sent(flow: Page) -> None:
     found = pictured(flow, made)
     assert found["sentences"][1] == ["1 never ran", ["2026-11-02 (only a preview)", preview]]
     assert (found["sums"]["Email Delivered"], found["refused"]) == (100, 0)
+    assert "never ran (only a preview); would send 140 events: Email Delivered 100" in found["lines"][1]
 
 
 def test_refused_events(flow: Page) -> None:
