@@ -13,14 +13,15 @@
  *   result: ?Result | undefined, planned: boolean, note: string}} Job  A task's work on one span. `result` is undefined
  *   until it is read, and null if there is none. `planned`: the span is the data interval of the run.
  * @typedef {Span & {state: State, job: ?Job}} Piece  A part of time, and the job that says what became of it.
+ * @typedef {Span & {state: State, length: number}} Due  Intervals of this length that no run was made for.
  * @typedef {{state: string, head: string, items: {text: string, job: ?Job}[]}} Sentence
  */
 
-export const HOUR = 3_600_000;
+const HOUR = 3_600_000;
 export const DAY = 24 * HOUR;
 
 /** Ages in a result, each up to and not including; `older` is what is past the last. */
-export const AGES = ["1h", "1d", "2d", "7d", "30d", "90d", "180d", "older"];
+const AGES = ["1h", "1d", "2d", "7d", "30d", "90d", "180d", "older"];
 
 /** From the best to the worst. @type {State[]} */
 export const STATES = ["done", "refused", "waiting", "failed", "missing"];
@@ -172,8 +173,8 @@ function rank({ state }) {
  * Cut time into pieces. Of several jobs on the same span the best counts, and of equals the latest: a repair by hand
  * makes up for a failure. What no job covers is missing, whatever the schedule is.
  * @param {Job[]} jobs
- * @param {{start?: number, next?: ?Span, due?: ?(Span & {state: State})}} known  since when jobs are expected, and the interval of the next
- *   run: nothing should be missing before it, unless the jobs work on other spans than Airflow plans
+ * @param {{start?: number, next?: ?Span, due?: ?Due}} known  since when jobs are expected; the interval of the next run:
+ *   nothing should be missing before it, unless the jobs work on other spans than Airflow plans; what is due
  * @returns {Piece[]} without a hole, by time
  */
 export function piecesOf(jobs, { start, next, due } = {}) {
@@ -214,7 +215,7 @@ function append(pieces, start, end, job, state = job?.state ?? "missing") {
  * @param {object[]} runs
  * @param {Job[]} jobs
  * @param {number} now
- * @returns {?(Span & {state: State})}
+ * @returns {?Due}
  */
 export function dueOf(dag, runs, jobs, now) {
   const next = spanOf(dag.next_dagrun_data_interval_start, dag.next_dagrun_data_interval_end);
@@ -225,7 +226,8 @@ export function dueOf(dag, runs, jobs, now) {
   const more = isRegular ? Math.floor((now - due) / length) : 0;
   const isBusy = runs.some(({ state }) => UNFINISHED_RUNS.includes(state));
   const since = runs.reduce((latest, { end_date: end }) => Math.max(latest, Date.parse(end) || 0), due);
-  return { ...next, end: next.end + more * length, state: isBusy || now - since < PATIENCE ? "waiting" : "missing" };
+  const state = isBusy || now - since < PATIENCE ? "waiting" : "missing";
+  return { start: next.start, end: next.end + more * length, state, length };
 }
 
 /**
@@ -243,14 +245,14 @@ export function within(pieces, window) {
     );
 }
 
-/** The usual length of an interval: the median. @param {Piece[]} pieces */
-export function usualLength(pieces) {
+/** The usual length of an interval: the median, or that of what is due if nothing ran. @param {Piece[]} pieces */
+function usualLength(pieces) {
   const lengths = pieces.flatMap(({ job }) => (job ? [job.span.end - job.span.start] : [])).sort((a, b) => a - b);
-  return lengths[lengths.length >> 1] ?? DAY;
+  return lengths[lengths.length >> 1] ?? pieces[0]?.length ?? DAY;
 }
 
 /** How many intervals a piece stands for: one, unless nothing ran for long. */
-export function howMany(piece, usual) {
+function howMany(piece, usual) {
   return piece.job ? 1 : Math.max(1, Math.round((piece.end - piece.start) / usual));
 }
 
@@ -269,7 +271,7 @@ export function isUncounted({ state, job }) {
   return state === "done" && job.result === null;
 }
 
-/** The result of a piece, unless it is not read, has none, or is a preview, which sends nothing. @param {Piece} piece */
+/** The result of a piece, unless it is not read, has none, or is a preview, which sends nothing. */
 export function sentBy({ state, job }) {
   return state !== "missing" && job?.result ? job.result : null;
 }

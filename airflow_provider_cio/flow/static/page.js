@@ -491,7 +491,8 @@ async function show() {
   control(period);
   say(...refused);
   find("#tasks").append(...tasks.map(({ section }) => section));
-  if (left) find("#tasks").append(element("p", {}, `${ids.length} of ${left} DAGs are shown. Choose others under DAGs.`));
+  const cut = `${ids.length} of ${left} DAGs are shown. Choose others under DAGs.`;
+  if (left) find("#tasks").append(element("p", {}, cut));
   find("#tasks").append(element("p", { id: "idle", hidden: "" }));
   draw(tasks, period);
   let timer = 0;

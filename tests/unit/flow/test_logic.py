@@ -109,6 +109,8 @@ def test_no_run_was_made(flow: Page) -> None:
         ["3 never ran", ["2026-11-03 to 2026-11-05 (3 intervals)", None]],
     ]
     assert pictured(flow, made, **due(FIRST + 2 * DAY, FIRST + 2 * DAY + 6 * HOUR))["pieces"][2:] == []
+    nothing = pictured(flow, MadeUp(), **due(FIRST, FIRST + 7 * HOUR, HOUR))
+    assert nothing["sentences"][1] == ["7 never ran", ["2026-11-01 00:00 to 07:00 (7 intervals)", None]]
 
 
 @pytest.mark.parametrize(("minutes", "state"), [(59, "waiting"), (61, "missing")])
