@@ -36,6 +36,7 @@ COUNTS = {"alone": "from XCom, one by one", "with_outlets": "from asset events"}
 #: Notes in the page when the first picture is there, and when nothing is left to read.
 WATCH = """
 window.seconds = {};
+performance.setResourceTimingBufferSize(2000);
 new MutationObserver(() => {
   if (document.querySelector(".canvas svg")) seconds.states ??= performance.now() / 1000;
   if (document.querySelector("#tasks[aria-busy=false]")) seconds.counts ??= performance.now() / 1000;
