@@ -66,7 +66,7 @@ def test_the_parameters_are_templated(sandbox: Sandbox) -> None:
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"collections": ["Email Clicked"]}, "did you mean"),
+        ({"collections": ["Email Clicked"]}, "Did you mean"),
         ({"lookback": timedelta(days=181)}, "lookback must be 0 to 180 days"),
         ({"lookback": timedelta(seconds=-1)}, "lookback must be 0 to 180 days"),
         ({"interval_start": "2026-11-01"}, "interval_start is set without interval_end"),
