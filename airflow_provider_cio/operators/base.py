@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
     from airflow.sdk import Context
 
+    from airflow_provider_cio.hooks.customerio import CustomerIOHook
     from airflow_provider_cio.observability.lineage import Dataset
     from airflow_provider_cio.operators.destination import Destination
     from airflow_provider_cio.pipeline.dead_letters import DeadLetters
@@ -132,9 +133,10 @@ class CustomerIOOperator(BaseOperator):
             options = read_options(self)
             interval = resolve_interval(self.interval_start, self.interval_end, context)
             settled = interval.end + whole_seconds(options.settling_time)
+            ends = self._ends(options)  # before the wait, because errors in the connections are known now
             wait_until_settled(interval, settled, self.log)
             dead_letters = self._dead_letters(options, context)
-            result = self._run(options, interval, dead_letters, context)
+            result = self._run(options, interval, *ends, dead_letters, context)
             self._fail_if_refused(result, dead_letters, options, context)
         except TryAgainLaterError as error:
             wait_as_asked(error, settled, context, self.log)
@@ -143,9 +145,27 @@ class CustomerIOOperator(BaseOperator):
             raise AirflowFailException(log_error(self.log, error)) from None
         return self._publish(result, dead_letters, options, context)
 
-    def _run(self, options: Options, interval: Interval, dead_letters: DeadLetters | None, context: Context) -> Result:
-        """Build the pipeline from the options, run it over the interval, and record its counts."""
+    def _ends(self, options: Options) -> tuple[CustomerIOHook, Destination]:
+        """Read the connections of both ends.
+
+        :raises ConfigurationError: one is missing, wrong or incomplete.
+        """
         from airflow_provider_cio.hooks.customerio import CustomerIOHook
+
+        customerio = CustomerIOHook(customerio_conn_id=options.customerio_conn_id)
+        customerio.settings  # noqa: B018 - reads them
+        return customerio, self._destination(options)
+
+    def _run(
+        self,
+        options: Options,
+        interval: Interval,
+        customerio: CustomerIOHook,
+        destination: Destination,
+        dead_letters: DeadLetters | None,
+        context: Context,
+    ) -> Result:
+        """Build the pipeline from the options, run it over the interval, and record its counts."""
         from airflow_provider_cio.observability.lineage import customerio_datasets
         from airflow_provider_cio.observability.logs import log_findings, log_sample, log_start, log_summary
         from airflow_provider_cio.observability.metrics import count_run
@@ -155,9 +175,7 @@ class CustomerIOOperator(BaseOperator):
         from airflow_provider_cio.pipeline.preview import PreviewSink
 
         began = time.monotonic()
-        customerio = CustomerIOHook(customerio_conn_id=options.customerio_conn_id)
         origin = (options.customerio_conn_id, customerio.settings.base_url)
-        destination = self._destination(options)
         mode = mode_of(interval, options, self.log)
         warn_of_age(interval, options, self.log)
         log_start(self.log, interval, options.older_than, options.lookback, mode, options.collections)
