@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -62,12 +61,14 @@ class ScopeError(ConfigurationError):
     """The key may not read a list, which most uses do not need.
 
     :param client_name: name of the client whose key it is.
+    :param status: of the answer.
     """
 
-    def __init__(self, message: str, client_name: str, path: str) -> None:
+    def __init__(self, message: str, client_name: str, path: str, status: int) -> None:
         super().__init__(message)
         self.client_name = client_name
         self.path = path
+        self.status = status
 
 
 class CustomerIOClient(Client):
@@ -134,7 +135,7 @@ class CustomerIOClient(Client):
             fields = _decode_raw_fields(mended(body))
             if "message" not in fields:
                 raise msgspec.ValidationError("Object missing required field `message`")
-            return _deliveries.row(bytes(fields["message"]), Counter())
+            return _deliveries.row(bytes(fields["message"]))
 
         try:
             return self._ask(f"/v1/messages/{quote(delivery_id, safe='')}", {}, decode)
@@ -294,7 +295,8 @@ class CustomerIOClient(Client):
                 f"gives the same answer. {self._to_change_region}"
             )
         if error.status in (403, 404) and optional:
-            return ScopeError(f"{answered} The key may not read {path}: give it that scope.", transport.name, path)
+            advice = f"The key may not read {path}: give it that scope."
+            return ScopeError(f"{answered} {advice}", transport.name, path, error.status)
         if error.status == 403:
             return TryAgainLaterError(
                 f"{answered} This worker may not read {path} with this key: check the key's scope, and its IP "

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from airflow_provider_cio.customerio import client as customerio
 from airflow_provider_cio.customerio.client import REGIONS, CustomerIOClient, Page
-from airflow_provider_cio.customerio.names import NAME_LISTS
+from airflow_provider_cio.customerio.names import NAME_LISTS, names_warning
 from airflow_provider_cio.customerio.rows import DESCRIBING, Activity, Delivery
 from airflow_provider_cio.events.occurrence import Malformed
 from airflow_provider_cio.exceptions import (
@@ -300,18 +300,17 @@ def assert_split(page: Any, rows: list[Any], shape: dict[str, Callable[[Any], bo
     fine = [row for row in rows if documented(row)]
     odd = [row for row in rows if not documented(row)]
     assert len(page.rows) == len(fine)
-    left_out = 0
     for found, row in zip(page.rows, fine, strict=True):
-        for name, fits in shape.items():
+        left_out = sorted(name for name, fits in shape.items() if not fits(row.get(name)))
+        assert list(getattr(found, "left_out", ())) == left_out
+        for name in shape:
             value = getattr(found, name)
-            if not fits(row.get(name)):
-                left_out += 1
+            if name in left_out:
                 assert value is None
                 continue
             person = name == "customer_identifiers" and value is not None
             told = {key: row[name].get(key) for key in ("id", "email", "cio_id")} if person else read(row.get(name))
             assert (msgspec.to_builtins(value) if person else value) == told
-    assert page.left_out == left_out
     assert len(page.malformed) == len(odd)
     for found, row in zip(page.malformed, odd, strict=True):
         fields = row if isinstance(row, dict) else {}
@@ -568,8 +567,10 @@ def test_malformed_list_of_names(server: Loopback, body: str) -> None:
 @pytest.mark.parametrize("status", [403, 404])
 def test_forbidden_list_of_names(server: Loopback, status: int) -> None:
     server.say(Say(status))
-    with pytest.raises(ConfigurationError, match=f"answered {status}.*may not read /v1/newsletters.*scope"):
+    with pytest.raises(ConfigurationError, match=f"answered {status}.*may not read /v1/newsletters.*scope") as caught:
         names(server.url)
+    said = names_warning({"newsletter_id": caught.value})
+    assert f"may not read /v1/newsletters (answer {status}). Give it these scopes." in said
     assert len(server.heard) == 1
 
 
