@@ -34,7 +34,7 @@ REGIONS = {"us": "https://api.customer.io", "eu": "https://api-eu.customer.io"}
 PAGE_SIZE = 1000
 #: Most rows of a page of `/v1/activities`.
 ACTIVITY_PAGE_SIZE = 100
-#: Bytes of an answer: a page of 1,000 deliveries has about 1 KiB for each, and may have 32.
+#: Bytes of an answer, and of all names of a list: a page of 1,000 deliveries has about 1 KiB for each, and may have 32.
 _LARGEST_ANSWER = 2**25
 NEWSLETTERS = "/v1/newsletters"
 WEBHOOKS = "/v1/reporting_webhooks"
@@ -154,6 +154,7 @@ class CustomerIOClient(Client):
         """
         patience = replace(self._transport.retries, total=min(self._transport.retries.total, _PATIENCE_FOR_NAMES))
         found: dict[str, str] = {}
+        size = 0
         query: dict[str, str | int] = {"limit": _NEWSLETTER_PAGE_SIZE} if path == NEWSLETTERS else {}
         for _ in range(_MAX_PAGES_OF_NAMES):
             try:
@@ -163,7 +164,11 @@ class CustomerIOClient(Client):
                 if error.status == 400 and not later and query.pop("limit", 0):
                     continue
                 raise self._explained(error, path, cursor=later, optional=not later) from None
-            found |= self._names_in(answer, path, key)
+            names = self._names_in(answer, path, key)
+            size += sum(len(one) + len(name) for one, name in names.items())
+            if size > _LARGEST_ANSWER:
+                raise UnexpectedDataError(f"{self.name}: the names in {path} take more than {_LARGEST_ANSWER} bytes.")
+            found |= names
             following = answer.get("next")
             if not following or not isinstance(following, str | int) or str(following) == query.get("start"):
                 return found

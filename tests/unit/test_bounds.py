@@ -84,7 +84,10 @@ def test_figures(timeout: float, range_of: Callable[[Any, str], str]) -> None:
         "pages in a row": (f"{windows.MAX_IDLE_PAGES}",),
         "pages of deliveries": (f"{reader.MAX_PAGES:,}",),
         "empty pages": (f"{reader.MAX_EMPTY_ACTIVITY_PAGES}",),
-        "pages of a list of names": (f"{customerio._MAX_PAGES_OF_NAMES:,}",),
+        "a list of names": (
+            f"{customerio._MAX_PAGES_OF_NAMES:,} pages",
+            f"{whole(customerio._LARGEST_ANSWER, MIB)} MiB",
+        ),
         "a body that": (
             f"{whole(app.MAX_BODY, MIB)} MiB",
             f"{whole(app.MAX_BODY_WITH_CONTENT, MIB)} MiB with",

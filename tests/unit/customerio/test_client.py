@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 import pytest
@@ -25,7 +26,7 @@ from airflow_provider_cio.exceptions import (
 from airflow_provider_cio.http.transport import Retries
 from tests.sandbox import Fault, History, Sandbox, Settings
 from tests.sandbox.settings import APP_KEY
-from tests.unit.http import Loopback, Say
+from tests.unit.http import Heard, Loopback, Say
 
 NAME = "Customer.io (connection 'its_id')"
 QUICK = Retries(attempts=3, total=10, first=0.01, longest=0.02)
@@ -581,6 +582,20 @@ def test_unreachable_list_is_retried(server: Loopback, monkeypatch: pytest.Monke
     with pytest.raises(TryAgainLaterError):
         names(server.url, retries=Retries(first=0.05, longest=0.05))
     assert 1 < len(server.heard) < 20
+
+
+def test_names_do_not_fill_the_memory(server: Loopback, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each page has a new name of 1 KiB, and names a further page."""
+    monkeypatch.setattr(customerio, "_LARGEST_ANSWER", 20 * 1024)
+
+    def page(heard: Heard) -> Say:
+        number = int(parse_qs(urlsplit(heard.target).query).get("start", ["0"])[0]) + 1
+        return Say(body=json.dumps({"newsletters": [{"id": number, "name": "x" * 1024}], "next": str(number)}))
+
+    server.say(page)
+    with pytest.raises(UnexpectedDataError, match="the names in /v1/newsletters take more than 20480 bytes"):
+        names(server.url)
+    assert len(server.heard) == 20
 
 
 def test_repeated_cursor_ends_names(server: Loopback) -> None:
