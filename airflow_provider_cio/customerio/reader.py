@@ -201,7 +201,7 @@ class _Pages:
         A malformed row without an id always counts as one to pass on, but as a new one only once.
         """
         rows, malformed = page.rows, page.malformed
-        ids = set(map(_identity, rows)) | set(map(_identity, malformed))
+        ids = _identities(page)
         met = self._met.of(ids)
         if met or malformed or len(ids) < len(rows):
             rows, malformed = _each_once(rows, met), _each_once(malformed, met)
@@ -238,9 +238,14 @@ class _Met:
         return met
 
 
-def _identity(row: Delivery | Activity | Malformed) -> int:
-    """Return a hash of the row's id, because an id may be as long as an answer; without an id, of the whole row."""
-    return hash(row.raw) if isinstance(row, Malformed) and not row.id else hash(row.id)
+def _identities(page: Page[Delivery] | Page[Activity]) -> set[int]:
+    """Return the identities of all rows: hashes of their ids, because an id may be as long as an answer."""
+    return {hash(row.id) for row in page.rows}.union(map(_identity, page.malformed))
+
+
+def _identity(row: Malformed) -> int:
+    """Return a hash of the row's id; without an id, of the whole row."""
+    return hash(row.id or row.raw)
 
 
 def _each_once(rows: Sequence[Row], met: set[int]) -> list[Row]:
@@ -263,7 +268,7 @@ class _ActivityChain:
         """Set the next query, and return whether there is more to ask."""
         times = [row.timestamp for row in page.rows]
         times += [row.created for row in page.malformed if row.created is not None]
-        ids = set(map(_identity, page.rows)) | set(map(_identity, page.malformed))
+        ids = _identities(page)
         self._empty = 0 if ids else self._empty + 1
         self._idle = 0 if ids - self._met.of(ids) else self._idle + 1
         if page.next is None:
