@@ -25,6 +25,8 @@ LONGEST_WINDOW = 90 * 86_400
 CREATED_LATE = 60
 #: Pages in a row without a new row, each with a `next`, before a list counts as one that never ends.
 MAX_IDLE_PAGES = 50
+#: Next pages of a list that are remembered, so that one that is named twice is noticed.
+_REMEMBERED = 20_000
 
 # Pages. Found by simulating histories of 50,000 to 500,000 deliveries: evenly spread, bursts, newsletters. A wrong
 # estimate costs requests, never rows.
@@ -112,7 +114,7 @@ class Chain:
         self.is_final = window.end - window.start == 1
         #: The window has been read to its end.
         self.has_ended = False
-        self._cursors: set[str] = set()
+        self._followed = Cursors()
         self._idle = 0
 
     def follow(self, cursor: str, *, progress: bool) -> None:
@@ -121,12 +123,26 @@ class Chain:
         :raises TryAgainLaterError: the list would not end.
         """
         self._idle = 0 if progress else self._idle + 1
-        if cursor in self._cursors:
+        if self._followed.has(cursor):
             raise endless("named the same next page twice")
         if self._idle > MAX_IDLE_PAGES:
             raise endless(f"sent no new row in {MAX_IDLE_PAGES} pages")
-        self._cursors.add(cursor)
         self.query = self.query | {"start": cursor}
+
+
+class Cursors:
+    """The last cursors of a list, as hashes, because a cursor may be as long as an answer."""
+
+    def __init__(self) -> None:
+        self._hashes: set[int] = set()
+
+    def has(self, cursor: str) -> bool:
+        """Return whether the list has named this cursor before, and remember it."""
+        known = hash(cursor) in self._hashes
+        if len(self._hashes) >= _REMEMBERED:
+            self._hashes.clear()
+        self._hashes.add(hash(cursor))
+        return known
 
 
 def endless(trouble: str) -> TryAgainLaterError:

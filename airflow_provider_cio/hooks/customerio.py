@@ -146,7 +146,11 @@ class CustomerIOHook(BaseHook):
         if kind not in CHANNELS.values():
             raise ConfigurationError(f"channel must be one of {', '.join(CHANNELS)}, got {channel!r}")
         windows = created_between(interval_between(start, end), kind, drafts=drafts)
-        return self._rows(lambda reader: listing.well_shaped(listing.deliveries(reader, windows), on_malformed))
+
+        def read(reader: Reader) -> Iterator[Delivery]:
+            return listing.well_shaped(listing.deliveries(reader, windows, self.log.warning), on_malformed)
+
+        return self._rows(read)
 
     def activities(
         self,

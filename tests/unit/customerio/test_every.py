@@ -647,6 +647,17 @@ def test_malformed_activities(sandbox: Sandbox) -> None:
     assert report.refused == {"malformed": 2}  # the last is the next interval's
 
 
+def test_fields_left_out_are_counted(sandbox: Sandbox) -> None:
+    """One delivery is read with its window, one by its id."""
+    old, new = row(1, NOVEMBER - 100 * DAY), row(2)
+    acts = [activity(2, NOVEMBER + 9, "d2"), activity(1, NOVEMBER + 8, "d1")]
+    sandbox.history = History(deliveries=[old, new], activities=acts)
+    sandbox.settings = Settings(odd_rows=dict.fromkeys(("d1", "d2"), "delivery.subject:number"))
+    result = run_full(sandbox, DAY_ONE, OPENS_AND_CLICKS, lookback=DAY)
+    assert [event["properties"].get("subject") for event in sandbox.segment.kept] == [None, None]
+    assert result.tally.read["field_left_out"] == 2
+
+
 @pytest.mark.parametrize("time", [0, NOVEMBER * 1000])
 def test_activity_with_impossible_time(sandbox: Sandbox, time: int) -> None:
     delivery, acts = opened(1, NOVEMBER + 50, NOVEMBER + 60)
