@@ -9,9 +9,10 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+_PYPROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+PROJECT, GROUPS = _PYPROJECT["project"], _PYPROJECT["dependency-groups"]
 
-# From the dev extra: what the tests below need, and neither linters nor what builds.
+# From the group dev: what the tests below need, and neither linters nor what builds.
 _TOOLS = (
     "apache-airflow-providers-openlineage",
     "hypothesis",
@@ -88,7 +89,8 @@ class Target:
     :param python: the version of Python; none is the one that runs this.
     :param lowest: install the lowest version that each requirement of this project allows, of Airflow and all else.
     :param extras: of this project, which are installed with it.
-    :param more_tools: from the dev extra, for these tests only.
+    :param groups: dependency groups of this project, which are installed with it.
+    :param more_tools: from the group dev, for these tests only.
     :param tests: for pytest.
     :param dags: also run an example DAG, and the tests of `e2e`.
     :param e2e: for pytest, of the tests that start a scheduler.
@@ -101,6 +103,7 @@ class Target:
     python: str = ""
     lowest: bool = False
     extras: tuple[str, ...] = ("duckdb", "postgres")
+    groups: tuple[str, ...] = ()
     more_tools: tuple[str, ...] = ()
     tests: tuple[str, ...] = field(default=_TESTS)
     dags: bool = True
@@ -113,15 +116,16 @@ class Target:
 
     @property
     def requirements(self) -> list[str]:
-        """Return the requirements of the wheel and the extras."""
+        """Return the requirements of the wheel and its extras."""
         optional = PROJECT["optional-dependencies"]
         return [*PROJECT["dependencies"], *(line for extra in self.extras for line in optional[extra])]
 
     @property
     def tools(self) -> list[str]:
-        """Return the requirements of the tests, as the dev extra has them."""
-        wanted = {Requirement(line).name: line for line in PROJECT["optional-dependencies"]["dev"]}
-        return [wanted[name] for name in (*_TOOLS, *self.more_tools)]
+        """Return the requirements of the tests, as the groups have them."""
+        wanted = {Requirement(line).name: line for line in GROUPS["dev"]}
+        named = [wanted[name] for name in (*_TOOLS, *self.more_tools)]
+        return [*named, *(line for group in self.groups for line in GROUPS[group])]
 
     @property
     def options(self) -> list[str]:
@@ -177,7 +181,8 @@ TARGETS = {
             name="snowflake",
             airflow="3.3.2",
             until="2026-11-20",
-            extras=("duckdb", "postgres", "redshift", "snowflake", "fakesnow"),
+            extras=("duckdb", "postgres", "redshift", "snowflake"),
+            groups=("fakesnow",),
             more_tools=("pytest-xdist", "sqlglot"),
             tests=("--numprocesses=2", "-k", "snowflake", "tests/unit/warehouse"),
             dags=False,
