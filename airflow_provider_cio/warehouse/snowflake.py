@@ -2,8 +2,8 @@
 
 Snowflake enforces no key, and a session may see late what another one has committed. Only a session that is opened
 after the commit surely sees it: https://docs.snowflake.com/en/sql-reference/transactions. So a load has two sessions.
-The first one stages the rows. Then it updates the row of a lock table, for which it waits until no other load has it.
-Only then the second one is opened. It inserts the rows.
+The first one stages the rows. Then it takes a lock (see `snowflake_lock`), for which it waits until no other load has
+it. Only then the second one is opened. It inserts the rows.
 """
 
 from __future__ import annotations
