@@ -52,13 +52,13 @@ class Lock:
         except Error as error:
             if sqlstate(error) != STOPPED or error.errno == CANCELED:
                 raise
-            others = f"other loads into schema {self._schema} have not ended"
+            limit = f"{LOCK_TIMEOUT} s, or too many wait"
             if error.errno == TIMED_OUT:  # to update one row takes no time, so the statement has waited
                 # The session's own time-out is longer, but Snowflake takes the warehouse's if that is shorter.
-                raise TryAgainLaterError(
-                    f"{others} within the warehouse's time-out: {shown(str(error.raw_msg))} ({error.errno})"
-                ) from None
-            raise TryAgainLaterError(f"{others} within {LOCK_TIMEOUT} s, or too many wait ({error.errno})") from None
+                limit = f"the warehouse's time-out: {shown(str(error.raw_msg))}"
+            raise TryAgainLaterError(
+                f"other loads into schema {self._schema} have not ended within {limit} ({error.errno})"
+            ) from None
 
     def check(self) -> None:
         """Check that the session has the lock. This also keeps it from doing nothing for five minutes.
