@@ -133,7 +133,7 @@ def test_a_lost_lock_is_noticed(snowflake_database: Place, monkeypatch: pytest.M
 def test_commit_without_an_answer_keeps_the_lock(snowflake_database: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Snowflake executes the COMMIT after the driver gave up. A load that got the lock earlier would not see it."""
     monkeypatch.setattr(lock_module, "_COMMIT_TIMEOUT", 1)
-    monkeypatch.setattr(lock_module, "INSERT_TIMEOUT", 6)
+    monkeypatch.setattr(lock_module, "INSERT_TIMEOUT", 4)
     load(snowflake_database)
     world, first = snowflake_database.snowflake, snowflake_database.warehouse()
     waits = set()
@@ -144,7 +144,7 @@ def test_commit_without_an_answer_keeps_the_lock(snowflake_database: Place, monk
     ):
         sink.take(events(0, 6))
         other.take(events(0, 9))
-        world.late_commit = 5.0
+        world.late_commit = 4.0
         failed = pool.submit(sink.flush)
         while world.late_commit:
             assert not failed.done()
