@@ -162,13 +162,6 @@ class BigQuery(Database):
     def load_time(self, cursor: Any) -> str:
         return f"(SELECT MAX(locked_at) FROM {self.quoted(self._schema, _LOCK)})"
 
-    def insert_sql(self, stage: str, table: str, columns: str, values: str) -> str:
-        return (
-            f"INSERT INTO {table} ({columns}) SELECT {values} FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY id) AS "
-            f"nth FROM {stage}) AS staged WHERE nth = 1 AND NOT EXISTS (SELECT 1 FROM {table} AS loaded WHERE "
-            "loaded.id = staged.id)"
-        )
-
     def insert(self, cursor: Any, inserts: Sequence[tuple[str, str]]) -> int:
         """Execute INSERTs in one transaction, and again each time that another load makes BigQuery cancel it.
 
