@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from airflow.providers.common.compat.sdk import BaseHook
 
 from airflow_provider_cio.exceptions import ConfigurationError, CustomerIOToSegmentError
-from airflow_provider_cio.hooks.connection import ConnectionFields
+from airflow_provider_cio.hooks.connection_fields import ConnectionFields
 from airflow_provider_cio.hooks.form import connection_form_widgets, ui_field_behaviour
 from airflow_provider_cio.values import kind_of
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_cio.customerio.activities import GUARANTEED_DAYS, EveryOpenAndClick
+from airflow_provider_cio.customerio.assumptions import Found, check_assumptions
 from airflow_provider_cio.customerio.client import CustomerIOClient
 from airflow_provider_cio.customerio.deliveries import Deliveries
-from airflow_provider_cio.customerio.findings import Found, find_out
 from airflow_provider_cio.customerio.names import Names
 from airflow_provider_cio.customerio.reader import Reader
 from airflow_provider_cio.events.interval import Ages, Interval, age_warning, whole_seconds
@@ -66,7 +66,7 @@ def look_at_service(hook: CustomerIOHook, interval: Interval, options: Options, 
     try:
         client = hook.get_conn(retries=Retries(attempts=3, total=30))
         with client, logging_waits(log.info, client.waiting):
-            found = find_out(client, interval, whole_seconds(options.lookback), options.collections)
+            found = check_assumptions(client, interval, whole_seconds(options.lookback), options.collections)
     except CustomerIOToSegmentError as error:
         log.warning("This preview could not find out whether Customer.io is as assumed: %s", error)
         return {}

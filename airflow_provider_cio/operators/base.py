@@ -167,7 +167,7 @@ class CustomerIOOperator(BaseOperator):
     ) -> Result:
         """Build the pipeline from the options, run it over the interval, and record its counts."""
         from airflow_provider_cio.observability.lineage import customerio_datasets
-        from airflow_provider_cio.observability.logs import log_findings, log_sample, log_start, log_summary
+        from airflow_provider_cio.observability.logs import log_sample, log_start, log_summary, log_warnings
         from airflow_provider_cio.observability.metrics import count_run
         from airflow_provider_cio.operators.assembly import build_pipeline, look_at_service, mode_of, warn_of_age
         from airflow_provider_cio.operators.checkpoint_store import CheckpointStore
@@ -202,7 +202,7 @@ class CustomerIOOperator(BaseOperator):
 
         log_summary(self.log, result, preview=options.preview)
         store.forget()
-        log_findings(self.log, result)
+        log_warnings(self.log, result)
         if options.preview:
             with self._killable():
                 result.found = look_at_service(customerio, interval, options, self.log)

@@ -92,7 +92,7 @@ class BigQuery(Database):
             raise ConfigurationError(
                 f"the credentials can't be loaded: {shown(str(error))} ({type(error).__name__}). Correct the connection"
             ) from None
-        session = _Session(Client(project=project, credentials=credentials), self._report_wait)
+        session = _JobRunner(Client(project=project, credentials=credentials), self._report_wait)
         try:
             session.open_dataset(self._schema, getattr(self._hook, "location", None))
         except BaseException:
@@ -235,7 +235,7 @@ class BigQuery(Database):
         return TryAgainLaterError(told)
 
 
-class _Session:
+class _JobRunner:
     """A connection and its cursor in one: runs jobs, waits for them, and deletes staged tables on `close`."""
 
     def __init__(self, client: Any, report_wait: ReportWait) -> None:

@@ -414,8 +414,8 @@ def test_openlineage_knows_the_tables(snowflake_database: Place) -> None:
     given = snowflake_database.connection
     with connected(given | {"extra": given["extra"] | {"account": "org-acc", "database": "db"}}):
         destination = WarehouseDestination(Options(warehouse_conn_id="warehouse_default", schema="customerio"))
-    report = Result(Interval(0, 1), Tally())
-    report.events["Email Opened"] = 3
-    found = [(one.namespace, one.name) for one in destination.datasets(report)]
+    result = Result(Interval(0, 1), Tally())
+    result.events["Email Opened"] = 3
+    found = [(one.namespace, one.name) for one in destination.datasets(result)]
     names = ("DB.CUSTOMERIO.TRACKS", "DB.CUSTOMERIO.EMAIL_OPENED")
     assert found == [("snowflake://org-acc", name) for name in names]
