@@ -11,8 +11,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import NamedTuple, ParamSpec, Self, TypeVar
 
 from airflow_provider_cio.customerio.client import ACTIVITY_PAGE_SIZE, PAGE_SIZE, CustomerIOClient, Page
+from airflow_provider_cio.customerio.paging import MAX_IDLE_PAGES, Chain, Cursors, Paging, endless
 from airflow_provider_cio.customerio.rows import Activity, Delivery
-from airflow_provider_cio.customerio.windows import MAX_IDLE_PAGES, Chain, Cursors, Paging, endless
 from airflow_provider_cio.events.interval import Window
 from airflow_provider_cio.events.occurrence import Malformed
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_cio.customerio import client as customerio
-from airflow_provider_cio.customerio import reader, windows
+from airflow_provider_cio.customerio import paging, reader
 from airflow_provider_cio.events import interval, occurrence
 from airflow_provider_cio.exceptions import ConfigurationError
 from airflow_provider_cio.hooks.customerio import CustomerIOHook
@@ -81,7 +81,7 @@ def test_figures(timeout: float, range_of: Callable[[Any, str], str]) -> None:
             f"{range_of(SegmentHook, 'events_per_second')}, or 0",
         ),
         "bounds of an interval": (f"{interval._YEARS[0]} to {interval._YEARS[-1]}",),
-        "pages in a row": (f"{windows.MAX_IDLE_PAGES}",),
+        "pages in a row": (f"{paging.MAX_IDLE_PAGES}",),
         "pages of deliveries": (f"{reader.MAX_PAGES:,}",),
         "empty pages": (f"{reader.MAX_EMPTY_ACTIVITY_PAGES}",),
         "a list of names": (

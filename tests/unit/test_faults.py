@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from airflow_provider_cio.customerio import client as client_module
 from airflow_provider_cio.customerio import reader as reading
 from airflow_provider_cio.customerio.names import NAME_LISTS
-from airflow_provider_cio.customerio.windows import MAX_IDLE_PAGES, OPEN
+from airflow_provider_cio.customerio.paging import MAX_IDLE_PAGES, OPEN
 from airflow_provider_cio.events.catalog import DEFAULT_COLLECTIONS
 from airflow_provider_cio.events.interval import Interval
 from airflow_provider_cio.exceptions import (

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from airflow_provider_cio.customerio import listing
 from airflow_provider_cio.customerio import reader as reading
 from airflow_provider_cio.customerio.client import CustomerIOClient, Page
+from airflow_provider_cio.customerio.paging import HELD, MAX_IDLE_PAGES, OPEN
 from airflow_provider_cio.customerio.reader import MAX_REQUESTS, Read, Reader
 from airflow_provider_cio.customerio.rows import Activity, Delivery
-from airflow_provider_cio.customerio.windows import HELD, MAX_IDLE_PAGES, OPEN, query_of
+from airflow_provider_cio.customerio.windows import query_of
 from airflow_provider_cio.events.interval import Interval, Window
 from airflow_provider_cio.events.occurrence import Malformed
 from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError
