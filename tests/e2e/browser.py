@@ -136,7 +136,7 @@ class UI:
         form.get_by_text("Unpause").click()
         expect(unpause).not_to_be_checked()
         form.get_by_role("button", name="Run Backfill").click()
-        expect(self.page.get_by_role("status", name="Backfill generated")).to_be_visible()
+        expect(self.page.get_by_role("status", name="Backfill generated").first).to_be_visible()
         expect(form).to_be_hidden()
 
     def unpause(self, dag_id: str) -> None:

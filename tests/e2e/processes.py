@@ -107,6 +107,8 @@ class Processes:
         process = self._running.pop(name)
         process.terminate()
         process.wait(timeout=30)
+        if process.stdout is not None:
+            process.stdout.close()
 
     def kill(self, name: str) -> None:
         """Send SIGKILL to all of its session at once, as if its machine dies."""

@@ -14,12 +14,13 @@ import requests
 
 from tests.benchmarks.load import KEY, Taken, flood, one_by_one
 from tests.e2e.airflow import TASK_ID
+from tests.e2e.shared import STREAMS, SharedAirflow
 from tests.e2e.world import DAG_ID, World
+from tests.ports import free_port
 from tests.unit.stream.support import encoded, report, signed
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
-OPTION = "AIRFLOW__CUSTOMERIO__STREAMS"
 #: Reports a second while a task runs. An API server takes several times as many: docs/stream.md.
 PER_SECOND = 100
 #: Seconds in which a page must be there, on the slowest machine.
@@ -27,26 +28,19 @@ PATIENCE = 15.0
 DAY = "2026-11-04"
 
 
-class StreamWorld(World):
-    """World whose Airflow has one stream, `main`, with its connections in the database."""
-
-    def _environment(self) -> dict[str, str]:
-        return super()._environment() | {OPTION: '{"main": {}}'}
-
-
 @pytest.fixture(scope="module")
-def world() -> Iterator[StreamWorld]:
+def world(shared: SharedAirflow) -> Iterator[World]:
     extras: dict[str, dict[str, Any]] = {
         "customerio": {"webhook_signing_secret": KEY, "requests_per_second": 1000},
         "segment_source": {"events_per_second": 0},
     }
-    with StreamWorld(connections=extras, stored_connections=True, say=print) as one:
+    with shared.world(connections=extras) as one:
         yield one
 
 
-def post(world: World, body: bytes, **headers: str) -> requests.Response:
+def post(airflow_url: str, body: bytes, **headers: str) -> requests.Response:
     return requests.post(
-        f"{world.airflow_url}/cio/main",
+        f"{airflow_url}/cio/main",
         data=body,
         headers=signed(body, KEY) | headers,
         timeout=10,
@@ -54,18 +48,21 @@ def post(world: World, body: bytes, **headers: str) -> requests.Response:
     )
 
 
-def ours(world: World) -> dict[str, Any]:
-    """Return the plugin as Airflow's API lists it."""
-    [found] = [one for one in world.api("plugins")["plugins"] if one["name"] == "customerio"]
-    plugin: dict[str, Any] = found
-    return plugin
+def ours(airflow_url: str) -> list[str]:
+    """Return where the plugin's apps are, as Airflow's API lists them."""
+    token = requests.get(f"{airflow_url}/auth/token", timeout=60).json()["access_token"]
+    answer = requests.get(
+        f"{airflow_url}/api/v2/plugins", headers={"Authorization": f"Bearer {token}"}, timeout=60
+    ).json()
+    [plugin] = [one for one in answer["plugins"] if one["name"] == "customerio"]
+    return [one["url_prefix"] for one in plugin["fastapi_apps"]]
 
 
-def test_a_signed_webhook_is_taken(world: StreamWorld) -> None:
+def test_a_signed_webhook_is_taken(world: World) -> None:
     body = encoded(report("clicked", href="https://example.com"))
-    assert post(world, body, **{"x-cio-signature": "0" * 64}).status_code == 401
+    assert post(world.airflow_url, body, **{"x-cio-signature": "0" * 64}).status_code == 401
     assert world.sandbox("segment")["received"] == 0
-    answer = post(world, body)
+    answer = post(world.airflow_url, body)
     assert (answer.status_code, answer.content) == (204, b"")
     told = world.sandbox("segment", events=1)
     assert [event["event"] for event in told["events"]] == ["Email Link Clicked"]
@@ -73,10 +70,10 @@ def test_a_signed_webhook_is_taken(world: StreamWorld) -> None:
     assert (health.status_code, health.json()) == (200, {"configured": True, "segment_reached": True})
     assert requests.post(f"{world.airflow_url}/cio/other", timeout=10).status_code == 404
     assert requests.get(f"{world.airflow_url}/cio/main", timeout=10).status_code == 405
-    assert [one["url_prefix"] for one in ours(world)["fastapi_apps"]] == ["/cio", "/cio-flow"]
+    assert ours(world.airflow_url) == ["/cio", "/cio-flow"]
 
 
-def test_new_signing_key_takes_effect(world: StreamWorld) -> None:
+def test_new_signing_key_takes_effect(world: World) -> None:
     """The server is not restarted: a signature that does not fit has the connection read again."""
     body = encoded(report())
     connection = world.api("connections/customerio_default")
@@ -84,19 +81,19 @@ def test_new_signing_key_takes_effect(world: StreamWorld) -> None:
     patch = {name: connection[name] for name in ("connection_id", "conn_type", "host")}
     world.api("connections/customerio_default", patch={**patch, "extra": extra}, update_mask="extra")
     deadline = time.monotonic() + 30
-    while (status := post(world, body, **signed(body, "the-next-key-0123")).status_code) != 204:
+    while (status := post(world.airflow_url, body, **signed(body, "the-next-key-0123")).status_code) != 204:
         assert status == 503, "a 401 would cost an hour"
         assert time.monotonic() < deadline
-    while post(world, body).status_code != 401:
+    while post(world.airflow_url, body).status_code != 401:
         assert time.monotonic() < deadline
     extra = f'{{"webhook_signing_secret": "{KEY}", "requests_per_second": 1000}}'
     world.api("connections/customerio_default", patch={**patch, "extra": extra}, update_mask="extra")
-    while post(world, body).status_code != 204:
+    while post(world.airflow_url, body).status_code != 204:
         assert time.monotonic() < deadline + 30
         time.sleep(1)
 
 
-def test_flood_harms_nothing_else(world: StreamWorld) -> None:
+def test_flood_harms_nothing_else(world: World) -> None:
     world.sandbox("reset", post={})
     taken: list[Taken] = []
     pages: list[float] = []
@@ -145,13 +142,23 @@ def test_flood_harms_nothing_else(world: StreamWorld) -> None:
     assert segment["dropped"] == {}
 
 
-def test_no_option_no_route(world: StreamWorld) -> None:
-    """This test is the last one, because it restarts the server."""
+def test_no_option_no_route(world: World) -> None:
+    """A second API server of the same Airflow has no streams."""
+    port, name = free_port(), "api-server without streams"
+    url = f"http://127.0.0.1:{port}"
     body = encoded(report(delivery_id="another"))
     kept = world.sandbox("segment")["kept"]
-    del world.env[OPTION]
-    world.restart_api_server(seconds_away=0)
-    assert post(world, body).status_code in (404, 405)
-    assert "configured" not in requests.get(f"{world.airflow_url}/cio/main/health", timeout=10).text
+    world.start(name, "api-server", "--port", str(port), without=[f"AIRFLOW__{STREAMS}"])
+    world.wait(lambda: serves(url), name)
+    assert post(url, body).status_code in (404, 405)
+    assert "configured" not in requests.get(f"{url}/cio/main/health", timeout=10).text
     assert world.sandbox("segment")["kept"] == kept
-    assert [one["url_prefix"] for one in ours(world)["fastapi_apps"]] == ["/cio-flow"]
+    assert ours(url) == ["/cio-flow"]
+    world.stop(name)
+
+
+def serves(url: str) -> bool:
+    try:
+        return requests.get(f"{url}/api/v2/version", timeout=60).ok
+    except requests.ConnectionError:
+        return False

@@ -5,7 +5,7 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -48,15 +48,25 @@ class World(Airflow):
         say: Callable[[str], None] = quiet,
     ) -> None:
         super().__init__(Processes(), f"http://127.0.0.1:{free_port()}", say)
+        self._use(dags, sandbox_args, sandbox_settings, connections, make_connections)
+        self.stored_connections = stored_connections
+        self.parallelism = parallelism
+        self.settings = dict(settings or {})
+        self.sandbox_url = ""
+
+    def _use(
+        self,
+        dags: Path = DAGS,
+        sandbox_args: Sequence[str] = (),
+        sandbox_settings: Mapping[str, Any] | None = None,
+        connections: Mapping[str, Mapping[str, Any]] | None = None,
+        make_connections: bool = True,
+    ) -> None:
         self.dags = dags
         self.sandbox_args = tuple(sandbox_args)
         self.sandbox_settings = dict(sandbox_settings or {})
         self.connection_extras = dict(connections or {})
-        self.stored_connections = stored_connections
         self.make_connections = make_connections
-        self.parallelism = parallelism
-        self.settings = dict(settings or {})
-        self.sandbox_url = ""
 
     def __enter__(self) -> Self:
         self._started = time.monotonic()
@@ -77,19 +87,10 @@ class World(Airflow):
     def _start(self) -> None:
         self.env = self._environment()
         start = self._processes.start
-        start("sandbox", "-m", "tests.sandbox", "--port", "0", *self.sandbox_args, env=self.env, pipe=True)
         start("migration", "-m", "airflow", "db", "migrate", env=self.env)
-        said = json.loads(self._processes.first_line("sandbox"))
-        self.sandbox_url = said["url"]
-        if self.sandbox_settings:
-            self.sandbox("settings", post=self.sandbox_settings)
-        self.elapsed(f"the sandbox plays Customer.io and Segment at {self.sandbox_url}")
+        self._start_sandbox()
         self._processes.finish("migration")
         self.elapsed("Airflow's database is ready")
-        self.connections = {
-            "customerio_default": self._connection("customerio", said["app_key"]),
-            "segment_default": self._connection("segment_source", said["write_key"]),
-        }
         if self.make_connections and not self.stored_connections:
             for conn_id, connection in self.connections.items():
                 self.env[f"AIRFLOW_CONN_{conn_id.upper()}"] = json.dumps(connection)
@@ -99,10 +100,26 @@ class World(Airflow):
         # There is no triggerer: nothing here needs one.
         start("scheduler", "-m", "airflow", "scheduler", "--skip-serve-logs", env=self.env)
         self.wait(self._serving, "Airflow")
+        self._store_connections()
+        self.elapsed(f"Airflow {self.api('version')['version']} runs at {self.airflow_url}")
+
+    def _start_sandbox(self) -> None:
+        args = ("-m", "tests.sandbox", "--port", "0", *self.sandbox_args)
+        self._processes.start("sandbox", *args, env=self.env, pipe=True)
+        said = json.loads(self._processes.first_line("sandbox"))
+        self.sandbox_url = said["url"]
+        if self.sandbox_settings:
+            self.sandbox("settings", post=self.sandbox_settings)
+        self.connections = {
+            "customerio_default": self._connection("customerio", said["app_key"]),
+            "segment_default": self._connection("segment_source", said["write_key"]),
+        }
+        self.elapsed(f"the sandbox plays Customer.io and Segment at {self.sandbox_url}")
+
+    def _store_connections(self) -> None:
         if self.make_connections and self.stored_connections:
             for conn_id, connection in self.connections.items():
                 self.api("connections", post={"connection_id": conn_id, **connection})
-        self.elapsed(f"Airflow {self.api('version')['version']} runs at {self.airflow_url}")
 
     def restart_api_server(self, *, seconds_away: float) -> None:
         """Restart the API server as an upgrade of Airflow does, and return when it serves again."""
@@ -113,9 +130,18 @@ class World(Airflow):
         self.wait(self._serving, "API server")
         self.elapsed("the API server is back")
 
-    def start(self, name: str, *args: str, **env: str) -> None:
-        """Start one more process of this Airflow: `airflow ARGS`, with some environment of its own."""
-        self._processes.start(name, "-m", "airflow", *args, env=self.env | env)
+    def start(self, name: str, *args: str, without: Collection[str] = (), **env: str) -> None:
+        """
+        Start one more process of this Airflow: `airflow ARGS`, with some environment of its own.
+
+        :param without: the names of what is left out of its environment.
+        """
+        own = {key: value for key, value in self.env.items() if key not in without} | env
+        self._processes.start(name, "-m", "airflow", *args, env=own)
+
+    def stop(self, name: str) -> None:
+        """End a process; see `Processes.stop`."""
+        self._processes.stop(name)
 
     def kill(self, name: str) -> None:
         """Kill processes; see `Processes.kill`."""
@@ -149,6 +175,8 @@ class World(Airflow):
             "CORE__PARALLELISM": str(self.parallelism),
             "CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
             "CORE__TEST_CONNECTION": "Enabled",
+            # Seconds until a file is read again that has not changed.
+            "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",
             "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
             # Only what is asked for runs: no run of yesterday's interval as soon as the DAG is there.
             "SCHEDULER__USE_JOB_SCHEDULE": "False",
@@ -166,4 +194,4 @@ class World(Airflow):
 
     def sandbox(self, route: str, *, post: Any = None, **params: str | int) -> Any:
         """Call one of the sandbox's control routes; POST if a body is given."""
-        return self._call(f"{self.sandbox_url}/_sandbox/{route}", post, params)
+        return self._call(f"{self.sandbox_url}/_sandbox/{route}", params, post=post)
