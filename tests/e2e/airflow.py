@@ -277,6 +277,11 @@ class Airflow:
         # The pattern also fits the ids that only contain this one.
         return any(dag["dag_id"] == dag_id for dag in self.api("dags", dag_id_pattern=dag_id)["dags"])
 
+    def mounts(self) -> list[str]:
+        """Return where this provider's plugin has put its apps in the API server."""
+        [plugin] = [one for one in self.api("plugins")["plugins"] if one["name"] == "customerio"]
+        return [app["url_prefix"] for app in plugin["fastapi_apps"]]
+
     def _call(
         self,
         url: str,

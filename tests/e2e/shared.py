@@ -11,18 +11,24 @@ import requests
 
 from tests.e2e.world import World
 
-STREAMS = "CUSTOMERIO__STREAMS"
-SETTINGS = {
-    "API__ENABLE_XCOM_DESERIALIZE_SUPPORT": "True",  # before Airflow 3.1 that is off
+#: Airflow's own: a new DAG is paused, and the scheduler makes runs.
+AS_INSTALLED = {
+    "CORE__DAGS_ARE_PAUSED_AT_CREATION": "True",
+    "SCHEDULER__USE_JOB_SCHEDULE": "True",
+}
+#: What is asked for runs, and there is one stream, `main`.
+AS_ASKED = {
     "CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
-    STREAMS: '{"main": {}}',
+    "CUSTOMERIO__STREAMS": '{"main": {}}',
+    "SCHEDULER__USE_JOB_SCHEDULE": "False",
+}
+#: For all modules.
+COMMON = {
+    "API__ENABLE_XCOM_DESERIALIZE_SUPPORT": "True",  # before Airflow 3.1 that is off
     # Seconds until the DAG processor has seen a new file, or that one is gone.
     "DAG_PROCESSOR__BUNDLE_REFRESH_CHECK_INTERVAL": "1",
     "DAG_PROCESSOR__REFRESH_INTERVAL": "1",
-    "SCHEDULER__USE_JOB_SCHEDULE": "False",
 }
-#: Airflow's own, in which a new DAG is paused, and the scheduler makes runs.
-AS_INSTALLED = {"CORE__DAGS_ARE_PAUSED_AT_CREATION": "True", "SCHEDULER__USE_JOB_SCHEDULE": "True"}
 
 
 class SharedWorld(World):
@@ -57,7 +63,7 @@ class SharedWorld(World):
         for one in self.api("pools", limit=100)["pools"]:
             if one["name"] != "default_pool":
                 self.api(f"pools/{one['name']}", method="DELETE")
-        self.stop("sandbox")
+        self._processes.stop("sandbox")
         for logs in (self._processes.home / "logs").glob("dag_id=*"):
             shutil.rmtree(logs)
         self.elapsed("all is cleared for the next module")
@@ -97,19 +103,18 @@ class SharedAirflow:
         self._running: SharedWorld | None = None
 
     @contextmanager
-    def world(self, *, settings: Mapping[str, str] | None = None, **options: Any) -> Iterator[World]:
+    def world(self, *, settings: Mapping[str, str] = AS_ASKED, **options: Any) -> Iterator[World]:
         """
         Make a world for a module. If anything goes wrong in it, the next module gets another Airflow.
 
-        :param settings: of Airflow's, beside `SETTINGS`, which they replace.
+        :param settings: of Airflow's, by name (`SECTION__OPTION`). The Airflow that runs may have further ones.
         :param options: of `World`: the DAGs, and those of the sandbox and the connections.
         """
-        wanted = SETTINGS | dict(settings or {})
         try:
             world = self._running
-            if world is None or not wanted.items() <= world.settings.items():
+            if world is None or not settings.items() <= world.settings.items():
                 self.close()
-                world = SharedWorld(settings=wanted, **options)
+                world = SharedWorld(settings={**COMMON, **settings}, **options)
                 world.__enter__()
                 self._running = world
             else:

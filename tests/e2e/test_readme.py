@@ -10,6 +10,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any, NamedTuple
 
 import pytest
+import requests
 
 from tests.e2e.airflow import FINISHED
 from tests.e2e.compare import COLLECTIONS, dates, day_of, differences, moment, told_time, unidentified
@@ -135,3 +136,10 @@ def test_every_day_is_sent(story: Story) -> None:
     sent = [event for event in kept if day_of(told_time(event)) in story.days]
     assert differences([row for row in held if row["collection"] in COLLECTIONS], sent) == []
     assert {day_of(told_time(event)) for event in sent} == set(story.days)
+
+
+def test_without_streams_no_route(story: Story) -> None:
+    url = f"{story.world.airflow_url}/cio/main"
+    assert requests.post(url, json={}, timeout=60).status_code in (404, 405)
+    assert "configured" not in requests.get(f"{url}/health", timeout=60).text
+    assert story.world.mounts() == ["/cio-flow"]

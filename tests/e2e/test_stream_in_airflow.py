@@ -14,9 +14,8 @@ import requests
 
 from tests.benchmarks.load import KEY, Taken, flood, one_by_one
 from tests.e2e.airflow import TASK_ID
-from tests.e2e.shared import STREAMS, SharedAirflow
+from tests.e2e.shared import SharedAirflow
 from tests.e2e.world import DAG_ID, World
-from tests.ports import free_port
 from tests.unit.stream.support import encoded, report, signed
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
@@ -38,9 +37,9 @@ def world(shared: SharedAirflow) -> Iterator[World]:
         yield one
 
 
-def post(airflow_url: str, body: bytes, **headers: str) -> requests.Response:
+def post(world: World, body: bytes, **headers: str) -> requests.Response:
     return requests.post(
-        f"{airflow_url}/cio/main",
+        f"{world.airflow_url}/cio/main",
         data=body,
         headers=signed(body, KEY) | headers,
         timeout=10,
@@ -48,21 +47,11 @@ def post(airflow_url: str, body: bytes, **headers: str) -> requests.Response:
     )
 
 
-def ours(airflow_url: str) -> list[str]:
-    """Return where the plugin's apps are, as Airflow's API lists them."""
-    token = requests.get(f"{airflow_url}/auth/token", timeout=60).json()["access_token"]
-    answer = requests.get(
-        f"{airflow_url}/api/v2/plugins", headers={"Authorization": f"Bearer {token}"}, timeout=60
-    ).json()
-    [plugin] = [one for one in answer["plugins"] if one["name"] == "customerio"]
-    return [one["url_prefix"] for one in plugin["fastapi_apps"]]
-
-
 def test_a_signed_webhook_is_taken(world: World) -> None:
     body = encoded(report("clicked", href="https://example.com"))
-    assert post(world.airflow_url, body, **{"x-cio-signature": "0" * 64}).status_code == 401
+    assert post(world, body, **{"x-cio-signature": "0" * 64}).status_code == 401
     assert world.sandbox("segment")["received"] == 0
-    answer = post(world.airflow_url, body)
+    answer = post(world, body)
     assert (answer.status_code, answer.content) == (204, b"")
     told = world.sandbox("segment", events=1)
     assert [event["event"] for event in told["events"]] == ["Email Link Clicked"]
@@ -70,7 +59,7 @@ def test_a_signed_webhook_is_taken(world: World) -> None:
     assert (health.status_code, health.json()) == (200, {"configured": True, "segment_reached": True})
     assert requests.post(f"{world.airflow_url}/cio/other", timeout=10).status_code == 404
     assert requests.get(f"{world.airflow_url}/cio/main", timeout=10).status_code == 405
-    assert ours(world.airflow_url) == ["/cio", "/cio-flow"]
+    assert world.mounts() == ["/cio", "/cio-flow"]
 
 
 def test_new_signing_key_takes_effect(world: World) -> None:
@@ -81,14 +70,14 @@ def test_new_signing_key_takes_effect(world: World) -> None:
     patch = {name: connection[name] for name in ("connection_id", "conn_type", "host")}
     world.api("connections/customerio_default", patch={**patch, "extra": extra}, update_mask="extra")
     deadline = time.monotonic() + 30
-    while (status := post(world.airflow_url, body, **signed(body, "the-next-key-0123")).status_code) != 204:
+    while (status := post(world, body, **signed(body, "the-next-key-0123")).status_code) != 204:
         assert status == 503, "a 401 would cost an hour"
         assert time.monotonic() < deadline
-    while post(world.airflow_url, body).status_code != 401:
+    while post(world, body).status_code != 401:
         assert time.monotonic() < deadline
     extra = f'{{"webhook_signing_secret": "{KEY}", "requests_per_second": 1000}}'
     world.api("connections/customerio_default", patch={**patch, "extra": extra}, update_mask="extra")
-    while post(world.airflow_url, body).status_code != 204:
+    while post(world, body).status_code != 204:
         assert time.monotonic() < deadline + 30
         time.sleep(1)
 
@@ -140,25 +129,3 @@ def test_flood_harms_nothing_else(world: World) -> None:
     segment = world.sandbox("segment")
     assert segment["kept"] == pushed + result["sent"]["events"]
     assert segment["dropped"] == {}
-
-
-def test_no_option_no_route(world: World) -> None:
-    """A second API server of the same Airflow has no streams."""
-    port, name = free_port(), "api-server without streams"
-    url = f"http://127.0.0.1:{port}"
-    body = encoded(report(delivery_id="another"))
-    kept = world.sandbox("segment")["kept"]
-    world.start(name, "api-server", "--port", str(port), without=[f"AIRFLOW__{STREAMS}"])
-    world.wait(lambda: serves(url), name)
-    assert post(url, body).status_code in (404, 405)
-    assert "configured" not in requests.get(f"{url}/cio/main/health", timeout=10).text
-    assert world.sandbox("segment")["kept"] == kept
-    assert ours(url) == ["/cio-flow"]
-    world.stop(name)
-
-
-def serves(url: str) -> bool:
-    try:
-        return requests.get(f"{url}/api/v2/version", timeout=60).ok
-    except requests.ConnectionError:
-        return False

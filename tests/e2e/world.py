@@ -5,7 +5,7 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -130,18 +130,9 @@ class World(Airflow):
         self.wait(self._serving, "API server")
         self.elapsed("the API server is back")
 
-    def start(self, name: str, *args: str, without: Collection[str] = (), **env: str) -> None:
-        """
-        Start one more process of this Airflow: `airflow ARGS`, with some environment of its own.
-
-        :param without: the names of what is left out of its environment.
-        """
-        own = {key: value for key, value in self.env.items() if key not in without} | env
-        self._processes.start(name, "-m", "airflow", *args, env=own)
-
-    def stop(self, name: str) -> None:
-        """End a process; see `Processes.stop`."""
-        self._processes.stop(name)
+    def start(self, name: str, *args: str, **env: str) -> None:
+        """Start one more process of this Airflow: `airflow ARGS`, with some environment of its own."""
+        self._processes.start(name, "-m", "airflow", *args, env=self.env | env)
 
     def kill(self, name: str) -> None:
         """Kill processes; see `Processes.kill`."""
