@@ -69,9 +69,8 @@ def runs(connections: World, ui: UI) -> list[Run]:
     """Backfill two days by the form. SQLite has room for one writer, so the scheduler waits until all runs exist."""
     connections.pause(DAG_ID)
     ui.backfill(DAG_ID, FIRST, LAST, "backfill")
-    ui.unpause(DAG_ID)
-    ui.wait_until_over(DAG_ID, runs=2)
-    return connections.runs(DAG_ID)
+    ui.unpause()
+    return connections.finish_backfill(DAG_ID, FIRST, LAST)
 
 
 @pytest.fixture(scope="module")

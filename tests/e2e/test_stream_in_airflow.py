@@ -123,7 +123,10 @@ def test_flood_harms_nothing_else(world: World) -> None:
     assert set(statuses) <= {204, 503}
     pushed = PER_SECOND * 5 * len(taken)
     assert statuses.total() == pushed
-    again = one_by_one(url, count=pushed, senders=8)  # as Customer.io does after a 503
+    for _ in range(3):  # as Customer.io does after a 503, of which a busy machine may give a few more
+        again = one_by_one(url, count=pushed, senders=8)
+        if again.statuses == {204: pushed}:
+            break
     assert again.statuses == {204: pushed}
     result: dict[str, Any] = world.xcom(run)
     segment = world.sandbox("segment")
