@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from playwright.sync_api import Locator, Page, expect, sync_playwright
@@ -24,14 +23,14 @@ def chromium() -> str | None:
 def page_of(url: str) -> Iterator[Page]:
     """Open an empty page of a headless Chromium. Relative addresses start at this Airflow."""
     expect.set_options(timeout=PATIENCE)
-    with TemporaryDirectory(prefix="customerio-chromium-") as folder, sync_playwright() as playwright:
-        # With a folder, code is compiled once, and not for each page that is loaded.
-        context = playwright.chromium.launch_persistent_context(
-            folder,
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
             executable_path=chromium(),
             # Without the sandbox, which a container's root can't use; without GPU and calls home.
             args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
             timeout=PATIENCE,
+        )
+        context = browser.new_context(
             base_url=url,
             viewport={"width": WIDTH, "height": HEIGHT},
             locale="en-US",
@@ -41,7 +40,7 @@ def page_of(url: str) -> Iterator[Page]:
         )
         context.set_default_timeout(PATIENCE)
         yield context.new_page()
-        context.close()
+        browser.close()
 
 
 class UI:
