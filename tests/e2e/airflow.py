@@ -179,7 +179,8 @@ class Airflow:
             return bool(now) and all(run.state in FINISHED for run in now)
 
         try:
-            self.wait(complete, f"end of the backfill of {dag_id}", timeout=timeout)
+            # To list the runs and their tasks costs the API server a tenth of a second or so.
+            self.wait(complete, f"end of the backfill of {dag_id}", timeout=timeout, every=1.0)
         except WorldError as error:
             raise WorldError("\n".join([str(error), *map(self.logs, runs())])) from error
         return runs()
@@ -298,9 +299,9 @@ class Airflow:
 
     # Waiting and telling
 
-    def wait(self, true: Callable[[], bool], what: str, *, timeout: float = 180) -> None:
+    def wait(self, true: Callable[[], bool], what: str, *, timeout: float = 180, every: float = 0.3) -> None:
         """Wait; see `Processes.wait`."""
-        self._processes.wait(true, what, timeout=timeout)
+        self._processes.wait(true, what, timeout=timeout, every=every)
 
     def elapsed(self, line: str) -> None:
         """Say a line, with the seconds since the start."""
