@@ -56,8 +56,8 @@ class SharedWorld(World):
         self._backfills.clear()
         shutil.rmtree(self.dags)
         # Its DAG processor would fail if it marked as stale what has just been deleted.
-        self.wait(lambda: not self.api("dags", exclude_stale="true")["dags"], "stale DAGs", timeout=60)
-        self.wait(self._without_dags, "end of all tasks", timeout=60)
+        self.wait(lambda: not self.api("dags", exclude_stale="true")["dags"], "stale DAGs", timeout=120)
+        self.wait(self._without_dags, "end of all tasks", timeout=120)
         for one in self.api("connections", limit=100)["connections"]:
             self.api(f"connections/{one['connection_id']}", method="DELETE")
         for one in self.api("pools", limit=100)["pools"]:

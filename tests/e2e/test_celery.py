@@ -91,7 +91,7 @@ def in_mid_run(world: World) -> dict[str, Any]:
                 found.append(task)
         return bool(found)
 
-    world.wait(stored, "checkpoint of a run", timeout=300)
+    world.wait(stored, "checkpoint of a run", timeout=300, every=1.0)
     return found[0]
 
 
