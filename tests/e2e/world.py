@@ -166,7 +166,8 @@ class World(Airflow):
             "CORE__PARALLELISM": str(self.parallelism),
             "CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
             "CORE__TEST_CONNECTION": "Enabled",
-            # Seconds until a file is read again that has not changed.
+            # Seconds until a changed DAG is stored again, and until a file is read again that has not changed.
+            "CORE__MIN_SERIALIZED_DAG_UPDATE_INTERVAL": "0",
             "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",
             "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
             # Only what is asked for runs: no run of yesterday's interval as soon as the DAG is there.
