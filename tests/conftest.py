@@ -31,6 +31,14 @@ settings.register_profile("any machine", deadline=None, suppress_health_check=[H
 settings.load_profile("any machine")
 
 
+#: Files of a minute and more, which pytest-xdist's processes get first: at the end, one of them would work alone.
+LONG = ("tests/e2e/", "tests/unit/warehouse/test_load.py", "tests/unit/warehouse/test_both_roads.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: next((at for at, path in enumerate(LONG) if item.nodeid.startswith(path)), len(LONG)))
+
+
 @pytest.fixture(autouse=True)
 def no_request_of_the_test_before() -> Iterator[None]:
     """Wait for the requests that a failed run has left behind, because the next test may share the sandbox."""

@@ -5,8 +5,9 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import requests
@@ -68,6 +69,7 @@ class Airflow:
         self._processes = processes
         self._http = requests.Session()
         self._http.trust_env = False
+        self._backfills: dict[str, int] = {}
         self._started = time.monotonic()
 
     def airflow(self, *args: str) -> str:
@@ -85,18 +87,23 @@ class Airflow:
             raise WorldError(f"airflow {' '.join(args)}: exit {done.returncode}\n{done.stdout}{done.stderr}")
         return done.stdout
 
-    def api(self, path: str, *, post: Any = None, patch: Any = None, **params: str | int) -> Any:
-        """Call Airflow's REST API, with POST or PATCH if a body is given. Everybody on this loopback is an admin."""
+    def api(
+        self, path: str, *, post: Any = None, patch: Any = None, method: str | None = None, **params: str | int
+    ) -> Any:
+        """Call Airflow's REST API. Everybody on this loopback is an admin.
+
+        :param method: if it is neither POST nor PATCH, which a body makes it, nor else GET.
+        """
         url = f"{self.airflow_url}/api/v2/{path}"
         # SQLite has room for one writer, and now and then says "database is locked".
         for pause in (0.5, 1.0, 2.0):
             try:
-                return self._call(url, post, params, patch=patch)
+                return self._call(url, params, post=post, patch=patch, method=method)
             except requests.HTTPError as error:
                 if error.response.status_code != 500:
                     raise
                 time.sleep(pause)
-        return self._call(url, post, params, patch=patch)
+        return self._call(url, params, post=post, patch=patch, method=method)
 
     def trigger(self, dag_id: str, **body: Any) -> None:
         """Start a run that has the DAG's own name, once the DAG is known.
@@ -117,35 +124,40 @@ class Airflow:
         self.start_backfill(dag_id, from_date, to_date)
         return self.finish_backfill(dag_id, from_date, to_date, timeout=timeout)
 
-    def start_backfill(self, dag_id: str, from_date: str, to_date: str, *options: str) -> None:
-        """
-        Run `airflow backfill create`, once the DAG is known.
+    def start_backfill(self, dag_id: str, from_date: str, to_date: str, **options: Any) -> None:
+        """Create a backfill, and let the DAG run.
 
-        :param from_date: the first logical date, as `YYYY-MM-DD`; `to_date` is the last one, both inclusive.
+        :param options: as of `create_backfill`.
         """
-        self.wait(lambda: self.has_dag(dag_id), f"DAG {dag_id}")
-        create = ("backfill", "create", "--dag-id", dag_id, "--from-date", from_date, "--to-date", to_date, *options)
-        self.elapsed(" ".join(("airflow", *create)))
-        # The scheduler would start the first run while the next is being created: then SQLite, which has room for one
-        # writer, now and then says "database is locked".
-        self._pause(dag_id, True)
-        self.wait(lambda: self.created(create), "the backfill")
-        self._pause(dag_id, False)
+        self.create_backfill(dag_id, from_date, to_date, **options)
+        self.unpause(dag_id)
 
-    def created(self, create: Sequence[str]) -> bool:
+    def create_backfill(self, dag_id: str, from_date: str, to_date: str, **options: Any) -> None:
         """
-        Run `airflow backfill create`, given as words.
+        Create a backfill, once the DAG is known. The DAG is paused: the scheduler would start the first run while the
+        next is being created, and then SQLite, which has room for one writer, now and then says "database is locked".
 
-        :returns: False where it can be asked again: a lock, after which Airflow removes what it had created; or the
-            scheduler has not yet seen that the last backfill is over.
+        :param from_date: the first logical date; `to_date` is the last one, both inclusive, in UTC.
+        :param options: further fields of the request.
         """
-        try:
-            self.airflow(*create)
-        except WorldError as error:
-            if "database is locked" in str(error) or "Another backfill is running" in str(error):
-                return False
-            raise
-        return True
+        first, last = (f"{datetime.fromisoformat(date):%Y-%m-%dT%H:%M}Z" for date in (from_date, to_date))
+        body = {"dag_id": dag_id, "from_date": first, "to_date": last, **options}
+
+        def created() -> bool:
+            try:
+                self._backfills[dag_id] = self.api("backfills", post=body)["id"]
+            except requests.HTTPError as error:
+                # 409: Airflow has not yet seen that the last backfill is over. 503: a lock, and nothing was created.
+                if error.response.status_code in (409, 503):
+                    return False
+                raise WorldError(f"{body}: {error.response.text}") from error
+            return True
+
+        self.pause(dag_id)
+        self.elapsed(f"backfill of {dag_id}, {from_date} to {to_date}")
+        if dag_id in self._backfills:
+            self._close_backfill(dag_id)
+        self.wait(created, "the backfill")
 
     def finish_backfill(self, dag_id: str, from_date: str, to_date: str, *, timeout: float = 180) -> list[Run]:
         """
@@ -167,13 +179,33 @@ class Airflow:
             return bool(now) and all(run.state in FINISHED for run in now)
 
         try:
-            self.wait(complete, f"end of the backfill of {dag_id}", timeout=timeout)
+            # To list the runs and their tasks costs the API server a tenth of a second or so.
+            self.wait(complete, f"end of the backfill of {dag_id}", timeout=timeout, every=1.0)
         except WorldError as error:
             raise WorldError("\n".join([str(error), *map(self.logs, runs())])) from error
         return runs()
 
-    def _pause(self, dag_id: str, paused: bool) -> None:
-        self.api(f"dags/{dag_id}", patch={"is_paused": paused})
+    def _close_backfill(self, dag_id: str) -> None:
+        """
+        Tell Airflow that the DAG's last backfill is over. It looks every half a minute, and refuses another until then.
+
+        This pauses that backfill, so that a run of it that is cleared later would not start.
+        """
+        try:
+            self.api(f"backfills/{self._backfills.pop(dag_id)}/cancel", method="PUT")
+        except requests.HTTPError as error:
+            if error.response.status_code != 409:  # which says that it knows
+                raise
+
+    def pause(self, dag_id: str) -> None:
+        """Pause the DAG, once it is known."""
+        self.wait(lambda: self.has_dag(dag_id), f"DAG {dag_id}")
+        self.api(f"dags/{dag_id}", patch={"is_paused": True})
+
+    def unpause(self, dag_id: str) -> None:
+        """Let the DAG run, once it is known."""
+        self.wait(lambda: self.has_dag(dag_id), f"DAG {dag_id}")
+        self.api(f"dags/{dag_id}", patch={"is_paused": False})
 
     def rerun(self, run: Run, *, timeout: float = 120) -> Run:
         """Clear all tasks of a run, wait for it, and return it as it is then."""
@@ -230,9 +262,9 @@ class Airflow:
             health = self.api("monitor/health")
             # The first request of this kind has the API server build its routes. On a busy machine that takes half a
             # minute, and a task waits for five seconds.
-            self._call(f"{self.airflow_url}/execution/health", None, {})
+            self._call(f"{self.airflow_url}/execution/health", {})
             # Most versions let everybody in where all are admins; 3.0.0 and 3.1 want a token, which anybody gets.
-            token = self._call(f"{self.airflow_url}/auth/token", None, {})["access_token"]
+            token = self._call(f"{self.airflow_url}/auth/token", {})["access_token"]
             self._http.headers["Authorization"] = f"Bearer {token}"
         except requests.RequestException:
             return False
@@ -246,17 +278,30 @@ class Airflow:
         # The pattern also fits the ids that only contain this one.
         return any(dag["dag_id"] == dag_id for dag in self.api("dags", dag_id_pattern=dag_id)["dags"])
 
-    def _call(self, url: str, post: Any, params: Mapping[str, str | int], patch: Any = None) -> Any:
-        method = "POST" if post is not None else "PATCH" if patch is not None else "GET"
+    def mounts(self) -> list[str]:
+        """Return where this provider's plugin has put its apps in the API server."""
+        [plugin] = [one for one in self.api("plugins")["plugins"] if one["name"] == "customerio"]
+        return [app["url_prefix"] for app in plugin["fastapi_apps"]]
+
+    def _call(
+        self,
+        url: str,
+        params: Mapping[str, str | int],
+        *,
+        post: Any = None,
+        patch: Any = None,
+        method: str | None = None,
+    ) -> Any:
+        method = method or ("POST" if post is not None else "PATCH" if patch is not None else "GET")
         answer = self._http.request(method, url, params=params, json=patch if post is None else post, timeout=120)
         answer.raise_for_status()
-        return answer.json()
+        return answer.json() if answer.content else None
 
     # Waiting and telling
 
-    def wait(self, true: Callable[[], bool], what: str, *, timeout: float = 180) -> None:
+    def wait(self, true: Callable[[], bool], what: str, *, timeout: float = 180, every: float = 0.3) -> None:
         """Wait; see `Processes.wait`."""
-        self._processes.wait(true, what, timeout=timeout)
+        self._processes.wait(true, what, timeout=timeout, every=every)
 
     def elapsed(self, line: str) -> None:
         """Say a line, with the seconds since the start."""

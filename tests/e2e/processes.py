@@ -107,6 +107,8 @@ class Processes:
         process = self._running.pop(name)
         process.terminate()
         process.wait(timeout=30)
+        if process.stdout is not None:
+            process.stdout.close()
 
     def kill(self, name: str) -> None:
         """Send SIGKILL to all of its session at once, as if its machine dies."""
@@ -115,8 +117,11 @@ class Processes:
             raise WorldError(f"{name} could not be killed")
         process.wait()
 
-    def wait(self, true: Callable[[], bool], what: str, *, timeout: float = 180) -> None:
-        """Wait until the condition is true; raise when time is up, or when a process that should run has ended."""
+    def wait(self, true: Callable[[], bool], what: str, *, timeout: float = 180, every: float = 0.3) -> None:
+        """Wait until the condition is true; raise when time is up, or when a process that should run has ended.
+
+        :param every: how many seconds pass between two looks.
+        """
         deadline = time.monotonic() + timeout
         while not true():
             for name, process in self._running.items():
@@ -125,7 +130,7 @@ class Processes:
             if time.monotonic() > deadline:
                 outputs = "\n".join(f"--- {name}\n{self.output(name)}" for name in self._running)
                 raise WorldError(f"no {what} after {timeout:.0f} s\n{outputs}")
-            time.sleep(0.3)
+            time.sleep(every)
 
     def output(self, name: str, lines: int = 30) -> str:
         """Return the last lines that a process has printed."""

@@ -9,6 +9,7 @@ import pytest
 
 from tests.e2e.airflow import Run
 from tests.e2e.compare import COLLECTIONS, Comparison, compare_world, dates, day_of, moment, seconds, told_time
+from tests.e2e.shared import SharedAirflow
 from tests.e2e.world import DAG_ID, World
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
@@ -43,13 +44,12 @@ class Story(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def story() -> Iterator[Story]:
-    with World(
+def story(shared: SharedAirflow) -> Iterator[Story]:
+    with shared.world(
         sandbox_args=("--seed", "2", "--deliveries", "5000", "--start", HISTORY, "--days", "12"),
         sandbox_settings=AWKWARD,
         # Faster than is allowed, so that 429s come.
         connections={"customerio": {"requests_per_second": 50}},
-        say=print,
     ) as world:
         world.sandbox("faults", post=FAULTS)
         runs = world.backfill(DAG_ID, FIRST, LAST)

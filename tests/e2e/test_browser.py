@@ -16,6 +16,7 @@ from tests.e2e.airflow import TASK_ID, Run
 from tests.e2e.browser import UI, chromium, page_of
 from tests.e2e.compare import COLLECTIONS, compare_world
 from tests.e2e.processes import REPO
+from tests.e2e.shared import SharedAirflow
 from tests.e2e.world import DAG_ID, World
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
@@ -30,11 +31,11 @@ LARGEST = 150_000  # bytes of a picture
 
 
 @pytest.fixture(scope="module")
-def world() -> Iterator[World]:
+def world(shared: SharedAirflow) -> Iterator[World]:
     if chromium() is None:
         pytest.skip("there is no chromium: apt-get install chromium fonts-dejavu-core")
     history = ("--seed", "8", "--deliveries", "6000", "--start", "2026-10-30", "--days", "12")
-    with World(sandbox_args=history, make_connections=False, say=print) as one:
+    with shared.world(sandbox_args=history, make_connections=False) as one:
         yield one
 
 
@@ -66,11 +67,10 @@ def connections(world: World, ui: UI) -> World:
 @pytest.fixture(scope="module")
 def runs(connections: World, ui: UI) -> list[Run]:
     """Backfill two days by the form. SQLite has room for one writer, so the scheduler waits until all runs exist."""
-    connections.api(f"dags/{DAG_ID}", patch={"is_paused": True})
+    connections.pause(DAG_ID)
     ui.backfill(DAG_ID, FIRST, LAST, "backfill")
-    ui.unpause(DAG_ID)
-    ui.wait_until_over(DAG_ID, runs=2)
-    return connections.runs(DAG_ID)
+    ui.unpause()
+    return connections.finish_backfill(DAG_ID, FIRST, LAST)
 
 
 @pytest.fixture(scope="module")

@@ -91,7 +91,7 @@ def in_mid_run(world: World) -> dict[str, Any]:
                 found.append(task)
         return bool(found)
 
-    world.wait(stored, "checkpoint of a run", timeout=300)
+    world.wait(stored, "checkpoint of a run", timeout=300, every=1.0)
     return found[0]
 
 
@@ -100,7 +100,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     folder: Path = tmp_path_factory.mktemp("dags")
     (folder / "dag.py").write_text(DAG_FILE)
     with celery_world(WORKERS, slots=SLOTS, dags=folder, sandbox_args=SANDBOX, say=print) as world:
-        world.start_backfill(DAG_ID, FIRST, LAST, "--max-active-runs", str(SLOTS * len(WORKERS)))
+        world.start_backfill(DAG_ID, FIRST, LAST, max_active_runs=SLOTS * len(WORKERS))
         resumable = in_mid_run(world)
         killed = resumable["hostname"]
         world.kill(killed)

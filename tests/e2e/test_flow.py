@@ -16,6 +16,7 @@ from playwright.sync_api import FrameLocator, expect
 from tests.e2e.airflow import TASK_ID, Run
 from tests.e2e.browser import PATIENCE, UI, chromium, page_of
 from tests.e2e.processes import REPO
+from tests.e2e.shared import SharedAirflow
 from tests.e2e.three_weeks import FAILED, LAST, REFUSED, SANDBOX, fill
 from tests.e2e.world import DAG_ID, DAGS, World
 from tests.ports import free_port
@@ -31,7 +32,7 @@ TASK = f'task_id="{TASK_ID}",'
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def world(shared: SharedAirflow, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     if chromium() is None:
         pytest.skip("there is no chromium: apt-get install chromium fonts-dejavu-core")
     dags: Path = tmp_path_factory.mktemp("dags")
@@ -39,7 +40,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     assert example.count(TASK) == 1
     preview = f"{TASK} preview=\"{{{{ ds == '{PREVIEW}' }}}}\","
     (dags / f"{DAG_ID}.py").write_text(example.replace(TASK, preview))
-    with World(dags=dags, sandbox_args=SANDBOX, say=print) as one:
+    with shared.world(dags=dags, sandbox_args=SANDBOX) as one:
         yield one
 
 
@@ -136,6 +137,7 @@ def test_a_viewer_sees_all(ui: UI, world: World, runs: dict[str, Run]) -> None:
     assert f"1 failed: {FAILED}" in words(page)
     expect(page.get_by_text("not read")).to_have_text(["counts not read"])  # only the legend says it
     context.close()
+    world.kill("api-server-with-login")  # the next module may have the same Airflow
 
 
 def serves(url: str) -> bool:

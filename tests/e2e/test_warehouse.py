@@ -15,6 +15,7 @@ import pytest
 
 from tests.e2e.airflow import Run
 from tests.e2e.compare import COLLECTIONS, differences, moment
+from tests.e2e.shared import SharedAirflow
 from tests.e2e.tables import compare_tables
 from tests.e2e.world import World
 from tests.postgres import postgres_server, programs
@@ -97,14 +98,14 @@ def kill_in_mid_load(server: dict[str, Any], seen: list[int]) -> None:
 
 
 @pytest.fixture(scope="module")
-def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
+def story(shared: SharedAirflow, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
     if programs() is None:
         pytest.skip("PostgreSQL's server is not installed (on Debian: apt-get install postgresql)")
     dags, folder = tmp_path_factory.mktemp("dags"), tmp_path_factory.mktemp("warehouse")
     (dags / "to_warehouse.py").write_text(DAG_FILE)
     file = folder / "warehouse.duckdb"
     sandbox = ("--seed", "2", "--deliveries", "4000", "--start", "2026-10-30", "--days", "10")
-    with postgres_server() as server, World(dags=dags, sandbox_args=sandbox, say=print) as world:
+    with postgres_server() as server, shared.world(dags=dags, sandbox_args=sandbox) as world:
         world.api("connections", post={"connection_id": "duckdb", "conn_type": "duckdb", "host": str(file)})
         world.api("connections", post={"connection_id": "postgres", **server})
         runs = {"duckdb": world.backfill("to_duckdb", FIRST, LAST)}

@@ -48,15 +48,25 @@ class World(Airflow):
         say: Callable[[str], None] = quiet,
     ) -> None:
         super().__init__(Processes(), f"http://127.0.0.1:{free_port()}", say)
+        self._use(dags, sandbox_args, sandbox_settings, connections, make_connections)
+        self.stored_connections = stored_connections
+        self.parallelism = parallelism
+        self.settings = dict(settings or {})
+        self.sandbox_url = ""
+
+    def _use(
+        self,
+        dags: Path = DAGS,
+        sandbox_args: Sequence[str] = (),
+        sandbox_settings: Mapping[str, Any] | None = None,
+        connections: Mapping[str, Mapping[str, Any]] | None = None,
+        make_connections: bool = True,
+    ) -> None:
         self.dags = dags
         self.sandbox_args = tuple(sandbox_args)
         self.sandbox_settings = dict(sandbox_settings or {})
         self.connection_extras = dict(connections or {})
-        self.stored_connections = stored_connections
         self.make_connections = make_connections
-        self.parallelism = parallelism
-        self.settings = dict(settings or {})
-        self.sandbox_url = ""
 
     def __enter__(self) -> Self:
         self._started = time.monotonic()
@@ -77,19 +87,10 @@ class World(Airflow):
     def _start(self) -> None:
         self.env = self._environment()
         start = self._processes.start
-        start("sandbox", "-m", "tests.sandbox", "--port", "0", *self.sandbox_args, env=self.env, pipe=True)
         start("migration", "-m", "airflow", "db", "migrate", env=self.env)
-        said = json.loads(self._processes.first_line("sandbox"))
-        self.sandbox_url = said["url"]
-        if self.sandbox_settings:
-            self.sandbox("settings", post=self.sandbox_settings)
-        self.elapsed(f"the sandbox plays Customer.io and Segment at {self.sandbox_url}")
+        self._start_sandbox()
         self._processes.finish("migration")
         self.elapsed("Airflow's database is ready")
-        self.connections = {
-            "customerio_default": self._connection("customerio", said["app_key"]),
-            "segment_default": self._connection("segment_source", said["write_key"]),
-        }
         if self.make_connections and not self.stored_connections:
             for conn_id, connection in self.connections.items():
                 self.env[f"AIRFLOW_CONN_{conn_id.upper()}"] = json.dumps(connection)
@@ -99,10 +100,26 @@ class World(Airflow):
         # There is no triggerer: nothing here needs one.
         start("scheduler", "-m", "airflow", "scheduler", "--skip-serve-logs", env=self.env)
         self.wait(self._serving, "Airflow")
+        self._store_connections()
+        self.elapsed(f"Airflow {self.api('version')['version']} runs at {self.airflow_url}")
+
+    def _start_sandbox(self) -> None:
+        args = ("-m", "tests.sandbox", "--port", "0", *self.sandbox_args)
+        self._processes.start("sandbox", *args, env=self.env, pipe=True)
+        said = json.loads(self._processes.first_line("sandbox"))
+        self.sandbox_url = said["url"]
+        if self.sandbox_settings:
+            self.sandbox("settings", post=self.sandbox_settings)
+        self.connections = {
+            "customerio_default": self._connection("customerio", said["app_key"]),
+            "segment_default": self._connection("segment_source", said["write_key"]),
+        }
+        self.elapsed(f"the sandbox plays Customer.io and Segment at {self.sandbox_url}")
+
+    def _store_connections(self) -> None:
         if self.make_connections and self.stored_connections:
             for conn_id, connection in self.connections.items():
                 self.api("connections", post={"connection_id": conn_id, **connection})
-        self.elapsed(f"Airflow {self.api('version')['version']} runs at {self.airflow_url}")
 
     def restart_api_server(self, *, seconds_away: float) -> None:
         """Restart the API server as an upgrade of Airflow does, and return when it serves again."""
@@ -151,6 +168,9 @@ class World(Airflow):
             "CORE__TEST_CONNECTION": "Enabled",
             # Seconds to wait for SQLite's lock: on a busy machine the five of the default end the scheduler.
             "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{self._processes.home}/airflow.db?timeout=60",
+            # Seconds until a changed DAG is stored again, and until a file is read again that has not changed.
+            "CORE__MIN_SERIALIZED_DAG_UPDATE_INTERVAL": "0",
+            "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",
             "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
             # Only what is asked for runs: no run of yesterday's interval as soon as the DAG is there.
             "SCHEDULER__USE_JOB_SCHEDULE": "False",
@@ -168,4 +188,4 @@ class World(Airflow):
 
     def sandbox(self, route: str, *, post: Any = None, **params: str | int) -> Any:
         """Call one of the sandbox's control routes; POST if a body is given."""
-        return self._call(f"{self.sandbox_url}/_sandbox/{route}", post, params)
+        return self._call(f"{self.sandbox_url}/_sandbox/{route}", params, post=post)

@@ -153,7 +153,7 @@ def test_each_occurrence_is_sent_once(
     assert world.segment.dropped == []
 
 
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(history=HISTORIES, data=st.data())
 def test_every_mode_uses_one_id(world: Sandbox, history: History, data: st.DataObject) -> None:
     """Events that one mode sent and the next one repeats have the same id, so Segment drops them."""

@@ -316,7 +316,7 @@ KILLS = st.lists(
 )
 
 
-@settings(max_examples=25)
+@settings(max_examples=16)
 @given(
     kills=KILLS,
     mode=st.sampled_from(["first", "first_human", "every", "every_human"]),

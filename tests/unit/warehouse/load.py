@@ -1,19 +1,22 @@
-"""Load numbered events from a process of its own: `python -m tests.unit.warehouse.load CONNECTION FIRST LAST`.
+"""Load numbered events from a process of its own: `python -m tests.unit.warehouse.load CONNECTION FIRST LAST [POINT]`.
 
-CONNECTION has the fields of an Airflow connection as JSON. The program prints "loading" once all is read and the load
-begins.
+CONNECTION has the fields of an Airflow connection as JSON. At POINT, one of `POINTS`, the process is killed.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 from airflow_provider_cio.warehouse import database_for
+from airflow_provider_cio.warehouse.database import Database
 from airflow_provider_cio.warehouse.loading import Warehouse
 from airflow_provider_cio.warehouse.sink import WarehouseSink
 from tests.unit.warehouse.events import NAMES, events
@@ -82,12 +85,40 @@ def opener(fields: dict[str, Any]) -> Callable[[], Any]:
     )
 
 
-def main(connection: str, first: str, last: str) -> None:
+POINTS = ("when all is staged", "within an INSERT, most likely", "after the first table", "before COMMIT")
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_at(point: str, kind: type[Database]) -> None:
+    """Let the next INSERTs into this kind of database end the process, as if the machine dies."""
+    insert = kind.insert
+
+    def dying(self: Database, cursor: Any, inserts: Sequence[tuple[str, str]]) -> int:
+        if point == POINTS[0]:
+            die()
+        if point == POINTS[1]:
+            threading.Timer(0.02, die).start()
+        if point == POINTS[2]:
+            insert(self, cursor, inserts[:1])
+            die()
+        added = insert(self, cursor, inserts)
+        if point == POINTS[3]:
+            die()
+        return added
+
+    kind.insert = dying  # type: ignore[method-assign]
+
+
+def main(connection: str, first: str, last: str, point: str = "") -> None:
     fields = json.loads(connection)
-    database = partial(database_for(fields["conn_type"]), hook(fields))
-    with WarehouseSink(Warehouse("the warehouse", database, "customerio"), NAMES) as sink:
+    kind = database_for(fields["conn_type"])
+    with WarehouseSink(Warehouse("the warehouse", partial(kind, hook(fields)), "customerio"), NAMES) as sink:
         sink.take(events(int(first), int(last)))
-        print("loading", flush=True)
+        if point:
+            die_at(point, kind)
         sink.flush()
     print(json.dumps(sink.counts()), flush=True)
 

@@ -76,15 +76,21 @@ class Place:
 
     def rows(self, table: str, schema: str = "customerio") -> list[dict[str, Any]]:
         """Return each row as column -> value; times are whole Unix seconds."""
-        columns = self.columns(schema, table)
-        kinds = self.columns(schema, table, _TIMES)
-        listed = ", ".join(f'CAST(EXTRACT(epoch FROM "{c}") AS bigint)' if c in kinds else f'"{c}"' for c in columns)
+        types = self._types(schema, table)
+        listed = ", ".join(
+            f'CAST(EXTRACT(epoch FROM "{name}") AS bigint)' if kind.startswith("timestamp") else f'"{name}"'
+            for name, kind in types.items()
+        )
         found = self.query(f'SELECT {listed} FROM "{schema}"."{table}"')
-        return [dict(zip(columns, row, strict=True)) for row in found]
+        return [dict(zip(types, row, strict=True)) for row in found]
 
-    def columns(self, schema: str, table: str, condition: str = "") -> list[str]:
+    def columns(self, schema: str, table: str) -> list[str]:
+        return list(self._types(schema, table))
+
+    def _types(self, schema: str, table: str) -> dict[str, str]:
+        """Return each column's type, in lower case."""
         where = (schema.upper(), table.upper()) if self._world else (schema, table)
-        return [name.lower() for (name,) in self.query(_COLUMNS.format(*where) + condition)]
+        return {name.lower(): kind.lower() for name, kind in self.query(_COLUMNS.format(*where))}
 
     def tables(self, schema: str = "customerio") -> set[str]:
         found = self.query(
@@ -131,10 +137,9 @@ class _Upper:
 #: Table of a loader on BigQuery or Snowflake, beside Segment's.
 LOCK = "customerio_lock"
 _COLUMNS = (
-    "SELECT column_name FROM information_schema.columns WHERE table_schema = '{}' AND table_name = '{}' "
+    "SELECT column_name, data_type FROM information_schema.columns WHERE table_schema = '{}' AND table_name = '{}' "
     f"AND table_catalog = current_database() AND column_name <> '{bigquery.HIDDEN}'"
 )
-_TIMES = " AND lower(data_type) LIKE 'timestamp%'"
 
 
 @contextmanager
