@@ -49,13 +49,13 @@ clean: ## Remove .venv and all caches
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
 	@echo "Installing Airflow and the tools into .venv (about a minute, once) ..."
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt 'pip>=25.1'  # the first that knows groups
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e . --group dev
 	@touch $@
 
 # What the bench compares with gets an environment of its own, with the same versions otherwise.
 .venv/bench-stamp: .venv/stamp
 	@echo "Installing what is only measured into .venv/bench (a few seconds, once) ..."
-	$(BIN)/python -m venv --clear .venv/bench
-	.venv/bench/bin/pip install --quiet --disable-pip-version-check -c constraints.txt \
-		$$($(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["bench"])')
+	$(BIN)/python -m venv --clear --without-pip .venv/bench
+	$(BIN)/pip --python .venv/bench/bin/python install --quiet --disable-pip-version-check -c constraints.txt --group bench
 	@touch $@

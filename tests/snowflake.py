@@ -4,6 +4,7 @@
   its process has ended: at once, and not after five minutes. DDL commits.
 - A session never sees what another one has committed after it was opened, wherever that decides what is inserted.
   Snowflake may show it late; here it is as late as can be.
+- A COMMIT may take effect late, and have no answer.
 - Tables have owners and a time of creation; sessions have roles and a warehouse.
 - An error of DuckDB is one of Snowflake's, with values in its text where Snowflake's may have some.
 """
@@ -63,6 +64,8 @@ class World:
         self.failures: dict[str, list[tuple[int, str, str]]] = {}
         #: A part of a statement -> how long it takes.
         self.seconds: dict[str, float] = {}
+        #: If it is not 0: seconds until the next COMMIT takes effect. It gets no answer.
+        self.late_commit = 0.0
         #: Table -> the role that owns it, and when it was made, in ISO 8601.
         self.owners: dict[str, str] = {}
         self.created: dict[str, str] = {}
@@ -93,6 +96,8 @@ class Session(FakeSnowflakeConnection):  # type: ignore[misc]
     process: psutil.Process
     in_transaction = False
     busy = False
+    #: Runs a COMMIT that gets no answer.
+    committing: threading.Timer | None = None
 
     def cursor(self, *_: Any) -> Cursor:
         return Cursor(conn=self, duck_conn=self._duck_conn)
@@ -117,7 +122,15 @@ class Session(FakeSnowflakeConnection):  # type: ignore[misc]
     def close(self, retry: bool = True) -> None:
         if self in self.world.sessions:
             self.world.sessions.remove(self)
-        super().close(retry)
+        if not self.is_committing():  # it goes on
+            super().close(retry)
+
+    def commit_late(self, seconds: float) -> None:
+        self.committing = threading.Timer(seconds, self._duck_conn.execute, ["COMMIT"])
+        self.committing.start()
+
+    def is_committing(self) -> bool:
+        return self.committing is not None and self.committing.is_alive()
 
     def roll_back(self) -> None:
         with suppress(duckdb.Error):
@@ -135,6 +148,11 @@ class Cursor(FakeSnowflakeCursor):  # type: ignore[misc]
             world.statements.append(command)
             self._fail_if_told(command)
             self._check_owner(command)
+            if command == "COMMIT" and world.late_commit:
+                session.commit_late(world.late_commit)
+                world.late_commit = 0.0
+            if command == "COMMIT" and session.is_committing():
+                raise ConnectionError("no answer")  # the driver repeats it
             if match := re.match(r'GRANT ROLE "(\w+)" TO ROLE "(\w+)"', command):
                 world.granted.setdefault(match[2], set()).add(match[1])
                 command = "SELECT 'Statement executed successfully.' AS status"
@@ -243,7 +261,8 @@ class _Snow(FakeSnow):  # type: ignore[misc]
         known = self.worlds.get(str(database).upper())
         name = known.name if known else None  # as of an unknown database, the session has none
         made = Session(self.duck_conn.cursor(), self.results_cache, name, "PUBLIC", nop_regexes=nop_regexes, **kwargs)
-        made.open(known or self.worlds[""], given.get("roleName") or ROLE, data)
+        role = given.get("roleName") or ROLE
+        made.open(known or self.worlds[""], role[1:-1] if role.startswith('"') else role.upper(), data)
         return made
 
 

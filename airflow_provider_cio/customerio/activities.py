@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Self
@@ -18,7 +17,14 @@ from typing import Self
 import msgspec
 
 from airflow_provider_cio.customerio.client import Page
-from airflow_provider_cio.customerio.deliveries import Deliveries, created_of, piece_of, time_of, within_bounds
+from airflow_provider_cio.customerio.deliveries import (
+    Deliveries,
+    counts_of,
+    created_of,
+    piece_of,
+    time_of,
+    within_bounds,
+)
 from airflow_provider_cio.customerio.names import Names
 from airflow_provider_cio.customerio.opens_and_clicks import human_time, occurrence_at
 from airflow_provider_cio.customerio.reader import Read, Reader
@@ -117,7 +123,7 @@ class EveryOpenAndClick(Deliveries):
         while ids := pending.delivery_ids(_IDS_AT_ONCE):
             waiting = pending.take(ids)
             for delivery_id, found in self._reader.deliveries_by_id(ids):
-                piece = Piece(read=Counter(deliveries=int(found is not None)))
+                piece = Piece(read=counts_of([found] if found else []))
                 piece.occurrences = [
                     occurrence
                     for collection, activities in waiting[delivery_id].items()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -35,7 +34,7 @@ REGIONS = {"us": "https://api.customer.io", "eu": "https://api-eu.customer.io"}
 PAGE_SIZE = 1000
 #: Most rows of a page of `/v1/activities`.
 ACTIVITY_PAGE_SIZE = 100
-#: Bytes of an answer: a page of 1,000 deliveries has about 1 KiB for each, and may have 32.
+#: Bytes of an answer, and of all names of a list: a page of 1,000 deliveries has about 1 KiB for each, and may have 32.
 _LARGEST_ANSWER = 2**25
 NEWSLETTERS = "/v1/newsletters"
 WEBHOOKS = "/v1/reporting_webhooks"
@@ -62,12 +61,14 @@ class ScopeError(ConfigurationError):
     """The key may not read a list, which most uses do not need.
 
     :param client_name: name of the client whose key it is.
+    :param status: of the answer.
     """
 
-    def __init__(self, message: str, client_name: str, path: str) -> None:
+    def __init__(self, message: str, client_name: str, path: str, status: int) -> None:
         super().__init__(message)
         self.client_name = client_name
         self.path = path
+        self.status = status
 
 
 class CustomerIOClient(Client):
@@ -134,7 +135,7 @@ class CustomerIOClient(Client):
             fields = _decode_raw_fields(mended(body))
             if "message" not in fields:
                 raise msgspec.ValidationError("Object missing required field `message`")
-            return _deliveries.row(bytes(fields["message"]), Counter())
+            return _deliveries.row(bytes(fields["message"]))
 
         try:
             return self._ask(f"/v1/messages/{quote(delivery_id, safe='')}", {}, decode)
@@ -153,6 +154,7 @@ class CustomerIOClient(Client):
         """
         patience = replace(self._transport.retries, total=min(self._transport.retries.total, _PATIENCE_FOR_NAMES))
         found: dict[str, str] = {}
+        size = 0
         query: dict[str, str | int] = {"limit": _NEWSLETTER_PAGE_SIZE} if path == NEWSLETTERS else {}
         for _ in range(_MAX_PAGES_OF_NAMES):
             try:
@@ -162,7 +164,11 @@ class CustomerIOClient(Client):
                 if error.status == 400 and not later and query.pop("limit", 0):
                     continue
                 raise self._explained(error, path, cursor=later, optional=not later) from None
-            found |= self._names_in(answer, path, key)
+            names = self._names_in(answer, path, key)
+            size += sum(len(one) + len(name) for one, name in names.items())
+            if size > _LARGEST_ANSWER:
+                raise UnexpectedDataError(f"{self.name}: the names in {path} take more than {_LARGEST_ANSWER} bytes.")
+            found |= names
             following = answer.get("next")
             if not following or not isinstance(following, str | int) or str(following) == query.get("start"):
                 return found
@@ -294,7 +300,8 @@ class CustomerIOClient(Client):
                 f"gives the same answer. {self._to_change_region}"
             )
         if error.status in (403, 404) and optional:
-            return ScopeError(f"{answered} The key may not read {path}: give it that scope.", transport.name, path)
+            advice = f"The key may not read {path}: give it that scope."
+            return ScopeError(f"{answered} {advice}", transport.name, path, error.status)
         if error.status == 403:
             return TryAgainLaterError(
                 f"{answered} This worker may not read {path} with this key: check the key's scope, and its IP "

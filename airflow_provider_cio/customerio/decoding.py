@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -18,6 +17,8 @@ Row = TypeVar("Row", bound=msgspec.Struct)
 
 #: Errors of msgspec for invalid JSON, and for JSON of another shape (`ValidationError` is a `DecodeError`).
 UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+#: Key under which a row gets the names of the fields that were left out of it. No row of Customer.io's has it.
+LEFT_OUT = "names of the fields that were left out"
 #: A surrogate pair, half of one (the group), or any other escape.
 _ESCAPE = re.compile(
     rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
@@ -31,13 +32,11 @@ class Page(NamedTuple, Generic[T]):
 
     :param rows: all rows except malformed ones.
     :param next: `start` of the next page; None on the last one.
-    :param left_out: number of fields that were left out of rows, because they have another type than documented.
     """
 
     rows: Sequence[T]
     malformed: Sequence[Malformed]
     next: str | None
-    left_out: int = 0
 
 
 class PageDecoder(Generic[Row]):
@@ -69,32 +68,26 @@ class PageDecoder(Generic[Row]):
             page = self._decode_raw_page(mended(body))
         rows: list[Row] = []
         malformed: list[Malformed] = []
-        left_out = Counter[str]()
         for raw in page.rows or ():
-            row = self.row(bytes(raw), left_out)
+            row = self.row(bytes(raw))
             if isinstance(row, Malformed):
                 malformed.append(row)
             else:
                 rows.append(row)
-        return Page(rows, malformed, _cursor(page.next), left_out.total())
+        return Page(rows, malformed, _cursor(page.next))
 
-    def row(self, raw: bytes, left_out: Counter[str]) -> Row | Malformed:
-        """Decode one row, from `mended` JSON.
-
-        :param left_out: counts the fields that are left out of the row, by name.
-        """
-        names: set[str] = set()
+    def row(self, raw: bytes) -> Row | Malformed:
+        """Decode one row, from `mended` JSON. Under `LEFT_OUT` it gets the names of the fields that are left out."""
+        left_out: set[str] = set()
         try:
             return self._decode_row(raw)
         except UNDECODABLE:
             pass
         try:
-            fields = fitting(msgspec.json.decode(raw, type=dict), self._row_type, names, describing=self._describing)
-            row = msgspec.convert(fields, self._row_type)
+            fields = fitting(msgspec.json.decode(raw, type=dict), self._row_type, left_out, describing=self._describing)
+            return msgspec.convert(fields | {LEFT_OUT: sorted(left_out)}, self._row_type)
         except UNDECODABLE as error:
             return Malformed(raw, str(error), _field(raw, "id", str) or None, _field(raw, self._created, int))
-        left_out.update(names)
-        return row
 
 
 def fitting(

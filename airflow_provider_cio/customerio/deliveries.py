@@ -118,7 +118,7 @@ def piece_of(read: Read, interval: Interval, ages: Ages, outside: int = 0) -> Pi
     ]
     piece = Piece(
         malformed=own,
-        read=Counter(deliveries=len(read.deliveries) + len(read.malformed)),
+        read=counts_of([*read.deliveries, *read.malformed]),
         window=read.window,
         last=read.last,
     )
@@ -126,9 +126,15 @@ def piece_of(read: Read, interval: Interval, ages: Ages, outside: int = 0) -> Pi
         piece.skipped["malformed"] = others
     if outside:
         piece.read["out_of_bounds"] = outside
-    if read.left_out:
-        piece.read["field_left_out"] = read.left_out
     return piece
+
+
+def counts_of(rows: Sequence[Delivery | Malformed]) -> Counter[str]:
+    """Count the deliveries of an answer, and the fields that were left out of them."""
+    counts = Counter(deliveries=len(rows))
+    if left_out := sum(len(row.left_out) for row in rows if isinstance(row, Delivery)):
+        counts["field_left_out"] = left_out
+    return counts
 
 
 def created_of(row: Malformed, read: Read) -> int:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
-from airflow_provider_cio.customerio.deliveries import within_bounds
+from airflow_provider_cio.customerio.deliveries import counts_of, within_bounds
 from airflow_provider_cio.customerio.reader import Reader
 from airflow_provider_cio.customerio.rows import Activity, Delivery
-from airflow_provider_cio.events.interval import Interval, Window
+from airflow_provider_cio.events.interval import Interval, Window, age_warning
 from airflow_provider_cio.events.occurrence import Malformed
 from airflow_provider_cio.exceptions import UnexpectedDataError
 from airflow_provider_cio.http.errors import safe_text
+from airflow_provider_cio.values import number_of
 
 T = TypeVar("T", Delivery, Activity)
 
@@ -21,26 +24,42 @@ _REMEMBERED = 20_000
 _MOST_NAMED = 5
 
 
-def deliveries(reader: Reader, windows: Sequence[Window]) -> Iterator[Delivery | Malformed]:
-    """Yield each delivery that was created in these windows once, in no order."""
+def deliveries(
+    reader: Reader, windows: Sequence[Window], warn: Callable[[str], None]
+) -> Iterator[Delivery | Malformed]:
+    """Yield each delivery that was created in these windows once, in no order.
+
+    :param warn: called before the first row if Customer.io may show less than there is, and after the last one if
+        fields were left out.
+    """
+    first = min(window.start for window in windows)
+    if warning := age_warning(first, time.time(), "compare the counts"):
+        warn(warning)
+    counts = Counter[str]()
     for read in reader.deliveries(windows):
         read, _ = within_bounds(read)
         yield from read.malformed
         yield from read.deliveries
+        counts += counts_of(read.deliveries)
+    if left_out := counts["field_left_out"]:
+        warn(
+            f"{number_of(left_out, 'field')} of another type than documented, which only describe, were left out of "
+            "Customer.io's rows. Their left_out names them."
+        )
 
 
 def activities(reader: Reader, types: Sequence[str], interval: Interval) -> Iterator[Activity | Malformed]:
     """Yield each activity of the interval once, about newest first. A malformed row without a time may be older."""
     start, end = interval
-    passed_on: dict[str, dict[str, None]] = {kind: {} for kind in types}
+    passed_on: dict[str, dict[int, None]] = {kind: {} for kind in types}  # hashes: an id may be as long as an answer
     for kind, page in reader.activities(types, start):
         for malformed in page.malformed:
             if malformed.created is None or start <= malformed.created < end:
                 yield malformed
         known = passed_on[kind]
         for row in page.rows:
-            if start <= row.timestamp < end and row.id not in known:
-                known[row.id] = None
+            if start <= row.timestamp < end and hash(row.id) not in known:
+                known[hash(row.id)] = None
                 row.type = kind
                 yield row
         while len(known) > _REMEMBERED:

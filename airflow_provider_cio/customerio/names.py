@@ -60,8 +60,8 @@ def names_warning(errors: Mapping[str, Exception]) -> str:
     scopes = [error for error in errors.values() if isinstance(error, ScopeError)]
     texts = [str(error) for error in errors.values() if error not in scopes]
     if scopes:
-        paths = ", ".join(error.path for error in scopes)
-        texts.insert(0, f"the key of {scopes[0].client_name} may not read {paths} (answer 403). Give it these scopes.")
+        paths = ", ".join(f"{error.path} (answer {error.status})" for error in scopes)
+        texts.insert(0, f"the key of {scopes[0].client_name} may not read {paths}. Give it these scopes.")
     return f"No campaign_name for events with a {', '.join(errors)}: {' '.join(dict.fromkeys(texts))}"
 
 

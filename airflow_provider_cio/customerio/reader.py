@@ -11,8 +11,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import NamedTuple, ParamSpec, Self, TypeVar
 
 from airflow_provider_cio.customerio.client import ACTIVITY_PAGE_SIZE, PAGE_SIZE, CustomerIOClient, Page
+from airflow_provider_cio.customerio.paging import MAX_IDLE_PAGES, Chain, Cursors, Paging, endless
 from airflow_provider_cio.customerio.rows import Activity, Delivery
-from airflow_provider_cio.customerio.windows import MAX_IDLE_PAGES, Chain, Paging, endless
 from airflow_provider_cio.events.interval import Window
 from airflow_provider_cio.events.occurrence import Malformed
 
@@ -28,6 +28,8 @@ _BEYOND_RATE = 1
 TOLERANCE = 3600
 #: Empty pages in a row after which a list of activities counts as ended: some lists end with a cursor to nowhere.
 MAX_EMPTY_ACTIVITY_PAGES = 5
+#: Most pages of one reader: eleven days of requests at ten a second, which is Customer.io's limit for a workspace.
+MAX_PAGES = 10_000_000
 #: Ids remembered of each list, so that a delivery that moves to a later page is passed on once.
 _REMEMBERED = 20_000
 
@@ -37,14 +39,12 @@ class Read(NamedTuple):
 
     :param window: the window that it is a page of; it is not cut any more.
     :param last: with this page the window has been read to its end.
-    :param left_out: as in `Page`.
     """
 
     deliveries: Sequence[Delivery]
     malformed: Sequence[Malformed]
     window: Window
     last: bool
-    left_out: int = 0
 
 
 class Reader:
@@ -66,7 +66,7 @@ class Reader:
         self.client = client
         self._page_size = page_size
         self._activity_page_size = activity_page_size
-        self._out_of_order = self._cut_short = 0
+        self._out_of_order = self._cut_short = self._pages = 0
         self._pool = ThreadPoolExecutor(MAX_REQUESTS, thread_name_prefix="customerio")
 
     def counts(self) -> dict[str, int]:
@@ -122,7 +122,9 @@ class Reader:
             if answered:
                 chain = running.pop(answered)
                 pages = begun.pop(chain, None) or _Pages()
-                if self._take(paging, chain, pages, answered.result()):
+                page = answered.result()
+                self._count_page()
+                if self._take(paging, chain, pages, page):
                     ready.extend(pages.passed_on(chain))
                     if not chain.has_ended:
                         begun[chain] = pages
@@ -150,11 +152,21 @@ class Reader:
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 chain = running.pop(future)
                 page = future.result()
+                self._count_page()
                 goes_on = chain.goes_on(page, since)
                 self._cut_short += chain.cut_short
                 if goes_on:
                     running[self.submit(self.client.activity_page, chain.query)] = chain
                 yield chain.kind, page
+
+    def _count_page(self) -> None:
+        """Count a page. New rows inside the bounds look like a larger account, so that only their number can tell.
+
+        :raises TryAgainLaterError: these are more than any account has.
+        """
+        self._pages += 1
+        if self._pages > MAX_PAGES:
+            raise endless(f"sent more than {MAX_PAGES:,} pages")
 
     def deliveries_by_id(self, ids: Sequence[str]) -> Iterator[tuple[str, Delivery | Malformed | None]]:
         """Yield each delivery with its id; None for one that Customer.io no longer has."""
@@ -189,8 +201,7 @@ class _Pages:
         A malformed row without an id always counts as one to pass on, but as a new one only once.
         """
         rows, malformed = page.rows, page.malformed
-        ids: set[str | int] = {row.id for row in rows}
-        ids.update(_identity(row) for row in malformed)
+        ids = _identities(page)
         met = self._met.of(ids)
         if met or malformed or len(ids) < len(rows):
             rows, malformed = _each_once(rows, met), _each_once(malformed, met)
@@ -208,16 +219,16 @@ class _Pages:
         while chain.is_final and self._held:
             page = self._held.pop(0)
             last = chain.has_ended and not self._held
-            yield Read(page.rows, page.malformed, chain.window, last, page.left_out)
+            yield Read(page.rows, page.malformed, chain.window, last)
 
 
 class _Met:
-    """Ids of the last rows of a list; of a malformed row without one, a hash."""
+    """Identities of the last rows of a list."""
 
     def __init__(self) -> None:
-        self._ids: set[str | int] = set()
+        self._ids: set[int] = set()
 
-    def of(self, ids: set[str | int]) -> set[str | int]:
+    def of(self, ids: set[int]) -> set[int]:
         """Return those of these ids that were met before, and remember all of them."""
         met = ids & self._ids
         if len(self._ids) < _REMEMBERED:
@@ -227,13 +238,19 @@ class _Met:
         return met
 
 
-def _identity(row: Malformed) -> str | int:
-    return row.id or hash(row.raw)
+def _identities(page: Page[Delivery] | Page[Activity]) -> set[int]:
+    """Return the identities of all rows: hashes of their ids, because an id may be as long as an answer."""
+    return {hash(row.id) for row in page.rows}.union(map(_identity, page.malformed))
 
 
-def _each_once(rows: Sequence[Row], met: set[str | int]) -> list[Row]:
-    """Return the rows that were not met before, by id."""
-    return list({row.id or at: row for at, row in enumerate(rows) if row.id not in met}.values())
+def _identity(row: Malformed) -> int:
+    """Return a hash of the row's id; without an id, of the whole row."""
+    return hash(row.id or row.raw)
+
+
+def _each_once(rows: Sequence[Row], met: set[int]) -> list[Row]:
+    """Return the rows that were not met before. Malformed ones without an id always count as new."""
+    return list({row.id or at: row for at, row in enumerate(rows) if not row.id or hash(row.id) not in met}.values())
 
 
 class _ActivityChain:
@@ -243,7 +260,7 @@ class _ActivityChain:
         self.kind = kind
         self.query: dict[str, str | int] = {"type": kind, "limit": page_size}
         self.cut_short = False
-        self._cursors: set[str] = set()
+        self._followed = Cursors()
         self._met = _Met()
         self._empty = self._idle = 0
 
@@ -251,8 +268,7 @@ class _ActivityChain:
         """Set the next query, and return whether there is more to ask."""
         times = [row.timestamp for row in page.rows]
         times += [row.created for row in page.malformed if row.created is not None]
-        ids: set[str | int] = {row.id for row in page.rows}
-        ids.update(_identity(row) for row in page.malformed)
+        ids = _identities(page)
         self._empty = 0 if ids else self._empty + 1
         self._idle = 0 if ids - self._met.of(ids) else self._idle + 1
         if page.next is None:
@@ -262,12 +278,11 @@ class _ActivityChain:
             return False
         if times and max(times) < since - TOLERANCE:
             return False
-        if page.next in self._cursors:
+        if self._followed.has(page.next):
             if self._empty:
                 return False
             raise endless(f"named the same next page of {self.kind} twice")
         if self._idle > MAX_IDLE_PAGES:
             raise endless(f"sent no new row of {self.kind} in {MAX_IDLE_PAGES} pages")
-        self._cursors.add(page.next)
         self.query = self.query | {"start": page.next}
         return True

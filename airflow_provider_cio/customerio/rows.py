@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from airflow_provider_cio.customerio.decoding import LEFT_OUT
 from airflow_provider_cio.events.occurrence import Id, Identifiers, Message
 
 #: Fields that only describe a message. An event is worth more without one of them than lost.
@@ -33,10 +34,12 @@ class Delivery(Message, kw_only=True, gc=False):
     """One message to one person, an item of `/v1/messages`.
 
     :param metrics: one time for each metric; also undocumented keys and types of values.
+    :param left_out: names of the describing fields that were left out, because they have another type than documented.
     """
 
     created: int
     metrics: dict[str, Any]
+    left_out: tuple[str, ...] = msgspec.field(default=(), name=LEFT_OUT)
 
 
 class Activity(msgspec.Struct, gc=False):

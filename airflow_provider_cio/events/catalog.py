@@ -176,8 +176,8 @@ def resolve_collections(names: str | Iterable[str], *, in_stream: bool = False) 
             from difflib import get_close_matches  # slow to import, and each parse of a DAG file would pay for it
 
             near = get_close_matches(name, [*GROUPS, *CATALOG], n=3, cutoff=0.5)
-            hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"groups are: {', '.join(GROUPS)}"
-            raise ConfigurationError(f"collections: unknown collection {name!r}; {hint}")
+            hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else f"Groups are: {', '.join(GROUPS)}"
+            raise ConfigurationError(f"collections: unknown collection {name!r}. {hint}")
         members = [CATALOG[member] for member in GROUPS.get(name, (name,))]
         allowed = [one for one in members if in_stream or not one.is_of_person]
         if not allowed:

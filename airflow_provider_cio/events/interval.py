@@ -24,6 +24,8 @@ _YEARS = range(2001, 3000)
 EARLIEST_TIME = 1_000_000_000
 #: Unix seconds (year 5138) from which a number is no time, because it is probably milliseconds.
 LATEST_TIME = 100_000_000_000
+#: Days for which Customer.io lists a delivery: about six months. It narrows longer requests, silently.
+LISTED_DAYS = 180
 
 
 class Interval(NamedTuple):
@@ -92,6 +94,20 @@ def iso(seconds: int) -> str:
 def whole_seconds(span: timedelta) -> int:
     """Return the seconds of a timedelta, rounded up."""
     return ceil(span.total_seconds())
+
+
+def age_warning(first: int, now: float, advice: str) -> str | None:
+    """Return a warning if deliveries are asked for that Customer.io may not list any more, else None.
+
+    :param first: the earliest creation that is asked for.
+    :param advice: end of the sentence.
+    """
+    if first >= now - LISTED_DAYS * 86_400:
+        return None
+    return (
+        f"This reads deliveries created from {iso(first)} on. Customer.io may show less of those that are more than "
+        f"{LISTED_DAYS} days old, without a word: {advice}."
+    )
 
 
 def check_bounds(interval_start: object, interval_end: object) -> None:

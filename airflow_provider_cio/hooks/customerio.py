@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from airflow.providers.common.compat.sdk import BaseHook
 
 from airflow_provider_cio.exceptions import ConfigurationError, CustomerIOToSegmentError
-from airflow_provider_cio.hooks.connection import ConnectionFields
+from airflow_provider_cio.hooks.connection_fields import ConnectionFields
 from airflow_provider_cio.hooks.form import connection_form_widgets, ui_field_behaviour
 from airflow_provider_cio.values import kind_of
 
@@ -146,7 +146,11 @@ class CustomerIOHook(BaseHook):
         if kind not in CHANNELS.values():
             raise ConfigurationError(f"channel must be one of {', '.join(CHANNELS)}, got {channel!r}")
         windows = created_between(interval_between(start, end), kind, drafts=drafts)
-        return self._rows(lambda reader: listing.well_shaped(listing.deliveries(reader, windows), on_malformed))
+
+        def read(reader: Reader) -> Iterator[Delivery]:
+            return listing.well_shaped(listing.deliveries(reader, windows, self.log.warning), on_malformed)
+
+        return self._rows(read)
 
     def activities(
         self,

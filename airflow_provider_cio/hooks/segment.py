@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from airflow.providers.common.compat.sdk import BaseHook
 
 from airflow_provider_cio.exceptions import CustomerIOToSegmentError, EventsRefusedError
-from airflow_provider_cio.hooks.connection import ConnectionFields
+from airflow_provider_cio.hooks.connection_fields import ConnectionFields
 from airflow_provider_cio.hooks.form import connection_form_widgets, ui_field_behaviour
 
 if TYPE_CHECKING:

@@ -35,7 +35,7 @@ class UnusableAnswer(OSError):
 
 def session(url: str) -> requests.Session:
     """Return a session that has read proxies and certificates from the environment once, not at each request."""
-    session = _Session()
+    session = _NoRedirects()
     for scheme in ("http://", "https://"):
         session.mount(scheme, _Adapter(pool_maxsize=_CONNECTIONS))
     session.headers["Accept-Encoding"] = "gzip"
@@ -88,7 +88,7 @@ def _unpacked(response: requests.Response) -> Iterator[bytes]:
             raise UnusableAnswer("it is a gzip that is cut off")
 
 
-class _Session(requests.Session):
+class _NoRedirects(requests.Session):
     def get_redirect_target(self, resp: requests.Response) -> None:
         """Name no target, because requests reads the whole body for a target, even if redirects are not followed."""
 

@@ -1,4 +1,4 @@
-"""Log lines of a task: start, progress, summary, samples, findings.
+"""Log lines of a task: start, progress, summary, samples, warnings.
 
 Airflow's log view shows some 90 characters of a line, so the words that matter come first.
 """
@@ -116,7 +116,7 @@ def log_found(log: Logger, found: Mapping[str, Mapping[str, Any]]) -> None:
             log.warning("Assumed, but not found: %s (%s)", assumption, numbers.format_map(shown))
 
 
-def log_findings(log: Logger, result: Result) -> None:
+def log_warnings(log: Logger, result: Result) -> None:
     """Log a warning for each count of a finished run that may need attention."""
     skipped, done = result.skipped, result.wording.done
     if skipped["unknown_metric"]:

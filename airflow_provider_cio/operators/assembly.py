@@ -7,18 +7,18 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_cio.customerio.activities import GUARANTEED_DAYS, EveryOpenAndClick
+from airflow_provider_cio.customerio.assumptions import Found, check_assumptions
 from airflow_provider_cio.customerio.client import CustomerIOClient
 from airflow_provider_cio.customerio.deliveries import Deliveries
-from airflow_provider_cio.customerio.findings import Found, find_out
 from airflow_provider_cio.customerio.names import Names
 from airflow_provider_cio.customerio.reader import Reader
-from airflow_provider_cio.events.interval import Ages, Interval, iso, whole_seconds
+from airflow_provider_cio.events.interval import Ages, Interval, age_warning, whole_seconds
 from airflow_provider_cio.events.mapping import Mapper
 from airflow_provider_cio.exceptions import CustomerIOToSegmentError
 from airflow_provider_cio.hooks.customerio import CustomerIOHook
 from airflow_provider_cio.http.transport import Retries
 from airflow_provider_cio.observability.logs import log_found
-from airflow_provider_cio.operators.options import FROM_ACTIVITIES, MAX_LOOKBACK, Options
+from airflow_provider_cio.operators.options import FROM_ACTIVITIES, Options
 from airflow_provider_cio.pipeline.checkpoint import Checkpoint
 from airflow_provider_cio.pipeline.ends import Sink, Source
 from airflow_provider_cio.pipeline.pipeline import Callbacks, Pipeline
@@ -52,13 +52,8 @@ def mode_of(interval: Interval, options: Options, log: Logger) -> str:
 def warn_of_age(interval: Interval, options: Options, log: Logger) -> None:
     """Log a warning if the run asks for deliveries that Customer.io may not list any more."""
     first = interval.start - whole_seconds(options.lookback)
-    if first < time.time() - MAX_LOOKBACK.total_seconds():
-        log.warning(
-            "This run reads deliveries created from %s on. Customer.io may show less of those that are more than %d "
-            "days old, without a word: shorten lookback, or compare the counts.",
-            iso(first),
-            MAX_LOOKBACK.days,
-        )
+    if warning := age_warning(first, time.time(), "shorten lookback, or compare the counts"):
+        log.warning("%s", warning)
 
 
 def look_at_service(hook: CustomerIOHook, interval: Interval, options: Options, log: Logger) -> Found:
@@ -71,7 +66,7 @@ def look_at_service(hook: CustomerIOHook, interval: Interval, options: Options, 
     try:
         client = hook.get_conn(retries=Retries(attempts=3, total=30))
         with client, logging_waits(log.info, client.waiting):
-            found = find_out(client, interval, whole_seconds(options.lookback), options.collections)
+            found = check_assumptions(client, interval, whole_seconds(options.lookback), options.collections)
     except CustomerIOToSegmentError as error:
         log.warning("This preview could not find out whether Customer.io is as assumed: %s", error)
         return {}

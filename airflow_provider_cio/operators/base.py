@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
     from airflow.sdk import Context
 
+    from airflow_provider_cio.hooks.customerio import CustomerIOHook
     from airflow_provider_cio.observability.lineage import Dataset
     from airflow_provider_cio.operators.destination import Destination
     from airflow_provider_cio.pipeline.dead_letters import DeadLetters
@@ -105,7 +106,7 @@ class CustomerIOOperator(BaseOperator):
         self.on_unidentified = on_unidentified
         self.dead_letter_path = dead_letter_path
         self.preview = preview
-        self._running = False
+        self._running = self._killed = False
         self._inputs: Sequence[Dataset] = ()
         self._outputs: Sequence[Dataset] = ()
         try:
@@ -127,13 +128,15 @@ class CustomerIOOperator(BaseOperator):
         """
         from airflow_provider_cio.observability.logs import log_error
 
+        self._killed = False  # by a kill of an earlier try in the same process, as in a test of the DAG
         try:
             options = read_options(self)
             interval = resolve_interval(self.interval_start, self.interval_end, context)
             settled = interval.end + whole_seconds(options.settling_time)
+            ends = self._ends(options)  # before the wait, because errors in the connections are known now
             wait_until_settled(interval, settled, self.log)
             dead_letters = self._dead_letters(options, context)
-            result = self._run(options, interval, dead_letters, context)
+            result = self._run(options, interval, *ends, dead_letters, context)
             self._fail_if_refused(result, dead_letters, options, context)
         except TryAgainLaterError as error:
             wait_as_asked(error, settled, context, self.log)
@@ -142,11 +145,29 @@ class CustomerIOOperator(BaseOperator):
             raise AirflowFailException(log_error(self.log, error)) from None
         return self._publish(result, dead_letters, options, context)
 
-    def _run(self, options: Options, interval: Interval, dead_letters: DeadLetters | None, context: Context) -> Result:
-        """Build the pipeline from the options, run it over the interval, and record its counts."""
+    def _ends(self, options: Options) -> tuple[CustomerIOHook, Destination]:
+        """Read the connections of both ends.
+
+        :raises ConfigurationError: one is missing, wrong or incomplete.
+        """
         from airflow_provider_cio.hooks.customerio import CustomerIOHook
+
+        customerio = CustomerIOHook(customerio_conn_id=options.customerio_conn_id)
+        customerio.settings  # noqa: B018 - reads them
+        return customerio, self._destination(options)
+
+    def _run(
+        self,
+        options: Options,
+        interval: Interval,
+        customerio: CustomerIOHook,
+        destination: Destination,
+        dead_letters: DeadLetters | None,
+        context: Context,
+    ) -> Result:
+        """Build the pipeline from the options, run it over the interval, and record its counts."""
         from airflow_provider_cio.observability.lineage import customerio_datasets
-        from airflow_provider_cio.observability.logs import log_findings, log_sample, log_start, log_summary
+        from airflow_provider_cio.observability.logs import log_sample, log_start, log_summary, log_warnings
         from airflow_provider_cio.observability.metrics import count_run
         from airflow_provider_cio.operators.assembly import build_pipeline, look_at_service, mode_of, warn_of_age
         from airflow_provider_cio.operators.checkpoint_store import CheckpointStore
@@ -154,9 +175,7 @@ class CustomerIOOperator(BaseOperator):
         from airflow_provider_cio.pipeline.preview import PreviewSink
 
         began = time.monotonic()
-        customerio = CustomerIOHook(customerio_conn_id=options.customerio_conn_id)
         origin = (options.customerio_conn_id, customerio.settings.base_url)
-        destination = self._destination(options)
         mode = mode_of(interval, options, self.log)
         warn_of_age(interval, options, self.log)
         log_start(self.log, interval, options.older_than, options.lookback, mode, options.collections)
@@ -183,7 +202,7 @@ class CustomerIOOperator(BaseOperator):
 
         log_summary(self.log, result, preview=options.preview)
         store.forget()
-        log_findings(self.log, result)
+        log_warnings(self.log, result)
         if options.preview:
             with self._killable():
                 result.found = look_at_service(customerio, interval, options, self.log)
@@ -278,21 +297,26 @@ class CustomerIOOperator(BaseOperator):
         return lineage(self._inputs, self._outputs)
 
     def on_kill(self) -> None:
-        """End the running `execute`, which then closes its clients.
+        """End the running `execute`, which then closes its clients. Before the run, let it end as soon as it begins.
 
         Airflow calls this method from its signal handler, in the thread of `execute`. Do not close anything here: that
         could wait for a lock that this thread holds itself.
         """
-        if self._running:
-            raise SystemExit("The task was killed.")
+        self._killed = True
+        self._exit_if_killed()
 
     @contextmanager
     def _killable(self) -> Iterator[None]:
         self._running = True
         try:
+            self._exit_if_killed()
             yield
         finally:
             self._running = False
+
+    def _exit_if_killed(self) -> None:
+        if self._killed and self._running:
+            raise SystemExit("The task was killed.")
 
 
 def _with_dead_letters(result: Result, dead_letters: DeadLetters | None) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from airflow.sdk.exceptions import AirflowRuntimeError
 
 from airflow_provider_cio.exceptions import TryAgainLaterError
 from airflow_provider_cio.pipeline.checkpoint import Checkpoint
+from airflow_provider_cio.signals import uninterrupted
 
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
@@ -32,7 +33,8 @@ class CheckpointStore:
         state = None
         if self._store:
             try:
-                state = self._store.get(CHECKPOINT_KEY)
+                with uninterrupted():
+                    state = self._store.get(CHECKPOINT_KEY)
             except AirflowRuntimeError as error:
                 self._log.warning("The checkpoint can't be read, so this try begins anew: %s", error)
         checkpoint = Checkpoint(fingerprint, state)
@@ -53,7 +55,8 @@ class CheckpointStore:
         if not self._store:
             return
         try:
-            self._store.delete(CHECKPOINT_KEY)
+            with uninterrupted():
+                self._store.delete(CHECKPOINT_KEY)
         except AirflowRuntimeError as error:
             raise TryAgainLaterError(
                 f"All events were delivered, but the checkpoint could not be removed: {error}. A retry removes it."
@@ -61,6 +64,7 @@ class CheckpointStore:
 
     def _save(self, state: dict[str, Any]) -> None:
         try:
-            self._store.set(CHECKPOINT_KEY, state)
+            with uninterrupted():
+                self._store.set(CHECKPOINT_KEY, state)
         except AirflowRuntimeError as error:  # no harm: a retry only repeats more
             self._log.warning("The checkpoint could not be stored, so a retry would repeat more: %s", error)

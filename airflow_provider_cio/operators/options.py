@@ -14,12 +14,12 @@ from datetime import timedelta
 from typing import Any, NamedTuple
 
 from airflow_provider_cio.events.catalog import DEFAULT_COLLECTIONS, Collection, resolve_collections
-from airflow_provider_cio.events.interval import check_bounds, whole_seconds
+from airflow_provider_cio.events.interval import LISTED_DAYS, check_bounds, whole_seconds
 from airflow_provider_cio.exceptions import ConfigurationError
 from airflow_provider_cio.values import flag_in, kind_of, number_in, shown, span_in_words
 
-#: Customer.io lists the deliveries of about six months: it narrows longer requests, silently.
-MAX_LOOKBACK = timedelta(days=180)
+#: A run with a longer look-back would read deliveries that Customer.io does not list.
+MAX_LOOKBACK = timedelta(days=LISTED_DAYS)
 #: Modes that read activities -> the mode for intervals that those don't reach.
 FROM_ACTIVITIES = {"every": "first", "every_human": "first_human"}
 #: Far more than any delay of Customer.io's. A longer time is probably in the wrong unit.

@@ -103,7 +103,7 @@ def _read(state: object) -> _Saved | None:
     """Return a saved state; None if it is damaged or of another version."""
     try:
         saved = msgspec.convert(state, _Saved)
-    except (msgspec.ValidationError, RecursionError):
+    except msgspec.ValidationError:
         return None
     fits = saved.version == VERSION and saved.tally.keys() == Tally().as_dict().keys()
     return saved if fits and all(start < end for _, start, end, _ in saved.done) else None

@@ -93,7 +93,8 @@ class Report(msgspec.Struct, gc=False):
         """True for a report about a person's subscription.
 
         `object_type` may be ``email`` if an e-mail caused it. Then ``unsubscribed`` is told from the metric of that
-        e-mail only by the missing `delivery_id`.
+        e-mail only by the missing `delivery_id`: the specification requires it in each report of a message, and has
+        none in the report of a person who unsubscribes.
         """
         if self.metric == "unsubscribed":
             return not (self.object_type == "email" and self.data.delivery_id)

@@ -92,7 +92,7 @@ class BigQuery(Database):
             raise ConfigurationError(
                 f"the credentials can't be loaded: {shown(str(error))} ({type(error).__name__}). Correct the connection"
             ) from None
-        session = _Session(Client(project=project, credentials=credentials), self._report_wait)
+        session = _JobRunner(Client(project=project, credentials=credentials), self._report_wait)
         try:
             session.open_dataset(self._schema, getattr(self._hook, "location", None))
         except BaseException:
@@ -161,13 +161,6 @@ class BigQuery(Database):
 
     def load_time(self, cursor: Any) -> str:
         return f"(SELECT MAX(locked_at) FROM {self.quoted(self._schema, _LOCK)})"
-
-    def insert_sql(self, stage: str, table: str, columns: str, values: str) -> str:
-        return (
-            f"INSERT INTO {table} ({columns}) SELECT {values} FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY id) AS "
-            f"nth FROM {stage}) AS staged WHERE nth = 1 AND NOT EXISTS (SELECT 1 FROM {table} AS loaded WHERE "
-            "loaded.id = staged.id)"
-        )
 
     def insert(self, cursor: Any, inserts: Sequence[tuple[str, str]]) -> int:
         """Execute INSERTs in one transaction, and again each time that another load makes BigQuery cancel it.
@@ -242,7 +235,7 @@ class BigQuery(Database):
         return TryAgainLaterError(told)
 
 
-class _Session:
+class _JobRunner:
     """A connection and its cursor in one: runs jobs, waits for them, and deletes staged tables on `close`."""
 
     def __init__(self, client: Any, report_wait: ReportWait) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from airflow.providers.common.compat.sdk import AirflowException, AirflowNotFoundException, BaseHook
 
 from airflow_provider_cio.exceptions import ConfigurationError
+from airflow_provider_cio.signals import uninterrupted
 from airflow_provider_cio.values import HOLDS_A_MASK, is_mask
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def open_warehouse(conn_id: str, schema: str) -> Warehouse:
             f"Connection {conn_id!r}: Airflow's provider for {database.name} is not installed: "
             f"pip install {database.package}."
         ) from error
+    hook.get_connection = uninterrupted()(hook.get_connection)  # it reads again while it can be killed
     return Warehouse(f"{database.name} (connection {conn_id!r})", partial(database, hook), schema)
 
 

@@ -141,6 +141,10 @@ class Database(ABC):
         """Quote names and join them with dots: a schema and its table, for example."""
         return ".".join(f"{self.quote}{name}{self.quote}" for name in names)
 
+    def quoted_as_told(self, name: str) -> str:
+        """Quote the name of a user or role, as the database tells it: with capitals and spaces if it has some."""
+        return f"{self.quote}{name.replace(self.quote, self.quote * 2)}{self.quote}"
+
     @abstractmethod
     def connect(self) -> tuple[Any, Any]:
         """Return a new connection, which the caller closes, and a cursor of it."""
@@ -222,7 +226,6 @@ class Database(ABC):
         cursor.execute(f"SELECT CAST({self.clock} AS VARCHAR(64))")
         return f"CAST('{cursor.fetchone()[0]}' AS {self.types[Kind.TIME]})"
 
-    @abstractmethod
     def insert_sql(self, stage: str, table: str, columns: str, values: str) -> str:
         """Return an INSERT of the staged rows whose id is not in the table yet, one row for each id.
 
@@ -230,6 +233,12 @@ class Database(ABC):
         :param columns: of the table, quoted.
         :param values: the expressions for them, in the same order.
         """
+        key, nth = self.quoted("id"), self.quoted("nth")
+        return (
+            f"INSERT INTO {table} ({columns}) SELECT {values} FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY {key} "
+            f"ORDER BY {key}) AS {nth} FROM {stage}) AS staged WHERE {nth} = 1 AND NOT EXISTS "
+            f"(SELECT 1 FROM {table} AS loaded WHERE loaded.{key} = staged.{key})"
+        )
 
     def insert(self, cursor: Any, inserts: Sequence[tuple[str, str]]) -> int:
         """Execute INSERTs.

@@ -294,7 +294,7 @@ def _not_the_owner(
     )
     run = "; ".join(statement for table in tables for statement in statements[table])
     shares = "; ".join(
-        database.share_tables.format(owner=database.quoted(owner), user=database.quoted(user))
+        database.share_tables.format(owner=database.quoted_as_told(owner), user=database.quoted_as_told(user))
         for owner in dict.fromkeys(owners[table] for table in tables)
         if database.share_tables
     )

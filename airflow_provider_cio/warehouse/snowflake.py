@@ -2,8 +2,8 @@
 
 Snowflake enforces no key, and a session may see late what another one has committed. Only a session that is opened
 after the commit surely sees it: https://docs.snowflake.com/en/sql-reference/transactions. So a load has two sessions.
-The first one stages the rows. Then it updates the row of a lock table, for which it waits until no other load has it.
-Only then the second one is opened. It inserts the rows.
+The first one stages the rows. Then it takes a lock (see `snowflake_lock`), for which it waits until no other load has
+it. Only then the second one is opened. It inserts the rows.
 """
 
 from __future__ import annotations
@@ -18,21 +18,16 @@ from airflow_provider_cio.warehouse.database import (
     ColumnRow,
     Database,
     ReportWait,
-    TryAgainNowError,
     public_host,
     rows_rejected,
     shown,
 )
-from airflow_provider_cio.warehouse.snowflake_session import Session, open_session, sqlstate
+from airflow_provider_cio.warehouse.snowflake_lock import INSERT_TIMEOUT, LOCK_TIMEOUT, Lock
+from airflow_provider_cio.warehouse.snowflake_session import CANCELED, TIMED_OUT, Session, open_session, sqlstate
 from airflow_provider_cio.warehouse.tables import SPOOLED, Kind
 
-#: Longest time, in seconds, that a load waits for others before it leaves the retry to Airflow.
-_LOCK_TIMEOUT = 600
 #: Longest time, in seconds, of any other statement of the first session: more, because the wait is a statement's, too.
-_STATEMENT_TIMEOUT = _LOCK_TIMEOUT + 60
-#: Longest time, in seconds, of a statement of the second session. If a session does nothing for five minutes, and
-#: another one waits for its lock, Snowflake ends its transaction.
-_INSERT_TIMEOUT = 240
+_STATEMENT_TIMEOUT = LOCK_TIMEOUT + 60
 #: Table whose row each load updates, because Snowflake lets two loads insert side by side.
 _LOCK = "customerio_lock"
 #: Beginning of the names of stages, and of tables with staged rows.
@@ -46,8 +41,6 @@ _CLASSES_WITHOUT_VALUES = ("", "02", "08", "0A", "25", "28", "40", "42", "53", "
 _NOT_ALLOWED = "42501"
 #: SQLSTATEs of an object that is missing, or is there already. Both may be said of one that the role can't see.
 _UNSEEN = ("02000", "42S02", "42710")
-#: SQLSTATE of a statement that Snowflake has stopped: for its time-out, for LOCK_TIMEOUT, or since too many wait.
-_STOPPED = "57014"
 #: Numbers of errors: no warehouse is in use; Snowflake does not know the account (HTTP 403 and 404).
 _NO_WAREHOUSE = 606
 _UNKNOWN_ACCOUNT = (290403, 290404)
@@ -111,7 +104,7 @@ class Snowflake(Database):
 
         :raises ConfigurationError: it has none, or the credentials can't be loaded.
         """
-        session = open_session(self._hook, {"LOCK_TIMEOUT": _LOCK_TIMEOUT}, _STATEMENT_TIMEOUT, self._report_wait)
+        session = open_session(self._hook, {"LOCK_TIMEOUT": LOCK_TIMEOUT}, _STATEMENT_TIMEOUT, self._report_wait)
         try:
             [found] = session.execute("SELECT CURRENT_ROLE(), CURRENT_DATABASE(), CURRENT_WAREHOUSE()")
             self._role, self._database, self._warehouse = (name or "" for name in found)
@@ -185,40 +178,35 @@ class Snowflake(Database):
     def load_time(self, cursor: Any) -> str:
         return f"${_LOAD_TIME}::{self.types[Kind.TIME]}"
 
-    def insert_sql(self, stage: str, table: str, columns: str, values: str) -> str:
-        return (
-            f'INSERT INTO {table} ({columns}) SELECT {values} FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY "ID" '
-            f'ORDER BY "ID") AS "NTH" FROM {stage}) AS "STAGED" WHERE "NTH" = 1 AND NOT EXISTS (SELECT 1 FROM {table} '
-            'AS "LOADED" WHERE "LOADED"."ID" = "STAGED"."ID")'
-        )
-
     def insert(self, cursor: Any, inserts: Sequence[tuple[str, str]]) -> int:
         """Execute INSERTs in one transaction of a second session, while the first one has the lock.
 
         :raises TryAgainLaterError: other loads have not ended within ten minutes.
         :raises TryAgainNowError: the first session has lost the lock.
         """
-        lock, holder = self.quoted(self._schema, _LOCK), uuid.uuid4().hex
-        cursor.execute(f'CREATE TABLE IF NOT EXISTS {lock} ("HOLDER" VARCHAR)')
-        # Two first loads at once may insert a row each. That does no harm, because each load updates all rows.
-        cursor.execute(f"INSERT INTO {lock} SELECT '' WHERE NOT EXISTS (SELECT 1 FROM {lock})")
+        lock = Lock(cursor, self._schema, self.quoted(self._schema, _LOCK), self._report_wait)
         with super().transaction(cursor):
-            self._take_lock(cursor, lock, holder)
+            lock.take()
             [(moment,)] = cursor.execute("SELECT CURRENT_TIMESTAMP()")  # in the UPDATE it is the time before the wait
-            second = open_session(self._hook, {}, _INSERT_TIMEOUT, self._report_wait)
+            second = open_session(self._hook, {}, INSERT_TIMEOUT, self._report_wait)
             try:
                 second.execute(f"SET {_LOAD_TIME} = '{moment.isoformat()}'")
-                with super().transaction(second):
-                    added = 0
-                    for into_table, into_tracks in inserts:
-                        _check_lock(cursor, lock, holder)
-                        second.execute(into_table)
-                        added += second.rowcount
-                        _check_lock(cursor, lock, holder)
-                        second.execute(into_tracks)
-                    _check_lock(cursor, lock, holder)
+                second.execute("BEGIN")
+                added = 0
+                for into_table, into_tracks in inserts:
+                    lock.check()
+                    second.execute(into_table)
+                    added += second.rowcount
+                    lock.check()
+                    second.execute(into_tracks)
+                lock.check()
+                lock.commit(second)
+            except BaseException:
+                with suppress(Exception):  # the end of the session does so, too
+                    second.execute("ROLLBACK")
+                raise
             finally:
-                with suppress(Exception):  # the rows are committed, or rolled back
+                with suppress(Exception):
                     second.close()
         return added
 
@@ -238,8 +226,10 @@ class Snowflake(Database):
             return self._not_allowed(text)
         if code in _UNKNOWN_ACCOUNT:
             return ConfigurationError(f"there is no such account: {text}. Check the account of the connection")
-        if state == _STOPPED:
-            return TryAgainLaterError(f"Snowflake stopped a statement: {text}. A larger warehouse would take less time")
+        if code == TIMED_OUT:
+            text = f"Snowflake stopped a statement: {text}. A larger warehouse would take less time"
+        if code == CANCELED:
+            text = f"a statement was canceled: {text}"
         rejected = state[:2] in ("08", "28") and isinstance(error, DatabaseError)
         if code // 1000 == _NO_LOGIN or (rejected and not isinstance(error, OperationalError)):
             return ConfigurationError(
@@ -250,24 +240,6 @@ class Snowflake(Database):
         if state[:2] in ("0A", "42"):
             return ConfigurationError(f"{text}. Check whether somebody else changed schema {self._schema}")
         return TryAgainLaterError(text)
-
-    def _take_lock(self, cursor: Session, lock: str, holder: str) -> None:
-        """Update the row of the lock table, waiting for a load that has done so.
-
-        :raises TryAgainLaterError: other loads have not ended within ten minutes.
-        """
-        from snowflake.connector.errors import Error
-
-        wait = f"Waiting for another load into schema {self._schema} to end"
-        try:
-            cursor.execute(f"UPDATE {lock} SET \"HOLDER\" = '{holder}'", wait=wait)
-        except Error as error:
-            if sqlstate(error) != _STOPPED:
-                raise
-            raise TryAgainLaterError(
-                f"other loads into schema {self._schema} have not ended within {_LOCK_TIMEOUT} s, or more than 20 "
-                f"wait ({error.errno})"
-            ) from None
 
     def _drop_leftovers(self, cursor: Session) -> None:
         """Drop the staged tables that killed workers have left, after a day."""
@@ -281,24 +253,17 @@ class Snowflake(Database):
 
     def _not_allowed(self, text: str) -> ConfigurationError:
         """Return the error for a missing right, with the statements for all rights that a load needs."""
-        role, database, warehouse = self._role or "<role>", self._database or "<database>", self._warehouse
-        schema = f"{database}.{self._schema.upper()}"
-        return ConfigurationError(
-            f"the role {role} lacks a right: {text}. Run the statement for it: GRANT USAGE ON WAREHOUSE "
-            f"{warehouse or '<warehouse>'} TO ROLE {role}; GRANT USAGE, CREATE SCHEMA ON DATABASE {database} TO ROLE "
-            f"{role} (to make the schema); GRANT USAGE, CREATE TABLE, CREATE STAGE ON SCHEMA {schema} TO ROLE {role}; "
-            f"GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA {schema} TO ROLE {role}. Only the owner of a table "
-            "can add a column to it"
+        role, database, warehouse = (
+            self.quoted_as_told(name) if name else f"<{kind}>"
+            for kind, name in (("role", self._role), ("database", self._database), ("warehouse", self._warehouse))
         )
-
-
-def _check_lock(cursor: Session, lock: str, holder: str) -> None:
-    """Check that the first session has the lock. This also keeps it from doing nothing for five minutes.
-
-    :raises TryAgainNowError: Snowflake has ended its transaction.
-    """
-    if set(cursor.execute(f'SELECT "HOLDER" FROM {lock}')) != {(holder,)}:
-        raise TryAgainNowError("Snowflake gave the load's lock to another one, because it took too long")
+        schema = f"{database}.{self.quoted(self._schema)}"
+        return ConfigurationError(
+            f"the role {role} lacks a right: {text}. Run the statement for it: GRANT USAGE ON WAREHOUSE {warehouse} TO "
+            f"ROLE {role}; GRANT USAGE, CREATE SCHEMA ON DATABASE {database} TO ROLE {role} (to make the schema); "
+            f"GRANT USAGE, CREATE TABLE, CREATE STAGE ON SCHEMA {schema} TO ROLE {role}; GRANT SELECT, INSERT, UPDATE "
+            f"ON ALL TABLES IN SCHEMA {schema} TO ROLE {role}. Only the owner of a table can add a column to it"
+        )
 
 
 def _field(connection: Any, name: str) -> str:

@@ -22,6 +22,11 @@ _SETTINGS: Mapping[str, object] = {
     "TIMEZONE": "UTC",
     "USE_CACHED_RESULT": False,  # the check of the lock repeats one SELECT
 }
+#: SQLSTATE of a statement that Snowflake has stopped: for its time-out, for LOCK_TIMEOUT, since too many wait for a
+#: lock, or since somebody canceled it.
+STOPPED = "57014"
+#: Numbers of errors with that SQLSTATE: canceled; time-out of the session or of the warehouse.
+CANCELED, TIMED_OUT = 604, 630
 #: Seconds after a statement's time-out when the driver gives up, too. Without a time-out, it would retry for ever.
 _MARGIN = 60
 #: Rows that are in memory at a time while they are written as parquet: some 5 MB.
@@ -48,16 +53,24 @@ class Session:
         self._report_wait = report_wait
 
     def execute(
-        self, sql: str, file: IO[bytes] | None = None, *, wait: str = "Waiting for Snowflake to answer"
+        self,
+        sql: str,
+        file: IO[bytes] | None = None,
+        *,
+        wait: str = "Waiting for Snowflake to answer",
+        timeout: int | None = None,
     ) -> list[tuple[Any, ...]]:
         """Return the rows of a statement.
 
         :param file: the content for a PUT.
         :param wait: what the session is said to wait for.
+        :param timeout: seconds after which the driver gives up; by default, later than Snowflake does.
         """
         self._report_wait(wait)  # the driver retries by itself
         try:
-            self._cursor.execute(sql, timeout=self._timeout + _MARGIN, **({"file_stream": file} if file else {}))
+            self._cursor.execute(
+                sql, timeout=timeout or self._timeout + _MARGIN, **({"file_stream": file} if file else {})
+            )
             self.rowcount = self._cursor.rowcount or 0
             rows: list[tuple[Any, ...]] = self._cursor.fetchall()
         finally:

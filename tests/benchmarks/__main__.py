@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.benchmarks import interruptions, memory, month, operator, reading, sending, stream, warehouse
+from tests.benchmarks import interruptions, memory, month, operator, picture, reading, sending, stream, warehouse
 from tests.benchmarks.figures import Figure, machine, table
 from tests.benchmarks.world import REPO
 
@@ -27,6 +27,7 @@ PARTS: dict[str, Callable[[bool], Iterator[Figure]]] = {
     "warehouse": warehouse.measure,
     "memory": memory.measure,
     "interruptions": interruptions.measure,
+    "picture": picture.measure,
 }
 
 DISTURBING = 0.15  # cores

@@ -2,6 +2,7 @@
 
 With SCREENSHOTS=docs/images, the pictures of the docs are made anew, of three weeks."""
 
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -9,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from playwright.sync_api import FrameLocator, expect
 
 from tests.e2e.airflow import TASK_ID, Run
-from tests.e2e.browser import UI, chromium, page_of
+from tests.e2e.browser import PATIENCE, UI, chromium, page_of
 from tests.e2e.processes import REPO
 from tests.e2e.shared import SharedAirflow
 from tests.e2e.three_weeks import FAILED, LAST, REFUSED, SANDBOX, fill
 from tests.e2e.world import DAG_ID, DAGS, World
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -90,7 +93,7 @@ def test_counts_are_those_of_the_results(ui: UI, world: World, runs: dict[str, R
     for day in done:
         events = world.xcom(runs[day])["events"]
         assert table[day][: 1 + len(names)] == ["done", *(f"{events[name]:,}" for name in names)]
-    assert table[PREVIEW][0] == "never ran (only a preview)"
+    assert table[PREVIEW][:2] == ["never ran (only a preview)", "-"]
     assert table[REFUSED][0] == "done, events refused"
 
 
@@ -102,6 +105,45 @@ def test_the_button_of_a_task(ui: UI, world: World, runs: dict[str, Run]) -> Non
     assert address == f"cio-flow/?dag_id={DAG_ID}&task_id={TASK_ID}"
     path = f"dags/{DAG_ID}/dagRuns/{run.run_id}/taskInstances/{TASK_ID}/xcomEntries"
     assert [one["key"] for one in world.api(path)["xcom_entries"]] == ["return_value"]
+
+
+def test_a_viewer_sees_all(ui: UI, world: World, runs: dict[str, Run]) -> None:
+    """A second API server of the same Airflow knows a person who may only look."""
+    url = f"http://127.0.0.1:{free_port()}"
+    settings = {
+        "API__BASE_URL": url,
+        "API__PORT": url.rpartition(":")[2],
+        "CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "False",
+        "CORE__SIMPLE_AUTH_MANAGER_USERS": "looker:viewer",
+    }
+    world.start("api-server-with-login", "api-server", **{f"AIRFLOW__{name}": text for name, text in settings.items()})
+    world.wait(lambda: serves(url), "API server with a login")
+    passwords = Path(world.env["AIRFLOW_HOME"]) / "simple_auth_manager_passwords.json.generated"
+    assert ui.page.context.browser is not None
+    context = ui.page.context.browser.new_context(base_url=url, timezone_id="UTC")
+    context.set_default_timeout(PATIENCE)
+    page = context.new_page()
+    page.goto(f"/cio-flow/{UNTIL}")
+    expect(page.get_by_text("You are not signed in.")).to_be_visible()
+    page.goto("/")
+    page.get_by_role("textbox", name="Username").fill("looker")
+    page.locator("input[type=password]").fill(json.loads(passwords.read_text())["looker"])
+    page.get_by_role("button", name="Sign in").click()
+    page.get_by_role("button", name="Browse").click()
+    expect(page.get_by_role("menuitem", name="Customer.io events")).to_be_visible()
+    page.goto(f"/dags/{DAG_ID}/runs/{runs[REFUSED].run_id}/tasks/{TASK_ID}/details")
+    expect(page.get_by_role("link", name="What flowed")).to_be_visible()
+    page.goto(f"/cio-flow/{UNTIL}")
+    assert f"1 failed: {FAILED}" in words(page)
+    expect(page.get_by_text("not read")).to_have_text(["counts not read"])  # only the legend says it
+    context.close()
+
+
+def serves(url: str) -> bool:
+    try:
+        return requests.get(f"{url}/api/v2/version", timeout=10).ok
+    except requests.RequestException:
+        return False
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

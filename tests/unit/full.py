@@ -55,9 +55,9 @@ def run_full(
     """Run with every open and click unless `every` is off. Assert that it warns of nothing, or let `warn` take it."""
     warnings: list[str] = []
     mode = "every" if every else "first"
-    report = run_pipeline(sandbox, interval, names=names, mode=mode, warn=warn or warnings.append, **options)
+    result = run_pipeline(sandbox, interval, names=names, mode=mode, warn=warn or warnings.append, **options)
     assert warnings == []
-    return report
+    return result
 
 
 def held(

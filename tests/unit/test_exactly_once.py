@@ -143,8 +143,8 @@ def test_each_occurrence_is_sent_once(
     expected: list[Truth] = []
     for interval in data.draw(st.permutations(cuts(data, history))):
         mode = data.draw(st.sampled_from(MODES))
-        report = run_in_time(world, interval, mode)
-        assert not report.refused
+        result = run_in_time(world, interval, mode)
+        assert not result.refused
         expected += held_in_mode(mode, history, [interval])
     found, wanted = kept(world.segment.kept), to_send(expected)
     assert list((found - wanted).elements()) == []
@@ -200,8 +200,8 @@ def test_rate_limit_costs_no_event(world: Sandbox, limiter: Any, retry_after: An
     world.settings = Settings(limiter=limiter, retry_after=retry_after, other_client=1, arrival_jitter=0.005, **few)
     world.history = History.generate(seed=4, deliveries=400, start=STRETCH.start, end=STRETCH.end)
     world.reset()
-    report = run_in_time(world, STRETCH, "every")
-    assert report.as_dict()["read"]["rate_limited"] == world.customerio.rate_limited > 0
+    result = run_in_time(world, STRETCH, "every")
+    assert result.as_dict()["read"]["rate_limited"] == world.customerio.rate_limited > 0
     assert kept(world.segment.kept) == to_send(held(world.history, [STRETCH]))
     assert world.segment.duplicates == []
 
@@ -234,8 +234,8 @@ def test_growing_lists_cost_no_event(world: Sandbox, order: Any, mode: str) -> N
         order=order,
     )
     world.reset()
-    report = run_pipeline(world, interval, names="all", mode=mode)
-    assert report.tally.read["deliveries"] > len(dense) + 5  # some came in
+    result = run_pipeline(world, interval, names="all", mode=mode)
+    assert result.tally.read["deliveries"] > len(dense) + 5  # some came in
     wanted = to_send(held_in_mode(mode, world.history, [interval]))
     assert kept(world.segment.kept) == wanted
     assert world.segment.duplicates == []
@@ -277,8 +277,8 @@ def test_malformed_rows(world: Sandbox, history: History, share: float, mode: st
     world.settings = Settings(odd_deliveries=share, odd_activities=share, now=STRETCH.end + 40 * DAY)
     world.history = history
     world.reset()
-    reports = [run_pipeline(world, one, names="all", mode=mode) for one in cuts(data, history)]
-    assert set(itertools.chain(*(report.refused for report in reports))) <= {"malformed"}
+    results = [run_pipeline(world, one, names="all", mode=mode) for one in cuts(data, history)]
+    assert set(itertools.chain(*(result.refused for result in results))) <= {"malformed"}
     every, human = mode.startswith("every"), mode.endswith("human")
     expected = world.expected(*STRETCH, drafts=True, every=every, human=human)
     everything = keys(itertools.chain(*expected))
@@ -307,9 +307,9 @@ def run_days(world: Sandbox, mode: str) -> list[tuple[Result, list[Malformed]]]:
     found = []
     for day in DAYS:
         rows: list[Malformed] = []
-        report = run_pipeline(world, day, names="all", mode=mode, callbacks=Callbacks(refused_row=rows.append))
-        assert report.refused == ({"malformed": len(rows)} if rows else {})
-        found.append((report, rows))
+        result = run_pipeline(world, day, names="all", mode=mode, callbacks=Callbacks(refused_row=rows.append))
+        assert result.refused == ({"malformed": len(rows)} if rows else {})
+        found.append((result, rows))
     return found
 
 
@@ -327,7 +327,7 @@ def test_malformed_delivery_on_its_day(world: Sandbox, many: History) -> None:
     lost = {one.kind.name for at, _, raw, one in rows if not one.legible and raw not in raws}
     assert lost <= {"delivery.customer_identifiers.cio_id:number"}  # any id may be a number
     unreadable = {one.kind.name for created, _, raw, one in rows if raw in raws}
-    for day, (report, refused) in zip(DAYS, days, strict=True):
+    for day, (result, refused) in zip(DAYS, days, strict=True):
         of_kind = [(at, raw) for at, _, raw, one in rows if one.kind.name in unreadable]
         own = {raw for at, raw in of_kind if day.start <= at < day.end}
         # A row that does not say when it was created may be of the minute after the day, which is read too.
@@ -336,12 +336,12 @@ def test_malformed_delivery_on_its_day(world: Sandbox, many: History) -> None:
         assert {row.raw for row in refused if row.created is not None} <= own
         # A window that has to be asked anew brings its odd rows once more.
         earlier = sum(at < day.start for at, _ in of_kind)
-        assert report.skipped["malformed"] >= earlier
+        assert result.skipped["malformed"] >= earlier
         assert bool(earlier) == (day != DAYS[0])
-        assert bool(report.skipped["malformed"]) == bool(earlier or near)
+        assert bool(result.skipped["malformed"]) == bool(earlier or near)
     # All that is neither refused nor outside the bounds that were asked for is sent, and nothing else.
     outside = [id for _, id, _, one in rows if one.kind.name == "delivery.created:huge"]
-    assert sum(report.tally.read["out_of_bounds"] for report, _ in days) >= len(outside) > 0
+    assert sum(result.tally.read["out_of_bounds"] for result, _ in days) >= len(outside) > 0
     gone = {id for _, id, _, one in rows if one.kind.name in unreadable}.union(outside)
     expected = world.expected(*STRETCH)
     wanted = keys([*expected.must, *(one for one in expected.may if one.delivery_id not in gone)])
@@ -369,7 +369,7 @@ def test_malformed_activity_on_its_day(world: Sandbox, many: History) -> None:
     lost = Counter(raw for raw, one in inside if _unreadable(one)) - raws
     assert not lost
     assert sum(_unreadable(one) for _, one in inside) > 50
-    assert all(report.skipped["not_a_time"] for report, _ in days)
+    assert all(result.skipped["not_a_time"] for result, _ in days)
     expected = world.expected(*STRETCH, every=True)
     found = Counter(map(key, kept(world.segment.kept).elements()))
     assert list((keys([one for one in expected.must if is_told(one)]) - found).elements()) == []

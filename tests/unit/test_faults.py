@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from airflow_provider_cio.customerio import client as client_module
 from airflow_provider_cio.customerio import reader as reading
 from airflow_provider_cio.customerio.names import NAME_LISTS
-from airflow_provider_cio.customerio.windows import MAX_IDLE_PAGES, OPEN
+from airflow_provider_cio.customerio.paging import MAX_IDLE_PAGES, OPEN
 from airflow_provider_cio.events.catalog import DEFAULT_COLLECTIONS
 from airflow_provider_cio.events.interval import Interval
 from airflow_provider_cio.exceptions import (
@@ -184,14 +184,14 @@ def test_random_faults_lose_nothing(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reading, "MAX_REQUESTS", in_flight)
         retries = Retries(attempts=60, total=60.0, first=0.001, longest=0.01)
-        report = run_pipeline(world, INTERVAL, retries=retries, timeout=TIMEOUT)
+        result = run_pipeline(world, INTERVAL, retries=retries, timeout=TIMEOUT)
     spoiled = sum(asked.fault in SPOILING for asked in world.segment.requests)
     assert_kept_is_truth(world, INTERVAL, duplicates=None)
     assert len(world.segment.duplicates) <= spoiled * BATCH
-    assert report.work["events"] == EVENTS
-    assert report.skipped["unidentified"] == len(TRUTH) - EVENTS
-    assert not report.refused
-    assert report.work["requests"] == len(world.customerio.requests)
+    assert result.work["events"] == EVENTS
+    assert result.skipped["unidentified"] == len(TRUTH) - EVENTS
+    assert not result.refused
+    assert result.work["requests"] == len(world.customerio.requests)
 
 
 @pytest.mark.parametrize("side", ["customerio", "segment"])
@@ -335,7 +335,7 @@ def test_bad_events_are_refused_alone(sandbox: Sandbox, status: Any, bad: Callab
     sandbox.history, names = poisoned(300, bad)
     sandbox.settings = Settings(refuse_containing="POISON", refuse_with=status)
     given: list[tuple[str, bytes]] = []
-    report = run_pipeline(
+    result = run_pipeline(
         sandbox,
         Interval(NOVEMBER, NOVEMBER + DAY),
         callbacks=Callbacks(refused_event=lambda reason, event: given.append((reason, event))),
@@ -343,10 +343,10 @@ def test_bad_events_are_refused_alone(sandbox: Sandbox, status: Any, bad: Callab
     kept = {event["properties"]["delivery_id"] for event in sandbox.segment.kept}
     assert kept == {f"d{number:04d}" for number in range(300)} - names
     assert sandbox.segment.duplicates == []
-    assert dict(report.refused) == {f"refused_{status}": len(names)}
-    assert set(report.refused_ids[f"refused_{status}"]) <= names
-    assert f"answered {status}" in report.refusals()
-    assert report.events["Email Opened"] == report.work["events"] == 300 - len(names)
+    assert dict(result.refused) == {f"refused_{status}": len(names)}
+    assert set(result.refused_ids[f"refused_{status}"]) <= names
+    assert f"answered {status}" in result.refusals()
+    assert result.events["Email Opened"] == result.work["events"] == 300 - len(names)
     assert [reason for reason, _ in given] == [f"refused_{status}"] * len(names)
     assert all(b"POISON" in event for _, event in given)
     assert len(given) == len({event for _, event in given})
@@ -365,9 +365,9 @@ def test_total_refusal_ends_the_run(sandbox: Sandbox, status: Any) -> None:
 def test_passing_400_refuses_no_event(sandbox: Sandbox) -> None:
     # Once only: a batch is refused first, and what follows it may be an event alone, whose 400 is final.
     sandbox.faults.add(Fault(side="segment", kind="400", at=1, times=1))
-    report = run_pipeline(sandbox, INTERVAL)
+    result = run_pipeline(sandbox, INTERVAL)
     assert_kept_is_truth(sandbox, INTERVAL)
-    assert not report.refused
+    assert not result.refused
 
 
 # Limits, cursors, certificates
@@ -380,9 +380,9 @@ def test_shared_limit_costs_no_event(sandbox: Sandbox, limiter: Any, retry_after
     sandbox.settings = Settings(
         requests_per_second=20, limiter=limiter, arrival_jitter=0.02, other_client=8, retry_after=retry_after
     )
-    report = run_pipeline(sandbox, INTERVAL, per_second=20, retries=Retries(total=60, first=0.1, longest=1.0))
+    result = run_pipeline(sandbox, INTERVAL, per_second=20, retries=Retries(total=60, first=0.1, longest=1.0))
     assert_kept_is_truth(sandbox, INTERVAL)
-    assert report.as_dict()["read"].get("rate_limited", 0) == sandbox.customerio.rate_limited
+    assert result.as_dict()["read"].get("rate_limited", 0) == sandbox.customerio.rate_limited
 
 
 @pytest.mark.parametrize("limiter", ["bucket", "fixed_second", "sliding_second"])
@@ -422,10 +422,10 @@ def test_retry_after_an_old_cursor(sandbox: Sandbox, monkeypatch: pytest.MonkeyP
     sandbox.settings = Settings(cursor_lifetime=HOUR, now=INTERVAL.end)
     with pytest.raises(TryAgainLaterError, match="answered 400"):
         run_pipeline(sandbox, INTERVAL, checkpoint=Checkpoint("f"), callbacks=Callbacks(save=grow_old))
-    report = run_pipeline(sandbox, INTERVAL, checkpoint=Checkpoint("f", states[-1]))
+    result = run_pipeline(sandbox, INTERVAL, checkpoint=Checkpoint("f", states[-1]))
     assert kept(sandbox.segment.kept) == SENT
-    assert report.resumed
-    assert (report.events, report.skipped, report.tally.read) == (whole.events, whole.skipped, whole.tally.read)
+    assert result.resumed
+    assert (result.events, result.skipped, result.tally.read) == (whole.events, whole.skipped, whole.tally.read)
 
 
 SERVICES: dict[str, Any] = {
@@ -509,11 +509,11 @@ def test_difficult_services(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(line, "CHECKPOINT_EVERY", 0.0)
         try:
-            report = run_pipeline(world, INTERVAL, checkpoint=Checkpoint("f"), **options)
+            result = run_pipeline(world, INTERVAL, checkpoint=Checkpoint("f"), **options)
         except TryAgainLaterError:
             assert services["cursor_lifetime"]
             resumed = True
-            report = run_pipeline(world, INTERVAL, checkpoint=Checkpoint("f", states[-1]), **options)
+            result = run_pipeline(world, INTERVAL, checkpoint=Checkpoint("f", states[-1]), **options)
     every, human = mode.startswith("every"), mode.endswith("human")
     expected = world.expected(*INTERVAL, channels={"email"}, every=every, human=human)
     must, may, never = ([one for one in rows if one.collection in DEFAULT_COLLECTIONS] for rows in expected)
@@ -523,19 +523,19 @@ def test_difficult_services(
     listed = world.history.truth(*INTERVAL, channels={"email"}, human=True) if every else []
     assert found - (keys([*must, *may, *(never if every else [])]) | keys(listed)) == Counter()
     assert world.segment.dropped == []
-    assert report.events == calm.events
-    assert found.total() == report.events.total()
-    assert set(report.refused) <= {"malformed"}
+    assert result.events == calm.events
+    assert found.total() == result.events.total()
+    assert set(result.refused) <= {"malformed"}
     if not resumed:
-        assert report.work["events"] == report.events.total()
+        assert result.work["events"] == result.events.total()
         spoiled = sum(asked.fault in SPOILING for asked in world.segment.requests)
         assert len(world.segment.duplicates) <= spoiled * BATCH
-        assert report.refused.keys() == calm.refused.keys()
-    for one in (report, calm):
+        assert result.refused.keys() == calm.refused.keys()
+    for one in (result, calm):
         del one.skipped["malformed"]  # an odd row that comes twice is counted twice
         if every:
             del one.skipped["not_a_time"]  # so is an activity whose time is none
-    assert report.skipped == calm.skipped
+    assert result.skipped == calm.skipped
 
 
 def test_faults_over_https(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -544,11 +544,11 @@ def test_faults_over_https(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(secure.ca_file))
         for side in ("customerio", "segment"):
             secure.faults.add(Fault(side=side, kinds=kinds, at=1, times=len(kinds)))
-        report = run_pipeline(secure, INTERVAL, retries=Retries(attempts=20, total=30.0, first=0.005, longest=0.05))
+        result = run_pipeline(secure, INTERVAL, retries=Retries(attempts=20, total=30.0, first=0.005, longest=0.05))
         assert_kept_is_truth(secure, INTERVAL, duplicates=None)
         assert len(secure.segment.duplicates) <= BATCH * 3
-        assert report.work["events"] == EVENTS
-        assert report.work["retried"] == len(struck(secure.customerio.requests)) == len(kinds)
+        assert result.work["events"] == EVENTS
+        assert result.work["retried"] == len(struck(secure.customerio.requests)) == len(kinds)
 
 
 def test_https(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:

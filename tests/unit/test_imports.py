@@ -156,13 +156,14 @@ def test_stream_imports_lazily(module: str) -> None:
 
 
 #: Each room, and the rooms that it may import.
-LEAVES = {"exceptions", "addresses", "values", "mounts"}
+LEAVES = {"exceptions", "addresses", "values", "mounts", "signals"}
 ALLOWED: dict[str, set[str]] = {
     "airflow_provider_cio": set(),
     "exceptions": set(),
     "addresses": set(),
     "values": set(),
     "mounts": set(),
+    "signals": set(),
     "get_provider_info": set(),
     "costs": {"values"},
     "http": LEAVES,

@@ -74,6 +74,7 @@ def test_wheel_metadata(wheel: Path) -> None:
     assert metadata["Version"] == __version__
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Requires-Python"] == ">=3.11"
+    assert metadata.get_all("Provides-Extra") == ["bigquery", "duckdb", "postgres", "redshift", "snowflake"]
     classifiers = metadata.get_all("Classifier", [])
     assert "Framework :: Apache Airflow :: Provider" in classifiers
     tested = {"3.11", *(target.python for target in TARGETS.values() if target.python)}

@@ -6,11 +6,10 @@
  *
  * @typedef {import("./flow.js").Result} Result
  */
-import { isFinished, readResult } from "./flow.js";
-import { number } from "./words.js";
+import { isFinished, number, readResult } from "./flow.js";
 
 /** Where Airflow is, under whatever prefix. */
-export const ROOT = new URL("../", import.meta.url);
+const ROOT = new URL("../", import.meta.url);
 
 const OPERATORS = ["CustomerIOToSegmentOperator", "CustomerIOToWarehouseOperator"];
 const OPTIONS = ["customerio_conn_id", "opens_and_clicks", "settling_time"]; // a subclass has these, too
@@ -164,8 +163,9 @@ function readKept(key) {
 }
 
 /**
- * Reads the results of a task, those of the days that are shown before others, newest first: those that are kept, those in asset events, the others one by one.
- * `results` holds what is there so far, by the id of the task instance.
+ * Reads the results of a task: those that are kept, then those in asset events, then the others one by one. Those of
+ * the days that are shown come first, and of these the newest. `results` holds what is there so far, by the id of the
+ * task instance.
  */
 export class Reader {
   /** @param {(instance: object) => boolean} isShown */

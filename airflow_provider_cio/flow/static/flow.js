@@ -1,5 +1,5 @@
 /**
- * The arithmetic of the picture: from runs to intervals, their states, what is missing, sums and sentences.
+ * From runs to intervals: their states, what is missing, sums, and all of that in words.
  *
  * Nothing here asks a server, draws, or looks at the clock. Times are milliseconds since 1970, and a span contains its
  * start but not its end.
@@ -13,13 +13,15 @@
  *   result: ?Result | undefined, planned: boolean, note: string}} Job  A task's work on one span. `result` is undefined
  *   until it is read, and null if there is none. `planned`: the span is the data interval of the run.
  * @typedef {Span & {state: State, job: ?Job}} Piece  A part of time, and the job that says what became of it.
+ * @typedef {Span & {state: State, length: number}} Due  Intervals of this length that no run was made for.
+ * @typedef {{state: string, head: string, items: {text: string, job: ?Job}[]}} Sentence
  */
 
-export const HOUR = 3_600_000;
+const HOUR = 3_600_000;
 export const DAY = 24 * HOUR;
 
 /** Ages in a result, each up to and not including; `older` is what is past the last. */
-export const AGES = ["1h", "1d", "2d", "7d", "30d", "90d", "180d", "older"];
+const AGES = ["1h", "1d", "2d", "7d", "30d", "90d", "180d", "older"];
 
 /** From the best to the worst. @type {State[]} */
 export const STATES = ["done", "refused", "waiting", "failed", "missing"];
@@ -34,6 +36,7 @@ const STATE_OF = new Map(
   }),
 );
 const UNFINISHED_RUNS = ["queued", "running"];
+const PATIENCE = HOUR; // until a run that is due, and that nothing holds up, counts as missing
 
 // Results
 
@@ -170,13 +173,13 @@ function rank({ state }) {
  * Cut time into pieces. Of several jobs on the same span the best counts, and of equals the latest: a repair by hand
  * makes up for a failure. What no job covers is missing, whatever the schedule is.
  * @param {Job[]} jobs
- * @param {{start?: number, next?: ?Span}} known  since when jobs are expected, and the interval of the next run:
- *   nothing should be missing before it, unless the jobs work on other spans than Airflow plans
+ * @param {{start?: number, next?: ?Span, due?: ?Due}} known  since when jobs are expected; the interval of the next run:
+ *   nothing should be missing before it, unless the jobs work on other spans than Airflow plans; what is due
  * @returns {Piece[]} without a hole, by time
  */
-export function piecesOf(jobs, { start, next } = {}) {
+export function piecesOf(jobs, { start, next, due } = {}) {
   const ahead = jobs.filter((job) => job.span).sort((one, other) => one.span.start - other.span.start);
-  if (!ahead.length) return [];
+  if (!ahead.length) return due ? [{ ...due, job: null }] : [];
   const moments = ahead.flatMap((job) => [job.span.start, job.span.end]);
   const last = ahead.reduce((one, other) => (other.span.end > one.span.end ? other : one));
   if (start < ahead[0].span.start) moments.push(start);
@@ -189,6 +192,7 @@ export function piecesOf(jobs, { start, next } = {}) {
     active = active.filter((job) => job.span.end > cuts[i]);
     append(pieces, cuts[i], cuts[i + 1], active.reduce(better, null));
   }
+  if (due?.start >= last.span.end && last.planned) append(pieces, due.start, due.end, null, due.state);
   return pieces;
 }
 
@@ -197,10 +201,33 @@ function better(one, other) {
   return one.began > other.began ? one : other;
 }
 
-function append(pieces, start, end, job) {
+function append(pieces, start, end, job, state = job?.state ?? "missing") {
   const last = pieces.at(-1);
-  if (last && last.job === job) last.end = end;
-  else pieces.push({ start, end, job, state: job?.state ?? "missing" });
+  if (last && last.job === job && last.state === state) last.end = end;
+  else pieces.push({ start, end, job, state });
+}
+
+/**
+ * The intervals whose runs are due, but not made. Airflow tells the first one. If all planned intervals so far were as
+ * long, the schedule is regular, and those after it that have ended are due, too. They wait while another run is under
+ * way, and for a while after it. After that, they count as missing.
+ * @param {object} dag  as Airflow's API shows it
+ * @param {object[]} runs
+ * @param {Job[]} jobs
+ * @param {number} now
+ * @returns {?Due}
+ */
+export function dueOf(dag, runs, jobs, now) {
+  const next = spanOf(dag.next_dagrun_data_interval_start, dag.next_dagrun_data_interval_end);
+  const due = Date.parse(dag.next_dagrun_run_after);
+  if (!next || !(due <= now)) return null;
+  const length = next.end - next.start;
+  const isRegular = jobs.every(({ span, planned }) => !span || !planned || span.end - span.start === length);
+  const more = isRegular ? Math.floor((now - due) / length) : 0;
+  const isBusy = runs.some(({ state }) => UNFINISHED_RUNS.includes(state));
+  const since = runs.reduce((latest, { end_date: end }) => Math.max(latest, Date.parse(end) || 0), due);
+  const state = isBusy || now - since < PATIENCE ? "waiting" : "missing";
+  return { start: next.start, end: next.end + more * length, state, length };
 }
 
 /**
@@ -218,14 +245,14 @@ export function within(pieces, window) {
     );
 }
 
-/** The usual length of an interval: the median. @param {Piece[]} pieces */
-export function usualLength(pieces) {
+/** The usual length of an interval: the median, or that of what is due if nothing ran. @param {Piece[]} pieces */
+function usualLength(pieces) {
   const lengths = pieces.flatMap(({ job }) => (job ? [job.span.end - job.span.start] : [])).sort((a, b) => a - b);
-  return lengths[lengths.length >> 1] ?? DAY;
+  return lengths[lengths.length >> 1] ?? pieces[0]?.length ?? DAY;
 }
 
 /** How many intervals a piece stands for: one, unless nothing ran for long. */
-export function howMany(piece, usual) {
+function howMany(piece, usual) {
   return piece.job ? 1 : Math.max(1, Math.round((piece.end - piece.start) / usual));
 }
 
@@ -245,7 +272,7 @@ export function isUncounted({ state, job }) {
 }
 
 /** The result of a piece, unless it is not read, has none, or is a preview, which sends nothing. */
-function sentBy({ state, job }) {
+export function sentBy({ state, job }) {
   return state !== "missing" && job?.result ? job.result : null;
 }
 
@@ -299,4 +326,110 @@ function cumulated([name, counted]) {
   const sum = AGES.reduce((known, age) => known + (counted[age] ?? 0), 0);
   let found = 0;
   return { name, sum, found: Object.fromEntries(AGES.map((age) => [age, (found += counted[age] ?? 0) / sum])) };
+}
+
+// Words
+
+/** What somebody should look at, the worst first. */
+const TROUBLES = {
+  missing: "never ran",
+  failed: "failed",
+  refused: "with refused events",
+  waiting: "not done yet",
+  unknown: "whose interval is unknown, because Airflow shows no result",
+};
+
+const STATE_WORDS = { ...TROUBLES, done: "done", refused: "done, events refused" };
+
+export function number(count) {
+  return Math.round(count).toLocaleString("en-US");
+}
+
+/** A day, days, or times of one, in UTC. @param {Span} span */
+export function label({ start, end }) {
+  const [from, to] = [start, end].map((moment) => new Date(moment).toISOString().slice(0, 16).replace("T", " "));
+  if (start % DAY || end % DAY) return `${from} to ${from.slice(0, 10) === to.slice(0, 10) ? to.slice(11) : to}`;
+  const last = new Date(end - DAY).toISOString().slice(0, 10);
+  return last === from.slice(0, 10) ? last : `${from.slice(0, 10)} to ${last}`;
+}
+
+/**
+ * One sentence for all, then one for each state that somebody should look at.
+ * @param {Piece[]} pieces
+ * @param {Job[]} homeless  jobs whose span is not known
+ * @returns {Sentence[]}
+ */
+export function sentencesOf(pieces, homeless = []) {
+  const usual = usualLength(pieces);
+  const sentences = Object.entries(TROUBLES).map(([state, trouble]) => {
+    const found = pieces.filter((piece) => piece.state === state);
+    const lost = homeless.filter((job) => stateOf(job) === state);
+    const count = found.reduce((sum, piece) => sum + howMany(piece, usual), lost.length);
+    const items = [
+      ...found.map((piece) => itemOf(piece, usual)),
+      ...lost.map((job) => ({ text: noted(`run ${job.runId}`, job.note), job })),
+    ];
+    return { state, head: `${number(count)} ${trouble}`, items };
+  });
+  const summary = pieces.length ? [summaryOf(pieces, usual)] : [];
+  return [...summary, ...sentences.filter(({ items }) => items.length)];
+}
+
+function stateOf({ state, result }) {
+  if (state !== "done") return state;
+  return result === undefined ? "unread" : "unknown";
+}
+
+function noted(text, ...notes) {
+  const said = notes.filter(Boolean).join(", ");
+  return said ? `${text} (${said})` : text;
+}
+
+function itemOf(piece, usual) {
+  const { job, state } = piece;
+  const several = howMany(piece, usual);
+  const refused = state === "refused" ? listOf(job.result.refused) : "";
+  return { text: noted(label(piece), job?.note, refused, several > 1 && `${number(several)} intervals`), job };
+}
+
+function summaryOf(pieces, usual) {
+  const all = pieces.reduce((sum, piece) => sum + howMany(piece, usual), 0);
+  const done = pieces.filter(({ state }) => state === "done" || state === "refused").length;
+  const unread = pieces.filter((piece) => piece.state === "done" && isUnread(piece)).length;
+  const uncounted = pieces.filter(isUncounted).length;
+  const allDone = all === 1 ? "The only interval is done" : `All ${number(all)} intervals are done`;
+  const head = all === done ? allDone : `${number(done)} of ${number(all)} intervals are done`;
+  const more = [
+    unread && `the counts of ${number(unread)} are not read yet`,
+    uncounted && `${number(uncounted)} without counts`,
+  ];
+  return { state: "summary", head: [head, ...more.filter(Boolean)].join("; "), items: [] };
+}
+
+/** `no_user_id 3, malformed 1`. */
+export function listOf(counted) {
+  return Object.entries(counted)
+    .filter(([, count]) => count)
+    .map(([name, count]) => `${name} ${number(count)}`)
+    .join(", ");
+}
+
+/** The state of a piece in the legend's words. @param {Piece} piece */
+export function wordsOf({ state, job }) {
+  return noted(STATE_WORDS[state], job?.note);
+}
+
+/** All that is known of one piece, in one line. @param {Piece} piece */
+export function lineOf(piece) {
+  const parts = [wordsOf(piece)];
+  if (isUnread(piece)) parts.push("counts not read yet");
+  const result = piece.job?.result;
+  if (result) {
+    const count = total(result.events);
+    const events = count ? `${number(count)} events: ${listOf(result.events)}` : "no events";
+    parts.push(result.preview ? `would send ${events}` : events);
+    if (total(result.refused)) parts.push(`refused: ${listOf(result.refused)}`);
+    if (total(result.skipped)) parts.push(`skipped: ${listOf(result.skipped)}`);
+  }
+  return `${label(piece)}: ${parts.join("; ")}`;
 }

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from airflow_provider_cio.customerio import client as customerio
 from airflow_provider_cio.customerio.client import REGIONS, CustomerIOClient, Page
-from airflow_provider_cio.customerio.names import NAME_LISTS
+from airflow_provider_cio.customerio.names import NAME_LISTS, names_warning
 from airflow_provider_cio.customerio.rows import DESCRIBING, Activity, Delivery
 from airflow_provider_cio.events.occurrence import Malformed
 from airflow_provider_cio.exceptions import (
@@ -25,7 +26,7 @@ from airflow_provider_cio.exceptions import (
 from airflow_provider_cio.http.transport import Retries
 from tests.sandbox import Fault, History, Sandbox, Settings
 from tests.sandbox.settings import APP_KEY
-from tests.unit.http import Loopback, Say
+from tests.unit.http import Heard, Loopback, Say
 
 NAME = "Customer.io (connection 'its_id')"
 QUICK = Retries(attempts=3, total=10, first=0.01, longest=0.02)
@@ -300,18 +301,17 @@ def assert_split(page: Any, rows: list[Any], shape: dict[str, Callable[[Any], bo
     fine = [row for row in rows if documented(row)]
     odd = [row for row in rows if not documented(row)]
     assert len(page.rows) == len(fine)
-    left_out = 0
     for found, row in zip(page.rows, fine, strict=True):
-        for name, fits in shape.items():
+        left_out = sorted(name for name, fits in shape.items() if not fits(row.get(name)))
+        assert list(getattr(found, "left_out", ())) == left_out
+        for name in shape:
             value = getattr(found, name)
-            if not fits(row.get(name)):
-                left_out += 1
+            if name in left_out:
                 assert value is None
                 continue
             person = name == "customer_identifiers" and value is not None
             told = {key: row[name].get(key) for key in ("id", "email", "cio_id")} if person else read(row.get(name))
             assert (msgspec.to_builtins(value) if person else value) == told
-    assert page.left_out == left_out
     assert len(page.malformed) == len(odd)
     for found, row in zip(page.malformed, odd, strict=True):
         fields = row if isinstance(row, dict) else {}
@@ -568,8 +568,10 @@ def test_malformed_list_of_names(server: Loopback, body: str) -> None:
 @pytest.mark.parametrize("status", [403, 404])
 def test_forbidden_list_of_names(server: Loopback, status: int) -> None:
     server.say(Say(status))
-    with pytest.raises(ConfigurationError, match=f"answered {status}.*may not read /v1/newsletters.*scope"):
+    with pytest.raises(ConfigurationError, match=f"answered {status}.*may not read /v1/newsletters.*scope") as caught:
         names(server.url)
+    said = names_warning({"newsletter_id": caught.value})
+    assert f"may not read /v1/newsletters (answer {status}). Give it these scopes." in said
     assert len(server.heard) == 1
 
 
@@ -580,6 +582,20 @@ def test_unreachable_list_is_retried(server: Loopback, monkeypatch: pytest.Monke
     with pytest.raises(TryAgainLaterError):
         names(server.url, retries=Retries(first=0.05, longest=0.05))
     assert 1 < len(server.heard) < 20
+
+
+def test_names_do_not_fill_the_memory(server: Loopback, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each page has a new name of 1 KiB, and names a further page."""
+    monkeypatch.setattr(customerio, "_LARGEST_ANSWER", 20 * 1024)
+
+    def page(heard: Heard) -> Say:
+        number = int(parse_qs(urlsplit(heard.target).query).get("start", ["0"])[0]) + 1
+        return Say(body=json.dumps({"newsletters": [{"id": number, "name": "x" * 1024}], "next": str(number)}))
+
+    server.say(page)
+    with pytest.raises(UnexpectedDataError, match="the names in /v1/newsletters take more than 20480 bytes"):
+        names(server.url)
+    assert len(server.heard) == 20
 
 
 def test_repeated_cursor_ends_names(server: Loopback) -> None:

@@ -204,16 +204,16 @@ def test_repeating_metrics_are_documented() -> None:
 def test_large_history_in_real_pages(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     support.small_pages(monkeypatch, 1000, 100)
     sandbox.history = History.generate(seed=3, deliveries=8000, start=NOVEMBER - 9 * DAY, end=NOVEMBER + 2 * DAY)
-    report = run_full(sandbox, DAY_ONE)
+    result = run_full(sandbox, DAY_ONE)
     truth = held(sandbox.history, [DAY_ONE])
     expected = to_send(truth)
     assert_same(kept(sandbox.segment.kept), expected)
-    assert {name: count for name, count in report.events.items() if count} == Counter(
+    assert {name: count for name, count in result.events.items() if count} == Counter(
         one.collection for one in expected.elements()
     )
-    assert report.skipped["unidentified"] == len(truth) - expected.total() > 0
+    assert result.skipped["unidentified"] == len(truth) - expected.total() > 0
     told = [one for one in truth if (one.channel, one.metric) in DOCUMENTED]
-    assert report.tally.read["activities"] == len(told)
+    assert result.tally.read["activities"] == len(told)
     # Of all that an activity can have, there is something among these.
     assert {bool(one.link) for one in told} == {bool(one.ip) for one in told} == {True, False}
     assert {one.machine for one in told} == {one.prefetched for one in told} == {True, False}
@@ -367,15 +367,15 @@ def test_deleted_delivery(sandbox: Sandbox) -> None:
             activity(1, NOVEMBER + 7, "gone=", customer_identifiers=known, customer_id="42"),
         ]
     )
-    report = run_full(sandbox, DAY_ONE, OPENS_AND_CLICKS)
+    result = run_full(sandbox, DAY_ONE, OPENS_AND_CLICKS)
     first, second = sorted(sandbox.segment.kept, key=lambda event: event["originalTimestamp"])
     assert (first.get("userId"), first.get("anonymousId")) == ("42", None)
     assert (second.get("userId"), second.get("anonymousId")) == (None, "ana@example.com")
     assert second["properties"] == {"delivery_id": "gone=", "email_id": "gone=", "cio_id": "d9"}
     assert second["context"]["userAgent"] == "Mozilla/5.0"
     assert first["messageId"] != second["messageId"]
-    assert report.skipped == {"unidentified": 1}
-    assert report.tally.read["deliveries"] == 0
+    assert result.skipped == {"unidentified": 1}
+    assert result.tally.read["deliveries"] == 0
     asked = [one for one in sandbox.customerio.requests if one.path.startswith("/v1/messages/")]
     assert [one.status for one in asked] == [404]  # once for all three
 
@@ -389,8 +389,8 @@ def test_hidden_identity_stays_hidden(sandbox: Sandbox) -> None:
     sandbox.history = History(
         deliveries=[anonymous], activities=[activity(1, NOVEMBER + 7, customer_identifiers=known, customer_id="42")]
     )
-    report = run_full(sandbox, DAY_ONE, OPENS_AND_CLICKS)
-    assert report.skipped == {"unidentified": 1}
+    result = run_full(sandbox, DAY_ONE, OPENS_AND_CLICKS)
+    assert result.skipped == {"unidentified": 1}
     assert sandbox.segment.received_count == 0
     run_full(sandbox, DAY_ONE, OPENS_AND_CLICKS, on_unidentified="cio_id")
     assert [event["anonymousId"] for event in sandbox.segment.kept] == ["d9"]
@@ -407,19 +407,19 @@ def test_activity_without_delivery(sandbox: Sandbox) -> None:
             activity(1, NOVEMBER - 1, None),
         ],
     )
-    report = run_full(sandbox, DAY_ONE, OPENS_AND_CLICKS)
-    assert report.skipped == {"activity_without_delivery": 2}
-    assert report.tally.read["activities"] == 1
+    result = run_full(sandbox, DAY_ONE, OPENS_AND_CLICKS)
+    assert result.skipped == {"activity_without_delivery": 2}
+    assert result.tally.read["activities"] == 1
     assert [event["properties"]["delivery_id"] for event in sandbox.segment.kept] == ["d1"]
 
 
 def test_machine_events_can_be_dropped(sandbox: Sandbox) -> None:
     sandbox.history = History.generate(seed=8, deliveries=900, start=NOVEMBER - 2 * DAY, end=NOVEMBER + DAY)
-    report = run_pipeline(sandbox, DAY_ONE, names=REPEATED, mode="every_human")
+    result = run_pipeline(sandbox, DAY_ONE, names=REPEATED, mode="every_human")
     truth = held(sandbox.history, [DAY_ONE], REPEATED)
     people = [one for one in truth if not (one.machine or one.prefetched)]
     assert_same(kept(sandbox.segment.kept), to_send(people))
-    assert report.skipped["machine"] == len(truth) - len(people) > 0
+    assert result.skipped["machine"] == len(truth) - len(people) > 0
     assert {one.metric for one in truth if one.machine or one.prefetched} == {"opened", "clicked"}
 
 
@@ -427,8 +427,8 @@ def test_repeated_activity_is_sent_once(sandbox: Sandbox) -> None:
     """The list repeats an activity, because rows shift while they are read."""
     twice = activity(1, NOVEMBER + 7)
     sandbox.history = History(deliveries=[row(1)], activities=[twice] * 40)
-    report = run_full(sandbox, DAY_ONE, OPENS_AND_CLICKS)
-    assert report.tally.read["activities"] == report.events["Email Opened"] == 1
+    result = run_full(sandbox, DAY_ONE, OPENS_AND_CLICKS)
+    assert result.tally.read["activities"] == result.events["Email Opened"] == 1
     assert len(sandbox.segment.kept) + len(sandbox.segment.duplicates) == 1
 
 
@@ -438,8 +438,8 @@ def test_reading_stops_at_tolerance(sandbox: Sandbox) -> None:
     sandbox.history = History(
         deliveries=[row(1)], activities=[activity(number, time) for number, time in enumerate(times)]
     )
-    report = run_full(sandbox, DAY_ONE, ["Email Opened"])
-    assert report.events["Email Opened"] == 24
+    result = run_full(sandbox, DAY_ONE, ["Email Opened"])
+    assert result.events["Email Opened"] == 24
     back_to = DAY_ONE.start - reading.TOLERANCE
     asked = [one for one in sandbox.customerio.requests if one.path == "/v1/activities"]
     assert len(asked) == math.ceil(sum(time >= back_to for time in times) / 15) + 1
@@ -514,10 +514,10 @@ def test_open_without_activity_is_sent(sandbox: Sandbox) -> None:
     """Some opens have no activity, because the order and completeness of activities are not guaranteed."""
     delivery, acts = opened(1, NOVEMBER + 50, NOVEMBER + 70)
     sandbox.history = History(deliveries=[delivery], activities=acts[1:])
-    report = run_full(sandbox, DAY_ONE, OPENS_AND_CLICKS)
+    result = run_full(sandbox, DAY_ONE, OPENS_AND_CLICKS)
     assert set(ids(sandbox)) == {50, 70}
     assert ids(sandbox)[50] == Mapper("test").message_id("d1", "opened")
-    assert report.tally.read["opens_and_clicks_without_activity"] == 1
+    assert result.tally.read["opens_and_clicks_without_activity"] == 1
 
 
 def test_open_after_machines_keeps_its_id(sandbox: Sandbox) -> None:
@@ -527,9 +527,9 @@ def test_open_after_machines_keeps_its_id(sandbox: Sandbox) -> None:
     run_full(sandbox, DAY_ONE, OPENS_AND_CLICKS)
     every = ids(sandbox)
     sandbox.reset()
-    report = run_pipeline(sandbox, DAY_ONE, names=OPENS_AND_CLICKS, mode="every_human")
+    result = run_pipeline(sandbox, DAY_ONE, names=OPENS_AND_CLICKS, mode="every_human")
     assert ids(sandbox) == {70: every[70]}
-    assert report.skipped == {"machine": 1}
+    assert result.skipped == {"machine": 1}
 
 
 @settings(max_examples=10)
@@ -596,9 +596,9 @@ def test_many_deliveries_by_id(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 def test_collections_without_activities(sandbox: Sandbox) -> None:
     names = ["Email Sent", "WhatsApp Opened", "WhatsApp Link Clicked", "Slack Link Clicked"]
     sandbox.history = History.generate(seed=4, deliveries=900, start=NOVEMBER - DAY, end=NOVEMBER + DAY)
-    report = run_full(sandbox, DAY_ONE, names)
+    result = run_full(sandbox, DAY_ONE, names)
     assert_same(kept(sandbox.segment.kept), to_send(held(sandbox.history, [DAY_ONE], names)))
-    assert not report.tally.read["activities"]
+    assert not result.tally.read["activities"]
     assert not any(one.path == "/v1/activities" for one in sandbox.customerio.requests)
 
 
@@ -642,9 +642,20 @@ def test_malformed_activities(sandbox: Sandbox) -> None:
     sandbox.history = History(deliveries=[delivery], activities=acts[::-1])
     kinds = ("activity.data:list", "activity.timestamp:text", "activity.data:text")
     sandbox.settings = Settings(odd_rows={acts[n]["id"]: kind for n, kind in zip((1, 2, 4), kinds, strict=True)})
-    report = run_full(sandbox, DAY_ONE, ["Email Opened"])
+    result = run_full(sandbox, DAY_ONE, ["Email Opened"])
     assert set(ids(sandbox)) == {50, 70}
-    assert report.refused == {"malformed": 2}  # the last is the next interval's
+    assert result.refused == {"malformed": 2}  # the last is the next interval's
+
+
+def test_fields_left_out_are_counted(sandbox: Sandbox) -> None:
+    """One delivery is read with its window, one by its id."""
+    old, new = row(1, NOVEMBER - 100 * DAY), row(2)
+    acts = [activity(2, NOVEMBER + 9, "d2"), activity(1, NOVEMBER + 8, "d1")]
+    sandbox.history = History(deliveries=[old, new], activities=acts)
+    sandbox.settings = Settings(odd_rows=dict.fromkeys(("d1", "d2"), "delivery.subject:number"))
+    result = run_full(sandbox, DAY_ONE, OPENS_AND_CLICKS, lookback=DAY)
+    assert [event["properties"].get("subject") for event in sandbox.segment.kept] == [None, None]
+    assert result.tally.read["field_left_out"] == 2
 
 
 @pytest.mark.parametrize("time", [0, NOVEMBER * 1000])
@@ -652,9 +663,9 @@ def test_activity_with_impossible_time(sandbox: Sandbox, time: int) -> None:
     delivery, acts = opened(1, NOVEMBER + 50, NOVEMBER + 60)
     acts[1] |= {"timestamp": time}
     sandbox.history = History(deliveries=[delivery], activities=acts[::-1])
-    report = run_full(sandbox, DAY_ONE, ["Email Opened"])
+    result = run_full(sandbox, DAY_ONE, ["Email Opened"])
     assert list(ids(sandbox)) == [50]
-    assert report.skipped == {"not_a_time": 1}
+    assert result.skipped == {"not_a_time": 1}
 
 
 # A killed run
@@ -692,6 +703,6 @@ def test_delivery_in_both_lists(sandbox: Sandbox, mode: str) -> None:
     delivery, acts = opened(1, NOVEMBER + 50, NOVEMBER + 70)
     acts[0]["data"] |= {"machine": True}
     sandbox.history = History(deliveries=[delivery], activities=acts[::-1])
-    report = run_pipeline(sandbox, DAY_ONE, names=[*OPENS_AND_CLICKS, "Email Drafted"], mode=mode)
+    result = run_pipeline(sandbox, DAY_ONE, names=[*OPENS_AND_CLICKS, "Email Drafted"], mode=mode)
     assert set(ids(sandbox)) == ({50, 70} if mode == "every" else {70})
-    assert not report.tally.read["opens_and_clicks_without_activity"]
+    assert not result.tally.read["opens_and_clicks_without_activity"]

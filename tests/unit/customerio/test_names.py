@@ -41,8 +41,8 @@ def workspace(*parents: Mapping[str, int], names: GivenNames | None = None, sent
 def run(sandbox: Sandbox) -> tuple[Result, list[str]]:
     """Run, and return the result and the warnings."""
     warnings: list[str] = []
-    report = run_full(sandbox, INTERVAL, ["Email Sent"], every=False, warn=warnings.append)
-    return report, warnings
+    result = run_full(sandbox, INTERVAL, ["Email Sent"], every=False, warn=warnings.append)
+    return result, warnings
 
 
 def at(piece: Piece) -> int:

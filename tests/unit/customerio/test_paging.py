@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airflow_provider_cio.customerio.windows import MAX_IDLE_PAGES, Chain, Paging, is_newest_first
+from airflow_provider_cio.customerio.paging import MAX_IDLE_PAGES, Chain, Paging, is_newest_first
 from airflow_provider_cio.events.interval import Window
 from airflow_provider_cio.exceptions import TryAgainLaterError
 

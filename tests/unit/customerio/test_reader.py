@@ -14,12 +14,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from airflow_provider_cio.customerio import listing
 from airflow_provider_cio.customerio import reader as reading
 from airflow_provider_cio.customerio.client import CustomerIOClient, Page
+from airflow_provider_cio.customerio.paging import HELD, MAX_IDLE_PAGES, OPEN
 from airflow_provider_cio.customerio.reader import MAX_REQUESTS, Read, Reader
 from airflow_provider_cio.customerio.rows import Activity, Delivery
-from airflow_provider_cio.customerio.windows import HELD, MAX_IDLE_PAGES, OPEN, query_of
-from airflow_provider_cio.events.interval import Window
+from airflow_provider_cio.customerio.windows import query_of
+from airflow_provider_cio.events.interval import Interval, Window
 from airflow_provider_cio.events.occurrence import Malformed
 from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError
 from airflow_provider_cio.http.transport import ClosedError
@@ -253,6 +255,60 @@ def test_repeated_activities_have_an_end() -> None:
     with pytest.raises(TryAgainLaterError, match=match), Reader(client) as reader:
         list(reader.activities(["opened_email"], NOVEMBER))
     assert MAX_IDLE_PAGES < client.count <= MAX_IDLE_PAGES + 3
+
+
+def test_new_rows_for_ever_have_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each page has a row that is new and inside the bounds, and names a page that none has named before."""
+
+    class Endless(CustomerIOClient):
+        count = 0
+
+        def page(self, query: Any) -> Page[Delivery]:
+            self.count += 1
+            assert self.count < 200
+            return Page([delivery(str(self.count), NOVEMBER + self.count)], (), str(self.count))
+
+        def activity_page(self, query: Any) -> Page[Activity]:
+            self.count += 1
+            assert self.count < 200
+            return Page([Activity(id=str(self.count), timestamp=NOVEMBER)], (), str(self.count))
+
+    monkeypatch.setattr(reading, "MAX_PAGES", 100)
+    match = "sent more than 100 pages: the list would never end"
+    with pytest.raises(TryAgainLaterError, match=match), Reader(Endless("key")) as reader:
+        list(reader.deliveries([WHOLE]))
+    with pytest.raises(TryAgainLaterError, match=match), Reader(Endless("key")) as reader:
+        list(reader.activities(["opened_email"], NOVEMBER))
+
+
+def test_long_ids_and_cursors_do_not_stay() -> None:
+    """200 pages with a megabyte each. The pages of one window that may still be cut are held, and no more."""
+    long = "x" * 2**20
+
+    class Long(CustomerIOClient):
+        count = 0
+
+        def page(self, query: Any) -> Page[Delivery]:
+            self.count += 1
+            name = f"{self.count}{long}"
+            malformed = [Malformed(b"", "", f"m{name}", NOVEMBER)]
+            return Page([delivery(name, NOVEMBER)], malformed, name if self.count < 200 else None)
+
+        def activity_page(self, query: Any) -> Page[Activity]:
+            self.count += 1
+            name = f"{self.count}{long}"
+            return Page([Activity(id=name, timestamp=NOVEMBER)], (), name if self.count < 200 else None)
+
+    tracemalloc.start()
+    try:
+        with Reader(Long("key")) as reader:
+            assert sum(1 for _ in reader.deliveries([WHOLE])) == 200
+        with Reader(Long("key")) as reader:
+            found = listing.activities(reader, ["opened_email"], Interval(NOVEMBER, NOVEMBER + 1))
+            assert sum(1 for _ in found) == 200
+        assert tracemalloc.get_traced_memory()[1] < 50 * 2**20
+    finally:
+        tracemalloc.stop()
 
 
 def test_expired_cursor(sandbox: Sandbox) -> None:

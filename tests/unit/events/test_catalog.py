@@ -73,10 +73,10 @@ def test_names_resolve_once_in_order() -> None:
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["Email Clicked"], "unknown collection 'Email Clicked'; did you mean .*'Email Link Clicked'"),
-        (["email opened"], "did you mean 'Email Opened'"),
-        (["xyz"], "groups are: email, push, sms, in_app, whatsapp, slack, webhook, subscription, all"),
-        ("Email Open", "did you mean 'Email Opened'"),
+        (["Email Clicked"], "unknown collection 'Email Clicked'. Did you mean .*'Email Link Clicked'"),
+        (["email opened"], "Did you mean 'Email Opened'"),
+        (["xyz"], "Groups are: email, push, sms, in_app, whatsapp, slack, webhook, subscription, all"),
+        ("Email Open", "Did you mean 'Email Opened'"),
         (None, "must be a list of names, got nothing"),
         ({"email": 1}, "must be a list of names, got an object"),
         ([3], "must hold names, got a number"),

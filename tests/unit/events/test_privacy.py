@@ -511,9 +511,9 @@ def test_each_mode_sends_events_once(
 @pytest.mark.parametrize("every", [True, False])
 @pytest.mark.parametrize("mode", ["hash", "drop"])
 def test_no_recipient_reaches_segment(sandbox: Sandbox, mode: str, every: bool) -> None:
-    report = run_full(sandbox, INTERVAL, pii=mode, every=every)
+    result = run_full(sandbox, INTERVAL, pii=mode, every=every)
     received = raw(sandbox.segment.kept)
-    assert report.work["events"] == len(sandbox.segment.kept) > 300
+    assert result.work["events"] == len(sandbox.segment.kept) > 300
     assert "@" not in received
     assert "%40" not in received
     for one in sandbox.history.deliveries:
@@ -569,9 +569,9 @@ def test_hash_keeps_people_apart(sandbox: Sandbox) -> None:
 def test_drop_leaves_some_unidentified(sandbox: Sandbox) -> None:
     truth = held(sandbox.history, [INTERVAL])
     by_id = [one for one in truth if one.user_id and "@" not in one.user_id]
-    report = run_full(sandbox, INTERVAL, pii="drop")
+    result = run_full(sandbox, INTERVAL, pii="drop")
     assert len(sandbox.segment.kept) == len(by_id) < to_send(truth).total()
-    assert report.skipped["unidentified"] == len(truth) - len(by_id)
+    assert result.skipped["unidentified"] == len(truth) - len(by_id)
     assert not any("anonymousId" in event for event in sandbox.segment.kept)
 
 

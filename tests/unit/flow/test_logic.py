@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
@@ -22,22 +22,23 @@ READ = """async (values) => {
 }"""
 
 PICTURE = """async ([runs, instances, results, known]) => {
-  const flow = await import("./flow.js"), words = await import("./words.js");
+  const flow = await import("./flow.js");
   const jobs = flow.jobsOf(runs, instances, new Map(Object.entries(results)));
-  const pieces = flow.piecesOf(jobs, known);
-  const plain = ({start, end, state, job}) => [words.label({start, end}), state, job?.runId ?? null];
+  const due = known.dag && flow.dueOf(known.dag, runs, jobs, known.now);
+  const pieces = flow.piecesOf(jobs, {...known, due});
+  const plain = ({start, end, state, job}) => [flow.label({start, end}), state, job?.runId ?? null];
   const names = flow.collectionsOf(pieces);
   const rows = Object.fromEntries(names.map((name) => [name, flow.rowOf(pieces, ({events}) => events[name] ?? 0)]));
   return {
     pieces: pieces.map(plain),
     spans: pieces.map(({start, end}) => [start, end]),
-    sentences: words.sentencesOf(pieces, jobs.filter((job) => !job.span)).map(({head, items}) =>
+    sentences: flow.sentencesOf(pieces, jobs.filter((job) => !job.span)).map(({head, items}) =>
       [head, ...items.map(({text, job}) => [text, job?.runId ?? null])]),
     sums: Object.fromEntries(Object.entries(rows).map(([name, {sum}]) => [name, sum])),
     most: Object.fromEntries(Object.entries(rows).map(([name, {most}]) => [name, most])),
     refused: flow.rowOf(pieces, ({refused}) => flow.total(refused)).sum,
     ages: flow.agesOf(pieces),
-    lines: pieces.map(words.lineOf),
+    lines: pieces.map(flow.lineOf),
   };
 }"""
 
@@ -91,6 +92,70 @@ def test_the_next_run_shows_a_gap_at_the_end(flow: Page) -> None:
     assert pictured(flow, made, next=next_one)["pieces"] == [["2026-10-31", "done", "scheduled__2026-11-02T00:00:00Z"]]
 
 
+def due(first: datetime, now: datetime, length: timedelta = DAY) -> dict[str, Any]:
+    """Return what the page knows of a DAG whose next interval, that no run was made for, is this one."""
+    end = first + length
+    dag = {"next_dagrun_data_interval_start": moment(first), "next_dagrun_data_interval_end": moment(end)}
+    return {"dag": dag | {"next_dagrun_run_after": moment(end)}, "now": now.timestamp() * 1000}
+
+
+def test_no_run_was_made(flow: Page) -> None:
+    """The scheduler was off: all intervals that have ended since then are missing, and the one of today is not."""
+    made = MadeUp()
+    made.days(2)
+    found = pictured(flow, made, **due(FIRST + 2 * DAY, FIRST + 5 * DAY + 6 * HOUR))
+    assert found["sentences"] == [
+        ["2 of 5 intervals are done"],
+        ["3 never ran", ["2026-11-03 to 2026-11-05 (3 intervals)", None]],
+    ]
+    assert pictured(flow, made, **due(FIRST + 2 * DAY, FIRST + 2 * DAY + 6 * HOUR))["pieces"][2:] == []
+    nothing = pictured(flow, MadeUp(), **due(FIRST, FIRST + 7 * HOUR, HOUR))
+    assert nothing["sentences"][1] == ["7 never ran", ["2026-11-01 00:00 to 07:00 (7 intervals)", None]]
+
+
+@pytest.mark.parametrize(("minutes", "state"), [(59, "waiting"), (61, "missing")])
+def test_a_run_is_made_soon(flow: Page, minutes: int, state: str) -> None:
+    """After the last run, as with `max_active_runs`, or after the interval's end."""
+    made = MadeUp()
+    made.days(2)
+    end = FIRST + 3 * DAY
+    known = due(FIRST + 2 * DAY, end + timedelta(minutes=minutes))
+    assert pictured(flow, made, **known)["pieces"][2:] == [["2026-11-03", state, None]]
+    made.runs[1]["end_date"] = moment(end + 9 * HOUR)
+    known = due(FIRST + 2 * DAY, end + 9 * HOUR + timedelta(minutes=minutes))
+    assert pictured(flow, made, **known)["pieces"][2:] == [["2026-11-03", state, None]]
+
+
+def test_a_run_waits_for_another(flow: Page) -> None:
+    made = MadeUp()
+    made.days(1)
+    made.add(FIRST + DAY, "running")
+    found = pictured(flow, made, **due(FIRST + 2 * DAY, FIRST + 9 * DAY))
+    assert found["sentences"][1] == [
+        "8 not done yet",
+        ["2026-11-02", made.runs[1]["dag_run_id"]],
+        ["2026-11-03 to 2026-11-09 (7 intervals)", None],
+    ]
+
+
+def test_an_irregular_schedule_tells_one_interval_only(flow: Page) -> None:
+    """As from Monday to Friday: how long the interval after the next is, is not known."""
+    made = MadeUp()
+    made.add(FIRST - DAY)
+    made.add(FIRST, length=3 * DAY)
+    made.add(FIRST + 3 * DAY)
+    found = pictured(flow, made, **due(FIRST + 4 * DAY, FIRST + 9 * DAY))
+    assert found["pieces"][3:] == [["2026-11-05", "missing", None]]
+
+
+def test_a_run_by_hand_came_before(flow: Page) -> None:
+    """What is due, and was done by a backfill, is not missing."""
+    made = MadeUp()
+    made.days(4)
+    found = pictured(flow, made, **due(FIRST + 2 * DAY, FIRST + 4 * DAY + 6 * HOUR))
+    assert found["sentences"] == [["All 4 intervals are done"]]
+
+
 def test_a_repair_by_hand_counts(flow: Page) -> None:
     """Three hours failed, and one run over the whole day was started by hand, so that the day was sent once."""
     made = MadeUp()
@@ -141,6 +206,7 @@ def test_a_preview_is_not_sent(flow: Page) -> None:
     found = pictured(flow, made)
     assert found["sentences"][1] == ["1 never ran", ["2026-11-02 (only a preview)", preview]]
     assert (found["sums"]["Email Delivered"], found["refused"]) == (100, 0)
+    assert "never ran (only a preview); would send 140 events: Email Delivered 100" in found["lines"][1]
 
 
 def test_refused_events(flow: Page) -> None:

@@ -188,16 +188,40 @@ def test_one_bad_dag_leaves_the_others(page: Page, made: MadeUp) -> None:
     assert said == ["DAG secret: you may not read it.", "DAG gone: Airflow does not know it."]
 
 
+NEXT = {
+    "next_dagrun_data_interval_start": moment(FIRST),
+    "next_dagrun_data_interval_end": moment(FIRST + DAY),
+    "next_dagrun_run_after": moment(FIRST + DAY),
+}
+
+
+def test_a_paused_dag_misses_nothing(page: Page, made: MadeUp) -> None:
+    made.dag = NEXT | {
+        "is_paused": True,
+        "next_dagrun_data_interval_start": moment(FIRST + 20 * DAY),
+        "next_dagrun_data_interval_end": moment(FIRST + 21 * DAY),
+    }
+    Server(page, made)
+    page.clock.set_fixed_time(FIRST + 25 * DAY)
+    page.goto(f"{URL}?dag_id={DAG}&days=30")
+    said = words(page)
+    assert "2 never ran: 2026-11-05 to 2026-11-06 (2 intervals)" in said
+    assert said[-1] == "The run of 2026-11-21 is due, but the DAG is paused."
+
+
 def test_dags_without_runs(page: Page, made: MadeUp) -> None:
     """They take one line, unless somebody chose them, or a run is late."""
-    late = MadeUp("late", dag={"next_dagrun_run_after": moment(FIRST)})
-    late.dag |= {"next_dagrun_data_interval_start": moment(FIRST), "next_dagrun_data_interval_end": moment(FIRST + DAY)}
-    paused = MadeUp("paused", dag=late.dag | {"is_paused": True})
+    late = MadeUp("late", dag=NEXT)
+    paused = MadeUp("paused", dag=NEXT | {"is_paused": True})
     Server(page, MadeUp("new"), paused, made, late)
     page.clock.set_fixed_time(FIRST + 20 * DAY)
     page.goto(f"{URL}?days=30")
     assert words(page)[0] == "16 of 20 intervals are done"
-    assert "The run of 2026-11-01 is due." in words(page, "late, task customerio_to_segment")
+    assert words(page, "late, task customerio_to_segment")[1:] == [
+        "20 never ran: 2026-11-01 to 2026-11-20 (20 intervals)",
+        "No run is known in these days.",
+        "The run of 2026-11-01 is due, but Airflow has not made it. Does its scheduler run?",
+    ]
     idle = page.get_by_text("No run in these days: ")
     expect(idle).to_have_text(
         "No run in these days: new, task customerio_to_segment, paused, task customerio_to_segment."

@@ -204,7 +204,7 @@ def test_malformed_url(url: str) -> None:
 def test_other_wrong_parameters() -> None:
     with pytest.raises(ConfigurationError, match="name must be text"):
         wanted_webhook(" ", URL, NAMES, False)
-    with pytest.raises(ConfigurationError, match="did you mean 'Email Opened'"):
+    with pytest.raises(ConfigurationError, match="Did you mean 'Email Opened'"):
         wanted_webhook("stream", URL, ["Email Openend"], False)
 
 

@@ -10,7 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
@@ -59,6 +59,13 @@ def hook(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> CustomerIOHook:
     extra = {"requests_per_second": 1000}
     monkeypatch.setenv("AIRFLOW_CONN_CUSTOMERIO_DEFAULT", json.dumps(fields | {"extra": extra}))
     return CustomerIOHook()
+
+
+@pytest.fixture
+def logged(caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]) -> Callable[[], str]:
+    """Return a function that returns all that was logged; the version of Airflow decides where to."""
+    caplog.set_level(logging.INFO)
+    return lambda: caplog.text + capsys.readouterr().out
 
 
 class Keeping(CustomerIOHook):
@@ -264,6 +271,16 @@ def test_malformed_rows_go_to_callback(hook: CustomerIOHook, sandbox: Sandbox, h
     assert all(one.problem and one.raw for one in odd)
 
 
+def test_fields_left_out_are_told(
+    hook: CustomerIOHook, sandbox: Sandbox, history: History, logged: Callable[[], str]
+) -> None:
+    odd = {row["id"]: "delivery.subject:number" for row in rows_of(history, "email")[:3]}
+    sandbox.settings = Settings(now=START + 30 * DAY, odd_rows=odd)
+    found = list(hook.deliveries(at(FROM), at(UNTIL)))
+    assert {row.id: row.left_out for row in found if row.left_out} == dict.fromkeys(odd, ("subject",))
+    assert "3 fields of another type than documented" in logged()
+
+
 def test_activity_has_requested_type(hook: CustomerIOHook, sandbox: Sandbox, history: History) -> None:
     ids = [row["id"] for row in activities_of(history)][:2]
     odd = dict(zip(ids, ("activity.type:number", "activity.type:missing"), strict=True))
@@ -302,18 +319,26 @@ def test_other_wrong_parameters() -> None:
             hook.activities("2026-11-01", "2026-11-02", types)
 
 
+@pytest.mark.parametrize(("days", "warns"), [(181, True), (179, False)])
+def test_old_deliveries_warn(
+    hook: CustomerIOHook, sandbox: Sandbox, logged: Callable[[], str], days: int, warns: bool
+) -> None:
+    start = datetime.now(UTC) - timedelta(days=days)
+    assert list(hook.deliveries(start, start + timedelta(hours=1))) == []
+    said = "Customer.io may show less of those that are more than 180 days old, without a word: compare the counts."
+    assert (said in logged()) is warns
+
+
 def test_waiting_is_logged(
     hook: CustomerIOHook,
     sandbox: Sandbox,
     monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    capsys: pytest.CaptureFixture[str],
+    logged: Callable[[], str],
 ) -> None:
-    caplog.set_level(logging.INFO)
     assert ticker.PROGRESS_EVERY == 10
     monkeypatch.setattr(ticker, "PROGRESS_EVERY", 0.1)
     sandbox.faults.add(Fault(side="customerio", kind="503", retry_after=2))
     assert sum(1 for _ in hook.deliveries(at(FROM), at(UNTIL))) > 1000
-    log = caplog.text + capsys.readouterr().out  # which of them depends on the version of Airflow
+    log = logged()
     assert "Customer.io (connection 'customerio_default') answered 503" in log
     assert "before attempt 2" in log

@@ -66,7 +66,7 @@ def test_the_parameters_are_templated(sandbox: Sandbox) -> None:
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"collections": ["Email Clicked"]}, "did you mean"),
+        ({"collections": ["Email Clicked"]}, "Did you mean"),
         ({"lookback": timedelta(days=181)}, "lookback must be 0 to 180 days"),
         ({"lookback": timedelta(seconds=-1)}, "lookback must be 0 to 180 days"),
         ({"interval_start": "2026-11-01"}, "interval_start is set without interval_end"),
@@ -213,6 +213,24 @@ def test_kill_ends_the_task_at_once(sandbox: Sandbox, side: Any) -> None:
     assert time.monotonic() - began < 2.5  # before the first answer
     settle(before)
     task.on_kill()  # nothing runs any more: no effect
+
+
+def test_kill_before_the_run_is_not_forgotten(sandbox: Sandbox) -> None:
+    task = operator()
+    asked: list[str] = []
+
+    def get(key: str) -> None:
+        asked.append(key)
+        if len(asked) == 1:
+            task.on_kill()
+
+    store = SimpleNamespace(get=get, set=lambda *_: None, delete=lambda _: None)
+    context: Any = {**RUN, "task_state_store": store}
+    with pytest.raises(SystemExit):
+        task.execute(context)
+    assert sandbox.segment.kept == []
+    task.execute(context)  # another try in the same process
+    assert_kept_is_truth(sandbox, DAY_ONE)
 
 
 def test_timeout_leaves_nothing_open(sandbox: Sandbox) -> None:

@@ -185,7 +185,7 @@ class Interrupted:
         ({"message_id_namespace": " "}, "message_id_namespace must be text, got empty text"),
         ({"message_id_namespace": 3}, "message_id_namespace must be text, got a number"),
         ({"warehouse_conn_id": ""}, "warehouse_conn_id must be the id of a connection"),
-        ({"collections": ["Email Clicked"]}, "did you mean"),
+        ({"collections": ["Email Clicked"]}, "Did you mean"),
         ({"pii": "mask"}, "pii must be one of"),
     ],
 )

@@ -213,6 +213,13 @@ def test_an_early_run_is_rescheduled(sandbox: Sandbox) -> None:
     assert sandbox.customerio.requests == []
 
 
+@pytest.mark.parametrize("end", ["customerio_conn_id", "segment_conn_id"])
+def test_an_early_run_fails_without_its_connection(sandbox: Sandbox, end: str) -> None:
+    now = int(time.time())
+    with pytest.raises(AirflowFailException, match="nobody"):
+        operator(**{end: "nobody"}).execute(during(Interval(now - DAY, now)))
+
+
 @pytest.mark.parametrize("settling_time", [timedelta(0), timedelta(seconds=59), 0, "{{ 0 }}"])
 def test_a_settled_run_does_not_wait(sandbox: Sandbox, settling_time: Any) -> None:
     end = int(time.time()) - 60

@@ -189,7 +189,9 @@ def test_a_damaged_state_counts_as_none(place: tuple[Any, ...], by: Any) -> None
         (("tally", "events"), [["Email Opened", 1]]),
         (("tally", "events", "Email Opened"), True),
         (("tally", "events", "Email Opened"), -1),
+        (("tally", "read", "deliveries"), 2**62),
         (("work",), None),
+        (("work", "requests"), 2**62),
         (("work", "requests"), {}),
     ],
 )

@@ -21,7 +21,7 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow.sdk.io import store as stores
 from fsspec.implementations.memory import MemoryFile, MemoryFileSystem  # type: ignore[import-untyped]
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from airflow_provider_cio.events.interval import Interval
@@ -361,6 +361,7 @@ tries = st.tuples(ids, ids, ids, st.sampled_from([-1, 0, 1]), st.sampled_from([1
 
 
 @given(tries, tries)
+@example(("x" * 299 + "y", "r", "t", -1, 1), ("x" * 300, "r", "t", -1, 1))
 def test_no_two_tries_share_a_file(one: tuple[Any, ...], other: tuple[Any, ...]) -> None:
     fields = ("dag_id", "run_id", "task_id", "map_index", "try_number")
     names = [named(**dict(zip(fields, each, strict=True))) for each in (one, other)]
@@ -393,6 +394,22 @@ def test_only_its_owner_may_read_a_local_file(tmp_path: Path) -> None:
     assert {mode_of(path) for path in made if path.is_file()} == {0o600}
     assert {mode_of(path) for path in made if path.is_dir()} == {0o700}
     assert len(made) == 2 + 3 * 3 + 1
+
+
+def test_a_new_file_is_never_open_to_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its mode is right from its creation on, not only after it is changed."""
+
+    def refused(descriptor: int, mode: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "fchmod", refused)
+    before = os.umask(0)
+    try:
+        with DeadLetters(str(tmp_path), CONTEXT) as kept:
+            kept.write("refused_400", b"{}")
+    finally:
+        os.umask(before)
+    assert mode_of(tmp_path / FILE) == 0o600
 
 
 def test_a_file_that_others_may_read_is_closed_to_them(tmp_path: Path) -> None:
@@ -509,6 +526,8 @@ def test_check_keeps_existing_files(folder: str) -> None:
             ConfigurationError,
             "No space left. Free some space there, or set another path.",
         ),
+        (OSError(122, "Quota"), ConfigurationError, "Quota. Free some space there, or set another path."),
+        (OSError(36, "Too long"), ConfigurationError, "Too long. Set a shorter path."),
         (OSError("odd"), ConfigurationError, "OSError: odd. Check the path, the connection"),
         (KeyError(), ConfigurationError, "KeyError. Check the path"),
         (RuntimeError("of jane.doe@example.com\nand more"), ConfigurationError, "of <address> and more."),

@@ -109,9 +109,9 @@ def test_short_look_back(sandbox: Sandbox) -> None:
     for length in (2 * DAY, DAY // 4):
         sandbox.reset()
         intervals = [Interval(at, at + length) for at in range(start, end, length)]
-        reports = [run_pipeline(sandbox, one, lookback=2 * DAY) for one in intervals]
+        results = [run_pipeline(sandbox, one, lookback=2 * DAY) for one in intervals]
         found.append({event["messageId"] for event in sandbox.segment.kept})
-        assert sum(report.events.total() for report in reports) == len(found[-1])
+        assert sum(result.events.total() for result in results) == len(found[-1])
         assert sandbox.segment.duplicates == []
     assert found[0] == found[1]
     truth = [row for row in truth_of(sandbox.history, Interval(start, end)) if row["user_id"] or row["anonymous_id"]]
@@ -123,15 +123,15 @@ def test_short_look_back(sandbox: Sandbox) -> None:
 
 def test_the_report_counts_what_was_done(sandbox: Sandbox) -> None:
     interval = Interval(NOVEMBER, NOVEMBER + DAY)
-    report = run_pipeline(sandbox, interval).as_dict()
+    result = run_pipeline(sandbox, interval).as_dict()
     truth = truth_of(sandbox.history, interval)
     named = [row for row in truth if row["user_id"] or row["anonymous_id"]]
-    assert report["interval"] == {"start": "2026-11-01T00:00:00Z", "end": "2026-11-02T00:00:00Z"}
-    assert report["read"]["requests"] == len(sandbox.customerio.requests)
-    assert {name: count for name, count in report["events"].items() if count} == Counter(
+    assert result["interval"] == {"start": "2026-11-01T00:00:00Z", "end": "2026-11-02T00:00:00Z"}
+    assert result["read"]["requests"] == len(sandbox.customerio.requests)
+    assert {name: count for name, count in result["events"].items() if count} == Counter(
         row["collection"] for row in named
     )
-    assert list(report["events"]) == [
+    assert list(result["events"]) == [
         "Email Delivered",
         "Email Opened",
         "Email Link Clicked",
@@ -139,10 +139,10 @@ def test_the_report_counts_what_was_done(sandbox: Sandbox) -> None:
         "Email Bounced",
         "Email Marked as Spam",
     ]
-    assert report["sent"]["events"] == len(named)
-    assert report["sent"]["batches"] == len(sandbox.segment.requests)
-    assert report["skipped"].pop("unidentified") == len(truth) - len(named) > 0
-    assert all(reason.startswith("unknown_metric email.") for reason in report["skipped"])
+    assert result["sent"]["events"] == len(named)
+    assert result["sent"]["batches"] == len(sandbox.segment.requests)
+    assert result["skipped"].pop("unidentified") == len(truth) - len(named) > 0
+    assert all(reason.startswith("unknown_metric email.") for reason in result["skipped"])
 
 
 def test_oversized_event_is_counted(sandbox: Sandbox) -> None:
@@ -158,11 +158,11 @@ def test_oversized_event_is_counted(sandbox: Sandbox) -> None:
         }
 
     sandbox.history = History(deliveries=[row("big", "x" * 20_000), row("small", "x" * 10_000)])
-    report = run_pipeline(sandbox, Interval(NOVEMBER, NOVEMBER + 60))
-    assert dict(report.refused) == {"event_too_large": 1}
-    assert report.refusals() == "event_too_large: 1 (first ids: big)."
+    result = run_pipeline(sandbox, Interval(NOVEMBER, NOVEMBER + 60))
+    assert dict(result.refused) == {"event_too_large": 1}
+    assert result.refusals() == "event_too_large: 1 (first ids: big)."
     assert [event["properties"]["delivery_id"] for event in sandbox.segment.kept] == ["small"]
-    assert report.events["Email Opened"] == 1
+    assert result.events["Email Opened"] == 1
 
 
 def test_malformed_row_is_refused_alone(sandbox: Sandbox) -> None:
@@ -177,10 +177,10 @@ def test_malformed_row_is_refused_alone(sandbox: Sandbox) -> None:
     sandbox.history = History(deliveries=[odd, odd | {"id": "fine", "customer_identifiers": None}])
     rows: list[Malformed] = []
     callbacks = Callbacks(refused_row=rows.append)
-    report = run_pipeline(sandbox, Interval(NOVEMBER, NOVEMBER + 60), callbacks=callbacks)
+    result = run_pipeline(sandbox, Interval(NOVEMBER, NOVEMBER + 60), callbacks=callbacks)
     assert [event["properties"]["delivery_id"] for event in sandbox.segment.kept] == ["fine"]
-    assert dict(report.refused) == {"malformed": 1}
-    assert re.search(r"malformed: 1 \(first ids: odd=\).*got `int`.*customer_identifiers", report.refusals())
+    assert dict(result.refused) == {"malformed": 1}
+    assert re.search(r"malformed: 1 \(first ids: odd=\).*got `int`.*customer_identifiers", result.refusals())
     assert [(row.id, b'"customer_identifiers":7' in row.raw) for row in rows] == [("odd=", True)]
     later = run_pipeline(sandbox, Interval(NOVEMBER + 60, NOVEMBER + 120))
     assert dict(later.refused) == {}
@@ -190,10 +190,10 @@ def test_malformed_row_is_refused_alone(sandbox: Sandbox) -> None:
 def test_malformed_row_without_an_id(sandbox: Sandbox) -> None:
     sandbox.history = History(deliveries=[simple("fine")])
     sandbox.settings = Settings(odd_rows={"fine": "delivery.id:missing"})
-    report = run_pipeline(sandbox, MINUTE)
-    assert report.refused_ids == {"malformed": ["without an id"]}
-    assert report.tally.read["deliveries"] == 1
-    assert report.events.total() == 0
+    result = run_pipeline(sandbox, MINUTE)
+    assert result.refused_ids == {"malformed": ["without an id"]}
+    assert result.tally.read["deliveries"] == 1
+    assert result.events.total() == 0
 
 
 # People who can't be named
@@ -225,15 +225,15 @@ def test_unidentified_people(
     sandbox.history = History(deliveries=[simple("named"), nobody("cio_id", "c1"), nobody("nobody", None)])
     given: list[tuple[str, bytes]] = []
     callbacks = Callbacks(refused_event=lambda reason, event: given.append((reason, event)))
-    report = run_pipeline(sandbox, MINUTE, callbacks=callbacks, on_unidentified=on_unidentified)
+    result = run_pipeline(sandbox, MINUTE, callbacks=callbacks, on_unidentified=on_unidentified)
     assert {event["properties"]["delivery_id"] for event in sandbox.segment.kept} == sent
-    assert report.events == Counter({"Email Opened": len(sent)})
-    assert report.work["events"] == len(sent)
-    assert report.skipped == Counter(unidentified=skipped)
-    assert report.refused == Counter(unidentified=refused)
+    assert result.events == Counter({"Email Opened": len(sent)})
+    assert result.work["events"] == len(sent)
+    assert result.skipped == Counter(unidentified=skipped)
+    assert result.refused == Counter(unidentified=refused)
     told = [json.loads(event) for _, event in given]
     assert [reason for reason, _ in given] == ["unidentified"] * refused
-    assert {event["properties"]["delivery_id"] for event in told} == set(report.refused_ids.get("unidentified", []))
+    assert {event["properties"]["delivery_id"] for event in told} == set(result.refused_ids.get("unidentified", []))
     assert not any("userId" in event or "anonymousId" in event for event in told)
     if "cio_id" in sent:
         (event,) = (one for one in sandbox.segment.kept if one["properties"]["delivery_id"] == "cio_id")
@@ -248,15 +248,15 @@ def test_refusals_by_reason(sandbox: Sandbox) -> None:
     given: list[str] = []
     read: list[Malformed] = []
     callbacks = Callbacks(refused_event=lambda reason, event: given.append(reason), refused_row=read.append)
-    report = run_pipeline(sandbox, MINUTE, callbacks=callbacks, on_unidentified="dead_letter")
-    assert dict(report.refused) == {"malformed": 7, "unidentified": 1, "event_too_large": 1, "refused_400": 1}
+    result = run_pipeline(sandbox, MINUTE, callbacks=callbacks, on_unidentified="dead_letter")
+    assert dict(result.refused) == {"malformed": 7, "unidentified": 1, "event_too_large": 1, "refused_400": 1}
     assert sorted(given) == ["event_too_large", "refused_400", "unidentified"]
     assert len(read) == 7
-    assert len(report.refused_ids["malformed"]) == 5
-    assert "refused_400: 1 (first ids: bad)" in report.refusals()
-    assert report.events == Counter({"Email Opened": 20})
-    assert report.work["events"] == len(sandbox.segment.kept) == 20
-    assert report.tally.read["deliveries"] == len(rows) + 20
+    assert len(result.refused_ids["malformed"]) == 5
+    assert "refused_400: 1 (first ids: bad)" in result.refusals()
+    assert result.events == Counter({"Email Opened": 20})
+    assert result.work["events"] == len(sandbox.segment.kept) == 20
+    assert result.tally.read["deliveries"] == len(rows) + 20
 
 
 def test_report_counts_retries(sandbox: Sandbox) -> None:
@@ -369,13 +369,13 @@ def test_memory_does_not_grow(monkeypatch: pytest.MonkeyPatch, with_odd_ones: bo
         refused_row=lambda row: told.update(["malformed"]),
         save=lambda state: told.update(["saved"]),
     )
-    report = Result(MINUTE, Tally(events=Counter({"Email Opened": 0})))
+    result = Result(MINUTE, Tally(events=Counter({"Email Opened": 0})))
     sink = PreviewSink(SegmentSink(SegmentClient("key")), lambda event: None)
-    run = Pipeline(source, Mapper("test"), sink, report, skip_unidentified=False, callbacks=callbacks)
+    run = Pipeline(source, Mapper("test"), sink, result, skip_unidentified=False, callbacks=callbacks)
     tracemalloc.start()
     run.run()
     tracemalloc.stop()
-    assert report.events == {"Email Opened": 6000}
+    assert result.events == {"Email Opened": 6000}
     # A refused event ends the saving.
     reasons = dict.fromkeys(["event_too_large", "unidentified", "malformed"], 120)
     assert told == (reasons | {"saved": 1} if with_odd_ones else {"saved": 120})

@@ -138,13 +138,13 @@ def test_later_try_sends_only_the_rest(
         world.faults.clear()
         before = states[-1] if states else {"done": []}
         repeated = len(world.segment.duplicates)
-        report = attempt(world, states, names=NAMES)
+        result = attempt(world, states, names=NAMES)
     assert_repeats_only_the_rest(world, before, repeated)
     assert_kept_is_truth(world, INTERVAL, NAMES, duplicates=None)
     # After a resume the counts are those of all tries.
-    assert report.tally.read["deliveries"] == sum(d.channel == "email" for d in HISTORY.deliveries)
-    assert report.events.total() == report.work["events"] == len(world.segment.kept)
-    assert report.work["requests"] >= len(states[-1]["done"])
+    assert result.tally.read["deliveries"] == sum(d.channel == "email" for d in HISTORY.deliveries)
+    assert result.events.total() == result.work["events"] == len(world.segment.kept)
+    assert result.work["requests"] >= len(states[-1]["done"])
     for earlier, later in itertools.pairwise(states):  # what is done stays done
         done = [Window(*window) for window in earlier["done"]]
         assert Checkpoint("fingerprint", later).rest(done) == []
@@ -170,11 +170,11 @@ def test_late_failure_repeats_little(sandbox: Sandbox, monkeypatch: pytest.Monke
         attempt(sandbox, states)
     sandbox.faults.clear()
     asked = len(sandbox.customerio.requests)
-    report = attempt(sandbox, states)
+    result = attempt(sandbox, states)
     assert_kept_is_truth(sandbox, INTERVAL, duplicates=None)
-    assert report.events == whole.events
-    assert report.skipped == whole.skipped
-    assert report.tally.read == whole.tally.read
+    assert result.events == whole.events
+    assert result.skipped == whole.skipped
+    assert result.tally.read == whole.tally.read
     assert len(sandbox.customerio.requests) - asked < whole.work["requests"] * 0.9
     assert len(sandbox.segment.duplicates) < whole.work["events"] * 0.9
 
@@ -195,9 +195,9 @@ def test_slow_batch_and_checkpoints(sandbox: Sandbox, monkeypatch: pytest.Monkey
     monkeypatch.setattr(segment, "MAX_BATCH_BYTES", 10**9)
     sandbox.settings = Settings(latency=0.005)
     states: list[State] = []
-    report = attempt(sandbox, states)
+    result = attempt(sandbox, states)
     assert len(states) > 1
-    assert 1 < report.work["batches"] <= report.work["requests"]
+    assert 1 < result.work["batches"] <= result.work["requests"]
 
 
 def test_retry_meets_refused_event(sandbox: Sandbox) -> None:
@@ -216,9 +216,9 @@ def test_retry_meets_refused_event(sandbox: Sandbox) -> None:
         attempt(sandbox, states, interval)
     assert not any(covers(state, False, NOVEMBER + 400) for state in states)
     count = len(states)
-    report = attempt(sandbox, states, interval)
-    assert dict(report.refused) == {"refused_400": 1}
-    assert report.refused_ids == {"refused_400": ["d400"]}
+    result = attempt(sandbox, states, interval)
+    assert dict(result.refused) == {"refused_400": 1}
+    assert result.refused_ids == {"refused_400": ["d400"]}
     assert not any(covers(state, False, NOVEMBER + 400) for state in states[count:])
     assert len({event["messageId"] for event in sandbox.segment.kept}) == 999
 
@@ -232,8 +232,8 @@ def test_oversized_event_stops_checkpoints(sandbox: Sandbox) -> None:
     ]
     sandbox.history = History(deliveries=rows)
     states: list[State] = []
-    report = attempt(sandbox, states, Interval(NOVEMBER, NOVEMBER + 10_000))
-    assert dict(report.refused) == {"event_too_large": 1}
+    result = attempt(sandbox, states, Interval(NOVEMBER, NOVEMBER + 10_000))
+    assert dict(result.refused) == {"event_too_large": 1}
     assert not any(covers(state, False, NOVEMBER + 999) for state in states)
 
 
@@ -246,8 +246,8 @@ def test_retry_meets_malformed_row(sandbox: Sandbox) -> None:
     sandbox.history = History(deliveries=rows)
     states: list[State] = []
     for _ in range(2):
-        report = attempt(sandbox, states, Interval(NOVEMBER, NOVEMBER + 10_000))
-        assert report.refused_ids == {"malformed": ["d999"]}
+        result = attempt(sandbox, states, Interval(NOVEMBER, NOVEMBER + 10_000))
+        assert result.refused_ids == {"malformed": ["d999"]}
     assert not any(covers(state, False, NOVEMBER + 999) for state in states)
 
 
@@ -295,12 +295,12 @@ def tries(world: Sandbox, kills: Sequence[tuple[str, int]], mode: str) -> Result
         assert_repeats_only_the_rest(world, before, repeated)
     before, repeated = states[-1] if states else {"done": []}, len(world.segment.duplicates)
     asked = len(world.customerio.requests)
-    report = attempt(world, states, LATER, names=NAMES, mode=mode)
+    result = attempt(world, states, LATER, names=NAMES, mode=mode)
     assert_repeats_only_the_rest(world, before, repeated)
     earlier = before["work"]["requests"] if before["done"] else 0
-    assert report.work["requests"] == earlier + len(world.customerio.requests) - asked
-    assert report.resumed is bool(before["done"])
-    return report
+    assert result.work["requests"] == earlier + len(world.customerio.requests) - asked
+    assert result.resumed is bool(before["done"])
+    return result
 
 
 #: With deliveries from before it and opens and clicks of them: in the mode "every" those are asked for by id.
@@ -334,14 +334,14 @@ def test_killed_tries_count_as_one_run(
         whole = attempt(world, [], LATER, names=NAMES, mode=mode)
         sent = {event["messageId"] for event in world.segment.kept}
         world.reset()
-        report = tries(world, kills, mode)
+        result = tries(world, kills, mode)
     assert {event["messageId"] for event in world.segment.kept} == sent
     assert len(world.segment.kept) == len(sent) == whole.work["events"]
-    assert report.events == whole.events
-    assert report.skipped == whole.skipped
-    assert report.tally.ages.by_collection() == whole.tally.ages.by_collection()
-    assert report.tally.read == whole.tally.read
-    assert report.work["events"] == whole.work["events"]
+    assert result.events == whole.events
+    assert result.skipped == whole.skipped
+    assert result.tally.ages.by_collection() == whole.tally.ages.by_collection()
+    assert result.tally.read == whole.tally.read
+    assert result.work["events"] == whole.work["events"]
 
 
 def test_retry_with_all_opens_and_clicks(sandbox: Sandbox) -> None:
@@ -358,10 +358,10 @@ def test_retry_with_all_opens_and_clicks(sandbox: Sandbox) -> None:
     first_try = len(sandbox.segment.kept)
     assert states
     assert first_try > 0
-    report = attempt(sandbox, states, LATER, names=NAMES, mode="every")
+    result = attempt(sandbox, states, LATER, names=NAMES, mode="every")
     assert kept(sandbox.segment.kept) == expected
     assert sandbox.segment.received_count - batches < whole.work["events"]
-    assert report.work["events"] == whole.work["events"]
+    assert result.work["events"] == whole.work["events"]
 
 
 def test_late_rows_survive_any_failure(sandbox: Sandbox) -> None:

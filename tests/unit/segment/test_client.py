@@ -239,6 +239,7 @@ YES: dict[str, str | bytes] = {
     "a line break": "\r\n",
     "a word": " Success\n",
     "no error": '{"error": null, "errors": [], "message": "queued"}',
+    "a status that no known receiver has": '{"status": "error"}',
     "a mark before JSON": b'\xef\xbb\xbf{"success": true}',
     "another encoding": '{"success": true}'.encode("utf-16"),
     "a long JSON": json.dumps({"message": "x" * 100_000, "success": True}),

@@ -377,6 +377,8 @@ def test_unsigned_bodies_do_not_fill_the_memory(sandbox: Sandbox, monkeypatch: p
             await asyncio.sleep(0)
         real = [await answer_to(signed(body), body) for _ in range(20)]
         real += await asyncio.gather(*(answer_to(signed(body), body[:9], body[9:]) for _ in range(20)))
+        await asyncio.sleep(0.05)
+        assert sum(not one.done() for one in strangers) == len(app._unverified._bodies), "the dropped are answered"
         return real, await asyncio.gather(*strangers)
 
     tracemalloc.start()

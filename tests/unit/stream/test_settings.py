@@ -79,7 +79,7 @@ def test_malformed_name(name: str) -> None:
             {"colections": ["Email Opened"]},
             "unknown option 'colections'; known are customerio_conn_id, segment_conn_id, ",
         ),
-        ({"collections": ["Email Opend"]}, "unknown collection 'Email Opend'; did you mean 'Email Opened'"),
+        ({"collections": ["Email Opend"]}, "unknown collection 'Email Opend'. Did you mean 'Email Opened'"),
         ({"collections": []}, "at least one collection"),
         ({"collections": 7}, "collections must be a list of names, got a number: write for example ["),
         ({"pii": "hide"}, "pii must be one of 'keep', 'hash', 'drop', got 'hide'"),

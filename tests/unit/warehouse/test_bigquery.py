@@ -71,7 +71,7 @@ def test_full_disk(bigquery_database: Place, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_abandoned_stages_expire(bigquery_database: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bigquery_module._Session, "close", lambda self: None)
+    monkeypatch.setattr(bigquery_module._JobRunner, "close", lambda self: None)
     load(bigquery_database)
     stages = [name for name in bigquery_database.tables() if name.startswith("customerio_stage")]
     expirations = bigquery_database.bigquery.expirations
@@ -203,9 +203,9 @@ def test_failed_connection_check(
 
 def test_openlineage_knows_the_tables(bigquery_database: Place) -> None:
     destination = WarehouseDestination(Options(warehouse_conn_id="warehouse_default", schema="customerio"))
-    report = Result(Interval(0, 1), Tally())
-    report.events["Email Opened"] = 3
-    found = [(one.namespace, one.name) for one in destination.datasets(report)]
+    result = Result(Interval(0, 1), Tally())
+    result.events["Email Opened"] = 3
+    found = [(one.namespace, one.name) for one in destination.datasets(result)]
     assert found == [
         ("bigquery", f"{PROJECT}.customerio.tracks"),
         ("bigquery", f"{PROJECT}.customerio.email_opened"),

@@ -100,9 +100,9 @@ def test_tables_hold_segments_events(
     }
     for interval in [*intervals, *repeated]:
         run_pipeline(sandbox, interval, **options)
-        report = run_pipeline(sandbox, interval, **options, sink=WarehouseSink(warehouse, collections))
-        loaded, new = loaded + report.work["events"], new + report.work["new"]
-        assert report.work["events"] == report.events.total()
+        result = run_pipeline(sandbox, interval, **options, sink=WarehouseSink(warehouse, collections))
+        loaded, new = loaded + result.work["events"], new + result.work["new"]
+        assert result.work["events"] == result.events.total()
 
     kept = {event["messageId"]: expected(event) for event in sandbox.segment.kept}
     assert sandbox.segment.dropped == []

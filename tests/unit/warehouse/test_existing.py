@@ -265,7 +265,8 @@ def test_failed_server_check(
     error: type[Exception],
     message: str,
 ) -> None:
-    monkeypatch.setattr(RedshiftSQLHook.get_conn.retry, "wait", wait_none())
+    if retry := getattr(RedshiftSQLHook.get_conn, "retry", None):  # old versions of the hook do not repeat
+        monkeypatch.setattr(retry, "wait", wait_none())
     given = server_database.connection | {"password": "its-password-1234"} | changes
     with connected(given), pytest.raises(error, match=message) as caught:
         server_database.warehouse().check()
@@ -392,7 +393,6 @@ def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, conn_type: st
         open_warehouse("elsewhere", "customerio")
     package = str(caught.value).rpartition(" ")[2].removesuffix(".")
     extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    del extras["dev"]
     assert package in {Requirement(one).name for one in itertools.chain(*extras.values())}
 
 

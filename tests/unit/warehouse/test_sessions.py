@@ -27,6 +27,8 @@ pytestmark = pytest.mark.timeout(400)
 
 SETTINGS = [
     "DateStyle = 'German, DMY'",
+    # Such a server writes the day first, and reads the month first.
+    "DateStyle = 'German, MDY'",
     "TimeZone = 'America/St_Johns'",
     # India's time as text is "IST", which the server reads as Israel's.
     "DateStyle = 'SQL, DMY'; TimeZone = 'Asia/Kolkata'",

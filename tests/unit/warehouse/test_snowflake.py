@@ -23,6 +23,7 @@ from airflow_provider_cio.operators.options import Options
 from airflow_provider_cio.pipeline.result import Result, Tally
 from airflow_provider_cio.warehouse import loading as loading_module
 from airflow_provider_cio.warehouse import snowflake as snowflake_module
+from airflow_provider_cio.warehouse import snowflake_lock as lock_module
 from airflow_provider_cio.warehouse.sink import WarehouseSink
 from tests.unit.support import NOVEMBER
 from tests.unit.warehouse.events import NAMES, events
@@ -95,7 +96,8 @@ def test_rows_that_were_loaded_during_the_wait_are_seen(snowflake_database: Plac
 
 
 def test_load_gives_up_waiting(snowflake_database: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(snowflake_module, "_LOCK_TIMEOUT", 1)
+    for module in (snowflake_module, lock_module):
+        monkeypatch.setattr(module, "LOCK_TIMEOUT", 1)
     load(snowflake_database)
     with (
         another_load(snowflake_database),
@@ -126,6 +128,63 @@ def test_a_lost_lock_is_noticed(snowflake_database: Place, monkeypatch: pytest.M
     assert sink.counts() == {"events": 6, "new": 3}
     assert len(all_rows(snowflake_database)) == 6
     assert_tracks_is_the_union(snowflake_database)
+
+
+def test_commit_without_an_answer_keeps_the_lock(snowflake_database: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Snowflake executes the COMMIT after the driver gave up. A load that got the lock earlier would not see it."""
+    monkeypatch.setattr(lock_module, "_COMMIT_TIMEOUT", 1)
+    monkeypatch.setattr(lock_module, "INSERT_TIMEOUT", 4)
+    load(snowflake_database)
+    world, first = snowflake_database.snowflake, snowflake_database.warehouse()
+    waits = set()
+    with (
+        WarehouseSink(first, NAMES) as sink,
+        WarehouseSink(snowflake_database.warehouse(), NAMES) as other,
+        ThreadPoolExecutor() as pool,
+    ):
+        sink.take(events(0, 6))
+        other.take(events(0, 9))
+        world.late_commit = 4.0
+        failed = pool.submit(sink.flush)
+        while world.late_commit:
+            assert not failed.done()
+            time.sleep(0.01)
+        waiting = pool.submit(other.flush)
+        while not failed.done():
+            waits.add(first.waiting())
+            time.sleep(0.01)
+        with pytest.raises(TryAgainLaterError):
+            failed.result()
+        waiting.result(timeout=60)
+        assert other.counts() == {"events": 9, "new": 3}
+        sink.flush()
+        assert sink.counts() == {"events": 6, "new": 0}
+    assert "Waiting until Snowflake has surely ended a COMMIT that it did not answer" in waits
+    assert len(all_rows(snowflake_database)) == 9
+    assert_tracks_is_the_union(snowflake_database)
+
+
+@pytest.mark.parametrize(
+    ("number", "text", "message"),
+    [
+        (
+            625,
+            "is aborted",
+            r"other loads into schema customerio have not ended within 600 s, or too many wait \(625\)",
+        ),
+        (
+            630,
+            "Statement reached its timeout of 300 second(s)",
+            r"other loads .* have not ended within the warehouse's time-out: .*Statement reached .* of 300 second",
+        ),
+        (604, "SQL execution canceled", r"a statement was canceled: .*SQL execution canceled \(604, 57014\)"),
+    ],
+)
+def test_end_of_a_wait_says_why(snowflake_database: Place, number: int, text: str, message: str) -> None:
+    load(snowflake_database)
+    snowflake_database.snowflake.failures = {"UPDATE": [(number, "57014", text)]}
+    with pytest.raises(TryAgainLaterError, match=message):
+        load(snowflake_database)
 
 
 def test_failed_load_does_nothing(snowflake_database: Place) -> None:
@@ -214,16 +273,28 @@ def test_only_the_owner_adds_columns(snowflake_database: Place) -> None:
     for table in ("tracks", "email_opened"):
         snowflake_database.query(f"CREATE TABLE customerio.{table} (id varchar, event varchar)")
     world, given = snowflake_database.snowflake, snowflake_database.connection
-    world.owners |= {"TRACKS": "SEGMENT", "EMAIL_OPENED": "SEGMENT"}
-    world.granted = {"LOADER": {"INSERT ON TRACKS", "INSERT ON EMAIL_OPENED"}}
-    with pytest.raises(ConfigurationError) as caught:
-        load(snowflake_database, names=OPENED)
-    text = str(caught.value)
-    assert re.search(r"table tracks of SEGMENT lacks received_at, .*; table email_opened of SEGMENT lacks", text)
-    (grant,) = re.findall(r'or (GRANT ROLE "\w+" TO ROLE "\w+"), or run as the owner: ALTER TABLE', text)
-    with connected(given | {"extra": given["extra"] | {"role": "LOADER"}}):
-        world.granted["LOADER"].add(grant.split('"')[1])
+    # Roles that were made in quotes, which GRANT needs, too.
+    world.owners |= {"TRACKS": "segment", "EMAIL_OPENED": "segment"}
+    world.granted = {"my loader": {"INSERT ON TRACKS", "INSERT ON EMAIL_OPENED"}}
+    with connected(given | {"extra": given["extra"] | {"role": '"my loader"'}}):
+        with pytest.raises(ConfigurationError) as caught:
+            load(snowflake_database, names=OPENED)
+        text = str(caught.value)
+        assert re.search(r"table tracks of segment lacks received_at, .*; table email_opened of segment lacks", text)
+        assert 'or GRANT ROLE "segment" TO ROLE "my loader", or run as the owner: ALTER TABLE' in text
+        world.owners["CUSTOMERIO_LOCK"] = "my loader"
+        world.granted["my loader"].add("segment")
         assert load(snowflake_database, names=OPENED) == {"events": 1, "new": 1}
+
+
+def test_grants_name_the_role_as_it_is(snowflake_database: Place) -> None:
+    given = snowflake_database.connection
+    snowflake_database.snowflake.failures = {"CREATE SCHEMA": [(3001, "42501", "no")]}
+    with (
+        connected(given | {"extra": given["extra"] | {"role": '"my loader"'}}),
+        pytest.raises(ConfigurationError, match=r'CREATE SCHEMA ON DATABASE "DATABASE\d+" TO ROLE "my loader" '),
+    ):
+        load(snowflake_database)
 
 
 # Errors
@@ -232,17 +303,17 @@ def test_only_the_owner_adds_columns(snowflake_database: Place) -> None:
 @pytest.mark.parametrize(
     ("part", "number", "state", "error", "message"),
     [
-        ("CREATE SCHEMA", 3001, "42501", ConfigurationError, "GRANT USAGE, CREATE SCHEMA ON DATABASE DATABASE"),
-        ("CREATE SCHEMA", 2002, "42710", ConfigurationError, "the role LOADER lacks a right"),
+        ("CREATE SCHEMA", 3001, "42501", ConfigurationError, 'GRANT USAGE, CREATE SCHEMA ON DATABASE "DATABASE'),
+        ("CREATE SCHEMA", 2002, "42710", ConfigurationError, 'the role "LOADER" lacks a right'),
         (
             "CREATE TEMP",
             3001,
             "42501",
             ConfigurationError,
-            r"CREATE STAGE ON SCHEMA DATABASE\d+\.CUSTOMERIO TO ROL",
+            r'CREATE STAGE ON SCHEMA "DATABASE\d+"\."CUSTOMERIO" TO ROL',
         ),
-        ("COPY INTO", 606, "57P03", ConfigurationError, "GRANT USAGE ON WAREHOUSE LOADING TO ROLE LOADER"),
-        ("INSERT INTO", 2003, "42S02", ConfigurationError, "GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA DAT"),
+        ("COPY INTO", 606, "57P03", ConfigurationError, 'GRANT USAGE ON WAREHOUSE "LOADING" TO ROLE "LOADER"'),
+        ("INSERT INTO", 2003, "42S02", ConfigurationError, 'GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA "DAT'),
         ("INSERT INTO", 904, "42000", ConfigurationError, r"\(904, 42000\)\. Check whether somebody else changed"),
         ("COPY INTO", 100_038, "22018", ConfigurationError, r"rejected the rows \(100038, 22018\)\. Look for a const"),
         (
@@ -253,6 +324,13 @@ def test_only_the_owner_adds_columns(snowflake_database: Place) -> None:
             r"rejected the rows \(100072, 22000\)\. Look for a",
         ),
         ("INSERT INTO", 630, "57014", TryAgainLaterError, r"stopped a statement: .*A larger warehouse would take less"),
+        (
+            "INSERT INTO",
+            604,
+            "57014",
+            TryAgainLaterError,
+            r"a statement was canceled: .*told \(604, 57014\)\.$",
+        ),
         ("INSERT INTO", 100_183, "P0000", TryAgainLaterError, r"query history has the text, .*\(100183, P0000\)"),
     ],
 )
@@ -336,8 +414,8 @@ def test_openlineage_knows_the_tables(snowflake_database: Place) -> None:
     given = snowflake_database.connection
     with connected(given | {"extra": given["extra"] | {"account": "org-acc", "database": "db"}}):
         destination = WarehouseDestination(Options(warehouse_conn_id="warehouse_default", schema="customerio"))
-    report = Result(Interval(0, 1), Tally())
-    report.events["Email Opened"] = 3
-    found = [(one.namespace, one.name) for one in destination.datasets(report)]
+    result = Result(Interval(0, 1), Tally())
+    result.events["Email Opened"] = 3
+    found = [(one.namespace, one.name) for one in destination.datasets(result)]
     names = ("DB.CUSTOMERIO.TRACKS", "DB.CUSTOMERIO.EMAIL_OPENED")
     assert found == [("snowflake://org-acc", name) for name in names]

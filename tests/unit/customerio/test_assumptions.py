@@ -1,4 +1,4 @@
-"""Check a preview's findings against a sandbox that meets the assumptions, and one that does not."""
+"""Check the assumptions that a preview tests, against a sandbox that meets the assumptions, and one that does not."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_cio.customerio.findings import Found, find_out
+from airflow_provider_cio.customerio.assumptions import Found, check_assumptions
 from airflow_provider_cio.events.catalog import resolve_collections
 from airflow_provider_cio.events.interval import Interval
 from tests.sandbox import History, Sandbox, Settings
@@ -30,7 +30,7 @@ KEYS = {
 def found(sandbox: Sandbox, names: Any = ("Email Opened",)) -> Found:
     client, _ = clients(sandbox)
     with client:
-        return find_out(client, INTERVAL, 30 * DAY, resolve_collections(names))
+        return check_assumptions(client, INTERVAL, 30 * DAY, resolve_collections(names))
 
 
 def row(number: int, **fields: Any) -> dict[str, Any]:

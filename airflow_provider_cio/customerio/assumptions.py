@@ -29,7 +29,9 @@ _MOST_BY_ID = 4
 Found = dict[str, dict[str, Any]]
 
 
-def find_out(client: CustomerIOClient, interval: Interval, lookback: int, collections: Sequence[Collection]) -> Found:
+def check_assumptions(
+    client: CustomerIOClient, interval: Interval, lookback: int, collections: Sequence[Collection]
+) -> Found:
     """Ask Customer.io for some rows of the first collection's channel, and compare them with what is assumed.
 
     :param lookback: seconds before the interval in which the deliveries were created.
