@@ -166,11 +166,11 @@ class World(Airflow):
             "CORE__PARALLELISM": str(self.parallelism),
             "CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
             "CORE__TEST_CONNECTION": "Enabled",
-            # Seconds to wait for SQLite's lock: on a busy machine the five of the default end the scheduler.
-            "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{self._processes.home}/airflow.db?timeout=60",
             # Seconds until a changed DAG is stored again, and until a file is read again that has not changed.
             "CORE__MIN_SERIALIZED_DAG_UPDATE_INTERVAL": "0",
             "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",
+            # Seconds to wait for SQLite's lock: on a busy machine the five of the default end the scheduler.
+            "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{self._processes.home}/airflow.db?timeout=60",
             "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
             # Only what is asked for runs: no run of yesterday's interval as soon as the DAG is there.
             "SCHEDULER__USE_JOB_SCHEDULE": "False",
