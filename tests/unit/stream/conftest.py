@@ -10,7 +10,7 @@ import pytest
 from airflow_provider_cio.stream import app, cached, intake, stream
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def _patient() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(app, "ANSWER_WITHIN", 60.0)

@@ -116,10 +116,11 @@ def test_stream_without_an_app_api_key(
     monkeypatch.setattr(cached_names, "FRESH", 0.0)
     caplog.set_level("INFO", "airflow_provider_cio.stream")
     connect(monkeypatch, sandbox)
-    with Running({"main": {}}) as stream:
+    with Running({"keyless": {}}) as stream:
         for number in range(3):
-            assert stream.post(report(delivery_id=str(number))).status_code == 204
+            assert stream.post(report(delivery_id=str(number)), "keyless").status_code == 204
     assert sent_names(sandbox) == [None] * 3
-    lines = [record.levelname for record in caplog.records if "campaign_name" in record.getMessage()]
-    assert lines == ["INFO"]
+    lines = [record for record in caplog.records if "campaign_name" in record.getMessage()]
+    # A thread of another test may still warn of its own stream.
+    assert [one.levelname for one in lines if "'main'" not in one.getMessage()] == ["INFO"]
     assert sandbox.customerio.requests == []
