@@ -17,11 +17,13 @@ help: ## Show this list
 demo: .venv/stamp ## Backfill three days in a real Airflow against a sandbox, and compare every event
 	@$(BIN)/python -m tests.e2e.demo
 
+# Types are checked beside the tests, which often wait. If they are wrong, that is said again at the end.
 test: .venv/stamp ## Lint, types, and every test, end to end included
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/pytest -v --durations=10 --numprocesses=3 --dist=loadfile --no-loadscope-reorder tests/e2e tests/unit
+	@$(BIN)/mypy & types=$$!; \
+	$(BIN)/pytest -v --durations=10 --numprocesses=3 --dist=loadfile --no-loadscope-reorder tests/e2e tests/unit; \
+	tests=$$?; wait $$types || $(BIN)/mypy || exit; exit $$tests
 
 matrix: .venv/stamp ## The wheel in Airflow 3.0 to 3.4 and Python 3.11 to 3.13, with the lowest versions, with BigQuery, and with Snowflake
 	@$(BIN)/python -m tests.matrix
