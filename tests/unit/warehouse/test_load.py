@@ -275,18 +275,24 @@ def collide(place: Place, times: int, code: str) -> None:
 
 @pytest.mark.parametrize("point", POINTS)
 def test_killed_load_is_undone(database: Place, point: str) -> None:
+    # BigQuery and Snowflake have committed when `insert` returns.
+    commits_itself = database.kind not in ("postgres", "redshift", "duckdb")
+    if commits_itself and point == "after the first table":
+        pytest.skip("its INSERTs are one call")
     load(database, 0, 30)
     process = loading(database, 0, 1500, point)
     process.communicate(timeout=300)
     assert process.returncode == -signal.SIGKILL
     found = ids(database)
-    # BigQuery and Snowflake have committed when `insert` returns.
-    if database.kind in ("postgres", "redshift", "duckdb") and point != "within an INSERT, most likely":
+    if not commits_itself and point != "within an INSERT, most likely":
         assert found == expected_ids(0, 30)
     assert found in (expected_ids(0, 30), expected_ids(0, 1500))
     assert_tracks_is_the_union(database)
     assert load(database, 0, 300)["events"] == 300  # nothing is left that stands in its way
-    assert ids(database) == max(found, expected_ids(0, 300), key=len)
+    last = ids(database)
+    assert last in (expected_ids(0, 300), expected_ids(0, 1500))
+    # A service may go on with the INSERTs of a worker that is gone.
+    assert len(last) >= len(found) if commits_itself else last == max(found, expected_ids(0, 300), key=len)
     assert_tracks_is_the_union(database)
 
 
