@@ -82,7 +82,7 @@ def airflow(sandbox: Served | None = None) -> Iterator[dict[str, str]]:
         env["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = f"sqlite:///{home}/airflow.db"
         if sandbox:
             env["AIRFLOW_CONN_CUSTOMERIO_DEFAULT"] = connection(
-                "customerio", sandbox.url, sandbox.app_key, requests_per_second=100_000
+                "customerio", sandbox.url, sandbox.app_key, requests_per_second=1000
             )
             env["AIRFLOW_CONN_SEGMENT_DEFAULT"] = connection(
                 "segment_source", sandbox.url, sandbox.write_key, events_per_second=0
