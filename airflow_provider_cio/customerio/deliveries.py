@@ -17,7 +17,7 @@ from airflow_provider_cio.customerio.reader import Read, Reader
 from airflow_provider_cio.customerio.rows import Delivery
 from airflow_provider_cio.customerio.windows import Done, plan
 from airflow_provider_cio.events.catalog import CATALOG, CHANNELS, Collection
-from airflow_provider_cio.events.interval import Ages, Interval, is_time, whole
+from airflow_provider_cio.events.interval import EARLIEST_TIME, Ages, Interval, is_time, whole
 from airflow_provider_cio.events.occurrence import MOST_NAMED, Malformed, Occurrence, Piece
 from airflow_provider_cio.http.errors import safe_text
 
@@ -30,6 +30,8 @@ _KNOWN = {
     channel: _KNOWN_BUT_UNUSED | {one.metric for one in CATALOG.values() if one.channel == channel}
     for channel in CHANNELS.values()
 }
+#: Stands for the collection of a metric that is not known.
+_UNKNOWN = Collection("", "", "")
 
 
 class Deliveries:
@@ -160,36 +162,38 @@ def occurrences(
         time, under ``unknown_metric`` by such times of metrics without a collection; see `_by_person` for further ones.
     :param humans_only: yield the first open and click that a person made instead of the first of all.
     """
-    wanted: dict[str, dict[str, Collection]] = {}
+    interval = Interval(max(interval.start, EARLIEST_TIME), interval.end)  # so that a number inside it is a time
+    channels = dict.fromkeys(collection.channel for collection in collections)
+    wanted: dict[str, dict[str, Collection | None]] = {channel: dict.fromkeys(_KNOWN[channel]) for channel in channels}
     by_person: dict[str, list[Collection]] = {}
     for collection in collections:
         if humans_only and collection.metric in RECORDED_SINCE:
             by_person.setdefault(collection.channel, []).append(collection)
-            wanted.setdefault(collection.channel, {})
         else:
-            wanted.setdefault(collection.channel, {})[collection.metric] = collection
+            wanted[collection.channel][collection.metric] = collection
     for delivery in page:
         channel = delivery.type
         by_metric = wanted.get(channel)
         if by_metric is None:
             continue
-        known = _KNOWN[channel]
         start, end = part = ages.part_of(interval, delivery.created)
         for metric, time in delivery.metrics.items():
-            if type(time) is float:  # first of all the type, because this loop is hot
+            found = by_metric.get(metric, _UNKNOWN)
+            if found is None:  # this loop is hot, and most metrics are known and not wanted
+                continue
+            if type(time) is float:
                 time = whole(time)
-            found = by_metric.get(metric)
-            if found is not None:
-                if is_time(time):
-                    if start <= time < end:
-                        make = occurrence_at if metric in RECORDED_SINCE else Occurrence
-                        yield make(delivery, found, time)
-                elif time is not None:
-                    piece.skipped["not_a_time"] += 1
-            elif metric not in known and type(time) is int and start <= time < end and not metric.startswith(_REPEATS):
-                piece.skipped["unknown_metric"] += 1
-                if len(piece.unknown) < MOST_NAMED:
-                    piece.unknown.add(safe_text(f"{channel}.{metric}"))
+            is_inside = type(time) is int and start <= time < end
+            if found is _UNKNOWN:
+                if is_inside and not metric.startswith(_REPEATS):
+                    piece.skipped["unknown_metric"] += 1
+                    if len(piece.unknown) < MOST_NAMED:
+                        piece.unknown.add(safe_text(f"{channel}.{metric}"))
+            elif is_inside:
+                make = occurrence_at if metric in RECORDED_SINCE else Occurrence
+                yield make(delivery, found, time)
+            elif time is not None and not is_time(time):
+                piece.skipped["not_a_time"] += 1
         for collection in by_person.get(channel, ()):
             yield from _by_person(delivery, collection, part, piece)
 

@@ -32,7 +32,7 @@ NamesByField = dict[str, dict[str, str]]
 
 
 def parent_of(message: Message) -> str | None:
-    """Return the field of `NAME_LISTS` that has the parent's id, or None. No loop, because each occurrence calls it."""
+    """Return the field of `NAME_LISTS` that has the parent's id, or None. No loop, because each message calls it."""
     if message.campaign_id is not None:
         return "campaign_id"
     if message.newsletter_id is not None:
@@ -66,10 +66,10 @@ def names_warning(errors: Mapping[str, Exception]) -> str:
 
 
 class Names:
-    """Names for a run. Each list is read once, in parallel with the pages, when an occurrence first needs it.
+    """Names for a run. Each list is asked for once, before the first page, which needs little of the rate limit.
 
-    Lists that the key may not read only cause a warning, at the end. A list that is out of reach fails the run, because
-    a retry can help, and names can't be added to events later.
+    A list that the key may not read only causes a warning, at the end. A list that is out of reach fails the run,
+    because a retry can help, and names can't be added to events later. Neither matters if no event needs the list.
 
     :param warn: called with one text about all lists that can't be read.
     """
@@ -89,22 +89,14 @@ class Names:
         field = parent_of(message)
         if field is None:
             return None
-        if field not in self._lists:
-            self._ask(field)
-            try:
-                self._lists[field] = self._asked[field].result()
-            except (ConfigurationError, UnexpectedDataError) as error:
-                self._lists[field], self._errors[field] = {}, error
-        return name_in(self._lists[field], message, field)
+        names = self._lists.get(field)
+        return name_in(self._read(field) if names is None else names, message, field)
 
     def ahead_of(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
-        """Yield the same pieces, each after the lists that it needs have come. The reading goes on meanwhile."""
+        """Yield the same pieces, after all lists have come. The reading goes on meanwhile."""
+        self._ask()
         held: deque[Piece] = deque()
         for piece in pieces:
-            if len(self._asked) < len(NAME_LISTS):
-                for field in dict.fromkeys(parent_of(one.message) for one in piece.occurrences):
-                    if field:
-                        self._ask(field)
             held.append(piece)
             while held and (len(held) > _MAX_HELD or all(answer.done() for answer in self._asked.values())):
                 yield held.popleft()
@@ -115,6 +107,15 @@ class Names:
         if self._errors:
             self._warn(names_warning(self._errors))
 
-    def _ask(self, field: str) -> None:
-        if field not in self._asked:
-            self._asked[field] = self._reader.submit(read_list, self._reader.client, field)
+    def _ask(self) -> None:
+        if not self._asked:
+            self._asked = {field: self._reader.submit(read_list, self._reader.client, field) for field in NAME_LISTS}
+
+    def _read(self, field: str) -> dict[str, str]:
+        """Wait for a list. It is empty if the key may not read it."""
+        self._ask()
+        try:
+            self._lists[field] = self._asked[field].result()
+        except (ConfigurationError, UnexpectedDataError) as error:
+            self._lists[field], self._errors[field] = {}, error
+        return self._lists[field]

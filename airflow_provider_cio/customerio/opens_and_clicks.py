@@ -46,7 +46,8 @@ def occurrence_at(delivery: Delivery, collection: Collection, time: int) -> Occu
 
 def _engagement(metrics: Mapping[str, Any], metric: str, time: int) -> Engagement | None:
     by_person = metrics.get(f"human_{metric}") == time
-    prefetched, machine = (not by_person and metrics.get(f"{by}_{metric}") == time for by in _BY_MACHINES)
+    prefetched = not by_person and metrics.get(f"prefetch_{metric}") == time
+    machine = not by_person and metrics.get(f"machine_{metric}") == time
     if metric == "clicked":  # nobody prefetches a link: this, too, is a program that follows it
         prefetched, machine = False, machine or prefetched
     link_id = _link_at(metrics, time, by_person=by_person) if metric == "clicked" else None

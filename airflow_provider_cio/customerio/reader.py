@@ -50,7 +50,8 @@ class Read(NamedTuple):
 class Reader:
     """Reads with `client`, which it owns: entering it enters the client, leaving it closes the client.
 
-    If it is left by an exception it closes the client first, and waits for no request.
+    Requests that are still in flight then have nobody who waits for them: after an error, and for names that no event
+    needs.
 
     :param page_size: deliveries that one request asks for.
     :param activity_page_size: activities that one request asks for.
@@ -178,11 +179,9 @@ class Reader:
         self.client.__enter__()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind:
-            self.client.close()
-        self._pool.shutdown(wait=not kind, cancel_futures=True)
+    def __exit__(self, *_: object) -> None:
         self.client.close()
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 class _Pages:

@@ -57,9 +57,10 @@ def rule_broken_by(user_id: object, anonymous_id: object, name: str, message_id:
     """
     if user_id in (None, "") and anonymous_id in (None, ""):
         return "unidentified"
-    for one in (user_id, anonymous_id):
-        if one is not None and not (isinstance(one, str) and one):
-            return "id_not_string"
+    if not (user_id is None or (user_id and isinstance(user_id, str))):
+        return "id_not_string"
+    if not (anonymous_id is None or (anonymous_id and isinstance(anonymous_id, str))):
+        return "id_not_string"
     if not name:
         return "event_not_defined"
     if not 0 < len(message_id) <= MAX_MESSAGE_ID:

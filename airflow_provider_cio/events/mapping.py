@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 
 import msgspec
@@ -110,75 +110,44 @@ class Mapper:
         self._privacy = Privacy(pii)
         self._cio_id_as_last_resort = cio_id_as_last_resort
         self._name_of = name_of
-        self._message: Message | None = None
 
     def event(self, occurrence: Occurrence) -> Event:
         """Return the event of an occurrence. It has neither id if the person is unknown."""
-        message, collection, engagement = occurrence.message, occurrence.collection, occurrence.engagement
-        self._prepare(message)
-        properties = self._properties_with(engagement) if engagement else self._properties
-        if message.reported:
-            properties = self._properties_with_reported(properties, message.reported)
-        return Event(
-            collection.name,
-            self.message_id(message.id, occurrence.counted_as, occurrence.key),
-            datetime.fromtimestamp(occurrence.time, UTC),
-            properties,
-            self._context_with(engagement) if engagement else self._context,
-            self._user_id,
-            self._anonymous_id,
-            self._integrations,
-        )
+        return next(self.events([occurrence]))
 
-    def _properties_with(self, engagement: Engagement) -> Properties:
-        link = self._privacy.text(engagement.href, self._recipient)
-        return msgspec.structs.replace(
-            self._properties,
-            href=link,
-            link_url=link,
-            link_id=engagement.link_id,
-            machine=engagement.machine,
-            prefetched=engagement.prefetched,
-            proxied=engagement.proxied,
-            synthetic=engagement.synthetic,
-            tracked_response=self._privacy.text(engagement.tracked_response, self._recipient),
-        )
+    def events(self, occurrences: Iterable[Occurrence]) -> Iterator[Event]:
+        """Yield the event of each occurrence, in their order. Those of one message, in a row, share what they can."""
+        message: Message | None = None
+        for occurrence in occurrences:
+            if message is not occurrence.message:
+                message = occurrence.message
+                shared, context, user_id, anonymous_id = self._of_message(message)
+            engagement = occurrence.engagement
+            properties = self._with_engagement(shared, engagement, message) if engagement else shared
+            if message.reported:
+                properties = self._with_reported(properties, message.reported, message)
+            yield Event(
+                occurrence.collection.name,
+                self.message_id(message.id, occurrence.counted_as, occurrence.key),
+                datetime.fromtimestamp(occurrence.time, UTC),
+                properties,
+                self._with_client(context, engagement) if engagement else context,
+                user_id,
+                anonymous_id,
+                self._integrations,
+            )
 
-    def _properties_with_reported(self, properties: Properties, reported: Reported) -> Properties:
-        privacy = self._privacy
-        return msgspec.structs.replace(
-            properties,
-            content=privacy.text(reported.content, self._recipient),
-            inbound_event_id=privacy.id(reported.inbound_event_id),
-            to=privacy.text(reported.to, self._recipient),
-            recipients=reported.devices and [privacy.device(one) for one in reported.devices],
-            topics=reported.topics,
-        )
-
-    def _context_with(self, engagement: Engagement) -> Context:
-        return msgspec.structs.replace(
-            self._context,
-            ip=self._privacy.ip(engagement.ip) or msgspec.UNSET,
-            user_agent=self._privacy.text(engagement.user_agent) or msgspec.UNSET,
-        )
-
-    def _prepare(self, message: Message) -> None:
-        """Make properties, context and ids once for all occurrences of a message."""
-        if message is self._message:
-            return
-        self._message = message
-        self._recipient = message.recipient
+    def _of_message(self, message: Message) -> tuple[Properties, Context, str | None, str | None]:
+        """Return properties and context of a message's occurrences, and the person's `userId` and `anonymousId`."""
         email, user_id = email_of(message), user_id_of(message)
         properties = properties_of(message, self._name_of(message))
         if not self._privacy.keeps:
             email, user_id = self._privacy.address(email), self._privacy.id(user_id)
             self._make_private(properties, message)
-        self._user_id = user_id
-        self._anonymous_id = None if user_id else email
+        anonymous_id = None if user_id else email
         if self._cio_id_as_last_resort and not (user_id or email) and message.customer_identifiers:
-            self._anonymous_id = _filled(message.customer_identifiers.cio_id)
-        self._properties = properties
-        self._context = Context(traits=Traits(email) if email else msgspec.UNSET)
+            anonymous_id = _filled(message.customer_identifiers.cio_id)
+        return properties, Context(traits=Traits(email) if email else msgspec.UNSET), user_id, anonymous_id
 
     def _make_private(self, properties: Properties, message: Message) -> None:
         privacy = self._privacy
@@ -189,6 +158,38 @@ class Mapper:
         properties.email_subject = privacy.text(properties.email_subject, message.recipient)
         properties.campaign_name = privacy.text(properties.campaign_name, message.recipient)
         properties.failure_message = privacy.failure_message(properties.failure_message)
+
+    def _with_engagement(self, properties: Properties, engagement: Engagement, message: Message) -> Properties:
+        link = self._privacy.text(engagement.href, message.recipient)
+        return msgspec.structs.replace(
+            properties,
+            href=link,
+            link_url=link,
+            link_id=engagement.link_id,
+            machine=engagement.machine,
+            prefetched=engagement.prefetched,
+            proxied=engagement.proxied,
+            synthetic=engagement.synthetic,
+            tracked_response=self._privacy.text(engagement.tracked_response, message.recipient),
+        )
+
+    def _with_reported(self, properties: Properties, reported: Reported, message: Message) -> Properties:
+        privacy = self._privacy
+        return msgspec.structs.replace(
+            properties,
+            content=privacy.text(reported.content, message.recipient),
+            inbound_event_id=privacy.id(reported.inbound_event_id),
+            to=privacy.text(reported.to, message.recipient),
+            recipients=reported.devices and [privacy.device(one) for one in reported.devices],
+            topics=reported.topics,
+        )
+
+    def _with_client(self, context: Context, engagement: Engagement) -> Context:
+        return msgspec.structs.replace(
+            context,
+            ip=self._privacy.ip(engagement.ip) or msgspec.UNSET,
+            user_agent=self._privacy.text(engagement.user_agent) or msgspec.UNSET,
+        )
 
     def message_id(self, delivery_id: str, metric: str, key: str | None = None) -> str:
         """Return the id of an occurrence, which is the same in every run, mode and stream.
@@ -261,5 +262,5 @@ def _filled(value: Id) -> str | None:
     """Return an id as text, unchanged; None if it is null or blank."""
     if value is None:
         return None
-    text = str(value)
-    return text if text.strip() else None
+    text = value if type(value) is str else str(value)  # first of all the type, because this is hot
+    return None if not text or text.isspace() else text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,22 +105,19 @@ class Pipeline:
                 self._finished.append((self._pieces, piece.window, self._unfinished.pop(piece.window)))
 
     def _events(self, piece: Piece, tally: Tally) -> Iterator[Event]:
-        event_of, skip = self._mapper.event, self._skip_unidentified
-        unidentified: list[Occurrence] = []
-        for occurrence in piece.occurrences:
-            event = event_of(occurrence)
+        skip = self._skip_unidentified
+        identified: list[Occurrence] = []
+        for occurrence, event in zip(piece.occurrences, self._mapper.events(piece.occurrences), strict=True):
             if event.user_id or event.anonymous_id:
+                identified.append(occurrence)
                 yield event
-                continue
-            unidentified.append(occurrence)
-            if not skip:
+            elif skip:
+                tally.skipped["unidentified"] += 1
+            else:
                 self.result.refuse("unidentified", occurrence.message.id)
                 self._callbacks.refused_event("unidentified", encode(event))
-        tally.events.update(one.collection.name for one in piece.occurrences)
-        tally.events.subtract(one.collection.name for one in unidentified)
-        tally.ages.count(_without(piece.occurrences, unidentified), self.result.counted)
-        if unidentified and skip:
-            tally.skipped["unidentified"] += len(unidentified)
+        tally.events.update(one.collection.name for one in identified)
+        tally.ages.count(identified, self.result.counted)
 
     def _settle(self) -> None:
         """Count the events that the sink has refused, and save the windows that it has acknowledged."""
@@ -163,9 +160,3 @@ class Pipeline:
 
     def _count_work(self) -> None:
         self.result.work = Counter(self._sink.counts()) + Counter(self._source.counts()) + self._earlier
-
-
-def _without(occurrences: Sequence[Occurrence], some: Sequence[Occurrence]) -> Sequence[Occurrence]:
-    """Return the occurrences without some of them, compared by identity, since equality would compare every field."""
-    left_out = set(map(id, some))
-    return [one for one in occurrences if id(one) not in left_out] if left_out else occurrences

@@ -103,7 +103,10 @@ class SegmentClient(Client):
     def _body(self, batch: list[bytes]) -> bytes:
         """Return the body. `sentAt` is the time of this attempt, because Segment shifts event times by its age."""
         sent_at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z").encode()
-        return b'{"batch":[%b],"sentAt":"%b","writeKey":%b}' % (b",".join(batch), sent_at, self._key)
+        parts = [*batch] or [b""]
+        parts[0] = b'{"batch":[' + parts[0]
+        parts[-1] += b'],"sentAt":"%b","writeKey":%b}' % (sent_at, self._key)
+        return b",".join(parts)  # the only copy of all events, because there are half a million bytes of them
 
     def _compressed(self, body: bytes) -> bytes:
         return gzip.compress(body, compresslevel=6) if self._compress else body

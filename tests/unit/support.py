@@ -177,3 +177,11 @@ def assert_kept_is_truth(
     assert sandbox.segment.dropped == []
     if duplicates is not None:
         assert len(sandbox.segment.duplicates) == duplicates
+
+
+def requests_have_ended() -> None:
+    """Wait for the threads of a run that was left, which end with the answers that they wait for."""
+    until = time.monotonic() + 10
+    while any(thread.name.startswith(("customerio", "segment")) for thread in threading.enumerate()):
+        assert time.monotonic() < until
+        time.sleep(0.002)

@@ -91,19 +91,23 @@ def test_missing_interval_asks_nothing(sandbox: Sandbox, context: Any, message: 
     assert sandbox.customerio.requests == []
 
 
+def pages_asked(sandbox: Sandbox) -> int:
+    return sum(one.path == "/v1/messages" for one in sandbox.customerio.requests)
+
+
 def test_wrong_key_is_not_retried(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     connect(monkeypatch, sandbox, app_key="not-the-key-of-this-workspace")
     with pytest.raises(AirflowFailException, match=r"'customerio_default'.* 401(?s:.*App API key.*)region") as caught:
         operator().execute(RUN)
     assert "not-the-key" not in str(caught.value)
-    assert len(sandbox.customerio.requests) <= 2  # the look-back and the interval are asked side by side
+    assert pages_asked(sandbox) <= 2  # the look-back and the interval are asked side by side
 
 
 def test_missing_scope_is_retried(sandbox: Sandbox) -> None:
     sandbox.settings = Settings(scopes=("campaigns",))
     with pytest.raises(TryAgainLaterError, match=r"'customerio_default'.* 403(?s:.*)scope"):
         operator().execute(RUN)
-    assert len(sandbox.customerio.requests) <= 2
+    assert pages_asked(sandbox) <= 2
 
 
 def test_segments_400_is_quoted(sandbox: Sandbox) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -22,6 +21,7 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from airflow_provider_cio.customerio import reader as reading
+from airflow_provider_cio.customerio.names import NAME_LISTS
 from airflow_provider_cio.customerio.windows import plan
 from airflow_provider_cio.events.catalog import resolve_collections
 from airflow_provider_cio.events.interval import Ages, Interval, Window
@@ -38,7 +38,16 @@ from tests.sandbox import Fault, History, Sandbox, Settings
 from tests.sandbox.faults import Side
 from tests.sandbox.settings import Asked
 from tests.unit.full import held, kept, to_send
-from tests.unit.support import DAY, EVERY_NAME, NOVEMBER, assert_kept_is_truth, context_of, run_pipeline, small_pages
+from tests.unit.support import (
+    DAY,
+    EVERY_NAME,
+    NOVEMBER,
+    assert_kept_is_truth,
+    context_of,
+    requests_have_ended,
+    run_pipeline,
+    small_pages,
+)
 
 INTERVAL = Interval(NOVEMBER, NOVEMBER + 3 * DAY)
 #: The whole of the history.
@@ -276,14 +285,6 @@ def killed(place: str, at: int) -> Iterator[None]:
         yield
 
 
-def requests_have_ended() -> None:
-    """Wait for the threads of a killed try, which end with the answers that they wait for."""
-    until = time.monotonic() + 10
-    while any(thread.name.startswith(("customerio", "segment")) for thread in threading.enumerate()):
-        assert time.monotonic() < until
-        time.sleep(0.002)
-
-
 def tries(world: Sandbox, kills: Sequence[tuple[str, int]], mode: str) -> Result:
     """Run tries that are killed, then one that is not; check the repeated events of each."""
     states: list[State] = []
@@ -298,7 +299,8 @@ def tries(world: Sandbox, kills: Sequence[tuple[str, int]], mode: str) -> Result
     result = attempt(world, states, LATER, names=NAMES, mode=mode)
     assert_repeats_only_the_rest(world, before, repeated)
     earlier = before["work"]["requests"] if before["done"] else 0
-    assert result.work["requests"] == earlier + len(world.customerio.requests) - asked
+    unsent = result.work["requests"] - earlier - (len(world.customerio.requests) - asked)
+    assert 0 <= unsent <= len(NAME_LISTS)  # a list that no event needs may be on its way when the run ends
     assert result.resumed is bool(before["done"])
     return result
 
