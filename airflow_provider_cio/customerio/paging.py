@@ -27,19 +27,21 @@ _REMEMBERED = 20_000
 # estimate costs requests, never rows.
 #: Wanted length of a window. Each costs part of a page, since its last page is rarely full.
 PART = 5
+#: Wanted length of the last windows, or the run would end with one of them alone.
+LAST = 3
 #: A window that looks longer than this on its first page is cut.
 LONGEST = 8
 #: A window can be cut until it has this many pages. Its pages are held until then.
 HELD = 6
 #: With this many windows open, continue an open one before beginning another.
 OPEN = 6
-#: First pages in flight at once, if the density is known and if not: more would be wasted behind the end of a burst.
-AHEAD, AHEAD_UNKNOWN = 4, 2
+#: First pages in flight at once: more would be wasted behind the end of a burst.
+AHEAD = 3
 #: Cut a begun window only while at most 7 pages plus 3 % of all answers have been thrown away.
 WASTE, WASTE_SHARE = 7, 0.03
 #: Share of the wanted pages that a part is cut to, so that a few rows more than estimated do not cost a request. A list
 #: that can shrink has to fit into one page.
-FILL, FILL_SHRINKING = 0.97, 0.9
+FILL, FILL_SHRINKING = 0.96, 0.9
 
 
 class Chain:
@@ -125,7 +127,7 @@ class Paging:
 
     def next(self) -> Chain | None:
         """Return the chain whose page to ask now; None if all are in flight, or all is read."""
-        may_begin = self._rest and self._first_pages < (AHEAD if self._pace_of(self._rest[-1]) else AHEAD_UNKNOWN)
+        may_begin = self._rest and self._first_pages < AHEAD
         if self._idle and (self._open >= OPEN or not may_begin):
             # A long one first, and at the end the longest, or the run would end with it alone; else the one that waits
             # longest: cursors expire.
@@ -159,6 +161,8 @@ class Paging:
         chain.follow(cursor, progress=progress)
         if not chain.window.drafts and (chain.pages >= HELD or (rows and not density)):
             chain.is_final = True
+        if density:
+            self._refine(chain.window, density.pace)
         chain.left = max(1.0, _pages_before(density, chain.window) if density else chain.left - 1)
         self._idle.append(chain)
         return True
@@ -166,9 +170,9 @@ class Paging:
     def _begin(self, window: Window) -> Chain:
         pace = self._pace_of(window)
         pages = (window.end - window.start) / pace if pace else 1.0
-        longest = FILL_SHRINKING if window.drafts else 1.3 * PART
-        if pace and pages > longest and window.end - window.start > 1:
-            start = max(window.start + 1, window.end - _seconds(pace, window))
+        part, longest = (PART, 1.3 * PART) if self._rest or pages > 3 * LAST else (LAST, 1.1 * LAST)
+        if pace and pages > (FILL_SHRINKING if window.drafts else longest) and window.end - window.start > 1:
+            start = max(window.start + 1, window.end - _seconds(pace, window, part))
             self._rest.append(window._replace(end=start))
             window = window._replace(start=start)
             pages = (window.end - window.start) / pace
@@ -214,12 +218,14 @@ class Paging:
             del self._pace[of_list]
             if rows >= self._page_size / 20:
                 self._pace[of_list] = span * self._page_size / rows
-        elif rows > self._page_size / 2:
-            found = span * self._page_size / rows
-            if not pace:
-                self._pace[of_list] = found
-            elif 0.67 < found / pace < 1.5:
-                self._pace[of_list] = 0.7 * pace + 0.3 * found
+        elif not pace and rows > self._page_size / 2:
+            self._pace[of_list] = span * self._page_size / rows
+
+    def _refine(self, window: Window, found: float) -> None:
+        """Learn from a further page, unless it is of another density: it may be of a burst, or of the rest."""
+        pace = self._pace_of(window)
+        if pace and 0.67 < found / pace < 1.5:
+            self._pace[window.channel, window.drafts] = 0.8 * pace + 0.2 * found
 
     def _pace_of(self, window: Window) -> float | None:
         return self._pace.get((window.channel, window.drafts))
@@ -249,9 +255,9 @@ def _pages_before(density: Density, window: Window) -> float:
     return (density.oldest - window.start) / density.pace
 
 
-def _seconds(pace: float, window: Window) -> int:
-    """Return the length of a part: whole seconds, at least one, whose last page is well filled."""
+def _seconds(pace: float, window: Window, part: int = PART) -> int:
+    """Return the length of a part of about so many pages: whole seconds, at least one, and a well filled last page."""
     if window.drafts:
         return max(1, int(pace * FILL_SHRINKING))
-    lengths = [max(1, int(pace * pages * FILL)) for pages in (PART, PART + 1, PART + 2, PART - 1)]
+    lengths = [max(1, int(pace * pages * FILL)) for pages in (part, part + 1, part + 2, part - 1)]
     return max(lengths, key=lambda seconds: round(seconds / pace / ceil(seconds / pace / FILL), 1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
 from statistics import median
@@ -12,14 +12,9 @@ from typing import Any, NamedTuple
 
 from airflow_provider_cio.customerio.client import CustomerIOClient
 from airflow_provider_cio.customerio.windows import query_of
-from airflow_provider_cio.events.event import Event
-from airflow_provider_cio.events.interval import Interval, Window
-from airflow_provider_cio.pipeline.preview import PreviewSink
-from airflow_provider_cio.segment.client import SegmentClient
-from airflow_provider_cio.segment.sink import SegmentSink
+from airflow_provider_cio.events.interval import Window
 from tests.benchmarks.figures import Figure
-from tests.benchmarks.run_line import line
-from tests.benchmarks.world import END, EVERYTHING, START, Served, serving
+from tests.benchmarks.world import END, EVERYTHING, START, Served, run, serving
 
 LATENCY = 0.3  # seconds
 JITTER = 0.02  # seconds
@@ -169,7 +164,7 @@ def plain_chain() -> Figure:
 
 
 def at_once(wanted: Sequence[tuple[Case, int]]) -> list[Run]:
-    """Measure two cases at once, because reading mostly waits. Three would disturb each other on two cores.
+    """Measure two cases at once, each in a process, because reading mostly waits. Three would be too many on two cores.
 
     None begins before all histories are made, which takes a core each.
 
@@ -194,33 +189,18 @@ def like_the_real_one(case: Case, seed: int) -> AbstractContextManager[Served]:
 
 def timed(sandbox: Served, per_second: float = PER_SECOND) -> Run:
     """Time the product's own pipeline, names included, with a look-back of thirty days. Events are not sent."""
-    sink = Nowhere()
-    with CustomerIOClient(sandbox.app_key, base_url=sandbox.url, requests_per_second=per_second) as client:
-        began = time.perf_counter()
-        line(client, sink, Interval(EVERYTHING[0], EVERYTHING[1]), "benchmark")
-        seconds = time.perf_counter() - began
+    wanted = {"url": sandbox.url, "app_key": sandbox.app_key, "per_second": per_second, "interval": EVERYTHING}
+    read = run("run_reading", wanted)
     asked = sandbox.asked()
     return Run(
-        over=seconds / (pages(sandbox.deliveries) / PER_SECOND),
+        over=read["seconds"] / (pages(sandbox.deliveries) / PER_SECOND),
         pages=asked["requests"] / pages(sandbox.deliveries),
-        seconds=seconds,
+        seconds=read["seconds"],
         requests=asked["requests"],
         refused=asked["rate_limited"],
-        wrong=abs(len(sink.ids) - sum(sandbox.truth.values())),
+        wrong=abs(read["events"] - sum(sandbox.truth.values())),
     )
 
 
 def pages(deliveries: int) -> int:
     return math.ceil(deliveries / 1000)
-
-
-class Nowhere(PreviewSink):
-    """A sink that counts different events."""
-
-    def __init__(self) -> None:
-        super().__init__(SegmentSink(SegmentClient("key")), sample=lambda event: None)
-        self.ids: set[str] = set()
-
-    def take(self, events: Iterable[Event]) -> None:
-        self.ids.update(event.message_id for event in events)
-        self.acknowledged += 1

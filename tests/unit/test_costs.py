@@ -24,7 +24,7 @@ from airflow_provider_cio.events.interval import Interval
 from airflow_provider_cio.operators.assembly import build_pipeline
 from airflow_provider_cio.operators.options import MAX_LOOKBACK, Options
 from airflow_provider_cio.pipeline import ages
-from tests.benchmarks.reading import Nowhere
+from tests.benchmarks.run_reading import Nowhere
 from tests.sandbox import History, Sandbox
 
 PAGE = Path(__file__).parents[2] / "docs" / "costs.md"
