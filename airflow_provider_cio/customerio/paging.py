@@ -37,8 +37,8 @@ HELD = 6
 OPEN = 6
 #: First pages in flight at once: more would be wasted behind the end of a burst.
 AHEAD = 3
-#: Cut a begun window only while at most 7 pages plus 3 % of all answers have been thrown away.
-WASTE, WASTE_SHARE = 7, 0.03
+#: Cut a begun window only while at most this many pages have been thrown away.
+WASTE = 7
 #: Share of the wanted pages that a part is cut to, so that a few rows more than estimated do not cost a request. A list
 #: that can shrink has to fit into one page.
 FILL, FILL_SHRINKING = 0.96, 0.9
@@ -123,7 +123,7 @@ class Paging:
         self._idle: list[Chain] = []
         self._pace: dict[tuple[str, bool], float] = {}  # of each list, if it is known
         self._open = self._first_pages = 0  # chains, and those whose first answer is missing
-        self._answers = self._thrown_away = 0
+        self._thrown_away = 0
 
     def next(self) -> Chain | None:
         """Return the chain whose page to ask now; None if all are in flight, or all is read."""
@@ -146,7 +146,6 @@ class Paging:
         :raises TryAgainLaterError: the list would not end.
         """
         self._first_pages -= chain.pages == 0
-        self._answers += 1
         chain.pages += 1
         density = density_of(times, self._page_size)
         if not chain.is_final and self._is_too_long(chain, density, rows, cursor):
@@ -191,8 +190,7 @@ class Paging:
             return left + 1 > LONGEST
         # A burst inside the window: it is read page by page if it is not cut. Before the window has as many pages as
         # were wanted, the burst may be shorter than a window.
-        waste = self._thrown_away + chain.pages
-        return chain.pages >= PART and left > LONGEST and waste <= WASTE + WASTE_SHARE * self._answers
+        return chain.pages >= PART and left > LONGEST and self._thrown_away + chain.pages <= WASTE
 
     def _cut(self, chain: Chain, density: Density | None) -> None:
         """Put the newest part of a chain's window first, and the rest back; halve it if nothing tells where."""
