@@ -50,8 +50,7 @@ class Read(NamedTuple):
 class Reader:
     """Reads with `client`, which it owns: entering it enters the client, leaving it closes the client.
 
-    Requests that are still in flight then have nobody who waits for them: after an error, and for names that no event
-    needs.
+    Nothing waits for requests that are still in flight then: of a run that fails, or for names that no event needs.
 
     :param page_size: deliveries that one request asks for.
     :param activity_page_size: activities that one request asks for.

@@ -68,9 +68,11 @@ def test_unknown_metrics_are_counted() -> None:
 
 def test_wanted_metric_without_a_time() -> None:
     piece = Piece()
-    odd = one({"opened": 3, "clicked": "soon", "delivered": True, "bounced": 1.7e9 + 0.5, "unsubscribed": 17 * 10**11})
-    assert list(occurrences([odd], SIX, Interval(10**9, 2 * 10**9), ANY_AGE, piece)) == []
-    assert piece.skipped == {"not_a_time": 5}
+    odd = {"opened": 3, "clicked": "soon", "delivered": True, "bounced": 1.7e9 + 0.5, "unsubscribed": 17 * 10**11}
+    count_inside_the_interval = {"spammed": 10**9 - 1}
+    page = [one(odd | count_inside_the_interval)]
+    assert list(occurrences(page, SIX, Interval(978_307_200, 2 * 10**9), ANY_AGE, piece)) == []
+    assert piece.skipped == {"not_a_time": 6}
 
 
 def test_other_channel_is_not_email() -> None:

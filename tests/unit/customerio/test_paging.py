@@ -322,7 +322,7 @@ def timed(times: Sequence[int], seed: int, latency: float = 0.3) -> tuple[int, f
 def test_shapes(shape: str, count: int, most_requests: float, longest: float) -> None:
     played = [timed(history(count, *SHAPES[shape], seed), seed) for seed in (1, 2, 3)]
     assert median(requests for requests, _ in played) <= most_requests * count / 1000
-    assert median(seconds for _, seconds in played) <= (1.28 if shape == "even" else longest) * count / 10_000
+    assert median(seconds for _, seconds in played) <= (1.2 if shape == "even" else longest) * count / 10_000
 
 
 # Bad ends
