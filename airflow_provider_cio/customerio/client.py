@@ -16,15 +16,9 @@ from airflow_provider_cio.customerio.rows import DESCRIBING, Activity, Delivery,
 from airflow_provider_cio.events.occurrence import Malformed
 from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError, UnexpectedDataError
 from airflow_provider_cio.http.client import Client
+from airflow_provider_cio.http.errors import RedirectError, StatusError, UnreadableBody
 from airflow_provider_cio.http.rate_limit import RateLimiter
-from airflow_provider_cio.http.transport import (
-    Answer,
-    RedirectError,
-    Retries,
-    StatusError,
-    Transport,
-    UnreadableBody,
-)
+from airflow_provider_cio.http.transport import Answer, Retries, Transport
 
 T = TypeVar("T")
 

@@ -132,6 +132,34 @@ def _messages(answer: Any, levels: int) -> list[str]:
     return found
 
 
+class StatusError(Exception):
+    """The service refused the request with a status that a retry won't change."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(f"{status}: {text}")
+        self.status = status
+        self.text = text
+
+
+class RedirectError(ConfigurationError):
+    """The service redirects, which is never followed.
+
+    :param location: address that it names, unchecked.
+    """
+
+    def __init__(self, text: str, location: str) -> None:
+        super().__init__(text)
+        self.location = location
+
+
+class UnreadableBody(Exception):
+    """A 2xx answer with an unexpected body: cut off, or the page of a gateway. Its text is shown as it is."""
+
+
+class ClosedError(Exception):
+    """The client was closed before or during a request."""
+
+
 class Fault(Exception):
     """A failed attempt that is worth another one.
 

@@ -17,10 +17,14 @@ from typing import NamedTuple, Self, TypeVar
 import requests
 import urllib3
 
-from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError
+from airflow_provider_cio.exceptions import TryAgainLaterError
 from airflow_provider_cio.http.errors import (
     LONGEST_EXPLANATION,
+    ClosedError,
     Fault,
+    RedirectError,
+    StatusError,
+    UnreadableBody,
     asked_wait,
     error_text,
     fault_or_error,
@@ -68,34 +72,6 @@ class Answer(NamedTuple):
     reason: str
     headers: Mapping[str, str]
     body: bytes
-
-
-class StatusError(Exception):
-    """The service refused the request with a status that a retry won't change."""
-
-    def __init__(self, status: int, text: str) -> None:
-        super().__init__(f"{status}: {text}")
-        self.status = status
-        self.text = text
-
-
-class RedirectError(ConfigurationError):
-    """The service redirects, which is never followed.
-
-    :param location: address that it names, unchecked.
-    """
-
-    def __init__(self, text: str, location: str) -> None:
-        super().__init__(text)
-        self.location = location
-
-
-class UnreadableBody(Exception):
-    """A 2xx answer with an unexpected body: cut off, or the page of a gateway. Its text is shown as it is."""
-
-
-class ClosedError(Exception):
-    """The client was closed before or during a request."""
 
 
 class Transport:

@@ -10,8 +10,9 @@ from requests.auth import HTTPBasicAuth
 
 from airflow_provider_cio.exceptions import ConfigurationError, EventsRefusedError
 from airflow_provider_cio.http.client import Client
+from airflow_provider_cio.http.errors import StatusError, UnreadableBody
 from airflow_provider_cio.http.rate_limit import RateLimiter
-from airflow_provider_cio.http.transport import Answer, Retries, StatusError, Transport, UnreadableBody
+from airflow_provider_cio.http.transport import Answer, Retries, Transport
 
 #: Base URL of each region.
 REGIONS = {"us": "https://api.segment.io", "eu": "https://events.eu1.segmentapis.com"}

@@ -1,9 +1,4 @@
-/**
- * The page: which DAGs and days, the picture of each task, links, and light or dark as Airflow is.
- *
- * @typedef {import("./flow.js").Piece} Piece
- * @typedef {import("./flow.js").Span} Span
- */
+/** The page: which DAGs and days, the tasks and what is said of them, and light or dark as Airflow is. */
 import {
   Reader,
   Refusal,
@@ -16,39 +11,16 @@ import {
   taggedDags,
   tasksOf,
 } from "./airflow.js";
-import {
-  DAY,
-  STATES,
-  agesOf,
-  collectionsOf,
-  dueOf,
-  isUncounted,
-  isUnread,
-  jobsOf,
-  label,
-  lineOf,
-  listOf,
-  number,
-  piecesOf,
-  rowOf,
-  sentBy,
-  sentencesOf,
-  spanOf,
-  total,
-  within,
-  wordsOf,
-} from "./flow.js";
+import { element, inFrame, linkTo, visit } from "./elements.js";
+import { DAY, agesOf, dueOf, jobsOf, label, piecesOf, sentencesOf, spanOf, within } from "./flow.js";
+import { Picture, agesTable, tableOf } from "./picture.js";
 
 const MOST_DAGS = 10; // at once, if none is chosen
 const MOST_LINKS = 12; // of one sentence; the table has all
 const DRAW_EVERY = 400; // milliseconds
-const SVG = "http://www.w3.org/2000/svg";
-const ROW = 34; // pixels
-const BAR = 26;
 
 const asked = new URLSearchParams(location.search);
 const days = Number(asked.get("days")) || 90;
-const inFrame = window.parent !== window;
 const find = (selector) => document.querySelector(selector);
 
 // Light and dark
@@ -65,29 +37,6 @@ applyTheme();
 addEventListener("storage", applyTheme); // the page around a frame changes it there
 systemDark.addEventListener("change", applyTheme);
 
-// Links
-
-/** A link to a page of Airflow. */
-function linkTo(url, text) {
-  const link = element("a", { href: url }, text);
-  link.addEventListener("click", (event) => {
-    if (!inFrame) return;
-    event.preventDefault();
-    visit(url);
-  });
-  return link;
-}
-
-/** A frame of Airflow's may not open a page by itself, but being of the same origin it can click a link around it. */
-function visit(url) {
-  if (!inFrame) return location.assign(url);
-  const link = parent.document.createElement("a");
-  link.href = url;
-  parent.document.body.append(link);
-  link.click();
-  link.remove();
-}
-
 /** Show the page with other parameters. */
 function go(changes) {
   const params = new URLSearchParams(location.search);
@@ -96,226 +45,6 @@ function go(changes) {
     for (const one of [value].flat()) if (one) params.append(key, one);
   }
   location.search = params;
-}
-
-// Elements
-
-/** An element with attributes and children. A text becomes a text, never markup. */
-function element(name, attributes = {}, ...children) {
-  return filled(document.createElement(name), attributes, children);
-}
-
-function drawn(name, attributes = {}, ...children) {
-  return filled(document.createElementNS(SVG, name), attributes, children);
-}
-
-function filled(node, attributes, children) {
-  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
-  node.append(...children);
-  return node;
-}
-
-// The picture of one task
-
-/** @param {Piece[]} pieces */
-function rowsOf(pieces) {
-  const collections = collectionsOf(pieces).map((name) => ({
-    name,
-    kind: "events",
-    ...rowOf(pieces, ({ events }) => events[name] ?? 0),
-  }));
-  const refused = { name: "Refused", kind: "refused", ...rowOf(pieces, ({ refused }) => total(refused)) };
-  const skipped = { name: "Skipped", kind: "skipped", ...rowOf(pieces, ({ skipped }) => total(skipped)) };
-  return [...collections, refused, skipped];
-}
-
-/** The picture of one task. Its elements stay while results come in, so that the keyboard stays where it is. */
-class Picture {
-  /**
-   * @param {string} name  for those who can't see it
-   * @param {(piece: Piece) => void} open  called for a click, or Enter, on an interval
-   */
-  constructor(name, open) {
-    this.open = open;
-    this.at = -1;
-    this.labels = element("div", { class: "labels" });
-    this.scales = element("div", { class: "scales" });
-    this.ticks = element("div", { class: "ticks" });
-    this.cursor = element("div", { class: "cursor", hidden: "" });
-    this.canvas = element("div", {
-      class: "canvas",
-      tabindex: "0",
-      role: "application",
-      "aria-label": `Intervals of ${name}`,
-    });
-    this.line = element(
-      "p",
-      { class: "line", "aria-live": "polite" },
-      "Point at an interval, or use the arrow keys. Enter opens its run.",
-    );
-    const box = element("div", { class: "picture" }, this.labels, this.canvas, this.scales, element("div"), this.ticks);
-    this.node = element("div", {}, box, this.line);
-    new ResizeObserver(() => this.drawn()).observe(this.canvas);
-    this.canvas.addEventListener("pointermove", (event) => this.point(event.clientX));
-    this.canvas.addEventListener("click", () => this.pieces[this.at] && this.open(this.pieces[this.at]));
-    this.canvas.addEventListener("keydown", (event) => this.press(event));
-  }
-
-  /** @param {Piece[]} pieces @param {Span} axis */
-  draw(pieces, axis) {
-    Object.assign(this, { pieces, axis, rows: rowsOf(pieces) });
-    const scales = this.rows.map(({ most, sum }) =>
-      element("div", { title: `${number(sum)} in all` }, `max ${number(most)}`),
-    );
-    this.labels.replaceChildren(
-      element("div", {}, "Intervals"),
-      ...this.rows.map(({ name }) => element("div", {}, name)),
-    );
-    this.scales.replaceChildren(element("div"), ...scales);
-    this.ticks.replaceChildren(...ticksOf(axis));
-    this.drawn();
-    if (this.at >= 0) this.show(this.at);
-  }
-
-  drawn() {
-    if (!this.pieces) return; // only made so far
-    this.canvas.replaceChildren(svgOf(this.pieces, this.rows, this.axis, this.canvas.clientWidth || 800), this.cursor);
-  }
-
-  /** Say what is known of an interval, and frame it. */
-  show(i) {
-    const piece = this.pieces[i];
-    if (!piece) return;
-    this.at = i;
-    const [from, to] = [piece.start, piece.end].map((moment) =>
-      Math.min(100, Math.max(0, 100 * partOf(this.axis, moment))),
-    );
-    this.cursor.hidden = false;
-    this.cursor.style.left = `${from}%`;
-    this.cursor.style.width = `${to - from}%`;
-    this.line.textContent = lineOf(piece);
-  }
-
-  point(clientX) {
-    const { left, width } = this.canvas.getBoundingClientRect();
-    const moment = this.axis.start + ((clientX - left) / width) * (this.axis.end - this.axis.start);
-    this.show(this.pieces.findIndex(({ start, end }) => start <= moment && moment < end));
-  }
-
-  press(event) {
-    const last = this.pieces.length - 1;
-    const next = {
-      ArrowLeft: this.at < 0 ? last : this.at - 1,
-      ArrowRight: this.at < 0 ? last : this.at + 1,
-      Home: 0,
-      End: last,
-    }[event.key];
-    if (event.key === "Enter" && this.pieces[this.at]) this.open(this.pieces[this.at]);
-    if (next === undefined) return;
-    event.preventDefault();
-    this.show(next);
-  }
-}
-
-function partOf({ start, end }, moment) {
-  return (moment - start) / (end - start);
-}
-
-function svgOf(pieces, rows, axis, width) {
-  const height = ROW * (rows.length + 1);
-  const x = (moment) => partOf(axis, moment) * width;
-  const svg = drawn("svg", { width, height, viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true" });
-  const add = (name, kind, d) => svg.append(drawn("path", { class: `${name} ${kind}`, d }));
-  for (const state of STATES) {
-    const those = pieces.filter((piece) => piece.state === state);
-    add("cell", state, blocks(those, x, state === "waiting" ? 18 : 4, 30));
-    if (state === "refused") add("mark", state, blocks(those, x, 4, 11));
-    else if (state !== "done") add("band", state, blocks(those, x, 0, height));
-  }
-  const unread = pieces.filter((piece) => isUnread(piece) || isUncounted(piece));
-  add("unread", "", blocks(unread, x, ROW, height));
-  rows.forEach((row, i) => {
-    const bottom = ROW * (i + 2) - 2;
-    svg.append(drawn("line", { class: "base", x1: 0, x2: width, y1: bottom + 0.5, y2: bottom + 0.5 }));
-    add("bars", row.kind, pathOf(row, x, bottom));
-  });
-  return svg;
-}
-
-/** One path for all bars of a row. A count above zero is always visible. */
-function pathOf({ bars, most }, x, bottom) {
-  const round = (number) => Math.round(number * 10) / 10;
-  return bars
-    .map(({ start, end, value }) => {
-      const [left, right] = [x(start), Math.max(x(end) - 0.5, x(start) + 0.5)];
-      const top = bottom - Math.max(1, (value / most) * BAR);
-      return `M${round(left)} ${bottom}V${round(top)}H${round(right)}V${bottom}z`;
-    })
-    .join("");
-}
-
-/** One path for all pieces of a state. */
-function blocks(pieces, x, top, bottom) {
-  const gap = pieces.length > 200 ? 0 : 1;
-  const least = pieces[0]?.state === "failed" || pieces[0]?.state === "missing" ? 4 : 1; // pixels: these must be seen
-  return pieces
-    .map(({ start, end }) => {
-      const [left, right] = [x(start), Math.max(x(end) - gap, x(start) + least)].map((at) => at.toFixed(1));
-      return `M${left} ${top}H${right}V${bottom}H${left}z`;
-    })
-    .join("");
-}
-
-/** Four dates under the picture. */
-function ticksOf({ start, end }) {
-  const length = end - start > 4 * DAY ? 10 : 16; // of the text: a date, or a date and a time
-  const moments = [0, 1, 2, 3].map((i) => new Date(start + ((end - start) * i) / 4));
-  return moments.map((moment) => element("span", {}, moment.toISOString().slice(0, length).replace("T", " ")));
-}
-
-// Tables
-
-/** The picture as a table, newest first. @param {(piece: Piece) => HTMLElement | string} linked */
-function tableOf(pieces, linked) {
-  const names = collectionsOf(pieces);
-  const head = ["Interval (UTC)", "State", ...names, "Refused", "Skipped"];
-  const rows = pieces.toReversed().map((piece) => {
-    const result = sentBy(piece);
-    const counted = (find) => (result ? find(result) : isUnread(piece) ? "not read" : "-");
-    return [
-      linked(piece, label(piece)),
-      wordsOf(piece),
-      ...names.map((name) => counted(({ events }) => number(events[name] ?? 0))),
-      counted(({ refused }) => listOf(refused) || "0"),
-      counted(({ skipped }) => listOf(skipped) || "0"),
-    ];
-  });
-  return tableWith(head, rows);
-}
-
-function tableWith(head, rows) {
-  const body = rows.map((row) => element("tr", {}, ...row.map((cell) => element("td", {}, cell))));
-  const top = element("tr", {}, ...head.map((cell) => element("th", { scope: "col" }, cell)));
-  return element(
-    "div",
-    { class: "scroll" },
-    element("table", {}, element("thead", {}, top), element("tbody", {}, ...body)),
-  );
-}
-
-/** The second picture: for each collection, what each look-back finds. */
-function agesTable(ages) {
-  const known = ages.length ? Object.keys(ages[0].found) : [];
-  const used = known.filter((age, i) => i === 0 || ages.some(({ found }) => found[known[i - 1]] < 1));
-  const rows = ages.map(({ name, sum, found }) => [name, number(sum), ...used.map((age) => shareOf(found[age]))]);
-  return tableWith(["Collection", "Events", ...used.map((age) => (age === "older" ? "older" : `< ${age}`))], rows);
-}
-
-function shareOf(part) {
-  const percent = part < 1 ? Math.min(99.9, Math.round(part * 1000) / 10) : 100;
-  const bar = element("span", { class: "share" });
-  bar.style.width = `${percent}%`;
-  return element("span", { class: "shared" }, bar, `${percent} %`);
 }
 
 // One task

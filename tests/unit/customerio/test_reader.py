@@ -24,7 +24,7 @@ from airflow_provider_cio.customerio.windows import query_of
 from airflow_provider_cio.events.interval import Interval, Window
 from airflow_provider_cio.events.occurrence import Malformed
 from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError
-from airflow_provider_cio.http.transport import ClosedError
+from airflow_provider_cio.http.errors import ClosedError
 from tests.sandbox import Fault, History, Sandbox, Settings
 from tests.unit.support import DAY, NOVEMBER, clients, requests_have_ended
 

@@ -17,8 +17,9 @@ import pytest
 from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError
 from airflow_provider_cio.http import session
 from airflow_provider_cio.http import transport as transport_module
+from airflow_provider_cio.http.errors import StatusError
 from airflow_provider_cio.http.rate_limit import RateLimiter
-from airflow_provider_cio.http.transport import Answer, Retries, StatusError, Transport
+from airflow_provider_cio.http.transport import Answer, Retries, Transport
 from tests.sandbox import Fault, Sandbox
 from tests.unit.http import Loopback, Say
 from tests.unit.support import clients

@@ -30,15 +30,9 @@ from hypothesis import strategies as st
 
 from airflow_provider_cio.exceptions import ConfigurationError, TryAgainLaterError
 from airflow_provider_cio.http import transport as transport_module
+from airflow_provider_cio.http.errors import ClosedError, StatusError, UnreadableBody
 from airflow_provider_cio.http.rate_limit import RateLimiter
-from airflow_provider_cio.http.transport import (
-    Answer,
-    ClosedError,
-    Retries,
-    StatusError,
-    Transport,
-    UnreadableBody,
-)
+from airflow_provider_cio.http.transport import Answer, Retries, Transport
 from tests.sandbox import Fault, Sandbox
 from tests.unit.http import SILENCE, Heard, Loopback, Say
 

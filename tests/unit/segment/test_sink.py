@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from airflow_provider_cio.events.event import Event
 from airflow_provider_cio.exceptions import ConfigurationError, EventsRefusedError, TryAgainLaterError
-from airflow_provider_cio.http.transport import ClosedError, Retries
+from airflow_provider_cio.http.errors import ClosedError
+from airflow_provider_cio.http.transport import Retries
 from airflow_provider_cio.segment import batches as segment
 from airflow_provider_cio.segment.batches import MAX_BATCHES, InFlight, Outcome, Sender, Settled
 from airflow_provider_cio.segment.client import SegmentClient
