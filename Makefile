@@ -22,7 +22,7 @@ test: .venv/stamp ## Lint, types, and every test, end to end included
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	@$(BIN)/mypy & types=$$!; \
-	$(BIN)/pytest -v --durations=10 --numprocesses=3 --dist=loadfile --no-loadscope-reorder tests/e2e tests/unit; \
+	$(BIN)/pytest -v --durations=10 --numprocesses=4 --dist=loadfile --no-loadscope-reorder tests/e2e tests/unit; \
 	tests=$$?; wait $$types || $(BIN)/mypy || exit; exit $$tests
 
 matrix: .venv/stamp ## The wheel in Airflow 3.0 to 3.4 and Python 3.11 to 3.13, with the lowest versions, with BigQuery, and with Snowflake
