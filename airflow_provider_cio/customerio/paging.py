@@ -27,9 +27,11 @@ _REMEMBERED = 20_000
 # estimate costs requests, never rows.
 #: Wanted length of a window. Each costs part of a page, since its last page is rarely full.
 PART = 5
+#: Wanted length while many pages are left, because there only the number of requests counts.
+LONG, MANY = 10, 100
 #: Wanted length of the last windows, or the run would end with one of them alone.
 LAST = 3
-#: A window that looks longer than this on its first page is cut.
+#: A window that looks longer than this on its first page, or 1.6 times as long as wanted, is cut.
 LONGEST = 8
 #: A window can be cut until it has this many pages. Its pages are held until then.
 HELD = 6
@@ -169,8 +171,8 @@ class Paging:
     def _begin(self, window: Window) -> Chain:
         pace = self._pace_of(window)
         pages = (window.end - window.start) / pace if pace else 1.0
-        part, longest = (PART, 1.3 * PART) if self._rest or pages > 3 * LAST else (LAST, 1.1 * LAST)
-        if pace and pages > (FILL_SHRINKING if window.drafts else longest) and window.end - window.start > 1:
+        part = LONG if pages > MANY else PART if self._rest or pages > 3 * LAST else LAST
+        if pace and pages > (FILL_SHRINKING if window.drafts else 1.3 * part) and window.end - window.start > 1:
             start = max(window.start + 1, window.end - _seconds(pace, window, part))
             self._rest.append(window._replace(end=start))
             window = window._replace(start=start)
@@ -187,7 +189,7 @@ class Paging:
             return False
         left = _pages_before(density, chain.window)
         if not chain.rows:
-            return left + 1 > LONGEST
+            return left + 1 > max(LONGEST, 1.6 * chain.left)
         # A burst inside the window: it is read page by page if it is not cut. Before the window has as many pages as
         # were wanted, the burst may be shorter than a window.
         return chain.pages >= PART and left > LONGEST and self._thrown_away + chain.pages <= WASTE

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import ceil
 from random import Random
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 import pytest
@@ -323,6 +323,19 @@ def test_shapes(shape: str, count: int, most_requests: float, longest: float) ->
     played = [timed(history(count, *SHAPES[shape], seed), seed) for seed in (1, 2, 3)]
     assert median(requests for requests, _ in played) <= most_requests * count / 1000
     assert median(seconds for _, seconds in played) <= (1.2 if shape == "even" else longest) * count / 10_000
+
+
+def test_estimates_get_better_and_no_window_is_last_alone() -> None:
+    """Without either, the means are 1.10 and 1.18, or 1.09 and 1.17."""
+    played = [timed(history(50_000, *SHAPES["even"], seed), seed) for seed in range(1, 11)]
+    assert mean(requests for requests, _ in played) <= 1.09 * 50
+    assert mean(seconds for _, seconds in played) <= 1.16 * 5
+
+
+def test_long_burst_needs_few_requests() -> None:
+    requests, seconds = timed(history(500_000, *SHAPES["one burst"], seed=1), seed=1)
+    assert requests <= 1.15 * 500
+    assert seconds <= 1.2 * 50
 
 
 # Bad ends
