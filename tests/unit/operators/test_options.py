@@ -21,7 +21,7 @@ from airflow_provider_cio.exceptions import TryAgainLaterError
 from airflow_provider_cio.operators.customerio_to_segment import CustomerIOToSegmentOperator
 from tests.sandbox import Fault, History, Sandbox, Settings
 from tests.unit.full import held, held_in_mode, kept, raw, to_send
-from tests.unit.support import DAY, small_pages
+from tests.unit.support import DAY, requests_have_ended, small_pages
 
 # Activities are guaranteed for 30 days, so what happened must not be long ago.
 START = int(time.time()) // DAY * DAY - 2 * DAY
@@ -444,6 +444,7 @@ def test_a_checkpoint_of_another_mode(sandbox: Sandbox, monkeypatch: pytest.Monk
     with pytest.raises(TryAgainLaterError):
         operator(collections=names).execute(during(RECENT, task_state_store=store))
     assert store.values
+    requests_have_ended()
     sandbox.reset()
     operator(collections=names, opens_and_clicks="every").execute(during(RECENT, task_state_store=store))
     assert kept(sandbox.segment.kept) == to_send(held(HISTORY, [RECENT], names))

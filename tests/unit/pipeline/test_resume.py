@@ -335,6 +335,7 @@ def test_killed_tries_count_as_one_run(
         patch.setattr(reading, "MAX_REQUESTS", in_flight)
         whole = attempt(world, [], LATER, names=NAMES, mode=mode)
         sent = {event["messageId"] for event in world.segment.kept}
+        requests_have_ended()
         world.reset()
         result = tries(world, kills, mode)
     assert {event["messageId"] for event in world.segment.kept} == sent
