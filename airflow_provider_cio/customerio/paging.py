@@ -31,7 +31,7 @@ PART = 5
 LONG, MANY = 10, 100
 #: Wanted length of the last windows, or the run would end with one of them alone.
 LAST = 3
-#: A window that looks longer than this on its first page, or 1.6 times as long as wanted, is cut.
+#: A window is cut if its first page shows that it is longer than this, and than 1.6 times what was wanted.
 LONGEST = 8
 #: A window can be cut until it has this many pages. Its pages are held until then.
 HELD = 6
