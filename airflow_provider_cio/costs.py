@@ -25,7 +25,7 @@ MONTH = 30 * DAY
 PAGE_SIZE, REQUESTS_PER_SECOND, SETTLING_TIME, CREATED_LATE = 1000, 8, 30 * 60, 60
 #: Requests of a run for names: of campaigns, newsletters, broadcasts and transactional messages.
 NAME_LISTS = 4
-#: Requests for each page of deliveries, because windows of about five pages end with a page that is not full. And
+#: Requests for each page of deliveries, because windows of five to ten pages end with one that is not full. And
 #: requests besides, for what is left at both ends. Found by reading histories of 10 to 350 pages in the sandbox: evenly
 #: spread, but for some deliveries on the full hour.
 REQUESTS_A_PAGE, ENDS = 1.1, 2

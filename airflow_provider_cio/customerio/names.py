@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import TYPE_CHECKING
 
 from airflow_provider_cio.customerio.client import NEWSLETTERS, CustomerIOClient, ScopeError
@@ -26,6 +26,8 @@ NAME_LISTS = {
 }
 #: Most pieces that wait for a list of names, so that memory stays bounded. Then the reading waits too.
 _MAX_HELD = 16
+#: Seconds that a run waits at its end for lists that no event needed: those that are in order have then been counted.
+_PATIENCE_AT_END = 1.0
 
 #: For each field of `NAME_LISTS`, the names by the parents' ids.
 NamesByField = dict[str, dict[str, str]]
@@ -101,6 +103,7 @@ class Names:
             while held and (len(held) > _MAX_HELD or all(answer.done() for answer in self._asked.values())):
                 yield held.popleft()
         yield from held
+        wait(self._asked.values(), _PATIENCE_AT_END)
 
     def warn_of_missing(self) -> None:
         """Warn once of all lists that could not be read. Call it when all occurrences have their names."""
