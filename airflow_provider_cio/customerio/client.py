@@ -258,7 +258,6 @@ class CustomerIOClient(Client):
                 params=query,
                 read=read,
                 retries=retries,
-                headers={"Content-Type": "application/json"} if body else None,
                 body=(lambda: body) if body else None,
             )
         except RedirectError as error:

@@ -110,7 +110,8 @@ class _BoundedReader(io.RawIOBase):
     def readinto(self, buffer: Any) -> int | None:
         seconds = self._ends_at - time.monotonic()
         if seconds > 0:
-            self._sock.settimeout(min(self._timeout, seconds))
+            if seconds < self._timeout:
+                self._sock.settimeout(seconds)
             try:
                 count: int | None = self._raw.readinto(buffer)
             except TimeoutError:

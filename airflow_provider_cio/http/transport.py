@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple, Self, TypeVar
 
 import requests
@@ -39,6 +40,8 @@ T = TypeVar("T")
 _CONNECT_TIMEOUT = 10.0
 #: Seconds after which an answer that has not come whole is worth a line in the log.
 _SLOW = 5.0
+#: Prepared requests that are kept: clients ask fewer paths, but for those with the id of a delivery.
+_PATHS = 8
 #: Weight of the newest request in the smoothed latency: about the last ten requests count.
 _NEWEST_WEIGHT = 0.2
 
@@ -78,6 +81,7 @@ class Transport:
     """A session with retries, for requests that may be repeated.
 
     :param name: name of the service in errors, e.g. ``Customer.io (connection 'customerio_default')``.
+    :param headers: headers of every request.
     :param timeout: seconds to wait for a connection (at most 10), and for each read. A whole answer has four times it.
     :param largest_answer: bytes, unpacked, that a 2xx answer may have.
     :param secrets: texts that no error may show.
@@ -89,6 +93,7 @@ class Transport:
         *,
         name: str,
         auth: Callable[[requests.PreparedRequest], requests.PreparedRequest],
+        headers: Mapping[str, str] | None = None,
         timeout: float,
         limiter: RateLimiter,
         retries: Retries,
@@ -101,6 +106,7 @@ class Transport:
         #: Counts so far: requests, repeated requests, answers with 429.
         self.attempts = self.retried = self.rate_limited = 0
         self._auth = auth
+        self._headers = headers
         self._timeout = (min(timeout, _CONNECT_TIMEOUT), timeout)
         self._limiter = limiter
         self._secrets = secrets
@@ -114,6 +120,7 @@ class Transport:
         self._closed = threading.Event()
         self._this_thread = threading.local()
         self._session = session(self.base_url)
+        self._prepare_once = lru_cache(_PATHS)(self._prepare)
 
     def request(
         self,
@@ -122,7 +129,6 @@ class Transport:
         *,
         read: Callable[[Answer], T],
         params: Mapping[str, str | int] | None = None,
-        headers: Mapping[str, str] | None = None,
         body: Callable[[], bytes] | None = None,
         units: float = 1,
         retries: Retries | None = None,
@@ -130,7 +136,7 @@ class Transport:
         """Send a request, and repeat it until its answer can be read or `Retries` are used up.
 
         :param read: turns a 2xx answer into the result. If it raises `UnreadableBody`, the request is repeated.
-        :param body: makes the body of each attempt.
+        :param body: makes the body of each attempt, which is JSON.
         :param units: cost of one attempt in the rate limiter.
         :param retries: replaces the session's.
         :raises StatusError: 4xx other than 408 and 429.
@@ -146,7 +152,7 @@ class Transport:
             grant = self._limiter.acquire(units, self._sleep)
             self._count_attempt(repeated=failures > 0)
             try:
-                answer = self._exchange(method, path, params, headers, body() if body else None, grant)
+                answer = self._exchange(method, path, params, body() if body else None, grant)
                 return self._result(answer, read)
             except Fault as error:
                 fault = error
@@ -172,7 +178,6 @@ class Transport:
         method: str,
         path: str,
         params: Mapping[str, str | int] | None,
-        headers: Mapping[str, str] | None,
         body: bytes | None,
         grant: Grant,
     ) -> Answer:
@@ -181,13 +186,8 @@ class Transport:
         try:
             with (
                 self._noting_exchange(),
-                self._session.request(
-                    method,
-                    self.base_url + path,
-                    params=params,
-                    data=body,
-                    headers=headers,
-                    auth=self._auth,
+                self._session.send(
+                    self._prepared(method, path, params, body),
                     timeout=self._timeout,
                     allow_redirects=False,
                     stream=True,
@@ -219,6 +219,22 @@ class Transport:
         if succeeded:
             self._latency += (latency - self._latency) * (_NEWEST_WEIGHT if self._latency else 1)
         return Answer(response.status_code, response.reason or "", response.headers, content)
+
+    def _prepare(self, method: str, path: str) -> requests.PreparedRequest:
+        request = requests.Request(method, self.base_url + path, headers=self._headers, auth=self._auth)
+        return self._session.prepare_request(request)
+
+    def _prepared(
+        self, method: str, path: str, params: Mapping[str, str | int] | None, body: bytes | None
+    ) -> requests.PreparedRequest:
+        """Return a request. All but its parameters and body is prepared once for each path, because that takes long."""
+        prepared = self._prepare_once(method, path).copy()
+        if params:
+            prepared.prepare_url(self.base_url + path, params)
+        if body is not None:
+            prepared.headers["Content-Type"] = "application/json"
+            prepared.prepare_body(body, None)
+        return prepared
 
     def _result(self, answer: Answer, read: Callable[[Answer], T]) -> T:
         if 200 <= answer.status < 300:

@@ -44,13 +44,13 @@ class SegmentClient(Client):
     ) -> None:
         self._path = path
         self._key = json.dumps(write_key).encode()
-        self._headers = {"Content-Type": "application/json"} | ({"Content-Encoding": "gzip"} if compress else {})
         self._compress = compress
         super().__init__(
             Transport(
                 base_url,
                 name=name,
                 auth=HTTPBasicAuth(write_key, ""),
+                headers={"Content-Encoding": "gzip"} if compress else None,
                 timeout=timeout,
                 limiter=RateLimiter(events_per_second),
                 retries=retries or Retries(),
@@ -68,27 +68,28 @@ class SegmentClient(Client):
         :raises EventsRefusedError: the events may have caused the refusal.
         :raises ConfigurationError: the key, the source or the path caused the refusal.
         """
+        size = 0
+
+        def body() -> bytes:
+            nonlocal size
+            uncompressed = self._body(batch)
+            size = len(uncompressed)
+            return self._compressed(uncompressed)
+
         try:
-            return self._transport.request(
-                "POST",
-                self._path,
-                body=lambda: self._compressed(self._body(batch)),
-                headers=self._headers,
-                read=lambda answer: self._accepted(answer, batch),
-                units=len(batch),
-            )
+            self._transport.request("POST", self._path, body=body, read=self._check, units=len(batch))
         except StatusError as error:
             raise self._explained(error, len(batch)) from None
+        return size
 
-    def _accepted(self, answer: Answer, batch: list[bytes]) -> int:
-        """Return the bytes of the body if the answer acknowledges the batch. docs/connections.md lists what does.
+    def _check(self, answer: Answer) -> None:
+        """Check that the answer acknowledges the batch. docs/connections.md lists what does.
 
         :raises StatusError: the answer says that events were refused.
         :raises UnreadableBody: the answer says neither, like the page of a gateway.
         """
-        size = self.envelope + sum(map(len, batch)) + max(0, len(batch) - 1)
         if answer.body.strip().lower() in _WORDS_OF_SUCCESS:
-            return size
+            return
         try:
             document = json.loads(answer.body)
         except (ValueError, RecursionError):
@@ -98,7 +99,7 @@ class SegmentClient(Client):
             if any(verdict is False for verdict in verdicts):
                 raise StatusError(answer.status, self._transport.error_text(answer))
             if all(verdict is True for verdict in verdicts) and not (document.get("error") or document.get("errors")):
-                return size
+                return
         raise UnreadableBody(f"no acknowledgement, but {self._transport.error_text(answer)}")
 
     def _body(self, batch: list[bytes]) -> bytes:

@@ -564,6 +564,24 @@ def test_parameters_are_encoded(server: Loopback) -> None:
     assert server.heard[0].target == "/base/path?start=a%2Bb%2Fc%3D%3D%26d&n=1"
 
 
+def test_requests_to_one_path_share_no_part(server: Loopback) -> None:
+    server.say(*[Say()] * 4)
+    with transport(server.url, headers={"X-Each": "one"}) as client:
+        client.request("POST", "/path", read=whole, params={"n": 1}, body=lambda: b"[1, 2]")
+        client.request("POST", "/path", read=whole)
+        client.request("POST", "/path", read=whole, params={"n": 2}, body=lambda: b"[]")
+        client.request("GET", "/path", read=whole)
+    assert [(heard.target, heard.body) for heard in server.heard] == [
+        ("/path?n=1", b"[1, 2]"),
+        ("/path", b""),
+        ("/path?n=2", b"[]"),
+        ("/path", b""),
+    ]
+    kinds = [heard.headers.get("Content-Type") for heard in server.heard]
+    assert kinds == ["application/json", None, "application/json", None]
+    assert {heard.headers["X-Each"] for heard in server.heard} == {"one"}
+
+
 def test_netrc_keeps_the_key(server: Loopback, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login somebody password else\ndefault login somebody password else\n")
