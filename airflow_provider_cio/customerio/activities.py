@@ -114,7 +114,7 @@ class EveryOpenAndClick(Deliveries):
                 malformed=[row for row in read.malformed if not done.covers(read.window, created_of(row, read))],
             )
         piece = piece_of(read, self._interval, self._ages, outside)
-        piece.occurrences = list(self._occurrences(read, self._others, piece))
+        piece.occurrences = self._occurrences(read, self._others, piece)
         for delivery in read.deliveries:
             piece.occurrences += self._opens_and_clicks(delivery, waiting.get(delivery.id, {}), piece)
         return piece

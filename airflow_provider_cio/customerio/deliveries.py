@@ -83,10 +83,10 @@ class Deliveries:
     def _piece(self, read: Read) -> Piece:
         read, outside = within_bounds(read)
         piece = piece_of(read, self._interval, self._ages, outside)
-        piece.occurrences = list(self._occurrences(read, self._collections, piece))
+        piece.occurrences = self._occurrences(read, self._collections, piece)
         return piece
 
-    def _occurrences(self, read: Read, collections: Sequence[Collection], piece: Piece) -> Iterator[Occurrence]:
+    def _occurrences(self, read: Read, collections: Sequence[Collection], piece: Piece) -> list[Occurrence]:
         return occurrences(
             read.deliveries, collections, self._interval, self._ages, piece, humans_only=self._humans_only
         )
@@ -155,13 +155,14 @@ def occurrences(
     piece: Piece,
     *,
     humans_only: bool = False,
-) -> Iterator[Occurrence]:
-    """Yield the occurrences of these deliveries that are inside the interval and whose age counts.
+) -> list[Occurrence]:
+    """Return the occurrences of these deliveries that are inside the interval and whose age counts.
 
     :param piece: its counts are increased: ``skipped`` under ``not_a_time`` by values of wanted metrics that can't be a
         time, under ``unknown_metric`` by such times of metrics without a collection; see `_by_person` for further ones.
-    :param humans_only: yield the first open and click that a person made instead of the first of all.
+    :param humans_only: return the first open and click that a person made instead of the first of all.
     """
+    result: list[Occurrence] = []
     interval = Interval(max(interval.start, EARLIEST_TIME), interval.end)  # so that a number inside it is a time
     channels = dict.fromkeys(collection.channel for collection in collections)
     wanted: dict[str, dict[str, Collection | None]] = {channel: dict.fromkeys(_KNOWN[channel]) for channel in channels}
@@ -191,11 +192,12 @@ def occurrences(
                         piece.unknown.add(safe_text(f"{channel}.{metric}"))
             elif is_inside:
                 make = occurrence_at if metric in RECORDED_SINCE else Occurrence
-                yield make(delivery, found, time)
+                result.append(make(delivery, found, time))
             elif time is not None and not is_time(time):
                 piece.skipped["not_a_time"] += 1
         for collection in by_person.get(channel, ()):
-            yield from _by_person(delivery, collection, part, piece)
+            result += _by_person(delivery, collection, part, piece)
+    return result
 
 
 def _by_person(delivery: Delivery, collection: Collection, part: tuple[int, int], piece: Piece) -> Iterator[Occurrence]:

@@ -33,25 +33,25 @@ _PATIENCE_AT_END = 1.0
 NamesByField = dict[str, dict[str, str]]
 
 
-def parent_of(message: Message) -> str | None:
-    """Return the field of `NAME_LISTS` that has the parent's id, or None. No loop, because each message calls it."""
-    if message.campaign_id is not None:
-        return "campaign_id"
-    if message.newsletter_id is not None:
-        return "newsletter_id"
-    if message.broadcast_id is not None:
-        return "broadcast_id"
-    return "transactional_message_id" if message.transactional_message_id is not None else None
+def parent_of(message: Message) -> tuple[str, str] | None:
+    """Return the field of `NAME_LISTS` that has the parent's id, and the id as in the list; None if there is no parent.
+
+    There is no loop, because each message calls it.
+    """
+    if (parent := message.campaign_id) is not None:
+        return "campaign_id", str(parent)
+    if (parent := message.newsletter_id) is not None:
+        return "newsletter_id", str(parent)
+    if (parent := message.broadcast_id) is not None:
+        return "broadcast_id", str(parent)
+    if (parent := message.transactional_message_id) is not None:
+        return "transactional_message_id", str(parent)
+    return None
 
 
 def read_list(client: CustomerIOClient, field: str) -> dict[str, str]:
     """Read the names of all parents of one kind, by their ids. Raise as `CustomerIOClient.names` does."""
     return client.names(*NAME_LISTS[field])
-
-
-def name_in(names: Mapping[str, str], message: Message, field: str) -> str | None:
-    """Return the name of the message's parent; None if it is not in the list, for example after its deletion."""
-    return names.get(str(getattr(message, field)))
 
 
 def names_warning(errors: Mapping[str, Exception]) -> str:
@@ -84,15 +84,16 @@ class Names:
         self._errors: dict[str, Exception] = {}
 
     def of(self, message: Message) -> str | None:
-        """Return the name of the message's parent, or None.
+        """Return the name of the message's parent; None if it is not in the list, for example after its deletion.
 
         :raises TryAgainLaterError: the list is out of reach.
         """
-        field = parent_of(message)
-        if field is None:
+        parent = parent_of(message)
+        if parent is None:
             return None
+        field, parent_id = parent
         names = self._lists.get(field)
-        return name_in(self._read(field) if names is None else names, message, field)
+        return (self._read(field) if names is None else names).get(parent_id)
 
     def ahead_of(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
         """Yield the same pieces, after all lists have come. The reading goes on meanwhile."""

@@ -18,7 +18,8 @@ from airflow_provider_cio.events.occurrence import Engagement, Occurrence, numbe
 #: Metrics that tell people from machines -> Unix seconds since which Customer.io records it reliably for e-mail
 #: (2025-03-20 and 2025-04-20). Messages created before may lack `human_opened` though a person opened them.
 RECORDED_SINCE = {"opened": 1_742_428_800, "clicked": 1_745_107_200}
-_BY_MACHINES = ("prefetch", "machine")
+#: For each of them, the metrics of the first one by a person, a prefetching program, and any other program.
+_FIRST_BY = {metric: [f"{by}_{metric}" for by in ("human", "prefetch", "machine")] for metric in RECORDED_SINCE}
 
 
 def human_time(delivery: Delivery, metric: str) -> int | None:
@@ -30,9 +31,10 @@ def human_time(delivery: Delivery, metric: str) -> int | None:
 def tells_people_from_machines(delivery: Delivery, metric: str) -> bool:
     """Return whether Customer.io would have recorded that a person opened or clicked."""
     metrics = delivery.metrics
-    if (human := metrics.get(f"human_{metric}")) is not None:
-        return is_time(whole(human))
-    if any(metrics.get(f"{by}_{metric}") is not None for by in _BY_MACHINES):
+    human, *by_machines = _FIRST_BY[metric]
+    if (time := metrics.get(human)) is not None:
+        return is_time(whole(time))
+    if any(metrics.get(one) is not None for one in by_machines):
         return True
     return delivery.type == "email" and delivery.created >= RECORDED_SINCE[metric]
 
@@ -45,15 +47,16 @@ def occurrence_at(delivery: Delivery, collection: Collection, time: int) -> Occu
 
 
 def _engagement(metrics: Mapping[str, Any], metric: str, time: int) -> Engagement | None:
-    by_person = metrics.get(f"human_{metric}") == time
-    prefetched = not by_person and metrics.get(f"prefetch_{metric}") == time
-    machine = not by_person and metrics.get(f"machine_{metric}") == time
+    human, prefetch, machine = _FIRST_BY[metric]
+    by_person = metrics.get(human) == time
+    is_prefetch = not by_person and metrics.get(prefetch) == time
+    is_machine = not by_person and metrics.get(machine) == time
     if metric == "clicked":  # nobody prefetches a link: this, too, is a program that follows it
-        prefetched, machine = False, machine or prefetched
+        is_prefetch, is_machine = False, is_machine or is_prefetch
     link_id = _link_at(metrics, time, by_person=by_person) if metric == "clicked" else None
-    if not (prefetched or machine or link_id):
+    if not (is_prefetch or is_machine or link_id):
         return None
-    return Engagement(link_id=number_or_text(link_id), machine=machine or None, prefetched=prefetched or None)
+    return Engagement(link_id=number_or_text(link_id), machine=is_machine or None, prefetched=is_prefetch or None)
 
 
 def _link_at(metrics: Mapping[str, Any], time: int, *, by_person: bool) -> str | None:

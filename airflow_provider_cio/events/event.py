@@ -55,7 +55,7 @@ def rule_broken_by(user_id: object, anonymous_id: object, name: str, message_id:
 
     :param size: bytes of the whole event, encoded.
     """
-    if user_id in (None, "") and anonymous_id in (None, ""):
+    if (user_id is None or user_id == "") and (anonymous_id is None or anonymous_id == ""):
         return "unidentified"
     if not (user_id is None or (user_id and isinstance(user_id, str))):
         return "id_not_string"

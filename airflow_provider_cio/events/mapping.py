@@ -25,6 +25,7 @@ CUSTOMERIO_DESTINATIONS = (
     "Customer.io Actions",
     "Customer.io (Actions)",
 )
+_at = datetime.fromtimestamp
 _LOOP_GUARD = msgspec.Raw(msgspec.json.encode(dict.fromkeys(CUSTOMERIO_DESTINATIONS, False)))
 
 
@@ -129,7 +130,7 @@ class Mapper:
             yield Event(
                 occurrence.collection.name,
                 self.message_id(message.id, occurrence.counted_as, occurrence.key),
-                datetime.fromtimestamp(occurrence.time, UTC),
+                _at(occurrence.time, UTC),
                 properties,
                 self._with_client(context, engagement) if engagement else context,
                 user_id,
@@ -185,6 +186,8 @@ class Mapper:
         )
 
     def _with_client(self, context: Context, engagement: Engagement) -> Context:
+        if not (engagement.ip or engagement.user_agent):
+            return context
         return msgspec.structs.replace(
             context,
             ip=self._privacy.ip(engagement.ip) or msgspec.UNSET,

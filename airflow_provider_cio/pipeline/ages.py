@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import Counter, defaultdict
-from collections.abc import Container, Iterable, Mapping
+from collections import Counter
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Self
@@ -44,28 +44,21 @@ class AgeCounts:
 
     _counts: Counter[tuple[str, str]] = field(default_factory=Counter)
 
-    def count(self, occurrences: Iterable[Occurrence], wanted: Ages) -> None:
-        """Count each of these occurrences under its age.
+    def count(self, name: str, occurrences: Sequence[Occurrence], wanted: Ages) -> None:
+        """Count each of these occurrences of one collection under its age.
 
         :param wanted: ages that count in this run.
         """
-        ages: defaultdict[str, list[int]] = defaultdict(list)
-        for one in occurrences:
-            name, created = one.collection.name, one.message.created
-            if created is None:
-                self._counts[name, _UNKNOWN] += 1
-            else:
-                ages[name].append(one.time - created)
-        for name, found in ages.items():
-            found.sort()
-            younger = 0
-            for key, most in _UP_TO.items():
-                up_to = bisect_left(found, most)
-                self._counts[name, key] += up_to - younger
-                younger = up_to
-            self._counts[name, _OLDER] += len(found) - younger
-            late = bisect_left(found, wanted.lookback) - bisect_left(found, _last_tenth(wanted))
-            self._counts[name, _LAST_TENTH] += late
+        found = sorted([one.time - created for one in occurrences if (created := one.message.created) is not None])
+        younger = 0
+        for key, most in _UP_TO.items():
+            up_to = bisect_left(found, most)
+            self._counts[name, key] += up_to - younger
+            younger = up_to
+        self._counts[name, _OLDER] += len(found) - younger
+        self._counts[name, _UNKNOWN] += len(occurrences) - len(found)
+        late = bisect_left(found, wanted.lookback) - bisect_left(found, _last_tenth(wanted))
+        self._counts[name, _LAST_TENTH] += late
 
     def add(self, other: AgeCounts) -> None:
         """Add the counts of other windows or tries."""

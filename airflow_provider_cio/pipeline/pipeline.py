@@ -116,8 +116,7 @@ class Pipeline:
             else:
                 self.result.refuse("unidentified", occurrence.message.id)
                 self._callbacks.refused_event("unidentified", encode(event))
-        tally.events.update(one.collection.name for one in identified)
-        tally.ages.count(identified, self.result.counted)
+        tally.count(identified, self.result.counted)
 
     def _settle(self) -> None:
         """Count the events that the sink has refused, and save the windows that it has acknowledged."""

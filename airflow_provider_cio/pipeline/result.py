@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 
 from airflow_provider_cio.events.interval import Ages, Interval, iso
-from airflow_provider_cio.events.occurrence import MOST_NAMED
+from airflow_provider_cio.events.occurrence import MOST_NAMED, Occurrence
 from airflow_provider_cio.http.errors import safe_text
 from airflow_provider_cio.pipeline.ages import AgeCounts
 
@@ -30,6 +30,18 @@ class Tally:
     skipped: Counter[str] = field(default_factory=Counter)
     unknown: set[str] = field(default_factory=set)
     ages: AgeCounts = field(default_factory=AgeCounts)
+
+    def count(self, occurrences: Iterable[Occurrence], wanted: Ages) -> None:
+        """Count each of these occurrences as an event of its collection and age.
+
+        :param wanted: ages that count in this run.
+        """
+        found: defaultdict[str, list[Occurrence]] = defaultdict(list)
+        for one in occurrences:
+            found[one.collection.name].append(one)
+        for name, ones in found.items():
+            self.events[name] += len(ones)
+            self.ages.count(name, ones, wanted)
 
     def add(self, other: Tally) -> None:
         """Add the counts of another tally, and some of its names."""

@@ -42,14 +42,14 @@ class Packer:
         self._batch: list[bytes] = []
         self._size = envelope
 
-    def add(self, event: bytes) -> list[bytes]:
-        """Add an event. If it does not fit, return the full batch and start a new one; else return an empty list."""
+    def add(self, event: bytes) -> list[bytes] | None:
+        """Add an event. If it does not fit, start a new batch with it, and return the full one."""
         size = len(event) + 1  # with its comma
-        full = self._size + size >= MAX_BATCH_BYTES or len(self._batch) == MAX_BATCH_EVENTS
-        batch = self.flush() if full else []
+        fits = self._size + size < MAX_BATCH_BYTES and len(self._batch) < MAX_BATCH_EVENTS
+        full = None if fits else self.flush()
         self._batch.append(event)
         self._size += size
-        return batch
+        return full
 
     def flush(self) -> list[bytes]:
         """Return the events that have gathered, if any, and start a new batch."""

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 from airflow_provider_cio.customerio.client import CustomerIOClient
-from airflow_provider_cio.customerio.names import NAME_LISTS, NamesByField, name_in, names_warning, parent_of, read_list
+from airflow_provider_cio.customerio.names import NAME_LISTS, NamesByField, names_warning, parent_of, read_list
 from airflow_provider_cio.events.occurrence import Message
 from airflow_provider_cio.exceptions import CustomerIOToSegmentError
 from airflow_provider_cio.http.transport import Retries
@@ -52,11 +52,11 @@ class CachedNames:
 
     def of(self, message: Message) -> str | None:
         """Return the name of the message's parent; None if it is in no list."""
-        field = parent_of(message)
-        lists = self._lists.value
-        if field is None or lists is None or field not in lists:
+        parent, lists = parent_of(message), self._lists.value
+        if parent is None or lists is None or parent[0] not in lists:
             return None
-        name = name_in(lists[field], message, field)
+        field, parent_id = parent
+        name = lists[field].get(parent_id)
         if name is None:
             self._lists.begin_if_older_than(FRESH_FOR_A_NEW_ONE)
         return name

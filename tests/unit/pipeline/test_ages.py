@@ -16,6 +16,7 @@ from airflow_provider_cio.events.interval import Ages, Interval
 from airflow_provider_cio.events.occurrence import Message, Occurrence
 from airflow_provider_cio.operators.options import MAX_LOOKBACK
 from airflow_provider_cio.pipeline.ages import AgeCounts
+from airflow_provider_cio.pipeline.result import Tally
 from tests.sandbox import History, Sandbox
 from tests.unit.support import DAY, NOVEMBER, run_pipeline
 
@@ -44,9 +45,9 @@ MONTH = Ages(30 * DAY)
 
 
 def counted(ages: list[int | None], wanted: Ages = MONTH, name: str = "Email Opened") -> AgeCounts:
-    found = AgeCounts()
-    found.count([at_age(age, name) for age in ages], wanted)
-    return found
+    tally = Tally()
+    tally.count([at_age(age, name) for age in ages], wanted)
+    return tally.ages
 
 
 @pytest.mark.parametrize("key", KEYS)
@@ -66,9 +67,9 @@ def test_age_of_a_deleted_message_is_unknown() -> None:
 def test_sums_of_pages_and_tries(pages: list[list[tuple[str, int | None]]]) -> None:
     ages = AgeCounts()
     for page in pages:
-        tally = AgeCounts()
+        tally = Tally()
         tally.count([at_age(age, name) for name, age in page], MONTH)
-        ages.add(tally)
+        ages.add(tally.ages)
         ages = AgeCounts.from_dict(json.loads(json.dumps(ages.as_dict())))
     everything = [one for page in pages for one in page]
     found = ages.by_collection()
