@@ -31,7 +31,8 @@ PART = 5
 LONG, MANY = 10, 100
 #: Wanted length of the last windows, or the run would end with one of them alone.
 LAST = 3
-#: A window is cut if its first page shows that it is longer than this, and than 1.6 times what was wanted.
+#: A window is cut if its first page shows that it is longer than this. One that was wanted longer than `PART` may be
+#: longer in proportion.
 LONGEST = 8
 #: A window can be cut until it has this many pages. Its pages are held until then.
 HELD = 6
@@ -189,7 +190,7 @@ class Paging:
             return False
         left = _pages_before(density, chain.window)
         if not chain.rows:
-            return left + 1 > max(LONGEST, 1.6 * chain.left)
+            return left + 1 > LONGEST * max(1, chain.left / PART)
         # A burst inside the window: it is read page by page if it is not cut. Before the window has as many pages as
         # were wanted, the burst may be shorter than a window.
         return chain.pages >= PART and left > LONGEST and self._thrown_away + chain.pages <= WASTE
