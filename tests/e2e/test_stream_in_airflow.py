@@ -95,7 +95,7 @@ def test_flood_harms_nothing_else(world: World) -> None:
             taken.append(flood(url, per_second=PER_SECOND, seconds=5, first=first))
 
     def look_around() -> None:
-        while not ended.wait(0.5):
+        while not ended.wait(0.1):
             for path in ("/", "/api/v2/monitor/health", "/api/v2/dags"):
                 began = time.monotonic()
                 answer = requests.get(world.airflow_url + path, timeout=60)
