@@ -84,7 +84,7 @@ class Names:
         self._errors: dict[str, Exception] = {}
 
     def of(self, message: Message) -> str | None:
-        """Return the name of the message's parent; None if it is not in the list, for example after its deletion.
+        """Return the name of the message's parent; None if there is no parent, or if it is not in the list any more.
 
         :raises TryAgainLaterError: the list is out of reach.
         """

@@ -24,7 +24,8 @@ _FIRST_BY = {metric: [f"{by}_{metric}" for by in ("human", "prefetch", "machine"
 
 def human_time(delivery: Delivery, metric: str) -> int | None:
     """Return the time of the first open or click that a person made; None if there is none or it is not recorded."""
-    time = whole(delivery.metrics.get(f"human_{metric}"))
+    human, *_ = _FIRST_BY[metric]
+    time = whole(delivery.metrics.get(human))
     return time if is_time(time) else None
 
 

@@ -238,7 +238,7 @@ class _Met:
 
 def _identities(page: Page[Delivery] | Page[Activity]) -> set[int]:
     """Return the identities of all rows: hashes of their ids, because an id may be as long as an answer."""
-    return set(map(hash, [row.id for row in page.rows])).union(map(_identity, page.malformed))
+    return {hash(row.id) for row in page.rows}.union(map(_identity, page.malformed))
 
 
 def _identity(row: Malformed) -> int:

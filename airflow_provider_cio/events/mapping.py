@@ -25,7 +25,6 @@ CUSTOMERIO_DESTINATIONS = (
     "Customer.io Actions",
     "Customer.io (Actions)",
 )
-_at = datetime.fromtimestamp
 _LOOP_GUARD = msgspec.Raw(msgspec.json.encode(dict.fromkeys(CUSTOMERIO_DESTINATIONS, False)))
 
 
@@ -130,7 +129,7 @@ class Mapper:
             yield Event(
                 occurrence.collection.name,
                 self.message_id(message.id, occurrence.counted_as, occurrence.key),
-                _at(occurrence.time, UTC),
+                datetime.fromtimestamp(occurrence.time, UTC),
                 properties,
                 self._with_client(context, engagement) if engagement else context,
                 user_id,

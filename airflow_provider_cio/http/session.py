@@ -110,7 +110,7 @@ class _BoundedReader(io.RawIOBase):
     def readinto(self, buffer: Any) -> int | None:
         seconds = self._ends_at - time.monotonic()
         if seconds > 0:
-            if seconds < self._timeout:
+            if seconds < self._timeout:  # otherwise the socket has this time-out: urllib3 sets it before each answer
                 self._sock.settimeout(seconds)
             try:
                 count: int | None = self._raw.readinto(buffer)
