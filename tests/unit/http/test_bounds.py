@@ -84,6 +84,11 @@ def test_a_slow_answer_ends(sandbox: Sandbox, side: Any, kind: Any) -> None:
     ask()  # when the service is well again
 
 
+def test_the_last_read_ends_with_the_deadline(server: Loopback) -> None:
+    server.say(Say(body="x" * 6, pace=0.55))  # the last byte comes after 3.3 s, within the time-out of its read
+    assert "it takes longer than 3.2 s" in error_of(server.url, timeout=0.8)
+
+
 def test_a_slow_answer_over_https(monkeypatch: pytest.MonkeyPatch) -> None:
     with Sandbox(tls=True) as sandbox:
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(sandbox.ca_file))
