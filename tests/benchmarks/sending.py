@@ -40,7 +40,7 @@ class Work(NamedTuple):
 
 
 def measure(quick: bool) -> Iterator[Figure]:
-    deliveries, rounds = (40_000, 1) if quick else (200_000, 3)
+    deliveries, rounds = (40_000, 1) if quick else (200_000, 5)
     lines: list[Taken] = []
     floors: list[Taken] = []
     peers: list[Taken] = []
