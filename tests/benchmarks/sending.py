@@ -44,7 +44,7 @@ def measure(quick: bool) -> Iterator[Figure]:
     lines: list[Taken] = []
     floors: list[Taken] = []
     peers: list[Taken] = []
-    with serving(deliveries, interval=EVERYTHING) as sandbox, tempfile.TemporaryDirectory() as folder:
+    with serving(deliveries, interval=EVERYTHING, gives_way=True) as sandbox, tempfile.TemporaryDirectory() as folder:
         work = record(sandbox, Path(folder))
         again = {"bodies": str(work.bodies), "queries": work.queries}
         parallel = {"reading": reading.MAX_REQUESTS, "sending": sending.MAX_BATCHES}

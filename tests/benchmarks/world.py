@@ -62,11 +62,14 @@ def serving(
     *,
     interval: tuple[int, int] | None = None,
     history: Mapping[str, Any] | None = None,
+    gives_way: bool = False,
     **settings: Any,
 ) -> Iterator[Served]:
     """Serve a sandbox over e-mail deliveries, evenly spread over 31 days unless `history` says otherwise.
 
     :param interval: Unix seconds; what the truth is counted for.
+    :param gives_way: leave the cores to the program that is measured whenever that needs them, because services have
+        machines of their own. The limit of the rate is then less exact.
     """
     spread = {
         "deliveries": deliveries,
@@ -81,6 +84,7 @@ def serving(
         "history": spread | dict(history or {}),
         "settings": {"remember": "counts"} | settings,
         "interval": interval,
+        "gives_way": gives_way,
     }
     command = [sys.executable, "-m", "tests.benchmarks.run_sandbox", json.dumps(wanted)]
     # It runs until its stdin ends, so it can't outlive this process, however that ends.
