@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 import sys
 from collections import Counter
 
@@ -18,8 +17,6 @@ from tests.sandbox.rows import Filter
 def main() -> None:
     """Print one line of JSON when it listens."""
     wanted = json.loads(sys.argv[1])
-    if wanted["gives_way"]:
-        os.nice(19)
     history = History.generate(**wanted["history"])
     truth = count(history, *wanted["interval"]) if wanted["interval"] else {}
     settings = msgspec.convert(wanted["settings"], Settings)

@@ -84,9 +84,9 @@ def serving(
         "history": spread | dict(history or {}),
         "settings": {"remember": "counts"} | settings,
         "interval": interval,
-        "gives_way": gives_way,
     }
-    command = [sys.executable, "-m", "tests.benchmarks.run_sandbox", json.dumps(wanted)]
+    priority = ["nice", "-n", "19"] if gives_way else []
+    command = [*priority, sys.executable, "-m", "tests.benchmarks.run_sandbox", json.dumps(wanted)]
     # It runs until its stdin ends, so it can't outlive this process, however that ends.
     with subprocess.Popen(command, cwd=REPO, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None
